@@ -1,0 +1,318 @@
+"""The one base config, and everything that happens to a config before a run: load, override, check.
+
+A config file is Python with `get_config(preset)`; it starts from `default()` and changes what
+differs. Values from the command line come on top, and `validate` looks at the whole once, before
+anything is downloaded or compiled.
+"""
+
+import ast
+import difflib
+import importlib.util
+import json
+import math
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cnnjax.errors import UserError, unknown
+
+
+def default() -> ConfigDict:
+  """Every key of a run with its default. Durations are epochs (a number, may be a fraction), or
+  a string: "500 steps", "2.5 epochs", "1e6 examples"."""
+  c = ConfigDict(type_safe=False)
+  # [keys] From here to [end] this source is what `--help` shows.
+  c.seed = 0  # every random choice of a run follows from it
+  c.batch_size = 128  # examples per step, over all devices
+  c.epochs = 10  # how long to train; a duration
+  c.dtype = "float32"  # what the model computes in: float32, bfloat16. Parameters are float32
+
+  c.model = ConfigDict(type_safe=False)
+  c.model.name = "resnet20"  # any field of the model may stand beside it: model.drop_path=0.1
+
+  c.data = ConfigDict(type_safe=False)
+  c.data.source = "digits"  # digits (embedded), tfds, synthetic
+  c.data.name = None  # tfds: the data set, as "cifar10", "mnist:3.0.1" or "name/config"
+  c.data.data_dir = None  # tfds: where data sets lie; None: TFDS's own default
+  c.data.train = "train"  # split to train on; with tfds any expression, such as "train[:90%]"
+  c.data.validation = None  # None, a share (0.1) or number (5000) of train, or a split expression
+  c.data.test = "test"  # split of the final result; never used to choose anything
+  c.data.image_size = None  # resize images to this many pixels square; None: as they are
+  c.data.mean = None  # per channel, images in [0, 1]; None: that of the training split
+  c.data.std = None  # likewise
+  c.data.max_gib = 8.0  # the largest data set to keep on the device, in GiB
+  c.data.synthetic = ConfigDict(type_safe=False)
+  c.data.synthetic.train_examples = 1024
+  c.data.synthetic.test_examples = 256
+  c.data.synthetic.num_classes = 10
+  c.data.synthetic.image_size = 32  # pixels, square
+  c.data.synthetic.channels = 3
+
+  c.augment = ""  # in order, such as "pad_crop(4) | flip | mixup(0.2)"; see cnnjax/augment
+
+  c.task = ConfigDict(type_safe=False)
+  c.task.name = "classification"
+  c.task.label_smoothing = 0.0  # arXiv:1512.00567, section 7
+
+  c.optim = ConfigDict(type_safe=False)
+  c.optim.name = "sgd"  # sgd, adam, adamw
+  c.optim.learning_rate = 0.1  # the peak of the schedule
+  c.optim.momentum = 0.9  # sgd
+  c.optim.nesterov = False  # sgd
+  c.optim.b1 = 0.9  # adam, adamw
+  c.optim.b2 = 0.999  # adam, adamw
+  c.optim.eps = 1e-8  # adam, adamw
+  c.optim.weight_decay = 0.0
+  c.optim.weight_decay_kind = None  # l2 (added to the gradient), decoupled; None: the optimizer's
+  c.optim.weight_decay_mask = "kernel$"  # which parameters decay: a regular expression of paths
+  c.optim.clip_norm = None  # clip the gradient to this global norm
+
+  c.optim.schedule = ConfigDict(type_safe=False)
+  c.optim.schedule.name = "cosine"  # constant, step, cosine, warm_restarts
+  c.optim.schedule.warmup = 0  # linear, from 0, in front of any schedule; a duration
+  c.optim.schedule.boundaries = ()  # step: where the rate drops; durations from the start
+  c.optim.schedule.factor = 0.1  # step: what it is multiplied by
+  c.optim.schedule.end_factor = 0.0  # cosine, warm_restarts: the lowest rate, as a share of the peak
+  c.optim.schedule.first_period = 10  # warm_restarts: length of the first period; a duration
+  c.optim.schedule.multiplier = 2.0  # warm_restarts: each period is so much longer
+  c.optim.schedule.peak_decay = 1.0  # warm_restarts: each peak is multiplied by it
+
+  c.mesh = ConfigDict(type_safe=False)
+  c.mesh.data = -1  # devices that share the batch; -1: all there are
+
+  c.steps_per_dispatch = None  # steps in one program; None: 1 on CPU, 32 on GPU and TPU
+  c.eval_batch_size = 500  # changes nothing but memory and speed
+  c.log_every = "100 steps"  # a duration; an epoch's end is always logged
+  c.eval_every = 1  # a duration
+  c.checkpoint_every = 1  # a duration
+  # [end]
+  c.lock()
+  c.model.unlock()
+  return c
+
+
+# The keys that take something else than the type of their default. A float takes an int as well.
+_DURATION = (int, float, str)
+_TYPES: dict[str, tuple[type | None, ...]] = {
+    "epochs": _DURATION, "log_every": _DURATION, "eval_every": _DURATION,
+    "checkpoint_every": _DURATION, "optim.schedule.warmup": _DURATION,
+    "optim.schedule.first_period": _DURATION, "optim.clip_norm": (float, None),
+    "optim.weight_decay_kind": (str, None), "steps_per_dispatch": (int, None),
+    "data.name": (str, None), "data.data_dir": (str, None), "data.image_size": (int, None),
+    "data.validation": (float, int, str, None), "data.mean": (tuple, None),
+    "data.std": (tuple, None),
+}  # fmt: skip
+_POSITIVE = (
+    "batch_size eval_batch_size steps_per_dispatch data.image_size data.max_gib optim.learning_rate"
+    " optim.eps optim.clip_norm optim.schedule.factor optim.schedule.peak_decay"
+    " data.synthetic.train_examples data.synthetic.test_examples data.synthetic.num_classes"
+    " data.synthetic.image_size data.synthetic.channels"
+).split()
+_AT_LEAST_ZERO = "seed optim.weight_decay".split()
+_BELOW_ONE = "optim.momentum optim.b1 optim.b2 task.label_smoothing".split()  # and not below 0
+_CHOICES = {"dtype": ("float32", "bfloat16"), "optim.weight_decay_kind": ("l2", "decoupled")}
+# What may differ when a run goes on: where it ends, and what does not change its arithmetic.
+MAY_CHANGE = (
+    "epochs", "data.data_dir", "data.max_gib", "mesh.data", "steps_per_dispatch",
+    "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
+)  # fmt: skip
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """The leaves of a nested config by dotted key."""
+  flat = {}
+  for key, value in config.items():
+    nested = isinstance(value, Mapping | ConfigDict)
+    flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+  return flat
+
+
+def load(argument: str) -> ConfigDict:
+  """The config of `FILE` or `FILE:PRESET`. Config files are Python, and they are run."""
+  path, _, preset = argument.partition(":")
+  file = pathlib.Path(path)
+  if not file.is_file():
+    choices = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+    raise unknown("config file", path, choices) if choices else UserError(
+        f"no config file {path!r}: there is no such file, and no *.py in {str(file.parent)!r}")
+  spec = importlib.util.spec_from_file_location(f"cnnjax_config_{file.stem}", file)
+  if spec is None:
+    raise UserError(f"the config file {path!r} is not a Python file (*.py)")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    return module.get_config(preset) if preset else module.get_config()
+  except (AttributeError, KeyError) as e:  # a key that the locked base config does not have
+    raise UserError(f"in {path}: {e.args[0] if e.args else e}") from e
+
+
+def pick(preset: str, presets: Mapping[str, Callable[[ConfigDict], None]],
+         config: ConfigDict) -> ConfigDict:
+  """`config` after the preset of that name has changed it."""
+  if preset not in presets:
+    raise unknown("preset", preset, presets)
+  presets[preset](config)
+  return config
+
+
+def parse_value(text: str) -> Any:
+  """A value from the command line: a Python literal, true/false/none in any case, or the text."""
+  words = {"true": True, "false": False, "none": None, "null": None}
+  if text.lower() in words:
+    return words[text.lower()]
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def override(config: ConfigDict, key: str, value: Any) -> None:
+  """Sets one dotted key, which must exist; under `model` any, since `validate` asks the model."""
+  *parents, leaf = key.split(".")
+  flat = flatten(config)
+  if key not in flat and parents != ["model"]:
+    if any(k.startswith(key + ".") for k in flat):
+      raise UserError(f"config key {key!r} is a group; set one of its keys, such as "
+                      f"{next(k for k in flat if k.startswith(key + '.'))!r}")
+    raise unknown_key(key, flat)
+  if key in _TYPES and tuple in _TYPES[key] and isinstance(value, int | float):
+    value = (value,)
+  node = config
+  for parent in parents:
+    node = node[parent]
+  node[leaf] = value
+
+
+def unknown_key(key: str, known: Mapping[str, Any]) -> UserError:
+  """The error for a key that is not there; a right last part counts, whatever its group."""
+  near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+  near = near or difflib.get_close_matches(key, known, n=1)
+  near = near or [k for k in known
+                  if difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1]])]
+  hint = f" Did you mean {near[0]!r}?" if near else ""
+  return UserError(f"unknown config key {key!r}.{hint} All keys: python -m cnnjax.main --help")
+
+
+def parse_duration(value: float | int | str, key: str) -> tuple[float, str]:
+  """(amount, unit) of a duration, the unit being steps, epochs or examples."""
+  if not isinstance(value, str):
+    amount, unit = float(value), "epochs"
+  else:
+    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*(step|epoch|example)s?\s*", value)
+    try:
+      amount, unit = float(match[1]), match[2] + "s"
+    except (TypeError, ValueError):
+      raise UserError(f'{key} is {value!r}; a duration is a number of epochs, "500 steps", '
+                      '"2.5 epochs" or "1e6 examples"') from None
+  if not (math.isfinite(amount) and amount >= 0):
+    raise UserError(f"{key} is {value!r}; a duration is finite and not negative")
+  return amount, unit
+
+
+def in_steps(value: float | int | str, key: str, steps_per_epoch: int, batch_size: int) -> int:
+  """A duration as a whole number of steps, rounded to the nearest."""
+  amount, unit = parse_duration(value, key)
+  per_unit = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / batch_size}[unit]
+  return round(amount * per_unit)
+
+
+def validate(config: ConfigDict) -> None:
+  """Raises UserError for the first key or value that is wrong. Downloads and compiles nothing."""
+  base, flat = flatten(default()), flatten(config)
+  for key in flat:
+    if key not in base and not key.startswith("model."):
+      raise unknown_key(key, base)
+  for key, standard in base.items():
+    if key not in flat:
+      raise UserError(f"config key {key!r} is missing: start from cnnjax.config.default()")
+    _check_type(key, flat[key], _TYPES.get(key, (type(standard),)))
+  _check_values(flat)
+  _check_names(config)
+
+
+def _check_type(key: str, value: Any, types: tuple[type | None, ...]) -> None:
+  matches = (
+      value is None if t is None
+      else isinstance(value, int | float) and not isinstance(value, bool) if t is float
+      else isinstance(value, tuple | list) if t is tuple
+      else isinstance(value, t) and not (t is int and isinstance(value, bool))
+      for t in types)
+  if not any(matches):
+    names = " or ".join("None" if t is None else t.__name__ for t in types)
+    raise UserError(f"config key {key!r} takes {names}, not {value!r}")
+
+
+def _check_values(flat: dict[str, Any]) -> None:
+  for key, value in flat.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"config key {key!r} is {value}; it must be finite")
+    if key in _POSITIVE and value is not None and not value > 0:
+      raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
+    if key in _AT_LEAST_ZERO and value < 0:
+      raise UserError(f"config key {key!r} is {value!r}; it must be at least 0")
+    if key in _BELOW_ONE and not 0 <= value < 1:
+      raise UserError(f"config key {key!r} is {value!r}; it must be at least 0 and below 1")
+    if key in _CHOICES and value is not None and value not in _CHOICES[key]:
+      raise unknown(key, value, _CHOICES[key])
+    if key in _TYPES and _TYPES[key] == _DURATION:
+      amount, unit = parse_duration(value, key)
+      if amount == 0 and key != "optim.schedule.warmup":
+        raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
+  for key in ("data.mean", "data.std"):
+    values = flat[key] or ()
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+      raise UserError(f"config key {key!r} is {flat[key]!r}; it takes a number per channel")
+    if key == "data.std" and not all(v > 0 for v in values):
+      raise UserError(f"config key {key!r} is {flat[key]!r}; deviations are above 0")
+  if not (flat["mesh.data"] == -1 or flat["mesh.data"] > 0):
+    raise UserError(f"config key 'mesh.data' is {flat['mesh.data']}; it must be above 0, or -1")
+  for boundary in flat["optim.schedule.boundaries"]:
+    parse_duration(boundary, "optim.schedule.boundaries")
+  if not flat["optim.schedule.multiplier"] >= 1:
+    raise UserError("config key 'optim.schedule.multiplier' must be at least 1, not "
+                    f"{flat['optim.schedule.multiplier']!r}")
+  if not 0 <= flat["optim.schedule.end_factor"] <= 1:
+    raise UserError("config key 'optim.schedule.end_factor' must lie between 0 and 1, not "
+                    f"{flat['optim.schedule.end_factor']!r}")
+  validation = flat["data.validation"]
+  if isinstance(validation, float) and not 0 < validation < 1:
+    raise UserError(f"config key 'data.validation' is {validation}; a share lies between 0 and 1")
+  if isinstance(validation, int) and validation < 1:
+    raise UserError(f"config key 'data.validation' is {validation}; None means no validation split")
+
+
+def _check_names(config: ConfigDict) -> None:
+  """Each room knows the names it takes."""
+  from cnnjax import augment, data, models, optim, tasks  # late: --help need not import JAX
+
+  models.create(**config.model, num_classes=2, dtype=config.dtype)
+  data.check(config.data)
+  augment.parse(config.augment)
+  tasks.check(config.task)
+  optim.check(config.optim)
+
+
+def to_json(config: ConfigDict) -> str:
+  """The resolved config as JSON, in the order of its keys."""
+  return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+  """The config that `to_json` wrote; keys that are newer than it have their defaults."""
+  config = default()
+  for key, value in flatten(json.loads(text)).items():
+    node = config
+    for parent in key.split(".")[:-1]:
+      node = node[parent]
+    node[key.split(".")[-1]] = tuple(value) if isinstance(value, list) else value
+  return config
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+  """The keys that differ and that a run which goes on may not change, as {key: (old, new)}."""
+  before, after = (flatten(json.loads(to_json(c))) for c in (old, new))
+  return {key: (before.get(key), after.get(key)) for key in sorted({*before, *after})
+          if before.get(key) != after.get(key) and key not in MAY_CHANGE}

@@ -1,0 +1,31 @@
+"""A multilayer perceptron: what a convolutional network is to be compared with.
+
+784-512-256-10 on 28x28x1: 784*512+512 + 512*256+256 + 256*10+10 = 535,818 parameters.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.models import layers
+from cnnjax.models.registry import Rate, Size, register
+
+
+@register("mlp", input_shape=(28, 28, 1), reference="dropout as in arXiv:1207.0580")
+class MLP(nn.Module):
+  """Flatten, then Dense, ReLU and dropout for each of `features`, then the head."""
+
+  num_classes: int
+  features: tuple[Size, ...] = (512, 256)
+  dropout: Rate = 0.5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    x = layers.flatten(x)
+    for i, features in enumerate(self.features, 1):
+      x = nn.relu(layers.dense(features, dtype=self.dtype, name=f"dense{i}")(x))
+      x = layers.dropout(x, self.dropout, train=train)
+    return layers.head(self.num_classes)(x)

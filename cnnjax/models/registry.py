@@ -1,0 +1,173 @@
+"""The table of models: a name, what builds it, and the defaults of that variant.
+
+One mechanism serves a fork and a family. A fork decorates a linen Module class, or a function that
+returns one:
+
+    @models.register("my_net", input_shape=(32, 32, 3), reference="my notebook, page 3")
+    class MyNet(nn.Module):
+      num_classes: int
+      width: registry.Size = 64
+      dtype: Any = jnp.float32
+
+A family calls the same decorator once a row of its variant table, with the row as defaults. What
+a variant accepts is read from the signature: every argument but `num_classes` and `dtype` has a
+default, and its annotation says what `create` lets through: bool, int, float, str,
+`tuple[int, ...]`, `Literal["max", "avg"]`, or one of `Rate` and `Size` below. Values with any
+other annotation pass unchecked.
+"""
+
+import dataclasses
+import fnmatch
+import inspect
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.errors import UserError, unknown
+
+
+class Check(NamedTuple):
+  """A condition on a value, and how to say it."""
+
+  holds: Callable[[Any], bool]
+  text: str
+
+
+Rate = Annotated[float, Check(lambda rate: 0 <= rate < 1, "at least 0 and below 1")]
+Size = Annotated[int, Check(lambda size: size >= 1, "at least 1")]
+
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+RESERVED = {"num_classes", "dtype", "parent", "name"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One registered variant."""
+
+  builder: Callable[..., nn.Module]  # a linen Module class, or a function that returns a module
+  defaults: dict[str, Any]  # every overridable argument and its value in this variant
+  input_shape: tuple[int, int, int]  # the usual [height, width, channels]
+  reference: str  # paper or code, one line
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(
+  name: str, *, input_shape: tuple[int, int, int] = (32, 32, 3), reference: str = "", **defaults
+) -> Callable[[Builder], Builder]:
+  """Decorator that registers a linen Module class, or a function returning a module, as `name`.
+
+  `defaults` replace defaults of the builder for this variant. Raises UserError for a name that is
+  taken and for defaults that the builder does not accept.
+  """
+
+  def decorator(builder: Builder) -> Builder:
+    if name in _ENTRIES:
+      raise UserError(f"a model named {name!r} is already registered; choose another name")
+    own = {key: parameter.default for key, parameter in _parameters(builder).items()}
+    merged = own | _checked_overrides(name, builder, defaults)
+    if missing := [key for key, value in merged.items() if value is inspect.Parameter.empty]:
+      raise UserError(f"model {name!r}: give {', '.join(missing)} a default, to be overridable")
+    _ENTRIES[name] = Entry(builder, merged, tuple(input_shape), reference)
+    return builder
+
+  return decorator
+
+
+def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides) -> nn.Module:
+  """Builds a registered model.
+
+  Args:
+    name: a registered name, see `names`.
+    num_classes: the number of logits.
+    dtype: the dtype of the computation, float32, bfloat16 or float16, as a jnp dtype or a string.
+      Parameters, batch statistics and logits are float32 whatever it is.
+    **overrides: any of `fields(name)`.
+
+  Returns:
+    A linen module. Call it as `apply(variables, x, train=...)` with x normalised, float
+    [batch, height, width, channels]; it returns float32 logits [batch, num_classes].
+
+  Raises:
+    UserError: unknown name or override, or a value of the wrong type or out of range.
+  """
+  entry = lookup(name)
+  return entry.builder(
+    num_classes=_checked(f"model {name!r}: num_classes", num_classes, Size),
+    dtype=_dtype(dtype),
+    **entry.defaults | _checked_overrides(name, entry.builder, overrides),
+  )
+
+
+def lookup(name: str) -> Entry:
+  """The entry of `name`: builder, defaults, usual input shape, reference."""
+  if name not in _ENTRIES:
+    raise unknown("model", name, _ENTRIES)
+  return _ENTRIES[name]
+
+
+def names(pattern: str = "*") -> list[str]:
+  """The registered names that match a shell pattern, in natural order (resnet18 < resnet101)."""
+  natural = lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+  return sorted(fnmatch.filter(_ENTRIES, pattern), key=natural)
+
+
+def fields(name: str) -> dict[str, Any]:
+  """What `create(name, ...)` lets you override, with the defaults of that variant."""
+  return dict(lookup(name).defaults)
+
+
+def _parameters(builder: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
+  parameters = inspect.signature(builder).parameters
+  return {key: value for key, value in parameters.items() if key not in RESERVED}
+
+
+def _checked_overrides(
+  name: str, builder: Callable[..., nn.Module], overrides: dict[str, Any]
+) -> dict[str, Any]:
+  accepted = _parameters(builder)
+  for key in overrides:
+    if key not in accepted:
+      raise unknown(f"option of model {name!r}", key, accepted)
+  return {
+    key: _checked(f"model {name!r}: {key}", value, accepted[key].annotation)
+    for key, value in overrides.items()
+  }
+
+
+def _checked(what: str, value: Any, annotation: Any) -> Any:
+  """`value` as `annotation` wants it (list to tuple, int to float), or a UserError."""
+  origin, args = get_origin(annotation), get_args(annotation)
+  if origin is Annotated:
+    value, check = _checked(what, value, args[0]), args[1]
+    if not check.holds(value):
+      raise UserError(f"{what} must be {check.text}, got {value!r}")
+    return value
+  if origin is Literal:
+    if value not in args:
+      raise unknown(f"value of {what.replace(': ', ', ')}:", value, args)
+    return value
+  if origin is tuple and args[1:] == (Ellipsis,):
+    if not isinstance(value, tuple | list):
+      raise UserError(f"{what} must be a tuple, got {value!r}")
+    return tuple(_checked(f"{what}[{i}]", item, args[0]) for i, item in enumerate(value))
+  if annotation is float and type(value) is int:
+    return float(value)
+  if annotation in (bool, int, float, str) and type(value) is not annotation:
+    raise UserError(f"{what} must be of type {annotation.__name__}, got {value!r}")
+  return value
+
+
+def _dtype(dtype: Any) -> Any:
+  if isinstance(dtype, str):
+    if dtype not in DTYPES:
+      raise unknown("dtype", dtype, DTYPES)
+    return DTYPES[dtype]
+  if dtype not in DTYPES.values():
+    raise unknown("dtype", dtype, DTYPES)
+  return dtype

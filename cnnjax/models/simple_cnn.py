@@ -1,0 +1,80 @@
+"""Small networks of the tutorials: convolutions, pools, dense layers.
+
+Counts at 10 classes on the usual input: `simple_cnn` 1,199,882 (github.com/pytorch/examples, mnist),
+`simple_cnn_small` 136,874, `simple_cnn_flax` 824,458 (github.com/google/flax, examples/mnist),
+`simple_cnn_keras` 34,826 (keras.io, "Simple MNIST convnet").
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.models import layers
+from cnnjax.models.registry import Rate, Size, register
+
+
+class SimpleCNN(nn.Module):
+  """Convolutions with a pool after every `pool_every`-th, then dense layers, then the head."""
+
+  num_classes: int
+  conv_features: tuple[Size, ...] = (32, 64)
+  dense_features: tuple[Size, ...] = (128,)
+  kernel_size: Size = 3
+  padding: Literal["SAME", "VALID"] = "SAME"
+  pool: Literal["max", "avg", "none"] = "max"
+  pool_every: Size = 1
+  activation: Literal[tuple(layers.ACTIVATIONS)] = "relu"
+  conv_dropout: Rate = 0.0  # on the flattened output of the convolutions
+  dropout: Rate = 0.0  # after each hidden dense layer
+  batch_norm: bool = False  # between each convolution and its activation
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    activation = layers.ACTIVATIONS[self.activation]
+    for i, features in enumerate(self.conv_features, 1):
+      x = layers.conv(
+        features,
+        self.kernel_size,
+        padding=self.padding,
+        use_bias=not self.batch_norm,
+        dtype=self.dtype,
+        train=train,
+        name=f"conv{i}",
+      )(x)
+      if self.batch_norm:
+        x = layers.batch_norm(dtype=self.dtype, train=train, name=f"norm{i}")(x)
+      x = activation(x)
+      if i % self.pool_every == 0 and self.pool != "none":
+        pool = layers.max_pool if self.pool == "max" else layers.avg_pool
+        x = pool(x, 2, strides=2, padding=0)
+    x = layers.dropout(layers.flatten(x), self.conv_dropout, train=train)
+    for i, features in enumerate(self.dense_features, 1):
+      x = activation(layers.dense(features, dtype=self.dtype, name=f"dense{i}")(x))
+      x = layers.dropout(x, self.dropout, train=train)
+    return layers.head(self.num_classes)(x)
+
+
+MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
+VARIANTS = {
+  "simple_cnn": dict(
+    padding="VALID", pool_every=2, conv_dropout=0.25, dropout=0.5,
+    input_shape=MNIST, reference="github.com/pytorch/examples, mnist",
+  ),
+  "simple_cnn_small": dict(
+    conv_features=(16, 32), dense_features=(64,),
+    input_shape=CIFAR, reference="small enough for a laptop",
+  ),
+  "simple_cnn_flax": dict(
+    pool="avg", dense_features=(256,),
+    input_shape=MNIST, reference="github.com/google/flax, examples/mnist",
+  ),
+  "simple_cnn_keras": dict(
+    padding="VALID", dense_features=(), conv_dropout=0.5,
+    input_shape=MNIST, reference="keras.io/examples/vision/mnist_convnet",
+  ),
+}  # fmt: skip
+for _name, _row in VARIANTS.items():
+  register(_name, **_row)(SimpleCNN)

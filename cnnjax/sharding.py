@@ -1,0 +1,42 @@
+"""Where arrays live: the mesh, and how what is on the host gets there."""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cnnjax.errors import UserError
+
+
+def make_mesh(data: int, batch_size: int) -> Mesh:
+  """A mesh of `data` devices (-1: all) along the axis "data", which the batch is split over.
+
+  Raises:
+    UserError: there are fewer devices, or they do not divide `batch_size`.
+  """
+  devices = jax.devices()
+  data = len(devices) if data == -1 else data
+  if data > len(devices):
+    raise UserError(f"mesh.data is {data}, but there are {len(devices)} "
+                    f"{jax.default_backend()} devices; use -1 for all of them")
+  if batch_size % data:
+    below, above = batch_size // data * data, -(-batch_size // data) * data
+    near = f"{below} or {above}" if below else f"{above}"
+    raise UserError(f"batch_size {batch_size} cannot be divided over {data} devices; "
+                    f"the nearest that can: {near} (or set mesh.data)")
+  return jax.make_mesh((data,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:data])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+  """Split over the devices along `axis`."""
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+  """Host arrays as global arrays."""
+  return jax.device_put(tree, sharding)

@@ -1,0 +1,65 @@
+"""The pure training and evaluation steps, built from a model, a task, an optimizer, augmentation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnnjax.state import TrainState
+
+Batch = dict[str, jax.Array]  # image [batch, height, width, channels] uint8, label [batch] int32
+
+
+def to_float(images: jax.Array) -> jax.Array:
+  """uint8 images as float32 in [0, 1]; augmentation works on these."""
+  return images.astype(jnp.float32) / 255.0
+
+
+def train_step(model: nn.Module, task: Any, optimizer: optax.GradientTransformation,
+               augment: Callable, normalize: Callable, seed: int) -> Callable:
+  """Returns the pure function (state, batch) -> state of one step."""
+  def step(state: TrainState, batch: Batch) -> TrainState:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    augment_key, dropout_key = jax.random.split(key)
+    images, targets = augment(augment_key, to_float(batch["image"]), task.targets(batch["label"]))
+    images = normalize(images)
+
+    def loss_fn(params):
+      logits, updated = model.apply(
+          {"params": params, "batch_stats": state.batch_stats}, images, train=True,
+          rngs={"dropout": dropout_key}, mutable=["batch_stats"])
+      losses = task.loss(logits, targets)
+      return losses.mean(), (logits, losses, updated.get("batch_stats", {}))
+
+    grads, (logits, losses, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    finite = jnp.isfinite(losses.mean()) & jnp.isfinite(optax.global_norm(updates))
+    return state.replace(
+        step=state.step + 1, params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats, opt_state=opt_state,
+        window=state.window.merge(task.metrics(logits, targets, losses)),
+        bad_step=jnp.where(finite, state.bad_step, jnp.minimum(state.bad_step, state.step)))
+  return step
+
+
+def several(step: Callable, take: Callable) -> Callable:
+  """Returns (state, feed, n) -> state, which does n steps on batches `take(feed, state.step)`.
+
+  A loop around convolutions is slow on CPU (XLA leaves its fast path inside `while`), so callers
+  there use one step per dispatch; on GPU and TPU the loop saves the dispatch.
+  """
+  def steps(state: TrainState, feed: Any, n: int) -> TrainState:
+    return jax.lax.fori_loop(0, n, lambda _, s: step(s, take(feed, s.step)), state)
+  return steps
+
+
+def eval_step(model: nn.Module, task: Any, normalize: Callable) -> Callable:
+  """Returns the pure function (variables, batch, mask) -> metrics, summed where `mask` is true."""
+  def step(variables: Any, batch: Batch, mask: jax.Array) -> Any:
+    logits = model.apply(variables, normalize(to_float(batch["image"])), train=False)
+    targets = task.targets(batch["label"])
+    return task.metrics(logits, targets, task.eval_loss(logits, targets), mask)
+  return step
