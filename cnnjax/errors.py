@@ -1,7 +1,8 @@
 """What the person at the keyboard is told when something they gave is wrong."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -15,3 +16,12 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
   hint = f" Did you mean {near[0]!r}?" if near else ""
   shown = ", ".join(choices[:40]) + (f", ... ({len(choices)} in all)" if len(choices) > 40 else "")
   return UserError(f"unknown {kind} {name!r}.{hint} Choose from: {shown}")
+
+
+def run(main: Callable[[], int]) -> int:
+  """Runs a command; what the user got wrong becomes one line and exit code 2."""
+  try:
+    return main()
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2

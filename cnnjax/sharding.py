@@ -40,3 +40,10 @@ def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def put(tree: Any, sharding: NamedSharding) -> Any:
   """Host arrays as global arrays."""
   return jax.device_put(tree, sharding)
+
+
+def describe(mesh: Mesh, batch_size: int) -> str:
+  """The devices in words."""
+  device = mesh.devices.flat[0]
+  each = f", {batch_size // mesh.size} on each" if mesh.size > 1 else ""
+  return f"{mesh.size} x {device.device_kind}, batch {batch_size}{each}"

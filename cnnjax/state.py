@@ -44,23 +44,31 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation,
   With `abstract`, shapes and shardings only: nothing is computed.
   """
   def init() -> TrainState:
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = model.init({"params": jax.random.key(seed)}, images, train=False)
-    params = variables["params"]
+    variables = _init(model, image_shape, seed)
     return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params,
-        batch_stats=variables.get("batch_stats", {}), opt_state=optimizer.init(params),
+        step=jnp.zeros((), jnp.int32), **variables, opt_state=optimizer.init(variables["params"]),
         window=window, bad_step=jnp.full((), NEVER, jnp.int32))
 
+  return _laid_out(init, mesh) if abstract else jax.jit(
+      init, out_shardings=sharding.replicated(mesh))()
+
+
+def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh: Mesh) -> Any:
+  """Shapes and shardings of the variables. A model's own word on images it cannot take comes here."""
+  return _laid_out(lambda: _init(model, image_shape, 0), mesh)
+
+
+def _init(model: nn.Module, image_shape: tuple[int, int, int], seed: int) -> dict[str, Any]:
+  images = jnp.zeros((1, *image_shape), jnp.float32)
+  return {"batch_stats": {}, **model.init(jax.random.key(seed), images, train=False)}
+
+
+def _laid_out(init: Any, mesh: Mesh) -> Any:
   where = sharding.replicated(mesh)
-  if abstract:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-                        jax.eval_shape(init))
-  return jax.jit(init, out_shardings=where)()
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+                      jax.eval_shape(init))
 
 
-def abstract_params(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
-  """The shapes of the parameters; the model's own errors for images it cannot take come here."""
-  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  init = lambda key, x: model.init(key, x, train=False)
-  return jax.eval_shape(init, jax.random.key(0), images)["params"]
+def count(params: Any) -> int:
+  """The number of values in a tree of parameters."""
+  return sum(x.size for x in jax.tree.leaves(params))

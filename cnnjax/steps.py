@@ -1,6 +1,6 @@
 """The pure training and evaluation steps, built from a model, a task, an optimizer, augmentation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +16,12 @@ Batch = dict[str, jax.Array]  # image [batch, height, width, channels] uint8, la
 def to_float(images: jax.Array) -> jax.Array:
   """uint8 images as float32 in [0, 1]; augmentation works on these."""
   return images.astype(jnp.float32) / 255.0
+
+
+def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
+  """images -> (images - mean) / std, per channel."""
+  mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+  return lambda images: (images - mean) / std
 
 
 def train_step(model: nn.Module, task: Any, optimizer: optax.GradientTransformation,
@@ -45,15 +51,18 @@ def train_step(model: nn.Module, task: Any, optimizer: optax.GradientTransformat
   return step
 
 
-def several(step: Callable, take: Callable) -> Callable:
+def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
   """Returns (state, feed, n) -> state, which does n steps on batches `take(feed, state.step)`.
 
-  A loop around convolutions is slow on CPU (XLA leaves its fast path inside `while`), so callers
-  there use one step per dispatch; on GPU and TPU the loop saves the dispatch.
+  A loop around convolutions is slow on CPU (XLA leaves its fast path inside `while`): there, one
+  step at a time, n being 1, with `loop` false. On GPU and TPU the loop saves dispatches.
   """
+  def once(state: TrainState, feed: Any, n: int = 1) -> TrainState:
+    return step(state, take(feed, state.step))
+
   def steps(state: TrainState, feed: Any, n: int) -> TrainState:
-    return jax.lax.fori_loop(0, n, lambda _, s: step(s, take(feed, s.step)), state)
-  return steps
+    return jax.lax.fori_loop(0, n, lambda _, s: once(s, feed), state)
+  return steps if loop else once
 
 
 def eval_step(model: nn.Module, task: Any, normalize: Callable) -> Callable:

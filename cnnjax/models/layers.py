@@ -53,7 +53,7 @@ def conv(
   kernel_init: nn.initializers.Initializer = he_normal_fan_out,
   name: str | None = None,
 ) -> nn.Module:
-  """A 2-D convolution. `padding` as in torch (an int on each side), or "SAME", "VALID", or pairs."""
+  """A 2-D convolution. `padding`: an int for each side as in torch, "SAME", "VALID", or pairs."""
   kernel_size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
   return Conv(
     features=features,
@@ -147,7 +147,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 def flatten(x: jax.Array) -> jax.Array:
   """[batch, ...] to [batch, features]. UserError when the layers before left no pixel."""
   if x.size == 0:
-    raise UserError("the input is too small for this model: its convolutions and pools leave no pixel")
+    raise UserError("the input is too small for this model: the layers before leave no pixel of it")
   return x.reshape(x.shape[0], -1)
 
 
@@ -160,7 +160,7 @@ def drop_path(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
   """Stochastic depth (arXiv:1603.09382): drops the whole of x for each example with chance `rate`.
 
   What survives is scaled by 1 / (1 - rate), so that evaluation is the identity (the paper scales at
-  test time instead). Rng collection "dropout". Call it inside a compact method, on a residual branch.
+  test time instead). Rng collection "dropout". Call it on a residual branch, in a compact method.
   """
   every_axis_but_batch = tuple(range(1, x.ndim))
   return nn.Dropout(rate=rate, broadcast_dims=every_axis_but_batch, deterministic=not train)(x)

@@ -40,7 +40,7 @@ Rate = Annotated[float, Check(lambda rate: 0 <= rate < 1, "at least 0 and below 
 Size = Annotated[int, Check(lambda size: size >= 1, "at least 1")]
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 RESERVED = {"num_classes", "dtype", "parent", "name"}
 
 
@@ -58,7 +58,11 @@ _ENTRIES: dict[str, Entry] = {}
 
 
 def register(
-  name: str, *, input_shape: tuple[int, int, int] = (32, 32, 3), reference: str = "", **defaults
+  name: str,
+  *,
+  input_shape: tuple[int, int, int] = (32, 32, 3),
+  reference: str = "",
+  **defaults: Any,
 ) -> Callable[[Builder], Builder]:
   """Decorator that registers a linen Module class, or a function returning a module, as `name`.
 
@@ -98,7 +102,7 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
   """
   entry = lookup(name)
   return entry.builder(
-    num_classes=_checked(f"model {name!r}: num_classes", num_classes, Size),
+    num_classes=_checked(f"{name}.num_classes", num_classes, Size),
     dtype=_dtype(dtype),
     **entry.defaults | _checked_overrides(name, entry.builder, overrides),
   )
@@ -113,7 +117,10 @@ def lookup(name: str) -> Entry:
 
 def names(pattern: str = "*") -> list[str]:
   """The registered names that match a shell pattern, in natural order (resnet18 < resnet101)."""
-  natural = lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+  def natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
   return sorted(fnmatch.filter(_ENTRIES, pattern), key=natural)
 
 
@@ -133,9 +140,9 @@ def _checked_overrides(
   accepted = _parameters(builder)
   for key in overrides:
     if key not in accepted:
-      raise unknown(f"option of model {name!r}", key, accepted)
+      raise unknown(f"option of {name}", key, accepted)
   return {
-    key: _checked(f"model {name!r}: {key}", value, accepted[key].annotation)
+    key: _checked(f"{name}.{key}", value, accepted[key].annotation)
     for key, value in overrides.items()
   }
 
@@ -150,7 +157,7 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
     return value
   if origin is Literal:
     if value not in args:
-      raise unknown(f"value of {what.replace(': ', ', ')}:", value, args)
+      raise unknown(what, value, args)
     return value
   if origin is tuple and args[1:] == (Ellipsis,):
     if not isinstance(value, tuple | list):
@@ -164,10 +171,10 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
 
 
 def _dtype(dtype: Any) -> Any:
-  if isinstance(dtype, str):
-    if dtype not in DTYPES:
-      raise unknown("dtype", dtype, DTYPES)
-    return DTYPES[dtype]
-  if dtype not in DTYPES.values():
-    raise unknown("dtype", dtype, DTYPES)
-  return dtype
+  try:
+    name = jnp.dtype(dtype).name
+  except TypeError:
+    name = str(dtype)
+  if name not in DTYPES:
+    raise unknown("dtype", name, DTYPES)
+  return jnp.dtype(name)

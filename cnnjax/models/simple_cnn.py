@@ -1,8 +1,8 @@
 """Small networks of the tutorials: convolutions, pools, dense layers.
 
-Counts at 10 classes on the usual input: `simple_cnn` 1,199,882 (github.com/pytorch/examples, mnist),
-`simple_cnn_small` 136,874, `simple_cnn_flax` 824,458 (github.com/google/flax, examples/mnist),
-`simple_cnn_keras` 34,826 (keras.io, "Simple MNIST convnet").
+Parameters at 10 classes on the usual input: `simple_cnn` 1,199,882 (github.com/pytorch/examples,
+mnist), `simple_cnn_small` 136,874, `simple_cnn_flax` 824,458 (github.com/google/flax,
+examples/mnist), `simple_cnn_keras` 34,826 (keras.io, "Simple MNIST convnet").
 """
 
 from typing import Any, Literal

@@ -31,8 +31,11 @@ def _warm_restarts(config, peak, length, warmup, to_steps):
   period = max(1, to_steps(config.first_period, "optim.schedule.first_period"))
   cycles, starts, start, height = [], [], 0, peak
   while start < length:
+    if len(cycles) == 1000:
+      raise UserError(f"optim.schedule: a first period of {config.first_period!r} restarts more "
+                      "than 1,000 times in this run")
     cycles.append(optax.cosine_decay_schedule(
-        height, period, alpha=config.end_factor * peak / height))
+        height, period, alpha=min(1.0, config.end_factor * peak / height)))
     start += period
     starts.append(start)
     period, height = round(period * config.multiplier), height * config.peak_decay

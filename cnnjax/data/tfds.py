@@ -1,0 +1,166 @@
+"""TFDS image-classification data sets, read without TensorFlow. The only file that imports TFDS.
+
+TFDS needs TensorFlow to *prepare* most of its data sets, once: `pip install 'cnnjax[prepare]'` and
+`python -m cnnjax.data prepare NAME`. A run that finds nothing prepared starts that command, so that
+TensorFlow stays out of the process that trains.
+"""
+
+import importlib.util
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import urllib.parse
+
+import numpy as np
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from cnnjax.data import Split
+from cnnjax.data.images import resize
+from cnnjax.data.resident import check_fits
+from cnnjax.errors import UserError, unknown
+
+CHUNK = 4096  # records decoded at a time
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for a data set that is unknown, not on disk, or without those splits."""
+  if not config.name:
+    raise UserError("data.source=tfds needs data.name, such as cifar10")
+  builder = _builder(config.name, config.data_dir)
+  _features(builder)
+  if not builder.is_prepared():
+    if not _has_tensorflow():
+      raise _not_prepared(builder, config)
+    return  # `load` prepares it, and the splits are known then
+  for key in ("train", "validation", "test"):
+    if isinstance(config[key], str):
+      _split_info(builder, config[key], f"data.{key}")
+  _check_overlap(builder, config)
+
+
+def load(config: ConfigDict, split: str) -> Split:
+  """The images of a split expression, decoded, resized where `image_size` says so."""
+  builder = _builder(config.name, config.data_dir)
+  if not builder.is_prepared():
+    folder = ["--data_dir", config.data_dir] if config.data_dir else []
+    if subprocess.run([sys.executable, "-m", "cnnjax.data", "prepare", config.name, *folder],
+                      check=False).returncode:
+      raise _not_prepared(builder, config)
+    check(config)
+    builder = _builder(config.name, config.data_dir)
+  image_key, label_key, classes = _features(builder)
+  shape, size = builder.info.features[image_key].shape, config.image_size
+  if size is None and None in shape[:2]:
+    raise UserError(f"the images of {config.name} differ in size; set data.image_size, such as 224")
+  n = _split_info(builder, split, "split").num_examples
+  height, width = (size, size) if size else shape[:2]
+  check_fits((n, height, width, shape[2] or 3), config.max_gib)
+  source = builder.as_data_source(split=split)
+  images, labels = None, np.empty(n, np.int32)
+  for start in range(0, n, CHUNK):
+    records = source.__getitems__(range(start, min(start + CHUNK, n)))
+    for i, record in enumerate(records, start):
+      image = resize(record[image_key], size)
+      images = np.empty((n, *image.shape), np.uint8) if images is None else images
+      images[i], labels[i] = image, record[label_key]
+  return Split(images, labels, classes)
+
+
+def prepare(name: str, data_dir: str | None) -> pathlib.Path:
+  """Downloads and prepares a data set as array_record; returns where it lies.
+
+  Raises:
+    UserError: the data set is unknown, its host cannot be reached, or TensorFlow is missing.
+  """
+  builder = _builder(name, data_dir)
+  if not builder.is_prepared():
+    if not _has_tensorflow():
+      raise UserError("TFDS needs TensorFlow to prepare data sets (training does not): "
+                      "pip install 'cnnjax[prepare]'")
+    for url in builder.url_infos:  # TFDS itself would retry for minutes
+      host = urllib.parse.urlparse(url).hostname
+      try:
+        socket.getaddrinfo(host, 443)
+      except OSError as e:
+        raise UserError(f"cannot reach {host}, where {name} is downloaded from: {e}") from e
+    builder.download_and_prepare(
+        file_format="array_record",
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+  return pathlib.Path(builder.data_path)
+
+
+def _has_tensorflow() -> bool:
+  return importlib.util.find_spec("tensorflow") is not None
+
+
+def _builder(name: str, data_dir: str | None):
+  data_dir = data_dir and os.path.expanduser(data_dir)
+  try:
+    return tfds.builder(name, data_dir=data_dir, try_gcs=False)
+  except tfds.core.DatasetNotFoundError:
+    known = tfds.list_builders(with_community_datasets=False)
+    base = name.split(":")[0].split("/")[0]
+    if base in known:
+      raise UserError(f"TFDS has {base}, but not the version or config of {name!r}") from None
+    raise unknown("TFDS data set", name, known) from None
+  except (ValueError, AssertionError, ImportError) as e:
+    first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    raise UserError(f"TFDS cannot use data.name={name!r}: {first}") from e
+
+
+def _not_prepared(builder, config: ConfigDict) -> UserError:
+  folder = pathlib.Path(builder.data_path)
+  others = [p.name for p in folder.parent.glob("*") if re.fullmatch(r"[0-9.]+", p.name)]
+  found = f" (versions there: {', '.join(sorted(others))})" if others else ""
+  where = f" --data_dir={config.data_dir}" if config.data_dir else ""
+  return UserError(
+      f"the data set {config.name} is not in {folder}{found}. Prepare it once with "
+      f"`pip install 'cnnjax[prepare]' && python -m cnnjax.data prepare {config.name}{where}`, or "
+      "say where it lies with --config.data.data_dir=DIR")
+
+
+def _features(builder) -> tuple[str, str, tuple[str, ...]]:
+  """(key of the image, key of the label, class names)."""
+  features = builder.info.features
+  keys = lambda kind: [key for key, f in features.items() if type(f) is kind]
+  image, label = keys(tfds.features.Image), keys(tfds.features.ClassLabel)
+  supervised = builder.info.supervised_keys or (None, None)
+  image_key = supervised[0] if supervised[0] in image else next(iter(image), None)
+  label_key = supervised[1] if supervised[1] in label else next(iter(label), None)
+  if image_key is None or label_key is None:
+    raise UserError(f"{builder.name} is not an image-classification data set: it needs an image "
+                    f"and a class label, and has {', '.join(features)}")
+  return image_key, label_key, tuple(features[label_key].names)
+
+
+def _split_info(builder, expression: str, key: str):
+  splits = builder.info.splits
+  try:
+    info = splits[expression]
+  except (ValueError, KeyError, AssertionError) as e:
+    name = re.split(r"[\[+]", expression)[0].strip()
+    if name not in splits:
+      raise unknown(f"split in {key}: {builder.name} has no", name, splits) from None
+    raise UserError(f"{key}: TFDS cannot read the split {expression!r}: {e}") from e
+  if not info.num_examples:
+    raise UserError(f"{key}: the split {expression!r} of {builder.name} is empty")
+  return info
+
+
+def _check_overlap(builder, config: ConfigDict) -> None:
+  """Examples that are trained on must not be evaluated on."""
+  def pieces(expression):
+    return [(f.filename, f.skip, f.skip + f.examples_in_shard if f.take == -1 else f.skip + f.take)
+            for f in builder.info.splits[expression].file_instructions]
+
+  for key in ("validation", "test"):
+    expression = config[key]
+    if isinstance(expression, str):
+      for name, start, stop in pieces(config.train):
+        if any(name == n and start < b and a < stop for n, a, b in pieces(expression)):
+          raise UserError(f"data.{key} {expression!r} shares examples with data.train "
+                          f"{config.train!r}")

@@ -1,0 +1,98 @@
+"""Exact evaluation: every example once, whatever the batch size and the number of devices.
+
+    python -m cnnjax.evaluate --workdir=runs/lenet --split=test
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cnnjax.errors import UserError, run, unknown
+
+SPLITS = ("train", "validation", "test")
+
+
+def evaluate(step: Callable, variables: Any, pipeline: Any, batch_size: int) -> dict[str, float]:
+  """Metrics of `variables` over a whole split, from sums and counts.
+
+  Args:
+    step: the jitted `steps.eval_step`.
+    variables: what the model's `apply` takes.
+    pipeline: gives (batch, mask) over the split, by `once(batch_size)`.
+    batch_size: examples at a time; changes the result by rounding at most.
+  """
+  batches = iter(pipeline.once(batch_size))
+  total = step(variables, *next(batches))
+  for batch, mask in batches:
+    total = total.merge(step(variables, batch, mask))
+  return {name: float(value) for name, value in total.compute().items()}
+
+
+def evaluate_checkpoint(workdir: pathlib.Path, split: str = "test", checkpoint: str = "last",
+                        **overrides: Any) -> tuple[int, int, dict[str, float]]:
+  """(step, number of examples, metrics) of a run's checkpoint on a split of its data.
+
+  Args:
+    workdir: where the run is.
+    split: "train", "validation" or "test", as the run's config has them.
+    checkpoint: "last" or "best".
+    **overrides: config keys that may differ from the run's, such as `eval_batch_size`.
+
+  Raises:
+    UserError: there is no such run, checkpoint or split, or the checkpoint does not fit.
+  """
+  import jax  # late, all of them: --help need not import JAX
+
+  from cnnjax import checkpoints, data, models, sharding, state, steps, tasks
+  from cnnjax import config as configs
+  from cnnjax.workdir import load_config
+
+  if split not in SPLITS:
+    raise unknown("split", split, SPLITS)
+  if checkpoint not in checkpoints.WHICH:
+    raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
+  config = load_config(workdir)
+  for key, value in overrides.items():
+    configs.override(config, key, value)
+  configs.validate(config)
+  manager = checkpoints.Checkpoints(workdir, read_only=True)
+  if (at := manager.step(checkpoint)) is None:
+    why = (" (a run keeps its best when it has a validation split: data.validation)"
+           if checkpoint == "best" and manager.step() is not None else "")
+    raise UserError(f"{workdir} holds no {checkpoint} checkpoint{why}")
+  found = data.load(config.data, (split,))[split]
+  if found is None:
+    raise UserError("this run has no validation split; choose --split=test or --split=train")
+  mesh = sharding.make_mesh(config.mesh.data, config.batch_size)
+  model = models.create(**config.model, num_classes=len(found.classes), dtype=config.dtype)
+  variables = manager.restore_variables(
+      at, state.abstract_variables(model, found.images.shape[1:], mesh))
+  meta = manager.meta(at)
+  step = jax.jit(steps.eval_step(model, tasks.create(config.task, len(found.classes)),
+                                 steps.normalizer(meta["mean"], meta["std"])))
+  pipeline = data.Resident(found, mesh, config.data.max_gib)
+  return at, len(found), evaluate(step, variables, pipeline, config.eval_batch_size)
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = argparse.ArgumentParser(
+      prog="python -m cnnjax.evaluate", description="Evaluates a checkpoint on a whole split.")
+  parser.add_argument("--workdir", required=True, type=pathlib.Path, help="where the run is")
+  parser.add_argument("--split", default="test", help="train, validation or test")
+  parser.add_argument("--checkpoint", default="last", help="last or best")
+  parser.add_argument("--batch_size", type=int, help="examples at a time")
+  parser.add_argument("--data_dir", help="where TFDS data sets lie, if not where they were")
+  args = parser.parse_args(argv)
+  overrides = {"eval_batch_size": args.batch_size, "data.data_dir": args.data_dir}
+  step, examples, metrics = evaluate_checkpoint(
+      args.workdir, args.split, args.checkpoint,
+      **{key: value for key, value in overrides.items() if value is not None})
+  print(f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}), {args.split} split: "
+        f"accuracy {metrics['accuracy']:.2%} of {examples:,} examples, loss {metrics['loss']:.4f}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(run(main))

@@ -1,0 +1,66 @@
+"""Trains what a config file says.
+
+    python -m cnnjax.main --config=configs/resnet.py
+    python -m cnnjax.main --config=configs/resnet.py:cifar10 --config.seed=1 --workdir=runs/r20
+"""
+
+import argparse
+import inspect
+import pathlib
+import re
+import signal
+import sys
+import textwrap
+
+from cnnjax import config as configs
+from cnnjax.errors import UserError, run, unknown
+
+
+def keys_help() -> str:
+  """The config keys with their defaults and comments, as config.py has them."""
+  source = inspect.getsource(configs.default)
+  lines = source.split("# [keys]")[1].split("# [end]")[0].splitlines()[1:]
+  shown = (line for line in lines if "ConfigDict(" not in line)
+  return re.sub("^c", "--config", textwrap.dedent("\n".join(shown)), flags=re.MULTILINE)
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+  """The flags, and the overrides as (dotted key, text)."""
+  parser = argparse.ArgumentParser(
+      prog="python -m cnnjax.main", description=__doc__, epilog="config keys:\n\n" + keys_help(),
+      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+  parser.add_argument("--config", required=True, metavar="FILE[:PRESET]",
+                      help="a config file (Python, and it is run) and one of its presets")
+  parser.add_argument("--workdir", type=pathlib.Path,
+                      help="where the run is kept; one that was stopped there goes on. Default: a "
+                           "fresh folder under runs/")
+  args, rest = parser.parse_known_args(argv)
+  overrides = []
+  rest = iter(rest)
+  for word in rest:
+    flag, equals, value = word.partition("=")
+    if not flag.startswith("--config."):
+      raise unknown("argument", word, ["--config", "--config.KEY=VALUE", "--help", "--workdir"])
+    if not equals and (value := next(rest, None)) is None:
+      raise UserError(f"{flag} needs a value: {flag}=VALUE")
+    overrides.append((flag.removeprefix("--config."), value))
+  return args, overrides
+
+
+def main(argv: list[str] | None = None) -> int:
+  args, overrides = parse(argv)
+  config = configs.load(args.config)
+  for key, text in overrides:
+    configs.override(config, key, configs.parse_value(text))
+  try:
+    from cnnjax import train  # late: --help and a wrong flag need not import JAX
+
+    _, _, stopped_by = train.train(config, args.workdir)
+  except KeyboardInterrupt:
+    raise UserError("stopped at once; the last checkpoint, if there is one, is whole") from None
+  return 128 + stopped_by if stopped_by else 0
+
+
+if __name__ == "__main__":
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  sys.exit(run(main))

@@ -1,0 +1,282 @@
+"""Residual networks: one block a kind, one network, one table.
+
+- ResNet, arXiv:1512.03385: table 1 (ImageNet) and section 4.2 (CIFAR, 6n+2 layers; `resnet20` has
+  269,722 parameters at 10 classes). `resnet50` and its like are v1.5, the stride in the 3x3
+  convolution (torchvision, fb.resnet.torch); `resnet50_v1` is the paper's, the stride in the first
+  1x1. Both have 25,557,032 at 1000 classes.
+- Pre-activation (v2), arXiv:1603.05027: `resnetv2_50` 25,549,352 as in timm; CIFAR
+  `preact_resnet164` 1,703,258 and `preact_resnet1001` 10,327,706 at 10 classes.
+- Wide ResNet, arXiv:1605.07146: `wrn_28_10` 36,479,194 at 10 classes.
+- ResNeXt, arXiv:1611.05431: `resnext50_32x4d` 25,028,904 at 1000 classes.
+"""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.errors import UserError
+from cnnjax.models import layers
+from cnnjax.models.registry import Rate, Size, register
+
+
+class ConvSpec(NamedTuple):
+  """One convolution of a residual branch."""
+
+  features: int
+  kernel_size: int
+  strides: int = 1
+  groups: int = 1
+
+
+class Block(nn.Module):
+  """relu(shortcut(x) + branch(x)); the branch is conv, norm, relu, ..., conv, norm.
+
+  In the residual branch, dropout stands before every convolution but the first.
+  """
+
+  convs: tuple[ConvSpec, ...]
+  shortcut: str
+  zero_init_gamma: bool
+  dropout: float
+  drop_path: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    conv = functools.partial(layers.conv, dtype=self.dtype, train=train)
+    norm = functools.partial(layers.batch_norm, dtype=self.dtype, train=train)
+    features, strides = output_of(self.convs)
+
+    y = x
+    for i, spec in enumerate(self.convs, 1):
+      last = i == len(self.convs)
+      if i > 1:
+        y = layers.dropout(y, self.dropout, train=train)
+      y = conv(**spec._asdict(), padding=spec.kernel_size // 2, name=f"conv{i}")(y)
+      gamma = nn.initializers.zeros if last and self.zero_init_gamma else nn.initializers.ones
+      y = norm(scale_init=gamma, name=f"norm{i}")(y)
+      if not last:
+        y = nn.relu(y)
+    y = layers.drop_path(y, self.drop_path, train=train)
+
+    if x.shape[-1] != features or strides != 1:
+      if self.shortcut == "A":
+        x = layers.option_a_shortcut(x, features, strides=strides)
+      else:
+        x = conv(features, 1, strides=strides, padding=0, name="shortcut_conv")(x)
+        x = norm(name="shortcut_norm")(x)
+    return nn.relu(x + y)
+
+
+class PreActBlock(nn.Module):
+  """shortcut(x) + branch(x); the branch is norm, relu, conv, norm, relu, conv, ...
+
+  A projection shortcut is a bare convolution of the pre-activated input, as in the authors' code
+  and in timm; identity and option A take x itself.
+  """
+
+  convs: tuple[ConvSpec, ...]
+  shortcut: str
+  zero_init_gamma: bool
+  dropout: float
+  drop_path: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    conv = functools.partial(layers.conv, dtype=self.dtype, train=train)
+    norm = functools.partial(layers.batch_norm, dtype=self.dtype, train=train)
+    features, strides = output_of(self.convs)
+
+    y = x
+    for i, spec in enumerate(self.convs, 1):
+      y = nn.relu(norm(name=f"norm{i}")(y))
+      if i == 1:
+        preact = y
+      else:
+        y = layers.dropout(y, self.dropout, train=train)
+      zero = self.zero_init_gamma and i == len(self.convs)
+      kernel_init = nn.initializers.zeros if zero else layers.he_normal_fan_out
+      padding = spec.kernel_size // 2
+      y = conv(**spec._asdict(), padding=padding, kernel_init=kernel_init, name=f"conv{i}")(y)
+    y = layers.drop_path(y, self.drop_path, train=train)
+
+    if x.shape[-1] != features or strides != 1:
+      if self.shortcut == "A":
+        x = layers.option_a_shortcut(x, features, strides=strides)
+      else:
+        x = conv(features, 1, strides=strides, padding=0, name="shortcut_conv")(preact)
+    return x + y
+
+
+def output_of(convs: tuple[ConvSpec, ...]) -> tuple[int, int]:
+  """(features, total stride) of a branch."""
+  return convs[-1].features, max(spec.strides for spec in convs)
+
+
+class ResNet(nn.Module):
+  """Stem, stages of residual blocks, global average pool, head.
+
+  Each stage after the first halves the resolution and doubles the features. A bottleneck block has
+  4 times the features of its stage at its ends.
+  """
+
+  num_classes: int
+  stage_sizes: tuple[Size, ...] = (2, 2, 2, 2)  # blocks in each stage
+  block: Literal["basic", "bottleneck"] = "basic"  # 3x3, 3x3 or 1x1, 3x3, 1x1
+  preact: bool = False  # norm and relu before the convolutions: v2, arXiv:1603.05027
+  stem: Literal["imagenet", "small"] = "imagenet"  # 7x7/2 and 3x3/2 max pool, or 3x3/1
+  stem_features: Size = 64
+  features: Size = 64  # of the first stage
+  groups: Size = 1  # of the 3x3 of a bottleneck: the cardinality of ResNeXt
+  width_per_group: Size = 64  # bottleneck width at 64 features and 1 group, as in torchvision
+  stride_in_1x1: bool = False  # bottleneck stride in the first 1x1 (v1) or in the 3x3 (v1.5)
+  shortcut: Literal["A", "B"] = "B"  # where shapes change: zero padding, or 1x1 projection
+  final_norm: bool = True  # norm and relu before the global pool; only preact networks have it
+  # Each branch starts at zero (arXiv:1706.02677 section 5.1): the gamma of its last norm or, in
+  # preact, its last kernel, as in timm (gamma and beta zero before a relu would never learn).
+  zero_init_gamma: bool = False
+  dropout: Rate = 0.0  # between the convolutions of a block, arXiv:1605.07146 section 2.4
+  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    bottleneck_only = (self.groups, self.width_per_group, self.stride_in_1x1)
+    if self.block == "basic" and bottleneck_only != (1, 64, False):
+      raise UserError("groups, width_per_group and stride_in_1x1 need block='bottleneck'")
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+    x = self._stem(x, train=train)
+    block = functools.partial(
+      PreActBlock if self.preact else Block,
+      shortcut=self.shortcut,
+      zero_init_gamma=self.zero_init_gamma,
+      dropout=self.dropout,
+      dtype=self.dtype,
+    )
+    depth, blocks = sum(self.stage_sizes), 0
+    for stage, size in enumerate(self.stage_sizes):
+      for i in range(size):
+        blocks += 1
+        x = block(
+          convs=self._convs(self.features * 2**stage, strides=2 if stage > 0 and i == 0 else 1),
+          drop_path=self.drop_path * blocks / depth,
+          name=f"stage{stage + 1}_block{i + 1}",
+        )(x, train=train)
+    if self.preact and self.final_norm:
+      x = nn.relu(layers.batch_norm(dtype=self.dtype, train=train, name="final_norm")(x))
+    return layers.head(self.num_classes)(layers.global_avg_pool(x))
+
+  def _stem(self, x: jax.Array, *, train: bool) -> jax.Array:
+    size, strides = (7, 2) if self.stem == "imagenet" else (3, 1)
+    x = layers.conv(
+      self.stem_features,
+      size,
+      strides=strides,
+      padding=size // 2,
+      dtype=self.dtype,
+      train=train,
+      name="stem_conv",
+    )(x)
+    if not self.preact:
+      x = nn.relu(layers.batch_norm(dtype=self.dtype, train=train, name="stem_norm")(x))
+    if self.stem == "imagenet":
+      x = layers.max_pool(x, 3, strides=2, padding=1)
+    return x
+
+  def _convs(self, features: int, *, strides: int) -> tuple[ConvSpec, ...]:
+    if self.block == "basic":
+      return ConvSpec(features, 3, strides), ConvSpec(features, 3)
+    width = max(1, features * self.width_per_group // 64) * self.groups
+    first, second = (strides, 1) if self.stride_in_1x1 else (1, strides)
+    return (
+      ConvSpec(width, 1, first),
+      ConvSpec(width, 3, second, self.groups),
+      ConvSpec(4 * features, 1),
+    )
+
+
+IMAGENET = dict(input_shape=(224, 224, 3), reference="arXiv:1512.03385 table 1")
+BOTTLENECK = IMAGENET | dict(block="bottleneck")
+CIFAR = dict(
+  input_shape=(32, 32, 3), stem="small", stem_features=16, features=16, shortcut="A",
+  reference="arXiv:1512.03385 section 4.2",
+)  # fmt: skip
+V1 = dict(stride_in_1x1=True)
+V2 = dict(preact=True, reference="arXiv:1603.05027")
+PREACT = CIFAR | V2 | dict(shortcut="B")
+PREACT_BOTTLENECK = PREACT | dict(block="bottleneck")
+WIDE = dict(width_per_group=128, reference="arXiv:1605.07146 table 8")
+NEXT = dict(reference="arXiv:1611.05431 table 1")
+NEXT29 = dict(
+  stage_sizes=(3, 3, 3), block="bottleneck", stem="small",
+  input_shape=(32, 32, 3), reference="arXiv:1611.05431 section 5.3",
+)  # fmt: skip
+
+
+def wide(depth: int, factor: int) -> dict[str, Any]:
+  """WRN-depth-factor: 6n+4 layers, features times factor but for the stem."""
+  reference = "arXiv:1605.07146 table 1"
+  return PREACT | dict(
+    stage_sizes=((depth - 4) // 6,) * 3, features=16 * factor, reference=reference
+  )
+
+
+VARIANTS = {
+  "resnet18": IMAGENET | dict(stage_sizes=(2, 2, 2, 2)),
+  "resnet34": IMAGENET | dict(stage_sizes=(3, 4, 6, 3)),
+  "resnet50": BOTTLENECK | dict(stage_sizes=(3, 4, 6, 3)),
+  "resnet101": BOTTLENECK | dict(stage_sizes=(3, 4, 23, 3)),
+  "resnet152": BOTTLENECK | dict(stage_sizes=(3, 8, 36, 3)),
+  "resnet200": BOTTLENECK | dict(stage_sizes=(3, 24, 36, 3)),
+  "resnet50_v1": BOTTLENECK | V1 | dict(stage_sizes=(3, 4, 6, 3)),
+  "resnet101_v1": BOTTLENECK | V1 | dict(stage_sizes=(3, 4, 23, 3)),
+  "resnet152_v1": BOTTLENECK | V1 | dict(stage_sizes=(3, 8, 36, 3)),
+  "resnetv2_18": IMAGENET | V2 | dict(stage_sizes=(2, 2, 2, 2)),
+  "resnetv2_34": IMAGENET | V2 | dict(stage_sizes=(3, 4, 6, 3)),
+  "resnetv2_50": BOTTLENECK | V2 | dict(stage_sizes=(3, 4, 6, 3)),
+  "resnetv2_101": BOTTLENECK | V2 | dict(stage_sizes=(3, 4, 23, 3)),
+  "resnetv2_152": BOTTLENECK | V2 | dict(stage_sizes=(3, 8, 36, 3)),
+  "resnetv2_200": BOTTLENECK | V2 | dict(stage_sizes=(3, 24, 36, 3)),
+  "wide_resnet50_2": BOTTLENECK | WIDE | dict(stage_sizes=(3, 4, 6, 3)),
+  "wide_resnet101_2": BOTTLENECK | WIDE | dict(stage_sizes=(3, 4, 23, 3)),
+  "resnext50_32x4d": BOTTLENECK | NEXT
+  | dict(stage_sizes=(3, 4, 6, 3), groups=32, width_per_group=4),
+  "resnext101_32x8d": BOTTLENECK | NEXT
+  | dict(stage_sizes=(3, 4, 23, 3), groups=32, width_per_group=8),
+  "resnext101_64x4d": BOTTLENECK | NEXT
+  | dict(stage_sizes=(3, 4, 23, 3), groups=64, width_per_group=4),
+  "resnet20": CIFAR | dict(stage_sizes=(3, 3, 3)),
+  "resnet32": CIFAR | dict(stage_sizes=(5, 5, 5)),
+  "resnet44": CIFAR | dict(stage_sizes=(7, 7, 7)),
+  "resnet56": CIFAR | dict(stage_sizes=(9, 9, 9)),
+  "resnet110": CIFAR | dict(stage_sizes=(18, 18, 18)),
+  "resnet1202": CIFAR | dict(stage_sizes=(200, 200, 200)),
+  "preact_resnet110": PREACT | dict(stage_sizes=(18, 18, 18)),
+  "preact_resnet110_bottleneck": PREACT_BOTTLENECK | dict(stage_sizes=(12, 12, 12)),
+  "preact_resnet164": PREACT_BOTTLENECK | dict(stage_sizes=(18, 18, 18)),
+  "preact_resnet1001": PREACT_BOTTLENECK | dict(stage_sizes=(111, 111, 111)),
+  # As in github.com/kuangliu/pytorch-cifar, the network of the mixup paper (arXiv:1710.09412).
+  "preact_resnet18": PREACT
+  | dict(stage_sizes=(2, 2, 2, 2), stem_features=64, features=64, final_norm=False),
+  "wrn_16_4": wide(16, 4),
+  "wrn_16_8": wide(16, 8),
+  "wrn_22_8": wide(22, 8),
+  "wrn_28_2": wide(28, 2),
+  "wrn_28_10": wide(28, 10),
+  "wrn_28_12": wide(28, 12),
+  "wrn_28_20": wide(28, 20),
+  "wrn_40_4": wide(40, 4),
+  "wrn_40_8": wide(40, 8),
+  "wrn_40_10": wide(40, 10),
+  "resnext29_8x64d": NEXT29 | dict(groups=8),
+  "resnext29_16x64d": NEXT29 | dict(groups=16),
+}  # fmt: skip
+for _name, _row in VARIANTS.items():
+  register(_name, **_row)(ResNet)

@@ -1,0 +1,160 @@
+"""What one sees of a run: the console, metrics.jsonl and TensorBoard events, behind one class."""
+
+import datetime
+import json
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import rich.console
+import rich.progress
+import tensorboardX
+
+METRICS = "metrics.jsonl"
+PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
+PEEK_EVERY = 0.5  # seconds between looks at the loss for the progress bar
+
+
+class Writers:
+  """Writes metrics to files and shows them; on a terminal with a progress bar.
+
+  Args:
+    folder: the workdir.
+    start: the step the run starts or goes on from. Lines of later steps are of work that was
+      lost with the process that did it, and are dropped: it will be done again.
+    total: the steps of the whole run.
+    steps_per_epoch: to show epochs.
+    batch_size: to show images per second.
+  """
+
+  def __init__(self, folder: pathlib.Path, start: int, total: int, steps_per_epoch: int,
+               batch_size: int):
+    self._total, self._steps_per_epoch, self._batch_size = total, steps_per_epoch, batch_size
+    self._console = rich.console.Console(highlight=False, soft_wrap=True)
+    self.latest: dict[str, float] = {}  # the newest value of every metric
+    kept = [line for line in read_metrics(folder) if line["step"] <= start]
+    for line in kept:
+      self.latest |= line
+    self._file = (folder / METRICS).open("w", buffering=1)
+    self._file.writelines(json.dumps(line) + "\n" for line in kept)
+    self._events = tensorboardX.SummaryWriter(str(folder), purge_step=start + 1)
+    self._bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[status]}"), console=self._console, transient=True)
+    self._task = self._bar.add_task("compiling", total=total, completed=start, status="")
+    self._began = self._shown = self._clock = time.monotonic()
+    self._began_at = self._clock_step = start
+    self._compiled = False
+
+  def __enter__(self) -> "Writers":
+    if self._console.is_terminal:
+      self._bar.start()
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    self._bar.stop()
+    self._file.close()
+    self._events.close()
+
+  def say(self, text: str) -> None:
+    """A line for the person who watches."""
+    self._console.print(text, markup=False)
+
+  def block(self, lines: Mapping[str, str]) -> None:
+    """The start-up block, a name and a text a line, and where the run stands."""
+    width = max(map(len, lines))
+    for name, text in lines.items():
+      self.say(f"  {name:<{width}}  {text}")
+    if self._began_at >= self._total:
+      self.say(f"this run is finished: step {self._began_at:,} of {self._total:,} is done")
+    elif self._began_at:
+      self.say(f"going on from step {self._began_at:,}")
+
+  def restart_clock(self, step: int) -> None:
+    """From here on time counts as training: call it after compiling, evaluating, saving."""
+    self._clock, self._clock_step = time.monotonic(), step
+
+  def progress(self, step: int, window: Any, schedule: Callable) -> None:
+    """Moves the bar, or prints a line now and then; waits for the device only to show a loss."""
+    if not self._compiled:
+      jax.block_until_ready(window)
+      self._compiled = True
+      self.say(f"compiled in {time.monotonic() - self._began:.1f} s")
+      self.restart_clock(step)
+    now = time.monotonic()
+    if self._console.is_terminal:
+      epoch = -(-step // self._steps_per_epoch)
+      self._bar.update(self._task, completed=step, description=f"epoch {epoch}")
+    if now - self._shown < (PEEK_EVERY if self._console.is_terminal else PLAIN_EVERY):
+      return
+    seconds = (now - self._began) / (step - self._began_at) * (self._total - step)
+    status = (f"loss {float(window.compute()['loss']):.4f}, learning rate "
+              f"{float(schedule(step - 1)):.3g}, {self._rate(step):,.0f} images/s")
+    if self._console.is_terminal:
+      self._bar.update(self._task, status=status)
+    else:
+      left = datetime.timedelta(seconds=round(seconds))
+      self.say(f"step {step:,} of {self._total:,}: {status}, {left} left")
+    self._shown = time.monotonic()
+
+  def _rate(self, step: int) -> float:
+    """Images per second of training since the clock was restarted."""
+    seconds = max(time.monotonic() - self._clock, 1e-9)
+    return (step - self._clock_step) * self._batch_size / seconds
+
+  def write_training(self, step: int, window: Any, schedule: Callable) -> None:
+    """The training metrics since the last such line, the learning rate and the speed."""
+    metrics = {f"train/{name}": float(value) for name, value in window.compute().items()}
+    speed = {"images_per_second": self._rate(step)} if step > self._clock_step else {}
+    self._write(step, {**metrics, "learning_rate": float(schedule(step - 1)), **speed})
+
+  def write_evaluation(self, step: int, split: str, metrics: Mapping[str, float]
+                       ) -> dict[str, float]:
+    """The metrics of a split; returns them under their full names."""
+    named = {f"{split}/{name}": value for name, value in metrics.items()}
+    self._write(step, named)
+    train = (f", train loss {self.latest['train/loss']:.4f}" if "train/loss" in self.latest else "")
+    self.say(f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}: "
+             f"{split} accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}{train}")
+    return named
+
+  def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+    line = {"step": step, "epoch": round(step / self._steps_per_epoch, 6), **metrics}
+    self.latest |= line
+    self._file.write(json.dumps(line) + "\n")
+    for name, value in metrics.items():
+      self._events.add_scalar(name, value, step)
+
+  def report(self, folder: pathlib.Path, step: int, best: int | None,
+             stopped_by: list[signal.Signals]) -> None:
+    """The last words: the result, and where things are."""
+    self._bar.stop()
+    if step < self._total:
+      self.say(f"stopped by {stopped_by[0].name} and saved at step {step:,} of {self._total:,}; "
+               f"the same command with --workdir={folder} goes on from there")
+      return
+    took = datetime.timedelta(seconds=round(time.monotonic() - self._began))
+    did = f"trained {step - self._began_at:,} steps in {took}. " if step > self._began_at else ""
+    self.say(f"{did}test accuracy {self.latest['test/accuracy']:.2%}, "
+             f"loss {self.latest['test/loss']:.4f}, last step")
+    if best is not None:
+      self.say(f"best by validation: step {best:,} (evaluate it with --checkpoint=best)")
+    self.say(f"in {folder}: config.json, metrics.jsonl, checkpoints/, TensorBoard events")
+    self.say(f"evaluate with: python -m cnnjax.evaluate --workdir={folder}")
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
+  """The lines of a run's metrics.jsonl; a last line that was cut off by a kill is left out."""
+  file = folder / METRICS
+  lines = file.read_text().splitlines() if file.is_file() else []
+  found = []
+  for line in lines:
+    try:
+      found.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return found
