@@ -34,7 +34,9 @@ class Checkpoints:
         options=ocp.CheckpointManagerOptions(
             best_fn=score, preservation_policy=policies, read_only=read_only,
             create=not read_only, cleanup_tmp_directories=not read_only),
-        item_names=("variables", "training", "meta"))
+        item_handlers={"variables": ocp.StandardCheckpointHandler(),
+                       "training": ocp.StandardCheckpointHandler(),
+                       "meta": ocp.JsonCheckpointHandler()})
 
   def step(self, which: str = "last") -> int | None:
     """The step of the last or the best checkpoint, None where there is none."""

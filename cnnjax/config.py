@@ -212,6 +212,11 @@ def parse_duration(value: float | int | str, key: str) -> tuple[float, str]:
   return amount, unit
 
 
+def duration_text(value: float | int | str) -> str:
+  """A duration in words."""
+  return value if isinstance(value, str) else f"{value:g} epoch{'s' if value != 1 else ''}"
+
+
 def in_steps(value: float | int | str, key: str, steps_per_epoch: int, batch_size: int) -> int:
   """A duration as a whole number of steps, rounded to the nearest."""
   amount, unit = parse_duration(value, key)

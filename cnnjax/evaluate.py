@@ -23,11 +23,13 @@ def evaluate(step: Callable, variables: Any, pipeline: Any, batch_size: int) -> 
     pipeline: gives (batch, mask) over the split, by `once(batch_size)`.
     batch_size: examples at a time; changes the result by rounding at most.
   """
+  from cnnjax import tasks  # late, as below
+
   batches = iter(pipeline.once(batch_size))
   total = step(variables, *next(batches))
   for batch, mask in batches:
     total = total.merge(step(variables, batch, mask))
-  return {name: float(value) for name, value in total.compute().items()}
+  return tasks.compute(total)
 
 
 def evaluate_checkpoint(workdir: pathlib.Path, split: str = "test", checkpoint: str = "last",
@@ -43,7 +45,7 @@ def evaluate_checkpoint(workdir: pathlib.Path, split: str = "test", checkpoint: 
   Raises:
     UserError: there is no such run, checkpoint or split, or the checkpoint does not fit.
   """
-  import jax  # late, all of them: --help need not import JAX
+  import jax  # late: --help need not import JAX
 
   from cnnjax import checkpoints, data, models, sharding, state, steps, tasks
   from cnnjax import config as configs

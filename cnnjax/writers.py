@@ -13,6 +13,8 @@ import rich.console
 import rich.progress
 import tensorboardX
 
+from cnnjax import tasks
+
 METRICS = "metrics.jsonl"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 PEEK_EVERY = 0.5  # seconds between looks at the loss for the progress bar
@@ -56,9 +58,13 @@ class Writers:
     return self
 
   def __exit__(self, *exception: Any) -> None:
-    self._bar.stop()
+    self._stop_bar()
     self._file.close()
     self._events.close()
+
+  def _stop_bar(self) -> None:
+    if self._bar.live.is_started:
+      self._bar.stop()
 
   def say(self, text: str) -> None:
     """A line for the person who watches."""
@@ -92,7 +98,7 @@ class Writers:
     if now - self._shown < (PEEK_EVERY if self._console.is_terminal else PLAIN_EVERY):
       return
     seconds = (now - self._began) / (step - self._began_at) * (self._total - step)
-    status = (f"loss {float(window.compute()['loss']):.4f}, learning rate "
+    status = (f"loss {tasks.compute(window)['loss']:.4f}, learning rate "
               f"{float(schedule(step - 1)):.3g}, {self._rate(step):,.0f} images/s")
     if self._console.is_terminal:
       self._bar.update(self._task, status=status)
@@ -108,7 +114,7 @@ class Writers:
 
   def write_training(self, step: int, window: Any, schedule: Callable) -> None:
     """The training metrics since the last such line, the learning rate and the speed."""
-    metrics = {f"train/{name}": float(value) for name, value in window.compute().items()}
+    metrics = {f"train/{name}": value for name, value in tasks.compute(window).items()}
     speed = {"images_per_second": self._rate(step)} if step > self._clock_step else {}
     self._write(step, {**metrics, "learning_rate": float(schedule(step - 1)), **speed})
 
@@ -132,7 +138,7 @@ class Writers:
   def report(self, folder: pathlib.Path, step: int, best: int | None,
              stopped_by: list[signal.Signals]) -> None:
     """The last words: the result, and where things are."""
-    self._bar.stop()
+    self._stop_bar()
     if step < self._total:
       self.say(f"stopped by {stopped_by[0].name} and saved at step {step:,} of {self._total:,}; "
                f"the same command with --workdir={folder} goes on from there")

@@ -67,6 +67,9 @@ def load(config: ConfigDict, split: str) -> Split:
       image = resize(record[image_key], size)
       images = np.empty((n, *image.shape), np.uint8) if images is None else images
       images[i], labels[i] = image, record[label_key]
+  if labels.min() < 0:
+    raise UserError(f"the labels of the split {split!r} of {config.name} are not public; choose "
+                    "another one in data.test")
   return Split(images, labels, classes)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import optax
 from ml_collections import ConfigDict
 
+from cnnjax.config import duration_text
 from cnnjax.errors import UserError, unknown
 
 ToSteps = Callable[[float | int | str, str], int]  # (duration, its key) -> steps
@@ -75,12 +76,13 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
 
 def describe(config: ConfigDict, peak: float) -> str:
   """The schedule in words."""
+  at = ", ".join(map(duration_text, config.boundaries))
   text = {
       "constant": "constant",
-      "step": f"x{config.factor:g} at {', '.join(map(str, config.boundaries))}",
+      "step": f"x{config.factor:g} at {at}",
       "cosine": "cosine",
-      "warm_restarts": f"cosine with warm restarts, first period {config.first_period}, "
-                       f"x{config.multiplier:g}, peaks x{config.peak_decay:g}",
+      "warm_restarts": f"cosine with warm restarts after {duration_text(config.first_period)}, "
+                       f"periods x{config.multiplier:g}, peaks x{config.peak_decay:g}",
   }[config.name]
-  warmup = f", warm-up {config.warmup}" if config.warmup else ""
+  warmup = f", warm-up {duration_text(config.warmup)}" if config.warmup else ""
   return f"learning rate {peak:g}, {text}{warmup}"

@@ -1,0 +1,82 @@
+"""The shared layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from cnnjax.models import layers
+
+
+class Apply(nn.Module):
+  """A function that needs a compact method around it."""
+
+  function: object
+
+  @nn.compact
+  def __call__(self, x):
+    return self.function(x)
+
+
+@pytest.mark.smoke
+def test_drop_path_is_per_example_and_unbiased():
+  x = jnp.ones((4000, 2, 2, 3))
+  drop = Apply(lambda x: layers.drop_path(x, 0.25, train=True))
+  y = np.asarray(drop.apply({}, x, rngs={"dropout": jax.random.key(0)})).reshape(4000, -1)
+  assert (y == y[:, :1]).all()  # an example survives or falls as a whole
+  np.testing.assert_allclose(np.unique(y), [0, 1 / 0.75], rtol=1e-6)
+  # The mean of 4000 draws has a standard deviation of sqrt(0.25 / 0.75 / 4000) = 0.009.
+  assert abs(y[:, 0].mean() - 1) < 0.03
+
+
+@pytest.mark.parametrize("rate, train", [(0.0, True), (0.5, False)])
+def test_drop_path_is_the_identity_without_a_key(rate, train):
+  x = jnp.arange(6.0).reshape(2, 1, 1, 3)
+  assert jnp.array_equal(Apply(lambda x: layers.drop_path(x, rate, train=train)).apply({}, x), x)
+
+
+def test_option_a_shortcut():
+  x = jnp.arange(1.0, 1 + 2 * 5 * 5 * 3).reshape(2, 5, 5, 3)
+  y = layers.option_a_shortcut(x, 8, strides=2)
+  assert y.shape == (2, 3, 3, 8)
+  assert jnp.array_equal(y[..., 2:5], x[:, ::2, ::2])
+  assert not y[..., :2].any() and not y[..., 5:].any()
+
+
+def test_max_pool_pads_with_minus_infinity():
+  x = -jnp.ones((1, 4, 4, 1))
+  assert jnp.array_equal(layers.max_pool(x, 3, strides=2, padding=1), -jnp.ones((1, 2, 2, 1)))
+
+
+def test_activations_at_known_points():
+  at = {name: float(function(jnp.float32(-1.0))) for name, function in layers.ACTIVATIONS.items()}
+  expected = {
+    "relu": 0, "leaky_relu": -0.01, "sigmoid": 0.26894142, "tanh": -0.76159416,
+    "gelu": -0.15865525,  # -1 times the normal distribution at -1; the tanh form gives -0.15880801
+  }  # fmt: skip
+  assert at == pytest.approx(expected, abs=1e-7)
+
+
+def test_convolution_is_the_same_with_and_without_the_barrier():
+  x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
+  conv = lambda train: layers.conv(
+    8, 3, strides=2, padding=1, groups=2, dtype=jnp.float32, train=train
+  )
+  variables = conv(False).init(jax.random.key(1), x)
+  assert variables["params"]["kernel"].shape == (3, 3, 2, 8)
+  loss = lambda x, train: jnp.sum(conv(train).apply(variables, x) ** 2)
+  for train in (False, True):
+    assert conv(train).apply(variables, x).shape == (2, 3, 3, 8)
+  np.testing.assert_allclose(jax.grad(loss)(x, True), jax.grad(loss)(x, False), rtol=1e-6)
+  # Per-example gradients need the barrier to batch.
+  assert jax.vmap(jax.grad(lambda x: loss(x[None], True)))(x).shape == x.shape
+
+
+def test_initial_scales():
+  conv = layers.conv(256, 3, padding=1, dtype=jnp.float32, train=False)
+  kernel = conv.init(jax.random.key(0), jnp.zeros((1, 1, 1, 64)))["params"]["kernel"]
+  assert float(kernel.std()) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)  # fan out
+  head = layers.dense(500, dtype=jnp.float32).init(jax.random.key(0), jnp.zeros((1, 400)))["params"]
+  assert float(abs(head["kernel"]).max()) == pytest.approx(1 / 20, rel=0.01)
+  assert not head["bias"].any()

@@ -1,0 +1,134 @@
+"""The registry: what a fork does, and every way a user can be wrong."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from cnnjax import models
+from cnnjax.errors import UserError
+from cnnjax.models import registry
+
+
+@pytest.fixture(autouse=True)
+def own_table(monkeypatch):
+  monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+
+
+class Net(nn.Module):
+  num_classes: int
+  width: models.Size = 8
+  scale: float = 1.0
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    return nn.Dense(self.num_classes)(x.mean(axis=(1, 2)) * self.scale)
+
+
+@pytest.mark.smoke
+def test_a_fork_adds_a_class_with_one_decorator():
+  assert models.register("my_net")(Net) is Net
+  model = models.create("my_net", 7, width=3, scale=2)
+  assert (model.num_classes, model.width, model.scale) == (7, 3, 2.0)
+  x = jnp.ones((2, 4, 4, 3))
+  variables = model.init(jax.random.key(0), x, train=False)
+  assert model.apply(variables, x, train=False).shape == (2, 7)
+
+
+def test_a_fork_adds_a_function():
+  @models.register("deep_mlp", input_shape=(28, 28, 1), reference="a note")
+  def deep_mlp(num_classes, dtype, *, depth: int = 3, width: int = 64):
+    return models.create("mlp", num_classes, dtype=dtype, features=(width,) * depth)
+
+  assert models.fields("deep_mlp") == {"depth": 3, "width": 64}
+  assert models.create("deep_mlp", 10, depth=2).features == (64, 64)
+  entry = models.lookup("deep_mlp")
+  assert (entry.builder, entry.input_shape) == (deep_mlp, (28, 28, 1))
+  assert entry.reference == "a note"
+  with pytest.raises(UserError, match="deep_mlp.depth must be of type int, got '2'"):
+    models.create("deep_mlp", 10, depth="2")
+
+
+def test_variants_carry_their_own_defaults():
+  models.register("net_wide", width=99)(Net)
+  models.register("net")(Net)
+  assert models.fields("net_wide") == {"width": 99, "scale": 1.0}
+  assert models.create("net_wide", 10).width == 99
+  assert models.create("net_wide", 10, width=5).width == 5
+  assert models.create("net", 10).width == 8
+
+
+def test_registering_wrongly():
+  with pytest.raises(UserError, match="'resnet50' is already registered"):
+    models.register("resnet50")(Net)
+  with pytest.raises(UserError, match="unknown option of net 'widht'. Did you mean 'width'"):
+    models.register("net", widht=1)(Net)
+  with pytest.raises(UserError, match="net.width must be of type int, got 1.5"):
+    models.register("net", width=1.5)(Net)
+  with pytest.raises(UserError, match="give depth a default"):
+    models.register("net")(lambda num_classes, dtype, depth: Net(num_classes))
+  assert "net" not in models.names()
+
+
+def test_names_are_sorted_as_people_count():
+  names = models.names("resnet*")
+  assert [name for name in names if name in ("resnet18", "resnet101", "resnet1202", "resnet20")] == [
+    "resnet18", "resnet20", "resnet101", "resnet1202",
+  ]  # fmt: skip
+  assert models.names("no_such_*") == []
+  assert set(models.names("wrn_*")) < set(models.names())
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_entry_is_complete(name):
+  entry = models.lookup(name)
+  assert len(entry.input_shape) == 3 and entry.reference
+  assert not {"num_classes", "dtype", "parent", "name"} & set(models.fields(name))
+  model = models.create(name, 10, **models.fields(name))  # what fields() shows, create() takes
+  assert model == models.create(name, 10)
+
+
+@pytest.mark.parametrize(
+  "name, overrides, message",
+  [
+    ("resnet5", {}, "unknown model 'resnet5'. Did you mean 'resnet"),
+    ("mlp", {"droput": 0.1}, "unknown option of mlp 'droput'. Did you mean 'dropout'"),
+    ("mlp", {"dropout": "0.1"}, "mlp.dropout must be of type float, got '0.1'"),
+    ("mlp", {"dropout": True}, "mlp.dropout must be of type float, got True"),
+    ("mlp", {"dropout": 1.0}, "mlp.dropout must be at least 0 and below 1, got 1.0"),
+    ("mlp", {"dropout": float("nan")}, "mlp.dropout must be at least 0 and below 1, got nan"),
+    ("mlp", {"features": 512}, "mlp.features must be a tuple, got 512"),
+    ("mlp", {"features": (512, 2.5)}, r"mlp.features\[1\] must be of type int, got 2.5"),
+    ("mlp", {"features": (512, 0)}, r"mlp.features\[1\] must be at least 1, got 0"),
+    ("resnet18", {"stem_features": 64.0}, "resnet18.stem_features must be of type int, got 64.0"),
+    ("resnet18", {"stem_features": True}, "resnet18.stem_features must be of type int, got True"),
+    ("resnet18", {"preact": 1}, "resnet18.preact must be of type bool, got 1"),
+    ("resnet18", {"stem": "smal"}, "unknown resnet18.stem 'smal'. Did you mean 'small'"),
+    ("resnet18", {"groups": 32}, "need block='bottleneck'"),
+    ("lenet5", {"activation": "tahn"}, "unknown lenet5.activation 'tahn'. Did you mean 'tanh'"),
+    ("lenet5", {"parent": None}, "unknown option of lenet5 'parent'"),
+    ("lenet5", {"dtype": "float31"}, "unknown dtype 'float31'. Did you mean 'float32'"),
+    ("lenet5", {"dtype": jnp.int32}, "unknown dtype 'int32'"),
+    ("lenet5", {"dtype": None}, "unknown dtype"),
+  ],
+)
+def test_wrong_input_is_one_clear_line(name, overrides, message):
+  with pytest.raises(UserError, match=message) as error:
+    models.create(name, 10, **overrides)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_classes", [0, -1, 10.0, True, "10", None])
+def test_num_classes(num_classes):
+  with pytest.raises(UserError, match="lenet5.num_classes must be"):
+    models.create("lenet5", num_classes)
+
+
+def test_what_is_converted():
+  assert models.create("mlp", 10, features=[5, 6]).features == (5, 6)
+  assert models.create("mlp", 10, features=()).features == ()
+  assert isinstance(models.create("mlp", 10, dropout=0).dropout, float)
+  for dtype in (jnp.bfloat16, "bfloat16", jnp.dtype("bfloat16")):
+    assert models.create("mlp", 10, dtype=dtype).dtype == jnp.bfloat16
+  assert models.create("mlp", 10).dtype == jnp.float32

@@ -1,0 +1,75 @@
+"""MLP and the small convolutional networks."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnnjax import models
+from cnnjax.errors import UserError
+
+MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
+
+# Counted in torch from each example's own file, MACs with torch.utils.flop_counter; by hand where
+# the sum is written out.
+COUNTS = [
+  ("mlp", MNIST, 784 * 512 + 512 + 512 * 256 + 256 + 256 * 10 + 10, 784 * 512 + 512 * 256 + 2560),
+  ("simple_cnn", MNIST, 1_199_882, 11_992_448),
+  ("simple_cnn_flax", MNIST, 824_458, 4_643_840),
+  ("simple_cnn_keras", MNIST, 34_826, 2_440_960),
+  (
+    "simple_cnn_small",
+    CIFAR,
+    448 + 4640 + (8 * 8 * 32) * 64 + 64 + 64 * 10 + 10,
+    32 * 32 * 27 * 16 + 16 * 16 * 144 * 32 + 8 * 8 * 32 * 64 + 64 * 10,
+  ),
+]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name, input_shape, parameters, macs", COUNTS)
+def test_counts(measure, name, input_shape, parameters, macs):
+  assert models.lookup(name).input_shape == input_shape
+  assert measure(name, 10, input_shape) == (parameters, 0, macs)
+
+
+def test_options_of_simple_cnn(measure):
+  # No pool: 8x8 pixels stay. Batch norm replaces the bias of a convolution by gamma and beta.
+  options = dict(conv_features=(4,), dense_features=(), pool="none")
+  parameters, _, _ = measure("simple_cnn_small", 10, (8, 8, 3), **options)
+  assert parameters == 27 * 4 + 4 + 8 * 8 * 4 * 10 + 10
+  parameters, statistics, _ = measure(
+    "simple_cnn_small", 10, (8, 8, 3), batch_norm=True, kernel_size=1, **options
+  )
+  assert (parameters, statistics) == (3 * 4 + 2 * 4 + 8 * 8 * 4 * 10 + 10, 2 * 4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "simple_cnn"])
+def test_dropout_acts_in_training_only(name):
+  model = models.create(name, 10)
+  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+  variables = model.init(jax.random.key(0), x, train=False)
+  run = lambda seed, train: model.apply(
+    variables, x, train=train, rngs={"dropout": jax.random.key(seed)}
+  )
+  assert not jnp.array_equal(run(0, True), run(1, True))
+  assert jnp.array_equal(run(0, True), run(0, True))
+  assert jnp.array_equal(run(0, False), run(1, False))
+
+
+def test_bfloat16_gives_float32_logits_and_parameters():
+  for name in ("mlp", "simple_cnn"):
+    model = models.create(name, 10, dtype="bfloat16")
+    x = jnp.zeros((2, 8, 8, 1))
+    variables = jax.eval_shape(lambda x, m=model: m.init(jax.random.key(0), x, train=False), x)
+    logits = jax.eval_shape(lambda v, x, m=model: m.apply(v, x, train=False), variables, x)
+    assert logits.dtype == jnp.float32 and logits.shape == (2, 10)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_too_small_an_input_says_so(size):
+  model = models.create("simple_cnn_keras", 10)
+  with pytest.raises(UserError, match="too small"):
+    jax.eval_shape(
+      lambda x: model.init(jax.random.key(0), x, train=False), jnp.zeros((1, size, size, 1))
+    )
