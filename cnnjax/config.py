@@ -8,10 +8,12 @@ anything is downloaded or compiled.
 import ast
 import difflib
 import importlib.util
+import inspect
 import json
 import math
 import pathlib
 import re
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -103,7 +105,7 @@ _TYPES: dict[str, tuple[type | None, ...]] = {
     "optim.weight_decay_kind": (str, None), "steps_per_dispatch": (int, None),
     "data.name": (str, None), "data.data_dir": (str, None), "data.image_size": (int, None),
     "data.validation": (float, int, str, None), "data.mean": (tuple, None),
-    "data.std": (tuple, None),
+    "data.std": (tuple, None), "optim.schedule.boundaries": (tuple,),
 }  # fmt: skip
 _POSITIVE = (
     "batch_size eval_batch_size steps_per_dispatch data.image_size data.max_gib optim.learning_rate"
@@ -125,7 +127,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """The leaves of a nested config by dotted key."""
   flat = {}
   for key, value in config.items():
-    nested = isinstance(value, Mapping | ConfigDict)
+    nested = isinstance(value, Mapping | ConfigDict) and len(value)
     flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
   return flat
 
@@ -135,7 +137,8 @@ def load(argument: str) -> ConfigDict:
   path, _, preset = argument.partition(":")
   file = pathlib.Path(path)
   if not file.is_file():
-    choices = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+    choices = [str(p) for folder in {file.parent, pathlib.Path("configs")}
+               for p in folder.glob("*.py")]
     raise unknown("config file", path, choices) if choices else UserError(
         f"no config file {path!r}: there is no such file, and no *.py in {str(file.parent)!r}")
   spec = importlib.util.spec_from_file_location(f"cnnjax_config_{file.stem}", file)
@@ -144,9 +147,35 @@ def load(argument: str) -> ConfigDict:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    return module.get_config(preset) if preset else module.get_config()
-  except (AttributeError, KeyError) as e:  # a key that the locked base config does not have
-    raise UserError(f"in {path}: {e.args[0] if e.args else e}") from e
+    if preset and not inspect.signature(module.get_config).parameters:
+      raise UserError(f"{path} has no presets; leave out {':' + preset!r}")
+    config = module.get_config(preset) if preset else module.get_config()
+  except UserError:
+    raise
+  except Exception as e:
+    raise UserError(f"in {path}{_line(e, file)}: {_reason(e)}") from e
+  if not isinstance(config, ConfigDict):
+    raise UserError(f"get_config in {path} gives {config!r}, not a config: it starts from "
+                    "cnnjax.config.default()")
+  return config
+
+
+def _line(error: Exception, file: pathlib.Path) -> str:
+  """The line of a config file that an error comes from."""
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+           if frame.filename == str(file.absolute())]
+  lines += [error.lineno] if isinstance(error, SyntaxError) else []
+  return f", line {lines[-1]}" if lines else ""
+
+
+def _reason(error: Exception) -> str:
+  """An error in words; a key that the locked base config does not have, as `unknown_key` has it."""
+  while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps a KeyError
+    error = error.args[0]
+  text = str(error.args[0]) if error.args else ""
+  if match := re.match(r"(?:Key \"|')(\w+)(?:\" does not exist|'\nDid you mean)", text):
+    return str(unknown_key(match[1], flatten(default())))
+  return f"{type(error).__name__}: {text}"
 
 
 def pick(preset: str, presets: Mapping[str, Callable[[ConfigDict], None]],
@@ -178,35 +207,41 @@ def override(config: ConfigDict, key: str, value: Any) -> None:
       raise UserError(f"config key {key!r} is a group; set one of its keys, such as "
                       f"{next(k for k in flat if k.startswith(key + '.'))!r}")
     raise unknown_key(key, flat)
-  if key in _TYPES and tuple in _TYPES[key] and isinstance(value, int | float):
+  if key in _TYPES and tuple in _TYPES[key] and isinstance(value, int | float | str):
     value = (value,)
   node = config
   for parent in parents:
     node = node[parent]
-  node[leaf] = value
+  try:
+    node[leaf] = value
+  except OverflowError:
+    raise UserError(f"config key {key!r} has too many digits") from None
 
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> UserError:
   """The error for a key that is not there; a right last part counts, whatever its group."""
-  near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-  near = near or difflib.get_close_matches(key, known, n=1)
-  near = near or [k for k in known
-                  if difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1]])]
+  last = {k: k.split(".")[-1] for k in (key, *known)}
+  initials = lambda name: "".join(word[0] for word in name.split("_"))  # lr: learning_rate
+  near = ([k for k in known if last[k] == last[key]]
+          or [k for k in known if initials(last[k]) == last[key]]
+          or [k for k in known if difflib.get_close_matches(last[key], [last[k]])]
+          or difflib.get_close_matches(key, known, cutoff=0.8))
+  near = difflib.get_close_matches(key, near, n=1, cutoff=0)
   hint = f" Did you mean {near[0]!r}?" if near else ""
   return UserError(f"unknown config key {key!r}.{hint} All keys: python -m cnnjax.main --help")
 
 
 def parse_duration(value: float | int | str, key: str) -> tuple[float, str]:
   """(amount, unit) of a duration, the unit being steps, epochs or examples."""
-  if not isinstance(value, str):
-    amount, unit = float(value), "epochs"
-  else:
-    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*(step|epoch|example)s?\s*", value)
-    try:
+  try:
+    if isinstance(value, str):
+      match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(step|epoch|example)s?\s*", value)
       amount, unit = float(match[1]), match[2] + "s"
-    except (TypeError, ValueError):
-      raise UserError(f'{key} is {value!r}; a duration is a number of epochs, "500 steps", '
-                      '"2.5 epochs" or "1e6 examples"') from None
+    else:
+      amount, unit = float(value), "epochs"
+  except (TypeError, ValueError, OverflowError):
+    raise UserError(f'{key} is {value!r}; a duration is a number of epochs, "500 steps", '
+                    '"2.5 epochs" or "1e6 examples"') from None
   if not (math.isfinite(amount) and amount >= 0):
     raise UserError(f"{key} is {value!r}; a duration is finite and not negative")
   return amount, unit
@@ -254,6 +289,8 @@ def _check_values(flat: dict[str, Any]) -> None:
   for key, value in flat.items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"config key {key!r} is {value}; it must be finite")
+    if isinstance(value, int) and abs(value) >= 2**63:
+      raise UserError(f"config key {key!r} has too many digits")
     if key in _POSITIVE and value is not None and not value > 0:
       raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
     if key in _AT_LEAST_ZERO and value < 0:
@@ -268,13 +305,16 @@ def _check_values(flat: dict[str, Any]) -> None:
         raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
   for key in ("data.mean", "data.std"):
     values = flat[key] or ()
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+    if not all(type(v) in (int, float) and abs(v) < 2**63 for v in values):
       raise UserError(f"config key {key!r} is {flat[key]!r}; it takes a number per channel")
     if key == "data.std" and not all(v > 0 for v in values):
       raise UserError(f"config key {key!r} is {flat[key]!r}; deviations are above 0")
   if not (flat["mesh.data"] == -1 or flat["mesh.data"] > 0):
     raise UserError(f"config key 'mesh.data' is {flat['mesh.data']}; it must be above 0, or -1")
+  if not flat["seed"] < 2**32:  # jax.random.key takes the lower 32 bits
+    raise UserError(f"config key 'seed' is {flat['seed']}; it must be below 2**32")
   for boundary in flat["optim.schedule.boundaries"]:
+    _check_type("optim.schedule.boundaries", boundary, _DURATION)
     parse_duration(boundary, "optim.schedule.boundaries")
   if not flat["optim.schedule.multiplier"] >= 1:
     raise UserError("config key 'optim.schedule.multiplier' must be at least 1, not "
@@ -293,6 +333,9 @@ def _check_names(config: ConfigDict) -> None:
   """Each room knows the names it takes."""
   from cnnjax import augment, data, models, optim, tasks  # late: --help need not import JAX
 
+  for key, why in (("num_classes", "the data say it"), ("dtype", "it is the key 'dtype'")):
+    if key in config.model:
+      raise UserError(f"config key 'model.{key}' cannot be set: {why}")
   models.create(**config.model, num_classes=2, dtype=config.dtype)
   data.check(config.data)
   augment.parse(config.augment)

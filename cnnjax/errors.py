@@ -23,5 +23,5 @@ def run(main: Callable[[], int]) -> int:
   try:
     return main()
   except UserError as e:
-    print(f"error: {e}", file=sys.stderr)
+    print("error:", " ".join(str(e).split()), file=sys.stderr)  # one line, whatever it quotes
     return 2

@@ -41,7 +41,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[tuple[str, s
     flag, equals, value = word.partition("=")
     if not flag.startswith("--config."):
       raise unknown("argument", word, ["--config", "--config.KEY=VALUE", "--help", "--workdir"])
-    if not equals and (value := next(rest, None)) is None:
+    if not equals and ((value := next(rest, None)) is None or value.startswith("--")):
       raise UserError(f"{flag} needs a value: {flag}=VALUE")
     overrides.append((flag.removeprefix("--config."), value))
   return args, overrides

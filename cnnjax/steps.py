@@ -42,7 +42,7 @@ def train_step(model: nn.Module, task: Any, optimizer: optax.GradientTransformat
 
     grads, (logits, losses, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    finite = jnp.isfinite(losses.mean()) & jnp.isfinite(optax.global_norm(updates))
+    finite = jnp.isfinite(losses.mean()) & jnp.isfinite(optax.tree.norm(updates))
     return state.replace(
         step=state.step + 1, params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats, opt_state=opt_state,

@@ -21,7 +21,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 def fresh(config: ConfigDict, root: pathlib.Path = pathlib.Path("runs")) -> pathlib.Path:
   """A name for a new run, such as runs/resnet20-digits-20150101-120000."""
-  data = (config.data.name or config.data.source).replace("/", "_").replace(":", "_")
+  data = config.data.name if config.data.source == "tfds" else config.data.source
+  data = data.replace("/", "_").replace(":", "_")
   now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
   name = f"{config.model.name}-{data}-{now}"
   taken = len(list(root.glob(f"{name}*")))
@@ -34,7 +35,11 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
   Raises:
     UserError: it cannot be written, or holds a run whose config differs in more than `MAY_CHANGE`.
   """
-  if (folder / CONFIG).is_file() and (changed := configs.differences(load_config(folder), config)):
+  try:
+    found = (folder / CONFIG).is_file()
+  except OSError as e:  # a name that is too long, a folder that may not be entered
+    raise UserError(f"cannot write to the workdir {folder}: {e.strerror}") from e
+  if found and (changed := configs.differences(load_config(folder), config)):
     lines = "; ".join(f"{key} was {old!r} and is {new!r} now"
                       for key, (old, new) in changed.items())
     raise UserError(f"{folder} holds a run with another config: {lines}. Choose another --workdir, "
@@ -67,5 +72,5 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
     raise UserError(f"{folder} holds no run: there is no {CONFIG} in it")
   try:
     return configs.from_json(file.read_text())
-  except (ValueError, KeyError, AttributeError, TypeError) as e:
+  except (ValueError, KeyError, AttributeError, TypeError, OSError) as e:
     raise UserError(f"cannot read {file}: {e}") from e

@@ -35,14 +35,17 @@ class Writers:
   def __init__(self, folder: pathlib.Path, start: int, total: int, steps_per_epoch: int,
                batch_size: int):
     self._total, self._steps_per_epoch, self._batch_size = total, steps_per_epoch, batch_size
-    self._console = rich.console.Console(highlight=False, soft_wrap=True)
+    self._console = rich.console.Console(highlight=False, soft_wrap=True, emoji=False)
     self.latest: dict[str, float] = {}  # the newest value of every metric
     kept = [line for line in read_metrics(folder) if line["step"] <= start]
     for line in kept:
       self.latest |= line
-    self._file = (folder / METRICS).open("w", buffering=1)
-    self._file.writelines(json.dumps(line) + "\n" for line in kept)
-    self._events = tensorboardX.SummaryWriter(str(folder), purge_step=start + 1)
+    whole = folder / f"{METRICS}.new"  # so that a kill here loses no line
+    whole.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    whole.replace(folder / METRICS)
+    self._file = (folder / METRICS).open("a", buffering=1)
+    self._events = tensorboardX.SummaryWriter(  # the suffix: a file of that second may be there
+        str(folder), purge_step=start + 1, filename_suffix=f".{start}")
     self._bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(),
@@ -145,8 +148,11 @@ class Writers:
       return
     took = datetime.timedelta(seconds=round(time.monotonic() - self._began))
     did = f"trained {step - self._began_at:,} steps in {took}. " if step > self._began_at else ""
-    self.say(f"{did}test accuracy {self.latest['test/accuracy']:.2%}, "
-             f"loss {self.latest['test/loss']:.4f}, last step")
+    if "test/accuracy" in self.latest:
+      self.say(f"{did}test accuracy {self.latest['test/accuracy']:.2%}, "
+               f"loss {self.latest['test/loss']:.4f}, last step")
+    else:  # `epochs` was lowered below where the run stopped, or metrics.jsonl is gone
+      self.say(f"{did}the test split was not evaluated")
     if best is not None:
       self.say(f"best by validation: step {best:,} (evaluate it with --checkpoint=best)")
     self.say(f"in {folder}: config.json, metrics.jsonl, checkpoints/, TensorBoard events")

@@ -37,7 +37,7 @@ def parse(spec: str) -> list[Callable]:
       name = call.func.id
       args = [ast.literal_eval(arg) for arg in call.args]
       kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, AttributeError):
+    except (SyntaxError, ValueError, AttributeError, TypeError):
       raise UserError(f"augment: cannot read {part!r}; write it as name or name(number), "
                       "such as 'pad_crop(4) | flip'") from None
     if name not in OPERATIONS:

@@ -14,7 +14,7 @@ def flip(p: float = 0.5) -> Callable:
     raise UserError(f"augment: flip takes a probability between 0 and 1, not {p!r}")
 
   def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    chosen = jax.random.bernoulli(key, p, (images.shape[0], 1, 1, 1))
+    chosen = jax.random.bernoulli(key, float(p), (images.shape[0], 1, 1, 1))
     return jnp.where(chosen, images[:, :, ::-1], images), targets
   return apply
 

@@ -31,7 +31,7 @@ class Resident:
 
   def start(self, batch_size: int, seed: int) -> None:
     """Fixes the order; an epoch leaves out the remainder, another one each time."""
-    self.batch_size, self.seed = batch_size, seed
+    self.batch_size, self.seed, self._epoch = batch_size, seed, (None, None)
     self.steps_per_epoch = self.size // batch_size
     if not self.steps_per_epoch:
       raise UserError(f"batch_size {batch_size} is larger than the training split ({self.size})")

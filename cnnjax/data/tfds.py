@@ -6,6 +6,7 @@ TensorFlow stays out of the process that trains.
 """
 
 import importlib.util
+import logging
 import os
 import pathlib
 import re
@@ -36,6 +37,7 @@ def check(config: ConfigDict) -> None:
     if not _has_tensorflow():
       raise _not_prepared(builder, config)
     return  # `load` prepares it, and the splits are known then
+  _check_format(builder)
   for key in ("train", "validation", "test"):
     if isinstance(config[key], str):
       _split_info(builder, config[key], f"data.{key}")
@@ -52,6 +54,7 @@ def load(config: ConfigDict, split: str) -> Split:
       raise _not_prepared(builder, config)
     check(config)
     builder = _builder(config.name, config.data_dir)
+  _check_format(builder)
   image_key, label_key, classes = _features(builder)
   shape, size = builder.info.features[image_key].shape, config.image_size
   if size is None and None in shape[:2]:
@@ -93,6 +96,7 @@ def prepare(name: str, data_dir: str | None) -> pathlib.Path:
     builder.download_and_prepare(
         file_format="array_record",
         download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+  _check_format(builder)
   return pathlib.Path(builder.data_path)
 
 
@@ -101,11 +105,14 @@ def _has_tensorflow() -> bool:
 
 
 def _builder(name: str, data_dir: str | None):
+  logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of each folder that is not there
   data_dir = data_dir and os.path.expanduser(data_dir)
   try:
     return tfds.builder(name, data_dir=data_dir, try_gcs=False)
   except tfds.core.DatasetNotFoundError:
     known = tfds.list_builders(with_community_datasets=False)
+    folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR)
+    known += {p.relative_to(folder).parts[0] for p in folder.glob("*/*/**/dataset_info.json")}
     base = name.split(":")[0].split("/")[0]
     if base in known:
       raise UserError(f"TFDS has {base}, but not the version or config of {name!r}") from None
@@ -126,6 +133,15 @@ def _not_prepared(builder, config: ConfigDict) -> UserError:
       "say where it lies with --config.data.data_dir=DIR")
 
 
+def _check_format(builder) -> None:
+  formats = tfds.core.file_adapters.FileFormat
+  if not builder.info.available_file_formats() & formats.with_random_access():
+    raise UserError(
+        f"the data set in {builder.data_path} was prepared as {builder.info.file_format.value}, "
+        "which only TensorFlow reads; prepare it as array_record in another folder, with "
+        f"`python -m cnnjax.data prepare {builder.name} --data_dir=DIR`, and set data.data_dir")
+
+
 def _features(builder) -> tuple[str, str, tuple[str, ...]]:
   """(key of the image, key of the label, class names)."""
   features = builder.info.features
@@ -137,6 +153,10 @@ def _features(builder) -> tuple[str, str, tuple[str, ...]]:
   if image_key is None or label_key is None:
     raise UserError(f"{builder.name} is not an image-classification data set: it needs an image "
                     f"and a class label, and has {', '.join(features)}")
+  dtype = np.dtype(features[image_key].np_dtype)
+  if dtype != np.uint8:
+    raise UserError(f"the images of {builder.name} are {dtype}; only those with 8 bits a channel "
+                    "can be trained on")
   return image_key, label_key, tuple(features[label_key].names)
 
 

@@ -28,8 +28,9 @@ torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 class Conv(nn.Conv):
   """nn.Conv that trains faster on CPU.
 
-  XLA fuses what stands before a convolution into the transposes that its weight gradient needs, and
-  computes it again for each; the barrier keeps them apart. Values are the same.
+  XLA fuses what stands before a convolution into the transposes that its weight gradient needs; the
+  barrier keeps them apart, and values are the same. A ResNet-20 step at batch 64 on two cores,
+  median of 12, without and with: 372 and 327 ms on jax 0.12, 402 and 406 ms (no gain) on jax 0.10.
   """
 
   train: bool = False
@@ -174,6 +175,8 @@ def option_a_shortcut(x: jax.Array, features: int, *, strides: int) -> jax.Array
   github.com/akamaster/pytorch_resnet_cifar10, whose published weights then fit.
   """
   missing = features - x.shape[-1]
+  if missing < 0:
+    raise UserError(f"an option A shortcut cannot take {x.shape[-1]} channels to {features}; use B")
   front = missing // 2
   x = x[:, ::strides, ::strides, :]
   return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (front, missing - front)))

@@ -29,17 +29,18 @@ def _cosine(config, peak, length, warmup, to_steps):
 
 def _warm_restarts(config, peak, length, warmup, to_steps):
   """SGDR (arXiv:1608.03983, equation 5): periods that grow, peaks that may fall."""
-  period = max(1, to_steps(config.first_period, "optim.schedule.first_period"))
-  cycles, starts, start, height = [], [], 0, peak
+  first = max(1, to_steps(config.first_period, "optim.schedule.first_period"))
+  cycles, starts, start, floor = [], [], 0, config.end_factor * peak
   while start < length:
     if len(cycles) == 1000:
       raise UserError(f"optim.schedule: a first period of {config.first_period!r} restarts more "
                       "than 1,000 times in this run")
+    height = max(floor, peak * config.peak_decay ** len(cycles))
+    period = round(first * config.multiplier ** len(cycles))
     cycles.append(optax.cosine_decay_schedule(
-        height, period, alpha=min(1.0, config.end_factor * peak / height)))
+        height, period, alpha=floor / height if height else 1.0))
     start += period
     starts.append(start)
-    period, height = round(period * config.multiplier), height * config.peak_decay
   return optax.join_schedules(cycles, starts[:-1])
 
 

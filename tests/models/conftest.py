@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cnnjax import models
@@ -47,6 +48,24 @@ def measure(name: str, num_classes: int, input_shape: tuple[int, int, int], **ov
   return size(variables["params"]), size(variables.get("batch_stats", {})), macs
 
 
+def random_variables(module, x):
+  """Variables for module.apply(variables, x, train=...), drawn in numpy: no compilation."""
+  rng = np.random.default_rng(0)
+
+  def draw(leaf):
+    if leaf.ndim == 1:  # biases and all of batch norm, away from their initial values
+      return jnp.asarray(rng.uniform(0.2, 0.8, leaf.shape), leaf.dtype)
+    return jnp.asarray(rng.normal(0, math.prod(leaf.shape[:-1]) ** -0.5, leaf.shape), leaf.dtype)
+
+  init = functools.partial(module.init, train=False)
+  return jax.tree.map(draw, jax.eval_shape(init, jax.random.key(0), x))
+
+
 @pytest.fixture(scope="session", name="measure")
 def measure_fixture():
   return measure
+
+
+@pytest.fixture(scope="session", name="random_variables")
+def random_variables_fixture():
+  return random_variables

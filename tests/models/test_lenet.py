@@ -37,7 +37,7 @@ def test_c3_table_is_the_papers():
   contiguous = lambda length: [{(first + i) % 6 for i in range(length)} for first in range(6)]
   assert inputs[:6] == contiguous(3)  # every contiguous subset of three
   assert inputs[6:12] == contiguous(4)  # every contiguous subset of four
-  assert inputs[12:15] == [{0, 1, 3, 4}, {1, 2, 4, 5}, {0, 2, 3, 5}]  # discontinuous subsets of four
+  assert inputs[12:15] == [{0, 1, 3, 4}, {1, 2, 4, 5}, {0, 2, 3, 5}]  # discontinuous ones of four
   assert inputs[15] == set(range(6))
 
 
@@ -71,10 +71,10 @@ def test_prototypes_are_fixed_codes_that_differ(num_classes):
   assert differing.min() >= 4
 
 
-def test_logits_of_1998_are_minus_squared_distances():
+def test_logits_of_1998_are_minus_squared_distances(random_variables):
   model = models.create("lenet5_1998", 10)
   x = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
-  params = model.init(jax.random.key(0), x, train=False)["params"]
+  params = random_variables(model, x)["params"]
   # With F6 silenced but for a bias that squashes to the bitmap of 3, class 3 is at distance 0.
   to_code = jnp.arctanh(lenet.prototypes(10)[3] / 1.7159) * 1.5
   f6 = {"kernel": jnp.zeros_like(params["f6"]["kernel"]), "bias": to_code}
@@ -84,10 +84,10 @@ def test_logits_of_1998_are_minus_squared_distances():
 
 
 @pytest.mark.parametrize("name", ["lenet5", "lenet5_1998"])
-def test_padding_to_the_field_changes_nothing(name):
+def test_padding_to_the_field_changes_nothing(name, random_variables):
   model = models.create(name, 10)
   x = jax.random.normal(jax.random.key(0), (2, 28, 29, 1))
-  variables = model.init(jax.random.key(0), x, train=False)
+  variables = random_variables(model, x)
   padded = jnp.pad(x, ((0, 0), (2, 2), (1, 2), (0, 0)))
   run = lambda x: model.apply(variables, x, train=False)
   assert jnp.array_equal(run(x), run(padded))
@@ -104,10 +104,10 @@ def test_other_sizes_say_what_is_taken(name, height, width):
 
 
 @pytest.mark.parametrize("name, overrides", [("lenet5", {"pool": "max"}), ("lenet5_1998", {})])
-def test_every_parameter_learns(name, overrides):
+def test_every_parameter_learns(name, overrides, random_variables):
   model = models.create(name, 10, dtype="bfloat16", **overrides)
   x = jax.random.normal(jax.random.key(0), (4, 32, 32, 1))
-  params = model.init(jax.random.key(0), x, train=False)["params"]
+  params = random_variables(model, x)["params"]
 
   def loss(params):
     logits = model.apply({"params": params}, x, train=True)

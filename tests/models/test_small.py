@@ -44,10 +44,10 @@ def test_options_of_simple_cnn(measure):
 
 
 @pytest.mark.parametrize("name", ["mlp", "simple_cnn"])
-def test_dropout_acts_in_training_only(name):
+def test_dropout_acts_in_training_only(name, random_variables):
   model = models.create(name, 10)
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-  variables = model.init(jax.random.key(0), x, train=False)
+  variables = random_variables(model, x)
   run = lambda seed, train: model.apply(
     variables, x, train=train, rngs={"dropout": jax.random.key(seed)}
   )

@@ -1,0 +1,189 @@
+"""What holds for every source: carving, normalisation, refusals. And the two that need no file."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from cnnjax import data, steps
+from cnnjax.config import default, override
+from cnnjax.data import synthetic
+from cnnjax.errors import UserError
+
+
+def config(source="synthetic", **overrides):
+  c = default()
+  settings = {"source": source, "synthetic.image_size": 4, "synthetic.train_examples": 103,
+              "synthetic.test_examples": 31}
+  for key, value in {**settings, **overrides}.items():
+    override(c, f"data.{key}", value)
+  return c.data
+
+
+def rows(split):
+  """The examples as bytes, label included."""
+  return [image.tobytes() + bytes([label])
+          for image, label in zip(split.images, split.labels, strict=True)]
+
+
+# Carving
+
+@pytest.mark.parametrize("amount, held", [(0.25, 26), (30, 30), (0.1, 11), (93, 93)])
+def test_carving_is_disjoint_stratified_and_covers(amount, held):
+  whole = data.load(config(), ("train",))["train"]
+  splits = data.load(config(validation=amount))
+  train, validation = splits["train"], splits["validation"]
+  assert (len(train), len(validation)) == (103 - held, held)
+  assert sorted(rows(train) + rows(validation)) == sorted(rows(whole))
+  assert len(set(rows(whole))) == 103, "examples must differ for this test to see anything"
+  for split in (train, validation):
+    expected = np.bincount(whole.labels) * len(split) / len(whole)
+    assert np.abs(np.bincount(split.labels, minlength=10) - expected).max() <= 1
+  assert splits["train"].classes == validation.classes == whole.classes
+
+
+@pytest.mark.smoke
+def test_carving_is_the_same_for_every_run():
+  first = data.load(config(validation=20))["validation"]
+  np.random.seed(12345)  # what a run may have done to the global state
+  again = data.load(config(validation=20), ("validation",))["validation"]
+  assert rows(first) == rows(again)
+
+
+@pytest.mark.parametrize("amount", [5, 103, 1000, 0.001, 0.999])
+def test_a_carving_that_cannot_be_is_refused(amount):
+  with pytest.raises(UserError, match=f"data.validation {amount} cannot be carved from 103"):
+    data.load(config(validation=amount))
+
+
+def test_splits_that_are_not_asked_for_are_not_loaded(monkeypatch):
+  asked, load = [], synthetic.load
+  monkeypatch.setattr(synthetic, "load", lambda c, split: asked.append(split) or load(c, split))
+  assert set(data.load(config(), ("test",))) == {"test"}
+  assert asked == ["test"]
+  assert data.load(config())["validation"] is None
+  assert data.load(config(), ("validation",)) == {"validation": None}
+
+
+def test_a_named_validation_split_is_loaded_and_nothing_carved():
+  splits = data.load(config(validation="test"))
+  assert rows(splits["validation"]) == rows(splits["test"])
+  assert len(splits["train"]) == 103
+
+
+# Normalisation
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalization_is_that_of_numpy(channels):
+  train = data.load(config(**{"synthetic.channels": channels}), ("train",))["train"]
+  mean, std = data.normalization(config(), train)
+  scaled = train.images.astype(np.float64) / 255
+  np.testing.assert_allclose(mean, scaled.mean((0, 1, 2)), rtol=1e-12)
+  np.testing.assert_allclose(std, scaled.std((0, 1, 2)), rtol=1e-12)
+  images = steps.normalizer(mean, std)(steps.to_float(jnp.asarray(train.images)))
+  np.testing.assert_allclose(images, (scaled - scaled.mean((0, 1, 2))) / scaled.std((0, 1, 2)),
+                             atol=1e-5)
+
+
+def test_the_values_of_the_config_win():
+  train = data.load(config(), ("train",))["train"]
+  own_mean, own_std = data.normalization(config(), train)
+  given = {"mean": (0.0, 0.5, 1.0), "std": (0.1, 0.2, 0.3)}
+  assert data.normalization(config(**given), train) == tuple(given.values())
+  assert data.normalization(config(mean=given["mean"]), train) == (given["mean"], own_std)
+  assert data.normalization(config(std=given["std"]), train) == (own_mean, given["std"])
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+@pytest.mark.parametrize("values", [(0.5,), (0.5, 0.5, 0.5, 0.5)])
+def test_a_wrong_number_of_channels_is_refused(key, values):
+  train = data.load(config(), ("train",))["train"]
+  with pytest.raises(UserError, match=f"data.{key} has {len(values)} values.*have 3 channels"):
+    data.normalization(config(**{key: values}), train)
+
+
+def test_a_constant_channel_is_not_divided_by_zero():
+  images = np.full((5, 2, 2, 1), 51, np.uint8)
+  train = data.Split(images, np.zeros(5, np.int32), ("a",))
+  assert data.normalization(config(), train) == ((0.2,), (1.0,))
+
+
+# The sources
+
+@pytest.mark.parametrize("name, near", [("digit", "digits"), ("synthetik", "synthetic"),
+                                        ("cifar10", None), ("", None)])
+def test_an_unknown_source_is_an_error_and_no_fallback(name, near):
+  for function in (data.check, data.load):
+    with pytest.raises(UserError, match=f"unknown data source {name!r}") as e:
+      function(config(name))
+    assert near is None or f"Did you mean {near!r}?" in str(e.value)
+
+
+@pytest.mark.parametrize("source", ["digits", "synthetic"])
+@pytest.mark.parametrize("key", ["train", "validation", "test"])
+def test_an_unknown_split_is_refused_with_the_nearest(source, key):
+  data.check(config(source))
+  with pytest.raises(UserError, match=rf"split in data\.{key} 'tset'\. Did you mean 'test'"):
+    data.check(config(source, **{key: "tset"}))
+
+
+@pytest.mark.smoke
+def test_digits():
+  splits = data.load(config("digits"))
+  train, test = splits["train"], splits["test"]
+  assert (train.images.shape, test.images.shape) == ((1437, 8, 8, 1), (360, 8, 8, 1))
+  original = load_digits()
+  scans = np.concatenate([train.images, test.images])[..., 0]
+  assert scans.dtype == np.uint8 and train.labels.dtype == np.int32
+  assert (scans.min(), scans.max(), len(np.unique(scans))) == (0, 255, 17)
+  # Scans do repeat in some data sets; counting occurrences shows that each one is used once.
+  key = lambda image, label: (*np.round(image.reshape(-1) * (16 / 255)).astype(int), label)
+  used = sorted(key(*pair) for split in (train, test)
+                for pair in zip(split.images[..., 0], split.labels, strict=True))
+  assert used == sorted((*image.astype(int), label)
+                        for image, label in zip(original.data, original.target, strict=True))
+  assert not set(rows(train)) & set(rows(test))
+  for split in (train, test):
+    expected = np.bincount(original.target) * len(split) / 1797
+    assert np.abs(np.bincount(split.labels) - expected).max() < 1
+  assert train.classes == tuple("0123456789")
+  assert rows(test) == rows(data.load(config("digits"))["test"])
+
+
+def test_digits_are_resized():
+  small, large = (data.load(config("digits", image_size=size), ("test",))["test"]
+                  for size in (None, 16))
+  assert large.images.shape == (360, 16, 16, 1)
+  np.testing.assert_array_equal(small.labels, large.labels)
+  means = large.images.reshape(360, 8, 2, 8, 2).mean((2, 4))
+  assert np.corrcoef(means.reshape(-1), small.images.reshape(-1))[0, 1] > 0.95
+
+
+def test_synthetic_is_deterministic_and_as_configured():
+  wanted = {"synthetic.num_classes": 7, "synthetic.channels": 2}
+  first, again = (data.load(config(**wanted)) for _ in range(2))
+  for name, size in (("train", 103), ("test", 31)):
+    assert rows(first[name]) == rows(again[name])
+    assert first[name].images.shape == (size, 4, 4, 2) and first[name].images.dtype == np.uint8
+    assert set(first[name].labels) == set(range(7)) and len(first[name].classes) == 7
+  assert not set(rows(first["train"])) & set(rows(first["test"]))
+
+
+def test_synthetic_can_be_learnt():
+  """The nearest class mean of the training split finds the labels of the test split."""
+  splits = data.load(config(**{"synthetic.image_size": 12}))
+  flat = {name: splits[name].images.reshape(len(splits[name]), -1).astype(float)
+          for name in ("train", "test")}
+  means = np.stack([flat["train"][splits["train"].labels == c].mean(0) for c in range(10)])
+  nearest = ((flat["test"][:, None] - means) ** 2).sum(-1).argmin(-1)
+  assert (nearest == splits["test"].labels).mean() > 0.8
+
+
+@pytest.mark.parametrize("validation", [None, 13])
+def test_the_data_in_words(validation):
+  c = config(validation=validation)
+  splits = {name: split for name, split in data.load(c).items() if split}
+  text = data.describe(c, splits)
+  assert text.startswith("synthetic, 4x4x3, 10 classes: ")
+  assert ("90 train, 13 validation, 31 test" if validation else "103 train, 31 test") in text
+  assert ("no validation split" in text) == (validation is None)

@@ -1,0 +1,307 @@
+"""TFDS: small data sets, really written as array_record, without TensorFlow or the network."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets
+
+from cnnjax import data
+from cnnjax.config import default
+from cnnjax.data import __main__ as command
+from cnnjax.data import tfds
+from cnnjax.errors import UserError
+
+FEATURES = tensorflow_datasets.features
+CLASSES = ("ant", "bee", "cow")
+
+
+def image_feature(shape, dtype=np.uint8):
+  return FEATURES.Image(shape=shape, dtype=dtype, encoding_format="png")
+
+
+def write(folder, name, splits, features, version="1.0.0"):
+  """Prepares a data set of those examples; `image` is encoded here, as TFDS needs TensorFlow to."""
+  class Small(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tensorflow_datasets.core.Version(version)
+
+    def _info(self):
+      return tensorflow_datasets.core.DatasetInfo(
+          builder=self, description=name, features=FEATURES.FeaturesDict(features))
+
+    def _split_generators(self, _):
+      return {split: self._generate_examples(examples) for split, examples in splits.items()}
+
+    def _generate_examples(self, examples):
+      for i, example in enumerate(examples):
+        if "image" in example:
+          pixels = example["image"]
+          pixels = pixels[..., ::-1] if pixels.shape[-1] == 3 else pixels
+          example = {**example, "image": cv2.imencode(".png", pixels)[1].tobytes()}
+        yield i, example
+
+  Small.name = name
+  Small(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+def make_examples(n, shapes, seed, dtype=np.uint8, label=None):
+  rng = np.random.default_rng(seed)
+  return [{"image": rng.integers(0, np.iinfo(dtype).max, shapes[i % len(shapes)], dtype=dtype),
+           "label": i % 3 if label is None else label} for i in range(n)]
+
+
+RGB, GREY, VARIED = [(4, 4, 3)], [(4, 4, 1)], [(4, 6, 3), (6, 4, 3), (5, 5, 3)]
+EXAMPLES = {
+    "train": make_examples(20, RGB, 1), "test": make_examples(7, RGB, 2),
+    "hidden": make_examples(4, RGB, 3, label=-1)}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("tensorflow_datasets")
+  label = FEATURES.ClassLabel(names=CLASSES)
+  rgb = {"image": image_feature((4, 4, 3)), "label": label}
+  write(path, "tiny", {"train": EXAMPLES["test"], "test": EXAMPLES["train"]}, rgb)
+  write(path, "tiny", EXAMPLES, rgb, version="1.2.0")
+  write(path, "grey", {"train": make_examples(5, GREY, 4), "test": make_examples(3, GREY, 5)},
+        {"image": image_feature((4, 4, 1)), "label": label})
+  write(path, "varied", {"train": make_examples(6, VARIED, 6), "test": make_examples(3, VARIED, 7)},
+        {"image": image_feature((None, None, 3)), "label": label})
+  write(path, "deep", {"train": make_examples(3, GREY, 8, np.uint16)},
+        {"image": image_feature((4, 4, 1), np.uint16), "label": label})
+  write(path, "prose", {"train": [{"text": "a", "label": 0}]},
+        {"text": FEATURES.Text(), "label": label})
+  return path
+
+
+@pytest.fixture
+def config(folder):
+  def make(**overrides):
+    c = default().data
+    c.update({"source": "tfds", "name": "tiny", "data_dir": str(folder), **overrides})
+    return c
+  return make
+
+
+def same(split, examples):
+  np.testing.assert_array_equal(split.images, np.stack([e["image"] for e in examples]))
+  np.testing.assert_array_equal(split.labels, [e["label"] for e in examples])
+  assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+  assert split.classes == CLASSES
+
+
+@pytest.fixture(scope="session")
+def written(folder):
+  """The examples as TFDS orders them on disk: it shuffles when it writes."""
+  found = {}
+  for split, examples in EXAMPLES.items():
+    source = tensorflow_datasets.builder(
+        "tiny", data_dir=folder, try_gcs=False).as_data_source(split=split)
+    by_bytes = {e["image"].tobytes(): e for e in examples}
+    found[split] = [by_bytes[record["image"].tobytes()] for record in source]
+    assert len({id(e) for e in found[split]}) == len(examples)
+  return found
+
+
+# Reading
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("chunk", [4096, 3])
+def test_every_example_is_read_as_written(config, written, monkeypatch, chunk):
+  monkeypatch.setattr(tfds, "CHUNK", chunk)
+  data.check(config())
+  splits = data.load(config())
+  same(splits["train"], written["train"])
+  same(splits["test"], written["test"])
+
+
+@pytest.mark.parametrize("expression, start, stop", [
+    ("train[:50%]", 0, 10), ("train[50%:]", 10, 20), ("train[3:11]", 3, 11), ("train[-4:]", 16, 20),
+    ("train[95%:]", 19, 20)])
+def test_split_expressions(config, written, expression, start, stop):
+  c = config(train=expression)
+  data.check(c)
+  same(data.load(c)["train"], written["train"][start:stop])
+
+
+def test_splits_add_up(config, written):
+  c = config(train="train[:5]+test[2:]", test="train[5:]", validation="test[:2]")
+  data.check(c)
+  splits = data.load(c)
+  same(splits["train"], written["train"][:5] + written["test"][2:])
+  same(splits["validation"], written["test"][:2])
+
+
+def test_a_validation_split_is_carved(config):
+  splits = data.load(config(validation=5))
+  assert (len(splits["train"]), len(splits["validation"]), len(splits["test"])) == (15, 5, 7)
+
+
+@pytest.mark.parametrize("name, size", [("tiny", 20), ("tiny:1.2.0", 20), ("tiny:1.0.0", 7)])
+def test_versions(config, name, size):
+  assert len(data.load(config(name=name), ("train",))["train"]) == size
+
+
+def test_grey_images_keep_one_channel(config):
+  splits = data.load(config(name="grey"))
+  assert splits["train"].images.shape == (5, 4, 4, 1)
+  assert data.load(config(name="grey", image_size=9))["test"].images.shape == (3, 9, 9, 1)
+
+
+@pytest.mark.parametrize("name, size", [("tiny", 2), ("tiny", 8), ("varied", 4), ("varied", 5)])
+def test_images_are_resized(config, name, size):
+  split = data.load(config(name=name, image_size=size), ("train",))["train"]
+  assert split.images.shape[1:] == (size, size, 3)
+  assert len({image.tobytes() for image in split.images}) == len(split)
+
+
+def test_images_that_differ_in_size_need_a_size(config):
+  with pytest.raises(UserError, match="images of varied differ in size; set data.image_size"):
+    data.load(config(name="varied"))
+
+
+# Refusals
+
+@pytest.mark.parametrize("overrides", [
+    {"test": "train"}, {"test": "train[:1]"}, {"train": "train+test"},
+    {"train": "train[:11]", "test": "train[10:]"}, {"train": "train[5:]", "test": "train[:6]"},
+    {"train": "train[2:5]+train[10:]", "test": "train[5:11]"}])
+def test_training_examples_are_not_evaluated_on(config, overrides):
+  with pytest.raises(UserError, match=r"data\.test .* shares examples with data\.train"):
+    data.check(config(**overrides))
+
+
+def test_nor_is_chosen_by_them(config):
+  with pytest.raises(UserError, match=r"data\.validation 'train\[:5\]' shares examples"):
+    data.check(config(validation="train[:5]"))
+
+
+@pytest.mark.parametrize("overrides", [
+    {"train": "train[:10]", "test": "train[10:]"}, {"train": "train[50%:]", "test": "train[:50%]"},
+    {"train": "train[:5]+train[10:]", "test": "train[5:10]"}])
+def test_parts_that_touch_do_not_overlap(config, overrides):
+  data.check(config(**overrides))
+
+
+@pytest.mark.parametrize("key", ["train", "validation", "test"])
+@pytest.mark.parametrize("expression, message", [
+    ("tset", r"has no 'tset'\. Did you mean 'test'\?"), ("trian[:10]", "Did you mean 'train'"),
+    ("test[:", "cannot read the split"), ("test[:200%]", "cannot read the split"),
+    ("test[50:60]", "cannot read the split"), ("test[0:0]", "is empty")])
+def test_splits_that_are_not_there(config, key, expression, message):
+  with pytest.raises(UserError, match=message) as e:
+    data.check(config(**{key: expression}))
+  assert f"data.{key}" in str(e.value)
+
+
+@pytest.mark.parametrize("name, message", [
+    ("tny", "unknown TFDS data set 'tny'. Did you mean 'tiny'?"),
+    ("cifar1", "unknown TFDS data set 'cifar1'. Did you mean 'cifar10'?"),
+    ("tiny:9.0.0", "not the version or config of 'tiny:9.0.0'"),
+    ("mnist:9.9.9", "cannot be loaded at version 9.9.9"), ("!!", "TFDS cannot use data.name='!!'"),
+    (None, "data.source=tfds needs data.name"), ("", "data.source=tfds needs data.name")])
+def test_data_sets_that_are_not_there(config, name, message):
+  with pytest.raises(UserError) as e:
+    data.check(config(name=name))
+  assert message in str(e.value)
+
+
+def test_a_data_set_without_images_is_refused(config):
+  with pytest.raises(UserError, match="prose is not an image-classification data set.*text, label"):
+    data.check(config(name="prose"))
+
+
+def test_pixels_that_do_not_fit_in_a_byte_are_refused(config):
+  with pytest.raises(UserError, match="images of deep are uint16"):
+    data.check(config(name="deep", test="train"))
+
+
+def test_hidden_labels_are_refused(config):
+  with pytest.raises(UserError, match="labels of the split 'hidden' of tiny are not public"):
+    data.load(config(test="hidden"))
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(config, monkeypatch):
+  monkeypatch.setattr(tfds, "resize", lambda *_: pytest.fail("decoded"))
+  with pytest.raises(UserError, match="20 images take .*max_gib"):
+    data.load(config(max_gib=20 * 48 / 2**30 * 0.9), ("train",))
+
+
+def test_a_data_set_in_another_file_format_is_refused(config, folder, tmp_path):
+  """TensorFlow users have these: TFDS writes tfrecord if nobody says otherwise."""
+  shutil.copytree(folder / "tiny" / "1.2.0", tmp_path / "tiny" / "1.2.0")
+  info = tmp_path / "tiny" / "1.2.0" / "dataset_info.json"
+  info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord"}))
+  for function in (data.check, data.load):
+    with pytest.raises(UserError, match="tfrecord.*array_record.*prepare tiny --data_dir=DIR"):
+      function(config(data_dir=str(tmp_path)))
+
+
+# Preparing
+
+def test_without_tensorflow_the_error_says_how_to_prepare(config, folder, monkeypatch):
+  monkeypatch.setattr(tfds, "_has_tensorflow", lambda: False)
+  with pytest.raises(UserError) as e:
+    data.check(config(name="mnist"))
+  message = str(e.value)
+  assert f"not in {folder}/mnist/3.0.1" in message and "\n" not in message
+  assert f"python -m cnnjax.data prepare mnist --data_dir={folder}" in message
+  with pytest.raises(UserError, match="pip install 'cnnjax\\[prepare\\]'"):
+    tfds.prepare("mnist", str(folder))
+
+
+def test_other_versions_on_disk_are_named(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(tfds, "_has_tensorflow", lambda: False)
+  (tmp_path / "mnist" / "1.0.0").mkdir(parents=True)
+  with pytest.raises(UserError, match=r"versions there: 1\.0\.0"):
+    data.check(config(name="mnist", data_dir=str(tmp_path)))
+
+
+def test_with_tensorflow_it_is_prepared_in_another_process(config, folder, monkeypatch):
+  monkeypatch.setattr(tfds, "_has_tensorflow", lambda: True)
+  data.check(config(name="mnist"))  # its splits are not known yet
+  commands = []
+  def fail(arguments, check):
+    commands.append(arguments[1:])
+    return subprocess.CompletedProcess(arguments, 1)
+  monkeypatch.setattr(tfds.subprocess, "run", fail)
+  with pytest.raises(UserError, match="Prepare it once"):
+    data.load(config(name="mnist"))
+  assert commands == [["-m", "cnnjax.data", "prepare", "mnist", "--data_dir", str(folder)]]
+
+
+def test_a_host_that_cannot_be_reached_is_named_at_once(folder, monkeypatch):
+  monkeypatch.setattr(tfds, "_has_tensorflow", lambda: True)
+  def unreachable(*_):
+    raise OSError("no network")
+  monkeypatch.setattr(tfds.socket, "getaddrinfo", unreachable)
+  with pytest.raises(UserError, match="cannot reach .*, where mnist is downloaded from"):
+    tfds.prepare("mnist", str(folder))
+
+
+def test_the_command_says_where_a_prepared_data_set_lies(folder, capsys):
+  assert command.main(["prepare", "tiny", "--data_dir", str(folder)]) == 0
+  assert capsys.readouterr().out == f"{folder}/tiny/1.2.0\n"
+
+
+def test_reading_does_not_import_tensorflow(folder, tmp_path):
+  """Even where it is installed: here a stand-in that cannot be imported unnoticed."""
+  (tmp_path / "tensorflow").mkdir()
+  (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('imported TensorFlow')")
+  script = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from cnnjax import data
+from cnnjax.config import default
+c = default().data
+c.update(source="tfds", name="tiny", data_dir={str(folder)!r}, image_size=6)
+data.check(c)
+print(len(data.load(c)["train"]), "tensorflow" in sys.modules)
+"""
+  result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          check=False)
+  assert (result.returncode, result.stdout) == (0, "20 False\n"), result.stderr

@@ -1,0 +1,128 @@
+"""The rules of the house, read from the source."""
+
+import ast
+import inspect
+import pathlib
+import re
+
+import pytest
+
+from cnnjax import config as configs
+from cnnjax import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = {str(file.relative_to(ROOT / "cnnjax")): file
+         for file in sorted((ROOT / "cnnjax").rglob("*.py"))}
+each_file = pytest.mark.parametrize("name", FILES)
+# One file per volatile dependency.
+OWNERS = {"orbax": "checkpoints.py", "tensorflow_datasets": "data/tfds.py",
+          "tensorboardX": "writers.py"}
+FOREIGN = {"configs", "experiments", "tests", "tensorflow", "torch", "torchvision", "keras", "tf"}
+FORBIDDEN_PARTS = {"clu.metric_writers", "clu.periodic_actions", "clu.deterministic_data",
+                   "clu.checkpoint"}  # they import TensorFlow
+
+
+def tree(name):
+  return ast.parse(FILES[name].read_text())
+
+
+def imports(syntax):
+  """The absolute dotted names that a module imports, wherever in it, and by import_module."""
+  for node in ast.walk(syntax):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+      yield from (str(arg.value) for arg in node.args if isinstance(arg, ast.Constant))
+
+
+def test_the_files_are_found():
+  assert {"train.py", "main.py", "models/resnet.py", "data/tfds.py"} <= FILES.keys()
+
+
+def test_imports_sees_all_forms():
+  source = "import a.b\ndef f():\n  from c import d\nimportlib.import_module('e.f')"
+  assert set(imports(ast.parse(source))) == {"a.b", "c.d", "e.f"}
+
+
+@each_file
+def test_no_foreign_imports(name):
+  for module in imports(tree(name)):
+    assert module.split(".")[0] not in FOREIGN, f"imports {module}"
+    assert not any(module.startswith(part) for part in FORBIDDEN_PARTS), f"imports {module}"
+
+
+@pytest.mark.parametrize("module", OWNERS)
+def test_a_volatile_dependency_has_one_file(module):
+  users = {name for name in FILES if module in {m.split(".")[0] for m in imports(tree(name))}}
+  assert users == {OWNERS[module]}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("models/")])
+def test_models_know_nothing_of_the_other_rooms(name):
+  for module in imports(tree(name)):
+    assert not re.match(r"cnnjax\.(data|tasks|optim|augment|steps|state|train|config)\b", module)
+
+
+@pytest.mark.parametrize("name, limit", [("train.py", 200), ("main.py", 100)])
+def test_the_programs_are_short(name, limit):
+  assert len(FILES[name].read_text().splitlines()) < limit
+
+
+@each_file
+def test_functions_are_short_and_nothing_is_asserted(name):
+  for node in ast.walk(tree(name)):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      length = node.end_lineno - node.lineno + 1
+      assert length <= 80, f"{node.name} has {length} lines"
+    assert not isinstance(node, ast.Assert), f"line {node.lineno}: validate by exceptions"
+
+
+@each_file
+def test_no_defaults_outside_the_base_config(name):
+  """`config.get(key, default)` and `getattr(config, key, default)` hide what a run does."""
+  for node in ast.walk(tree(name)):
+    if not isinstance(node, ast.Call):
+      continue
+    called, args = ast.unparse(node.func), list(map(ast.unparse, node.args))
+    assert not re.search(r"\bconfig(\.\w+)*\.(get|setdefault|pop)$", called), (
+        f"line {node.lineno}: {called}")
+    assert not (called == "getattr" and args[0].startswith("config") and len(args) == 3), (
+        f"line {node.lineno}: {ast.unparse(node)}")
+
+
+@each_file
+def test_modules_and_public_functions_of_programs_have_docstrings(name):
+  syntax = tree(name)
+  assert ast.get_docstring(syntax) or not syntax.body
+  for node in syntax.body:
+    if isinstance(node, ast.FunctionDef) and node.name not in ("main", "check", "load"):
+      assert node.name.startswith("_") or ast.get_docstring(node), node.name
+
+
+def test_only_the_command_lines_print_or_exit():
+  """The rest raises UserError, or writes through writers.py."""
+  allowed = {"errors.py", "main.py", "evaluate.py"} | {n for n in FILES if "__main__" in n}
+  for name in FILES.keys() - allowed:
+    called = {ast.unparse(n.func) for n in ast.walk(tree(name)) if isinstance(n, ast.Call)}
+    assert not called & {"print", "sys.exit", "exit", "quit"}, name
+
+
+def test_every_key_is_in_the_help_and_has_a_word_of_explanation():
+  """A comment of its own, or a group whose neighbours explain it."""
+  shown = main.keys_help()
+  for key in configs.flatten(configs.default()):
+    assert re.search(rf"^--config\.{re.escape(key)} = \S", shown, re.MULTILINE), key
+  source = inspect.getsource(configs.default)
+  for line in source.split("# [keys]")[1].split("# [end]")[0].splitlines():
+    if re.match(r"  c\.\w+ = ", line) and "ConfigDict(" not in line:
+      assert "  # " in line, line
+
+
+def test_tables_of_config_name_keys_that_exist():
+  keys = set(configs.flatten(configs.default()))
+  tables = (configs._TYPES, configs._POSITIVE, configs._AT_LEAST_ZERO, configs._BELOW_ONE,
+            configs._CHOICES, configs.MAY_CHANGE)
+  for table in tables:
+    assert not set(table) - keys

@@ -1,0 +1,267 @@
+"""Runs that are stopped end where those left alone end; results do not know the devices."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax import checkpoints, state, train, writers
+from cnnjax.config import override
+from cnnjax.errors import UserError
+
+# 18 steps of 6 an epoch; a small step budget per line of the log, so that windows straddle stops.
+RUN = """
+import pathlib, sys
+from cnnjax import config, train, workdir
+settings = config.from_json(pathlib.Path(sys.argv[1]).read_text())
+sys.exit(128 + int(train.train(settings, pathlib.Path(sys.argv[2]))[2] or -128))
+"""
+
+
+def leaves(tree):
+  return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def same_bits(a, b):
+  assert len(leaves(a)) == len(leaves(b))
+  return all(np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+def metrics_of(workdir):
+  """The lines of metrics.jsonl without what a clock says."""
+  return [{k: v for k, v in line.items() if k != "images_per_second"}
+          for line in writers.read_metrics(workdir)]
+
+
+def start(config, workdir, tmp_path):
+  """The run as a process of its own, and what it prints."""
+  from cnnjax.config import to_json
+  file = tmp_path / "wanted.json"
+  file.write_text(to_json(config))
+  env = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+  return subprocess.Popen([sys.executable, "-c", RUN, str(file), str(workdir)], env=env,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(process, workdir, step):
+  """Returns when metrics.jsonl holds a line of `step` or later."""
+  for _ in range(1200):
+    lines = writers.read_metrics(workdir)
+    if lines and lines[-1]["step"] >= step:
+      return
+    if process.poll() is not None:
+      pytest.fail(f"ended early:\n{process.stdout.read()}")
+    time.sleep(0.05)
+  pytest.fail("did not get there in a minute")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  """The config of a run, its workdir and its end, trained in one go."""
+  from cnnjax.config import default
+  config = default()
+  config.model = {"name": "simple_cnn", "conv_features": (4,), "dense_features": (8,),
+                  "batch_norm": True}
+  for key, value in {
+      "data.source": "synthetic", "data.synthetic.train_examples": 101,
+      "data.synthetic.test_examples": 37, "data.synthetic.image_size": 8,
+      "data.synthetic.channels": 1, "data.validation": 20, "batch_size": 8, "epochs": 40,
+      "mesh.data": 1, "log_every": "7 steps", "eval_every": 2, "checkpoint_every": "11 steps",
+      "augment": "pad_crop(1) | mixup(0.2)", "optim.weight_decay": 1e-4,
+      "model.dropout": 0.3, "optim.schedule.warmup": "2 steps",
+  }.items():
+    override(config, key, value)
+  workdir = tmp_path_factory.mktemp("undisturbed")
+  end, _, _ = train.train(config, workdir)
+  return config, workdir, end
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_resumed_is_bit_identical(undisturbed, tmp_path, number):
+  """Stopped in mid-epoch, between two lines of the log; the same command goes on."""
+  config, reference, end = undisturbed
+  workdir = tmp_path / "run"
+  process = start(config, workdir, tmp_path)
+  wait_for(process, workdir, step=35)
+  process.send_signal(number)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), output
+  before = checkpoints.Checkpoints(workdir, read_only=True).step()
+  assert before is not None and before < 400
+  if number != signal.SIGKILL:
+    assert f"stopped by {signal.Signals(number).name} and saved at step" in output
+
+  resumed, _, _ = train.train(config, workdir)
+  assert same_bits(resumed, end)
+  assert metrics_of(workdir) == metrics_of(reference)
+
+
+def test_killed_again_and_again(undisturbed, tmp_path):
+  """Kills at moments that no one chose, compiling and saving included."""
+  config, reference, end = undisturbed
+  workdir, delays = tmp_path / "run", np.random.default_rng(0).uniform(3, 7, 4)
+  for delay in delays:
+    process = start(config, workdir, tmp_path)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+  resumed, _, _ = train.train(config, workdir)
+  assert same_bits(resumed, end)
+  assert metrics_of(workdir) == metrics_of(reference)
+
+
+@pytest.mark.smoke
+def test_eight_devices_see_the_same_data_and_losses(tiny, tmp_path):
+  ends = {}
+  for devices in (1, 8):
+    config = tiny(**{"mesh.data": devices, "epochs": 2, "log_every": "1 steps"})
+    ends[devices] = train.train(config, tmp_path / str(devices))[0]
+  one, eight = (metrics_of(tmp_path / str(n)) for n in (1, 8))
+  assert [line["step"] for line in one] == [line["step"] for line in eight]
+  for a, b in zip(one, eight, strict=True):
+    for key in a:
+      assert a[key] == pytest.approx(b[key], rel=2e-4, abs=2e-5), (key, a["step"])
+  assert len(leaves(ends[8].params)[0].shape) and all(
+      len(x.sharding.device_set) == 8 for x in jax.tree.leaves(ends[8].params))
+
+
+def test_several_steps_per_dispatch_change_nothing(tiny, tmp_path):
+  """The loop that GPUs use; on CPU its convolutions take another path, so equal to rounding."""
+  ends = []
+  for n in (1, 5):
+    config = tiny(steps_per_dispatch=n, epochs=2)
+    ends.append(train.train(config, tmp_path / str(n))[0])
+  assert int(ends[0].step) == int(ends[1].step)
+  for a, b in zip(leaves(ends[0].params), leaves(ends[1].params), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+  steps = [[line["step"] for line in metrics_of(tmp_path / str(n))] for n in (1, 5)]
+  assert steps[0] == steps[1]
+
+
+def test_seed_decides_and_seeds_differ(tiny, tmp_path):
+  runs = [train.train(tiny(seed=seed, epochs=1), tmp_path / str(i))[0]
+          for i, seed in enumerate((0, 0, 1))]
+  assert same_bits(runs[0], runs[1])
+  assert not same_bits(runs[0].params, runs[2].params)
+
+
+@pytest.mark.smoke
+def test_finished_run_says_so_and_may_be_prolonged(tiny, tmp_path, capsys):
+  config = tiny(epochs=2)
+  end, metrics, _ = train.train(config, tmp_path)
+  lines = metrics_of(tmp_path)
+  capsys.readouterr()
+  again, metrics_again, _ = train.train(config, tmp_path)
+  printed = capsys.readouterr().out
+  assert "this run is finished: step 12 of 12" in printed
+  assert f"test accuracy {metrics['test/accuracy']:.2%}" in printed
+  assert same_bits(end, again) and metrics_of(tmp_path) == lines
+  assert metrics_again["test/accuracy"] == metrics["test/accuracy"]
+
+  override(config, "epochs", 3)
+  longer, _, _ = train.train(config, tmp_path)
+  assert int(longer.step) == 18
+  assert "going on from step 12" in capsys.readouterr().out
+
+
+def test_changed_config_is_refused(tiny, tmp_path):
+  train.train(tiny(epochs=1), tmp_path)
+  with pytest.raises(UserError, match=r"optim.learning_rate was 0.1 and is 0.2 now"):
+    train.train(tiny(**{"epochs": 1, "optim.learning_rate": 0.2}), tmp_path)
+  other = tiny(epochs=1)
+  other.model.conv_features = (5,)
+  with pytest.raises(UserError, match=r"model.conv_features was \[4\] and is \[5\] now"):
+    train.train(other, tmp_path)
+
+
+def test_divergence_stops_the_run_and_keeps_what_is_good(tiny, tmp_path):
+  """The rate is multiplied by 1e35 after five steps, so that the sixth update overflows."""
+  config = tiny(**{"optim.schedule.name": "step", "optim.schedule.boundaries": ("5 steps",),
+                   "optim.schedule.factor": 1e35, "checkpoint_every": "1 steps"})
+  with pytest.raises(UserError, match=r"NaN or infinite in step 6; the checkpoint of step 5 is "
+                                      r"good.*optim.clip_norm"):
+    train.train(config, tmp_path)
+  saved = checkpoints.Checkpoints(tmp_path, read_only=True)
+  assert saved.step() == 5
+  assert all(line["step"] <= 5 for line in metrics_of(tmp_path))
+
+
+def test_best_is_chosen_by_validation_and_never_by_test(tiny, tmp_path):
+  config = tiny(**{"data.validation": 0.2, "epochs": 6})
+  train.train(config, tmp_path)
+  lines = metrics_of(tmp_path)
+  scores = {line["step"]: line["validation/accuracy"] for line in lines
+            if "validation/accuracy" in line}
+  assert [line["step"] for line in lines if "test/accuracy" in line] == [max(scores)]
+  best = checkpoints.Checkpoints(tmp_path, read_only=True).step("best")
+  assert scores[best] == max(scores.values())
+
+
+def test_without_validation_there_is_no_best(tiny, tmp_path):
+  train.train(tiny(epochs=1), tmp_path)
+  saved = checkpoints.Checkpoints(tmp_path, read_only=True)
+  assert saved.step("best") is None and saved.step("last") == 6
+
+
+@pytest.mark.smoke
+def test_loss_falls_in_bfloat16_too(tiny, tmp_path):
+  for dtype in ("float32", "bfloat16"):
+    config = tiny(dtype=dtype, epochs=15, augment="")
+    end, metrics, _ = train.train(config, tmp_path / dtype)
+    assert metrics["test/accuracy"] > 0.9
+    assert all(x.dtype == np.float32 for x in leaves(end.params))
+
+
+def test_label_smoothing_clipping_and_decay_reach_the_step(tiny, tmp_path):
+  """Each of them changes the end of a run; a setting that is not wired in would not."""
+  base = train.train(tiny(epochs=1), tmp_path / "base")[0]
+  for i, change in enumerate([{"task.label_smoothing": 0.1}, {"optim.clip_norm": 0.01},
+                              {"optim.weight_decay": 0.1}, {"optim.nesterov": True},
+                              {"model.dropout": 0.9}, {"optim.schedule.name": "constant"}]):
+    changed = train.train(tiny(epochs=1, **change), tmp_path / str(i))[0]
+    assert not same_bits(base.params, changed.params), change
+
+
+def test_images_that_the_model_cannot_take(tiny, tmp_path):
+  config = tiny()
+  config.model = {"name": "lenet5"}
+  with pytest.raises(UserError, match="lenet5.*28x28 to 32x32"):
+    train.train(config, tmp_path)
+
+
+def test_batch_that_the_devices_cannot_divide(tiny, tmp_path):
+  with pytest.raises(UserError, match="batch_size 12 cannot be divided over 8 devices.*8 or 16"):
+    train.train(tiny(**{"mesh.data": 8, "batch_size": 12}), tmp_path)
+
+
+@pytest.mark.smoke
+def test_digits_reach_their_accuracy_quickly(tmp_path):
+  """A narrow check of the main job on real images; the full one is in the README's table."""
+  from cnnjax.config import load
+  config = load("configs/lenet.py:digits")
+  for key, value in {"epochs": 8, "mesh.data": 1}.items():
+    override(config, key, value)
+  _, metrics, _ = train.train(config, tmp_path)
+  assert metrics["test/accuracy"] > 0.95
+
+
+def test_state_is_counted():
+  assert state.count({"a": np.zeros((2, 3)), "b": {"c": np.zeros(4)}}) == 10
+
+
+def test_a_fresh_run_gets_its_own_folder(tiny, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for _ in range(2):
+    train.train(tiny(epochs=1))
+  runs = sorted(p.name for p in pathlib.Path("runs").iterdir())
+  assert len(runs) == 2 and all(name.startswith("simple_cnn-synthetic-") for name in runs)
+  start_record = json.loads((tmp_path / "runs" / runs[0] / "starts.jsonl").read_text())
+  assert {"jax", "flax", "cnnjax", "python"} <= set(start_record["versions"])

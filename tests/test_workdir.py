@@ -1,0 +1,159 @@
+"""The folder of a run: what is recorded, and when another start may go on in it."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import sys
+
+import jax
+import pytest
+
+from cnnjax import config as configs
+from cnnjax import workdir
+from cnnjax.config import default, override
+from cnnjax.errors import UserError
+
+
+def changed(**settings):
+  config = default()
+  for key, value in settings.items():
+    override(config, key, value)
+  return config
+
+
+def starts(folder):
+  return [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
+
+
+def test_claim_makes_the_folder_and_saves_the_resolved_config(tmp_path):
+  config = changed(**{"optim.clip_norm": 1.0, "data.mean": (0.5,), "model.drop_path": 0.1})
+  workdir.claim(tmp_path / "a" / "b", config)
+  assert workdir.load_config(tmp_path / "a" / "b") == config
+  saved = json.loads((tmp_path / "a" / "b" / "config.json").read_text())
+  assert saved["optim"]["clip_norm"] == 1.0 and saved["optim"]["momentum"] == 0.9
+
+
+def test_claim_records_versions_devices_and_command(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python", "-m", "cnnjax.main", "--config=x y"])
+  workdir.claim(tmp_path, default())
+  start, = starts(tmp_path)
+  for name in ("jax", "flax", "optax", "numpy", "orbax-checkpoint", "tensorflow-datasets"):
+    assert start["versions"][name] == importlib.metadata.version(name)
+  assert start["versions"]["python"] == platform.python_version()
+  assert re.fullmatch(r"\d+\.\d+\.\d+.*", start["versions"]["cnnjax"])
+  assert start["devices"] == ["cpu cpu"] * jax.device_count()
+  assert start["command"][1:] == ["-m", "cnnjax.main", "--config=x y"]
+  age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(start["time"])
+  assert age < datetime.timedelta(minutes=5)
+
+
+def test_every_start_is_recorded(tmp_path):
+  for epochs in (3, 5, 4):
+    workdir.claim(tmp_path, changed(epochs=epochs))
+  assert len(starts(tmp_path)) == 3
+  assert workdir.load_config(tmp_path).epochs == 4
+
+
+@pytest.mark.parametrize("key, value, shown", [
+    ("seed", 1, "seed was 0 and is 1 now"),
+    ("optim.clip_norm", 1.0, "optim.clip_norm was None and is 1.0 now"),
+    ("model.drop_path", 0.1, "model.drop_path was None and is 0.1 now"),
+    ("augment", "flip", "augment was '' and is 'flip' now"),
+    ("data.mean", (0.5,), r"data.mean was None and is \[0.5\] now"),
+])
+def test_another_config_is_refused_and_nothing_is_touched(tmp_path, key, value, shown):
+  workdir.claim(tmp_path, default())
+  before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+  with pytest.raises(UserError, match=shown) as error:
+    workdir.claim(tmp_path, changed(**{key: value, "epochs": 77}))
+  for word in (str(tmp_path), "--workdir", "epochs, "):  # where, the way out, what may change
+    assert word in str(error.value)
+  assert "epochs was" not in str(error.value)
+  assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
+def test_all_differences_are_shown(tmp_path):
+  workdir.claim(tmp_path, default())
+  with pytest.raises(UserError) as error:
+    workdir.claim(tmp_path, changed(seed=1, batch_size=64, **{"model.name": "lenet5"}))
+  assert "batch_size was 128 and is 64 now; model.name was 'resnet20' and is 'lenet5' now; " \
+         "seed was 0 and is 1 now" in str(error.value)
+
+
+@pytest.mark.parametrize("key", configs.MAY_CHANGE)
+def test_what_may_change(tmp_path, key):
+  value = "/elsewhere" if key == "data.data_dir" else 3
+  workdir.claim(tmp_path, default())
+  workdir.claim(tmp_path, changed(**{key: value}))
+  assert configs.flatten(workdir.load_config(tmp_path))[key] == value
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  workdir.claim(tmp_path, default())
+  assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"nonesuch": 1}', "\0"])
+def test_a_config_that_cannot_be_read(tmp_path, text):
+  (tmp_path / "config.json").write_text(text)
+  for use in (workdir.load_config, lambda folder: workdir.claim(folder, default())):
+    with pytest.raises(UserError, match=r"cannot read .*config\.json"):
+      use(tmp_path)
+  assert (tmp_path / "config.json").read_text() == text
+
+
+def test_no_run(tmp_path):
+  with pytest.raises(UserError, match=r"holds no run: there is no config\.json"):
+    workdir.load_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "taken", "n" * 300])
+def test_unwritable(tmp_path, name):
+  (tmp_path / "file").write_text("mine")
+  (tmp_path / "taken" / "config.json").mkdir(parents=True)
+  with pytest.raises(UserError, match="cannot write to the workdir"):
+    workdir.claim(tmp_path / name, default())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("mode", [0o500, 0o000])
+def test_unwritable_by_its_mode(tmp_path, mode):
+  folder = tmp_path / "closed"
+  folder.mkdir(mode=mode)
+  with pytest.raises(UserError, match="Permission denied"):
+    workdir.claim(folder, default())
+
+
+def test_permission_denied_is_told(tmp_path, monkeypatch):
+  """As above, for those who test as root."""
+  def denied(*_, **__):
+    raise PermissionError(13, "Permission denied")
+  for method in ("is_file", "mkdir", "write_text"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="Permission denied"):
+      patch.setattr(pathlib.Path, method, denied)
+      workdir.claim(tmp_path / method, default())
+
+
+@pytest.mark.parametrize("settings, name", [
+    ({}, "resnet20-digits"),
+    ({"data.source": "tfds", "data.name": "mnist:3.0.1", "model.name": "mlp"}, "mlp-mnist_3.0.1"),
+    ({"data.source": "tfds", "data.name": "a/b"}, "resnet20-a_b"),
+    ({"data.source": "digits", "data.name": "cifar10"}, "resnet20-digits"),
+])
+def test_a_fresh_folder_is_named_after_model_and_data(tmp_path, settings, name):
+  folder = workdir.fresh(changed(**settings), tmp_path)
+  assert folder.parent == tmp_path and not folder.exists()
+  assert re.fullmatch(re.escape(name) + r"-\d{8}-\d{6}", folder.name)
+
+
+def test_fresh_folders_differ(tmp_path):
+  folders = set()
+  for _ in range(5):
+    folders.add(workdir.fresh(default(), tmp_path))
+    workdir.claim(max(folders), default())
+  assert len(folders) == 5

@@ -1,0 +1,299 @@
+"""metrics.jsonl, TensorBoard events and the console, fresh and going on."""
+
+import io
+import json
+import re
+import signal
+import struct
+import time
+
+import jax.numpy as jnp
+import pytest
+import rich.console
+
+from cnnjax import writers
+from cnnjax.tasks.classification import Classification
+
+PER_EPOCH, BATCH, TOTAL = 10, 4, 40
+
+
+def window(loss=0.5, correct=3):
+  """Metrics of a batch of four with a known loss and `correct` right."""
+  task = Classification(num_classes=2)
+  labels = jnp.zeros(BATCH, int)
+  logits = jnp.where(jnp.arange(BATCH)[:, None] < correct, jnp.array([1.0, 0]), jnp.array([0, 1.0]))
+  return task.metrics(logits, task.targets(labels), jnp.full(BATCH, loss))
+
+
+def schedule(step):
+  return 0.1 / (1 + step)
+
+
+def make(folder, start=0, total=TOTAL):
+  return writers.Writers(folder, start, total, PER_EPOCH, BATCH)
+
+
+def run(folder, start=0, stop=TOTAL):
+  """Writes what a run from `start` to `stop` does, five steps a line, an evaluation an epoch."""
+  with make(folder, start) as out:
+    out.block({"model": "m"})
+    for step in range(start + 1, stop + 1):
+      out.progress(step, window(), schedule)
+      if step % 5 == 0:
+        out.write_training(step, window(loss=1 / step), schedule)
+      if step % PER_EPOCH == 0:
+        out.write_evaluation(step, "validation", {"accuracy": step / 100, "loss": 2 / step})
+      out.restart_clock(step)
+  return out
+
+
+def lines(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(folder):
+  """[(tag, step, value)] of the TensorBoard events of a folder: TFRecords, oldest file first."""
+  from tensorboardX.proto import event_pb2
+  found = []
+  for file in sorted(folder.glob("events.out.tfevents.*")):
+    data = io.BytesIO(file.read_bytes())
+    while header := data.read(12):  # length, its checksum; the event, its checksum
+      event = event_pb2.Event.FromString(data.read(struct.unpack("<Q", header[:8])[0]))
+      data.read(4)
+      if event.HasField("session_log") and event.session_log.status == 1:  # START: a purge
+        found = [entry for entry in found if entry[1] < event.step]
+      found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+  return found
+
+
+def test_lines_of_metrics(tmp_path):
+  with make(tmp_path) as out:
+    out.progress(5, window(), schedule)
+    time.sleep(0.02)
+    out.restart_clock(0)
+    time.sleep(0.1)
+    out.write_training(5, window(loss=0.25, correct=3), schedule)
+    named = out.write_evaluation(10, "test", {"loss": 0.5, "accuracy": 0.75})
+  train, test = lines(tmp_path)
+  speed = train.pop("images_per_second")
+  assert 5 * BATCH / 1.0 < speed < 5 * BATCH / 0.1
+  assert train == {"step": 5, "epoch": 0.5, "train/loss": 0.25, "train/accuracy": 0.75,
+                   "learning_rate": schedule(4)}  # the rate of the last step done
+  assert test == {"step": 10, "epoch": 1.0, "test/loss": 0.5, "test/accuracy": 0.75}
+  assert named == {"test/loss": 0.5, "test/accuracy": 0.75}
+
+
+def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
+  """A kill loses none."""
+  with make(tmp_path) as out:
+    out.write_training(5, window(), schedule)
+    assert [line["step"] for line in lines(tmp_path)] == [5]
+
+
+def test_no_speed_where_no_step_was_timed(tmp_path):
+  with make(tmp_path) as out:
+    out.progress(5, window(), schedule)  # the first dispatch: compiling, then the clock starts
+    out.write_training(5, window(), schedule)
+  assert "images_per_second" not in lines(tmp_path)[0]
+
+
+def test_latest(tmp_path):
+  out = run(tmp_path, stop=20)
+  assert out.latest.pop("images_per_second") > 0
+  assert out.latest == {
+      "step": 20, "epoch": 2.0, "train/loss": 0.05, "train/accuracy": 0.75,
+      "learning_rate": schedule(19), "validation/accuracy": 0.2, "validation/loss": 0.1}
+
+
+@pytest.mark.parametrize("start, kept", [(0, []), (10, [5, 10, 10]), (12, [5, 10, 10]),
+                                         (20, [5, 10, 10, 15, 20, 20])])
+def test_going_on_drops_later_lines(tmp_path, start, kept):
+  run(tmp_path, stop=20)
+  before = lines(tmp_path)
+  with make(tmp_path, start) as out:
+    assert lines(tmp_path) == before[:len(kept)]
+    assert [line["step"] for line in lines(tmp_path)] == kept
+    assert out.latest.get("step") == (kept[-1] if kept else None)
+    assert out.latest.get("validation/accuracy") == {0: None, 20: 0.2}.get(start, 0.1)
+  assert not list(tmp_path.glob("*.new"))
+
+
+def test_a_stopped_run_reads_like_one_that_was_not(tmp_path):
+  for name in ("whole", "stopped"):
+    (tmp_path / name).mkdir()
+  run(tmp_path / "whole")
+  run(tmp_path / "stopped", stop=27)  # what is after the checkpoint at 10 is done again
+  run(tmp_path / "stopped", start=10)
+  timeless = lambda folder: [{k: v for k, v in line.items() if k != "images_per_second"}
+                             for line in lines(folder)]
+  assert timeless(tmp_path / "whole") == timeless(tmp_path / "stopped")
+  scalars = lambda folder: [e for e in events(folder) if e[0] != "images_per_second"]
+  assert scalars(tmp_path / "whole") == scalars(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("tail", ['{"step": 10, "trai', "{", "\0\0\0", '{"step": 10}garbage'])
+def test_a_last_line_that_was_cut_off(tmp_path, tail):
+  run(tmp_path, stop=5)
+  with (tmp_path / "metrics.jsonl").open("a") as f:
+    f.write(tail)
+  assert [line["step"] for line in writers.read_metrics(tmp_path)] == [5]
+  run(tmp_path, start=5, stop=10)
+  assert [line["step"] for line in lines(tmp_path)] == [5, 10, 10]
+
+
+def test_no_metrics_yet(tmp_path):
+  assert writers.read_metrics(tmp_path) == []
+
+
+def test_a_kill_while_going_on_loses_no_line(tmp_path, monkeypatch):
+  run(tmp_path, stop=20)
+  before = lines(tmp_path)
+  def killed(*_):
+    raise KeyboardInterrupt
+  monkeypatch.setattr("pathlib.Path.replace", killed)
+  with pytest.raises(KeyboardInterrupt):
+    make(tmp_path, start=10)
+  assert lines(tmp_path) == before
+
+
+def test_tensorboard_events(tmp_path):
+  run(tmp_path, stop=10)
+  found = {(tag, step): value for tag, step, value in events(tmp_path)}
+  assert found[("train/loss", 5)] == pytest.approx(0.2)
+  assert found[("validation/accuracy", 10)] == pytest.approx(0.1)
+  assert found[("learning_rate", 10)] == pytest.approx(schedule(9))
+  logged = {(key, line["step"]) for line in lines(tmp_path) for key in line}
+  assert {(tag, step) for tag, step in logged if tag not in ("step", "epoch")} == set(found)
+
+
+def test_tensorboard_itself_reads_them(tmp_path):
+  accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+  run(tmp_path, stop=20)
+  run(tmp_path, start=10, stop=15)
+  reader = accumulators.EventAccumulator(str(tmp_path)).Reload()
+  assert [e.step for e in reader.Scalars("train/loss")] == [5, 10, 15]
+
+
+# The console
+
+
+@pytest.fixture
+def console(monkeypatch):
+  """A function that makes what Writers take for the console; its `file` has what was shown."""
+  real = rich.console.Console
+
+  def make_console(terminal):
+    console = real(file=io.StringIO(), force_terminal=terminal, width=120, highlight=False,
+                   soft_wrap=True, emoji=False)
+    monkeypatch.setattr(rich.console, "Console", lambda **_: console)
+    return console
+  return make_console
+
+
+def test_a_terminal_has_a_bar(tmp_path, console, monkeypatch):
+  shown = console(terminal=True)
+  monkeypatch.setattr(writers, "PEEK_EVERY", 0.0)
+  with make(tmp_path) as out:
+    assert out._bar.live.is_started
+    out.progress(15, window(loss=0.5), schedule)
+    out._bar.refresh()
+    text = shown.file.getvalue()
+    assert "━" in text and "15/40" in text and "epoch 2" in text and "loss 0.5000" in text
+    assert "images/s" in text and "learning rate" in text
+  assert not out._bar.live.is_started
+
+
+def test_the_bar_is_gone_after_an_error(tmp_path, console):
+  shown = console(terminal=True)
+  with pytest.raises(ZeroDivisionError), make(tmp_path) as out:
+    raise ZeroDivisionError
+  assert not out._bar.live.is_started
+  assert shown.file.getvalue().endswith("\x1b[2K") or "\x1b[?25h" in shown.file.getvalue()
+
+
+def test_no_terminal_has_plain_lines(tmp_path, console, monkeypatch):
+  shown = console(terminal=False)
+  monkeypatch.setattr(writers, "PLAIN_EVERY", 0.0)
+  with make(tmp_path) as out:
+    assert not out._bar.live.is_started
+    out.block({"model": "lenet5", "workdir": "runs/x"})
+    out.progress(10, window(loss=0.5), schedule)
+    time.sleep(0.01)
+    out.progress(15, window(loss=0.25), schedule)
+    out.write_training(20, window(loss=0.125), schedule)
+    out.write_evaluation(20, "validation", {"accuracy": 0.875, "loss": 0.5})
+  text = shown.file.getvalue().splitlines()
+  assert not re.search("[\x1b\r━]", shown.file.getvalue())
+  assert text[:2] == ["  model    lenet5", "  workdir  runs/x"]
+  assert re.fullmatch(r"compiled in \d+\.\d s", text[2])
+  assert re.fullmatch(r"step 15 of 40: loss 0\.2500, learning rate 0\.00667, [\d,]+ images/s, "
+                      r"0:00:\d\d left", text[4])
+  assert text[5] == "epoch 2 of 4: validation accuracy 87.50%, loss 0.5000, train loss 0.1250"
+  assert len(text) == 6
+
+
+def test_plain_lines_come_now_and_then(tmp_path, console):
+  shown = console(terminal=False)
+  with make(tmp_path) as out:
+    for step in range(1, 40):
+      out.progress(step, window(), schedule)
+  assert len(shown.file.getvalue().splitlines()) == 1  # the compilation
+
+
+@pytest.mark.parametrize("start, words", [(0, None), (15, "going on from step 15"),
+                                          (40, "finished: step 40 of 40 is done")])
+def test_the_block_says_where_the_run_stands(tmp_path, console, start, words):
+  shown = console(terminal=False)
+  with make(tmp_path, start) as out:
+    out.block({"model": "m"})
+  assert (words or "  model  m") in shown.file.getvalue().splitlines()[-1]
+
+
+def test_names_are_shown_as_they_are(tmp_path, console):
+  """Neither markup nor emoji codes nor line breaks."""
+  monkey = "data train[:90%] [red]x[/red] runs/:fire: " + "long " * 60
+  shown = console(terminal=False)
+  with make(tmp_path) as out:
+    out.say(monkey)
+  assert shown.file.getvalue() == monkey + "\n"
+
+
+def test_console_of_writers_takes_no_emoji(monkeypatch, tmp_path):
+  given = []
+  real = rich.console.Console
+  monkeypatch.setattr(rich.console, "Console", lambda **k: (given.append(k), real(**k))[1])
+  make(tmp_path).__exit__()
+  assert given[0] == {"highlight": False, "soft_wrap": True, "emoji": False}
+
+
+def report(folder, console, start, step, best=None, caught=(), test=True):
+  shown = console(terminal=False)
+  with make(folder, start) as out:
+    if test:
+      out.write_evaluation(TOTAL, "test", {"accuracy": 0.9731, "loss": 0.1})
+    out.report(folder, step, best, list(caught))
+  return shown.file.getvalue()
+
+
+def test_report_of_a_whole_run(tmp_path, console):
+  text = report(tmp_path, console, 0, TOTAL, best=30)
+  assert "trained 40 steps in 0:00:0" in text and "test accuracy 97.31%, loss 0.1000" in text
+  assert "best by validation: step 30 " in text and "--checkpoint=best" in text
+  assert f"python -m cnnjax.evaluate --workdir={tmp_path}" in text
+
+
+def test_report_of_a_run_that_was_done_already(tmp_path, console):
+  report(tmp_path, console, 0, TOTAL)
+  text = report(tmp_path, console, TOTAL, TOTAL, test=False)
+  assert "trained" not in text and "test accuracy 97.31%" in text and "best by" not in text
+
+
+def test_report_of_a_stopped_run(tmp_path, console):
+  text = report(tmp_path, console, 0, 17, caught=[signal.SIGTERM], test=False)
+  assert "stopped by SIGTERM and saved at step 17 of 40" in text
+  assert f"--workdir={tmp_path} goes on" in text and "accuracy" not in text
+
+
+def test_report_without_a_test_result(tmp_path, console):
+  """`epochs` was lowered below the step that the run had reached, or metrics.jsonl was deleted."""
+  assert "test split was not evaluated" in report(tmp_path, console, 50, 50, test=False)
