@@ -25,18 +25,27 @@ class Checkpoints:
   def __init__(self, workdir: pathlib.Path, *, read_only: bool = False):
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each phase of a save
     score = lambda metrics: metrics[METRIC]
-    policies = checkpoint_managers.AnyPreservationPolicy([
+    policies = checkpoint_managers.AnyPreservationPolicy(
+      [
         checkpoint_managers.LatestN(1),
         checkpoint_managers.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False),
-    ])
+      ]
+    )
     self._manager = ocp.CheckpointManager(
-        pathlib.Path(workdir).absolute() / "checkpoints",  # Orbax fails late on a relative path
-        options=ocp.CheckpointManagerOptions(
-            best_fn=score, preservation_policy=policies, read_only=read_only,
-            create=not read_only, cleanup_tmp_directories=not read_only),
-        item_handlers={"variables": ocp.StandardCheckpointHandler(),
-                       "training": ocp.StandardCheckpointHandler(),
-                       "meta": ocp.JsonCheckpointHandler()})
+      pathlib.Path(workdir).absolute() / "checkpoints",  # Orbax fails late on a relative path
+      options=ocp.CheckpointManagerOptions(
+        best_fn=score,
+        preservation_policy=policies,
+        read_only=read_only,
+        create=not read_only,
+        cleanup_tmp_directories=not read_only,
+      ),
+      item_handlers={
+        "variables": ocp.StandardCheckpointHandler(),
+        "training": ocp.StandardCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+      },
+    )
 
   def step(self, which: str = "last") -> int | None:
     """The step of the last or the best checkpoint, None where there is none."""
@@ -52,10 +61,16 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     scores = {METRIC: metrics[METRIC]} if METRIC in metrics else None
-    self._manager.save(step, metrics=scores, force=True, args=ocp.args.Composite(
+    self._manager.save(
+      step,
+      metrics=scores,
+      force=True,
+      args=ocp.args.Composite(
         variables=ocp.args.StandardSave(state.variables),
         training=ocp.args.StandardSave(_training(state)),
-        meta=ocp.args.JsonSave(meta)))
+        meta=ocp.args.JsonSave(meta),
+      ),
+    )
 
   def restore(self, abstract: TrainState) -> TrainState:
     """The state of the last checkpoint, laid out as `abstract` says.
@@ -65,8 +80,11 @@ class Checkpoints:
     """
     step = self.step()
     self._check(step, abstract.variables)
-    found = self._restore(step, variables=ocp.args.StandardRestore(abstract.variables),
-                          training=ocp.args.StandardRestore(_training(abstract)))
+    found = self._restore(
+      step,
+      variables=ocp.args.StandardRestore(abstract.variables),
+      training=ocp.args.StandardRestore(_training(abstract)),
+    )
     return abstract.replace(**found["variables"], **found["training"])
 
   def restore_variables(self, step: int, abstract: Any) -> Any:
@@ -83,24 +101,29 @@ class Checkpoints:
       return self._manager.restore(step, args=ocp.args.Composite(**items))
     except (ValueError, KeyError, OSError, TypeError) as e:
       first = (str(e).strip() or type(e).__name__).splitlines()[0]
-      raise UserError(f"cannot read the checkpoint of step {step} in {self._manager.directory}: "
-                      f"{first}") from e
+      raise UserError(
+        f"cannot read the checkpoint of step {step} in {self._manager.directory}: {first}"
+      ) from e
 
   def _check(self, step: int, variables: Any) -> None:
     """Compares the shapes that were saved with those that the model has now."""
     saved = self._manager.item_metadata(step)["variables"]
     if saved is None:
-      raise UserError(f"the checkpoint of step {step} in {self._manager.directory} holds no "
-                      "parameters")
+      raise UserError(
+        f"the checkpoint of step {step} in {self._manager.directory} holds no parameters"
+      )
     shapes = lambda tree: {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+      jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
     before, now = shapes(saved.tree if hasattr(saved, "tree") else saved), shapes(variables)
     for path in sorted({*before, *now}):
       if before.get(path) != now.get(path):
-        raise UserError(f"the checkpoint in {self._manager.directory} is of another model: {path} "
-                        f"is {before.get(path, 'not there')} in it, and "
-                        f"{now.get(path, 'not there')} in the model")
+        raise UserError(
+          f"the checkpoint in {self._manager.directory} is of another model: {path} "
+          f"is {before.get(path, 'not there')} in it, and "
+          f"{now.get(path, 'not there')} in the model"
+        )
 
   def wait(self) -> None:
     """Returns when what was started is on disk."""

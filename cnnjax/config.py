@@ -23,8 +23,11 @@ from cnnjax.errors import UserError, unknown
 
 
 def default() -> ConfigDict:
-  """Every key of a run with its default. Durations are epochs (a number, may be a fraction), or
-  a string: "500 steps", "2.5 epochs", "1e6 examples"."""
+  """Every key of a run with its default.
+
+  Durations are epochs, as a number that may be a fraction, or a string: "500 steps",
+  "2.5 epochs", "1e6 examples".
+  """
   c = ConfigDict(type_safe=False)
   # [keys] From here to [end] this source is what `--help` shows.
   c.seed = 0  # every random choice of a run follows from it
@@ -40,7 +43,7 @@ def default() -> ConfigDict:
   c.data.name = None  # tfds: the data set, as "cifar10", "mnist:3.0.1" or "name/config"
   c.data.data_dir = None  # tfds: where data sets lie; None: TFDS's own default
   c.data.train = "train"  # split to train on; with tfds any expression, such as "train[:90%]"
-  c.data.validation = None  # None, a share (0.1) or number (5000) of train, or a split expression
+  c.data.validation = None  # None, a share (0.1) or number (5000) of train, or a split
   c.data.test = "test"  # split of the final result; never used to choose anything
   c.data.image_size = None  # resize images to this many pixels square; None: as they are
   c.data.mean = None  # per channel, images in [0, 1]; None: that of the training split
@@ -53,7 +56,7 @@ def default() -> ConfigDict:
   c.data.synthetic.image_size = 32  # pixels, square
   c.data.synthetic.channels = 3
 
-  c.augment = ""  # in order, such as "pad_crop(4) | flip | mixup(0.2)"; see cnnjax/augment
+  c.augment = None  # in order, such as "pad_crop(4) | flip | mixup(0.2)"; see cnnjax/augment
 
   c.task = ConfigDict(type_safe=False)
   c.task.name = "classification"
@@ -77,7 +80,7 @@ def default() -> ConfigDict:
   c.optim.schedule.warmup = 0  # linear, from 0, in front of any schedule; a duration
   c.optim.schedule.boundaries = ()  # step: where the rate drops; durations from the start
   c.optim.schedule.factor = 0.1  # step: what it is multiplied by
-  c.optim.schedule.end_factor = 0.0  # cosine, warm_restarts: the lowest rate, as a share of the peak
+  c.optim.schedule.end_factor = 0.0  # cosine, warm_restarts: lowest rate, as a share of the peak
   c.optim.schedule.first_period = 10  # warm_restarts: length of the first period; a duration
   c.optim.schedule.multiplier = 2.0  # warm_restarts: each period is so much longer
   c.optim.schedule.peak_decay = 1.0  # warm_restarts: each peak is multiplied by it
@@ -105,16 +108,33 @@ _TYPES: dict[str, tuple[type | None, ...]] = {
     "optim.weight_decay_kind": (str, None), "steps_per_dispatch": (int, None),
     "data.name": (str, None), "data.data_dir": (str, None), "data.image_size": (int, None),
     "data.validation": (float, int, str, None), "data.mean": (tuple, None),
-    "data.std": (tuple, None), "optim.schedule.boundaries": (tuple,),
+    "data.std": (tuple, None), "augment": (str, None), "optim.schedule.boundaries": (tuple,),
 }  # fmt: skip
-_POSITIVE = (
-    "batch_size eval_batch_size steps_per_dispatch data.image_size data.max_gib optim.learning_rate"
-    " optim.eps optim.clip_norm optim.schedule.factor optim.schedule.peak_decay"
-    " data.synthetic.train_examples data.synthetic.test_examples data.synthetic.num_classes"
-    " data.synthetic.image_size data.synthetic.channels"
-).split()
-_AT_LEAST_ZERO = "seed optim.weight_decay".split()
-_BELOW_ONE = "optim.momentum optim.b1 optim.b2 task.label_smoothing".split()  # and not below 0
+Rule = tuple[Callable[[Any], bool], str]
+_ABOVE_0: Rule = (lambda v: v > 0, "above 0")
+_AT_LEAST_0: Rule = (lambda v: v >= 0, "at least 0")
+_SHARE: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+# What a value that is not None must be, beside its type.
+_RULES: dict[str, Rule] = {
+    "batch_size": _ABOVE_0, "eval_batch_size": _ABOVE_0, "steps_per_dispatch": _ABOVE_0,
+    "seed": (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32"),  # what jax.random.key takes
+    "mesh.data": (lambda v: v == -1 or v > 0, "above 0, or -1"),
+    "data.image_size": _ABOVE_0, "data.max_gib": _ABOVE_0,
+    "data.validation": (
+        lambda v: isinstance(v, str) or (0 < v < 1 if isinstance(v, float) else v > 0),
+        "a share between 0 and 1, a number of examples, or a split"),
+    "data.mean": (lambda v: all(map(_is_number, v)), "a number per channel"),
+    "data.std": (lambda v: all(_is_number(x) and x > 0 for x in v), "a number above 0 per channel"),
+    "data.synthetic.train_examples": _ABOVE_0, "data.synthetic.test_examples": _ABOVE_0,
+    "data.synthetic.num_classes": _ABOVE_0, "data.synthetic.image_size": _ABOVE_0,
+    "data.synthetic.channels": _ABOVE_0, "task.label_smoothing": _SHARE,
+    "optim.learning_rate": _ABOVE_0, "optim.momentum": _SHARE, "optim.b1": _SHARE,
+    "optim.b2": _SHARE, "optim.eps": _ABOVE_0, "optim.weight_decay": _AT_LEAST_0,
+    "optim.clip_norm": _ABOVE_0, "optim.schedule.factor": _ABOVE_0,
+    "optim.schedule.end_factor": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+    "optim.schedule.multiplier": (lambda v: v >= 1, "at least 1"),
+    "optim.schedule.peak_decay": _ABOVE_0,
+}  # fmt: skip
 _CHOICES = {"dtype": ("float32", "bfloat16"), "optim.weight_decay_kind": ("l2", "decoupled")}
 # What may differ when a run goes on: where it ends, and what does not change its arithmetic.
 MAY_CHANGE = (
@@ -137,10 +157,16 @@ def load(argument: str) -> ConfigDict:
   path, _, preset = argument.partition(":")
   file = pathlib.Path(path)
   if not file.is_file():
-    choices = [str(p) for folder in {file.parent, pathlib.Path("configs")}
-               for p in folder.glob("*.py")]
-    raise unknown("config file", path, choices) if choices else UserError(
-        f"no config file {path!r}: there is no such file, and no *.py in {str(file.parent)!r}")
+    choices = [
+      str(p) for folder in {file.parent, pathlib.Path("configs")} for p in folder.glob("*.py")
+    ]
+    raise (
+      unknown("config file", path, choices)
+      if choices
+      else UserError(
+        f"no config file {path!r}: there is no such file, and no *.py in {str(file.parent)!r}"
+      )
+    )
   spec = importlib.util.spec_from_file_location(f"cnnjax_config_{file.stem}", file)
   if spec is None:
     raise UserError(f"the config file {path!r} is not a Python file (*.py)")
@@ -155,15 +181,19 @@ def load(argument: str) -> ConfigDict:
   except Exception as e:
     raise UserError(f"in {path}{_line(e, file)}: {_reason(e)}") from e
   if not isinstance(config, ConfigDict):
-    raise UserError(f"get_config in {path} gives {config!r}, not a config: it starts from "
-                    "cnnjax.config.default()")
+    raise UserError(
+      f"get_config in {path} gives {config!r}, not a config: it starts from cnnjax.config.default()"
+    )
   return config
 
 
 def _line(error: Exception, file: pathlib.Path) -> str:
   """The line of a config file that an error comes from."""
-  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-           if frame.filename == str(file.absolute())]
+  lines = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.filename == str(file.absolute())
+  ]
   lines += [error.lineno] if isinstance(error, SyntaxError) else []
   return f", line {lines[-1]}" if lines else ""
 
@@ -178,8 +208,9 @@ def _reason(error: Exception) -> str:
   return f"{type(error).__name__}: {text}"
 
 
-def pick(preset: str, presets: Mapping[str, Callable[[ConfigDict], None]],
-         config: ConfigDict) -> ConfigDict:
+def pick(
+  preset: str, presets: Mapping[str, Callable[[ConfigDict], None]], config: ConfigDict
+) -> ConfigDict:
   """`config` after the preset of that name has changed it."""
   if preset not in presets:
     raise unknown("preset", preset, presets)
@@ -195,7 +226,7 @@ def parse_value(text: str) -> Any:
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
-    return text
+    return float(text) if text.lower() in ("nan", "inf", "-inf") else text
 
 
 def override(config: ConfigDict, key: str, value: Any) -> None:
@@ -204,8 +235,10 @@ def override(config: ConfigDict, key: str, value: Any) -> None:
   flat = flatten(config)
   if key not in flat and parents != ["model"]:
     if any(k.startswith(key + ".") for k in flat):
-      raise UserError(f"config key {key!r} is a group; set one of its keys, such as "
-                      f"{next(k for k in flat if k.startswith(key + '.'))!r}")
+      raise UserError(
+        f"config key {key!r} is a group; set one of its keys, such as "
+        f"{next(k for k in flat if k.startswith(key + '.'))!r}"
+      )
     raise unknown_key(key, flat)
   if key in _TYPES and tuple in _TYPES[key] and isinstance(value, int | float | str):
     value = (value,)
@@ -222,10 +255,12 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> UserError:
   """The error for a key that is not there; a right last part counts, whatever its group."""
   last = {k: k.split(".")[-1] for k in (key, *known)}
   initials = lambda name: "".join(word[0] for word in name.split("_"))  # lr: learning_rate
-  near = ([k for k in known if last[k] == last[key]]
-          or [k for k in known if initials(last[k]) == last[key]]
-          or [k for k in known if difflib.get_close_matches(last[key], [last[k]])]
-          or difflib.get_close_matches(key, known, cutoff=0.8))
+  near = (
+    [k for k in known if last[k] == last[key]]
+    or [k for k in known if initials(last[k]) == last[key]]
+    or [k for k in known if difflib.get_close_matches(last[key], [last[k]])]
+    or difflib.get_close_matches(key, known, cutoff=0.8)
+  )
   near = difflib.get_close_matches(key, near, n=1, cutoff=0)
   hint = f" Did you mean {near[0]!r}?" if near else ""
   return UserError(f"unknown config key {key!r}.{hint} All keys: python -m cnnjax.main --help")
@@ -240,8 +275,10 @@ def parse_duration(value: float | int | str, key: str) -> tuple[float, str]:
     else:
       amount, unit = float(value), "epochs"
   except (TypeError, ValueError, OverflowError):
-    raise UserError(f'{key} is {value!r}; a duration is a number of epochs, "500 steps", '
-                    '"2.5 epochs" or "1e6 examples"') from None
+    raise UserError(
+      f'{key} is {value!r}; a duration is a number of epochs, "500 steps", '
+      '"2.5 epochs" or "1e6 examples"'
+    ) from None
   if not (math.isfinite(amount) and amount >= 0):
     raise UserError(f"{key} is {value!r}; a duration is finite and not negative")
   return amount, unit
@@ -275,58 +312,43 @@ def validate(config: ConfigDict) -> None:
 
 def _check_type(key: str, value: Any, types: tuple[type | None, ...]) -> None:
   matches = (
-      value is None if t is None
-      else isinstance(value, int | float) and not isinstance(value, bool) if t is float
-      else isinstance(value, tuple | list) if t is tuple
-      else isinstance(value, t) and not (t is int and isinstance(value, bool))
-      for t in types)
+    value is None
+    if t is None
+    else isinstance(value, int | float) and not isinstance(value, bool)
+    if t is float
+    else isinstance(value, tuple | list)
+    if t is tuple
+    else isinstance(value, t) and not (t is int and isinstance(value, bool))
+    for t in types
+  )
   if not any(matches):
     names = " or ".join("None" if t is None else t.__name__ for t in types)
     raise UserError(f"config key {key!r} takes {names}, not {value!r}")
 
 
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float) and abs(value) < 2**63  # no NaN, nothing a float cannot hold
+
+
 def _check_values(flat: dict[str, Any]) -> None:
   for key, value in flat.items():
-    if isinstance(value, float) and not math.isfinite(value):
-      raise UserError(f"config key {key!r} is {value}; it must be finite")
-    if isinstance(value, int) and abs(value) >= 2**63:
-      raise UserError(f"config key {key!r} has too many digits")
-    if key in _POSITIVE and value is not None and not value > 0:
-      raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
-    if key in _AT_LEAST_ZERO and value < 0:
-      raise UserError(f"config key {key!r} is {value!r}; it must be at least 0")
-    if key in _BELOW_ONE and not 0 <= value < 1:
-      raise UserError(f"config key {key!r} is {value!r}; it must be at least 0 and below 1")
+    if isinstance(value, int | float) and not (isinstance(value, bool) or _is_number(value)):
+      raise UserError(f"config key {key!r} is {value}; it must be finite and below 2**63")
+    holds, text = _RULES.get(key, (lambda _: True, ""))
+    if value is not None and not holds(value):
+      raise UserError(f"config key {key!r} is {value!r}; it must be {text}")
     if key in _CHOICES and value is not None and value not in _CHOICES[key]:
       raise unknown(key, value, _CHOICES[key])
-    if key in _TYPES and _TYPES[key] == _DURATION:
-      amount, unit = parse_duration(value, key)
-      if amount == 0 and key != "optim.schedule.warmup":
-        raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
-  for key in ("data.mean", "data.std"):
-    values = flat[key] or ()
-    if not all(type(v) in (int, float) and abs(v) < 2**63 for v in values):
-      raise UserError(f"config key {key!r} is {flat[key]!r}; it takes a number per channel")
-    if key == "data.std" and not all(v > 0 for v in values):
-      raise UserError(f"config key {key!r} is {flat[key]!r}; deviations are above 0")
-  if not (flat["mesh.data"] == -1 or flat["mesh.data"] > 0):
-    raise UserError(f"config key 'mesh.data' is {flat['mesh.data']}; it must be above 0, or -1")
-  if not flat["seed"] < 2**32:  # jax.random.key takes the lower 32 bits
-    raise UserError(f"config key 'seed' is {flat['seed']}; it must be below 2**32")
+    if (
+      key in _TYPES
+      and _TYPES[key] == _DURATION
+      and not parse_duration(value, key)[0]
+      and key != "optim.schedule.warmup"
+    ):
+      raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
   for boundary in flat["optim.schedule.boundaries"]:
     _check_type("optim.schedule.boundaries", boundary, _DURATION)
     parse_duration(boundary, "optim.schedule.boundaries")
-  if not flat["optim.schedule.multiplier"] >= 1:
-    raise UserError("config key 'optim.schedule.multiplier' must be at least 1, not "
-                    f"{flat['optim.schedule.multiplier']!r}")
-  if not 0 <= flat["optim.schedule.end_factor"] <= 1:
-    raise UserError("config key 'optim.schedule.end_factor' must lie between 0 and 1, not "
-                    f"{flat['optim.schedule.end_factor']!r}")
-  validation = flat["data.validation"]
-  if isinstance(validation, float) and not 0 < validation < 1:
-    raise UserError(f"config key 'data.validation' is {validation}; a share lies between 0 and 1")
-  if isinstance(validation, int) and validation < 1:
-    raise UserError(f"config key 'data.validation' is {validation}; None means no validation split")
 
 
 def _check_names(config: ConfigDict) -> None:
@@ -362,5 +384,8 @@ def from_json(text: str) -> ConfigDict:
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
   """The keys that differ and that a run which goes on may not change, as {key: (old, new)}."""
   before, after = (flatten(json.loads(to_json(c))) for c in (old, new))
-  return {key: (before.get(key), after.get(key)) for key in sorted({*before, *after})
-          if before.get(key) != after.get(key) and key not in MAY_CHANGE}
+  return {
+    key: (before.get(key), after.get(key))
+    for key in sorted({*before, *after})
+    if before.get(key) != after.get(key) and key not in MAY_CHANGE
+  }

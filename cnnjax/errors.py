@@ -10,12 +10,20 @@ class UserError(ValueError):
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
-  """The error for a name that is not among `choices`: the nearest right name, then all of them."""
+  """The error for a name that is not among `choices`: the nearest right name, then all of them.
+
+  Of more than 60 choices, the ten nearest.
+  """
   choices = sorted(str(choice) for choice in choices)
-  near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.4)
+  by_lower = {choice.lower(): choice for choice in choices}
+  near = [
+    by_lower[match]
+    for match in difflib.get_close_matches(str(name).lower(), by_lower, n=10, cutoff=0.4)
+  ]
   hint = f" Did you mean {near[0]!r}?" if near else ""
-  shown = ", ".join(choices[:40]) + (f", ... ({len(choices)} in all)" if len(choices) > 40 else "")
-  return UserError(f"unknown {kind} {name!r}.{hint} Choose from: {shown}")
+  if len(choices) > 60:
+    choices = [*(near or choices[:10]), f"... ({len(choices)} in all)"]
+  return UserError(f"unknown {kind} {name!r}.{hint} Choose from: {', '.join(choices)}")
 
 
 def run(main: Callable[[], int]) -> int:

@@ -1,6 +1,6 @@
 """Exact evaluation: every example once, whatever the batch size and the number of devices.
 
-    python -m cnnjax.evaluate --workdir=runs/lenet --split=test
+python -m cnnjax.evaluate --workdir=runs/lenet --split=test
 """
 
 import argparse
@@ -32,8 +32,9 @@ def evaluate(step: Callable, variables: Any, pipeline: Any, batch_size: int) -> 
   return tasks.compute(total)
 
 
-def evaluate_checkpoint(workdir: pathlib.Path, split: str = "test", checkpoint: str = "last",
-                        **overrides: Any) -> tuple[int, int, dict[str, float]]:
+def evaluate_checkpoint(
+  workdir: pathlib.Path, split: str = "test", checkpoint: str = "last", **overrides: Any
+) -> tuple[int, int, dict[str, float]]:
   """(step, number of examples, metrics) of a run's checkpoint on a split of its data.
 
   Args:
@@ -61,8 +62,11 @@ def evaluate_checkpoint(workdir: pathlib.Path, split: str = "test", checkpoint: 
   configs.validate(config)
   manager = checkpoints.Checkpoints(workdir, read_only=True)
   if (at := manager.step(checkpoint)) is None:
-    why = (" (a run keeps its best when it has a validation split: data.validation)"
-           if checkpoint == "best" and manager.step() is not None else "")
+    why = (
+      " (a run keeps its best when it has a validation split: data.validation)"
+      if checkpoint == "best" and manager.step() is not None
+      else ""
+    )
     raise UserError(f"{workdir} holds no {checkpoint} checkpoint{why}")
   found = data.load(config.data, (split,))[split]
   if found is None:
@@ -70,17 +74,24 @@ def evaluate_checkpoint(workdir: pathlib.Path, split: str = "test", checkpoint: 
   mesh = sharding.make_mesh(config.mesh.data, config.batch_size)
   model = models.create(**config.model, num_classes=len(found.classes), dtype=config.dtype)
   variables = manager.restore_variables(
-      at, state.abstract_variables(model, found.images.shape[1:], mesh))
+    at, state.abstract_variables(model, found.images.shape[1:], mesh)
+  )
   meta = manager.meta(at)
-  step = jax.jit(steps.eval_step(model, tasks.create(config.task, len(found.classes)),
-                                 steps.normalizer(meta["mean"], meta["std"])))
+  step = jax.jit(
+    steps.eval_step(
+      model,
+      tasks.create(config.task, len(found.classes)),
+      steps.normalizer(meta["mean"], meta["std"]),
+    )
+  )
   pipeline = data.Resident(found, mesh, config.data.max_gib)
   return at, len(found), evaluate(step, variables, pipeline, config.eval_batch_size)
 
 
 def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
-      prog="python -m cnnjax.evaluate", description="Evaluates a checkpoint on a whole split.")
+    prog="python -m cnnjax.evaluate", description="Evaluates a checkpoint on a whole split."
+  )
   parser.add_argument("--workdir", required=True, type=pathlib.Path, help="where the run is")
   parser.add_argument("--split", default="test", help="train, validation or test")
   parser.add_argument("--checkpoint", default="last", help="last or best")
@@ -89,10 +100,15 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   overrides = {"eval_batch_size": args.batch_size, "data.data_dir": args.data_dir}
   step, examples, metrics = evaluate_checkpoint(
-      args.workdir, args.split, args.checkpoint,
-      **{key: value for key, value in overrides.items() if value is not None})
-  print(f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}), {args.split} split: "
-        f"accuracy {metrics['accuracy']:.2%} of {examples:,} examples, loss {metrics['loss']:.4f}")
+    args.workdir,
+    args.split,
+    args.checkpoint,
+    **{key: value for key, value in overrides.items() if value is not None},
+  )
+  print(
+    f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}), {args.split} split: "
+    f"accuracy {metrics['accuracy']:.2%} of {examples:,} examples, loss {metrics['loss']:.4f}"
+  )
   return 0
 
 

@@ -1,7 +1,7 @@
 """Trains what a config file says.
 
-    python -m cnnjax.main --config=configs/resnet.py
-    python -m cnnjax.main --config=configs/resnet.py:cifar10 --config.seed=1 --workdir=runs/r20
+python -m cnnjax.main --config=configs/resnet.py
+python -m cnnjax.main --config=configs/resnet.py:cifar10 --config.seed=1 --workdir=runs/r20
 """
 
 import argparse
@@ -27,13 +27,23 @@ def keys_help() -> str:
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
   """The flags, and the overrides as (dotted key, text)."""
   parser = argparse.ArgumentParser(
-      prog="python -m cnnjax.main", description=__doc__, epilog="config keys:\n\n" + keys_help(),
-      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-  parser.add_argument("--config", required=True, metavar="FILE[:PRESET]",
-                      help="a config file (Python, and it is run) and one of its presets")
-  parser.add_argument("--workdir", type=pathlib.Path,
-                      help="where the run is kept; one that was stopped there goes on. Default: a "
-                           "fresh folder under runs/")
+    prog="python -m cnnjax.main",
+    description=__doc__,
+    epilog="config keys:\n\n" + keys_help(),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--config",
+    metavar="FILE[:PRESET]",
+    help="a config file (Python, and it is run) and one of its presets",
+  )
+  parser.add_argument(
+    "--workdir",
+    type=pathlib.Path,
+    help="where the run is kept; one that was stopped there goes on. Default: a "
+    "fresh folder under runs/",
+  )
   args, rest = parser.parse_known_args(argv)
   overrides = []
   rest = iter(rest)
@@ -44,6 +54,13 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[tuple[str, s
     if not equals and ((value := next(rest, None)) is None or value.startswith("--")):
       raise UserError(f"{flag} needs a value: {flag}=VALUE")
     overrides.append((flag.removeprefix("--config."), value))
+  if not args.config:
+    raise UserError("which config? --config=FILE[:PRESET], such as --config=configs/resnet.py")
+  if args.workdir is not None and not args.workdir.name:
+    raise UserError(f"--workdir={args.workdir} names no folder for the run")
+  keys = [key for key, _ in overrides]
+  if twice := [key for key in keys if keys.count(key) > 1]:
+    raise UserError(f"--config.{twice[0]} is given twice")
   return args, overrides
 
 

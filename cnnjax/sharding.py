@@ -17,13 +17,17 @@ def make_mesh(data: int, batch_size: int) -> Mesh:
   devices = jax.devices()
   data = len(devices) if data == -1 else data
   if data > len(devices):
-    raise UserError(f"mesh.data is {data}, but there are {len(devices)} "
-                    f"{jax.default_backend()} devices; use -1 for all of them")
+    raise UserError(
+      f"mesh.data is {data}, but there are {len(devices)} "
+      f"{jax.default_backend()} devices; use -1 for all of them"
+    )
   if batch_size % data:
     below, above = batch_size // data * data, -(-batch_size // data) * data
     near = f"{below} or {above}" if below else f"{above}"
-    raise UserError(f"batch_size {batch_size} cannot be divided over {data} devices; "
-                    f"the nearest that can: {near} (or set mesh.data)")
+    raise UserError(
+      f"batch_size {batch_size} cannot be divided over {data} devices; "
+      f"the nearest that can: {near} (or set mesh.data)"
+    )
   return jax.make_mesh((data,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:data])
 
 

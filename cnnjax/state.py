@@ -39,18 +39,30 @@ class TrainState:
     return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create(model: nn.Module, optimizer: optax.GradientTransformation,
-           window: metrics.Collection, image_shape: tuple[int, int, int], seed: int,
-           mesh: Mesh, *, abstract: bool = False) -> TrainState:
+def create(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  window: metrics.Collection,
+  image_shape: tuple[int, int, int],
+  seed: int,
+  mesh: Mesh,
+  *,
+  abstract: bool = False,
+) -> TrainState:
   """A fresh state for images of `[height, width, channels]`, born on the mesh.
 
   With `abstract`, shapes and shardings only: nothing is computed.
   """
+
   def init() -> TrainState:
     variables = _init(model, image_shape, seed)
     return TrainState(
-        step=jnp.zeros((), jnp.int32), **variables, opt_state=optimizer.init(variables["params"]),
-        window=window, bad_step=jnp.full((), NEVER, jnp.int32))
+      step=jnp.zeros((), jnp.int32),
+      **variables,
+      opt_state=optimizer.init(variables["params"]),
+      window=window,
+      bad_step=jnp.full((), NEVER, jnp.int32),
+    )
 
   if abstract:
     return _laid_out(init, mesh)
@@ -58,7 +70,7 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation,
 
 
 def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh: Mesh) -> Any:
-  """Shapes and shardings of the variables. A model's own word on images it cannot take comes here."""
+  """Shapes and shardings of the variables; a model refuses images that it cannot take here."""
   return _laid_out(lambda: _init(model, image_shape, 0), mesh)
 
 
@@ -69,8 +81,9 @@ def _init(model: nn.Module, image_shape: tuple[int, int, int], seed: int) -> dic
 
 def _laid_out(init: Any, mesh: Mesh) -> Any:
   where = sharding.replicated(mesh)
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-                      jax.eval_shape(init))
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), jax.eval_shape(init)
+  )
 
 
 def count(params: Any) -> int:

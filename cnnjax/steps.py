@@ -1,4 +1,4 @@
-"""The pure training and evaluation steps, built from a model, a task, an optimizer, augmentation."""
+"""The pure training and evaluation steps, built from a model, a task and an optimizer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,9 +24,16 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
   return lambda images: (images - mean) / std
 
 
-def train_step(model: nn.Module, task: Any, optimizer: optax.GradientTransformation,
-               augment: Callable, normalize: Callable, seed: int) -> Callable:
+def train_step(
+  model: nn.Module,
+  task: Any,
+  optimizer: optax.GradientTransformation,
+  augment: Callable,
+  normalize: Callable,
+  seed: int,
+) -> Callable:
   """Returns the pure function (state, batch) -> state of one step."""
+
   def step(state: TrainState, batch: Batch) -> TrainState:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     augment_key, dropout_key = jax.random.split(key)
@@ -35,8 +42,12 @@ def train_step(model: nn.Module, task: Any, optimizer: optax.GradientTransformat
 
     def loss_fn(params):
       logits, updated = model.apply(
-          {"params": params, "batch_stats": state.batch_stats}, images, train=True,
-          rngs={"dropout": dropout_key}, mutable=["batch_stats"])
+        {"params": params, "batch_stats": state.batch_stats},
+        images,
+        train=True,
+        rngs={"dropout": dropout_key},
+        mutable=["batch_stats"],
+      )
       losses = task.loss(logits, targets)
       return losses.mean(), (logits, losses, updated.get("batch_stats", {}))
 
@@ -44,10 +55,14 @@ def train_step(model: nn.Module, task: Any, optimizer: optax.GradientTransformat
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     finite = jnp.isfinite(losses.mean()) & jnp.isfinite(optax.tree.norm(updates))
     return state.replace(
-        step=state.step + 1, params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats, opt_state=opt_state,
-        window=state.window.merge(task.metrics(logits, targets, losses)),
-        bad_step=jnp.where(finite, state.bad_step, jnp.minimum(state.bad_step, state.step)))
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      window=state.window.merge(task.metrics(logits, targets, losses)),
+      bad_step=jnp.where(finite, state.bad_step, jnp.minimum(state.bad_step, state.step)),
+    )
+
   return step
 
 
@@ -57,18 +72,22 @@ def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
   A loop around convolutions is slow on CPU (XLA leaves its fast path inside `while`): there, one
   step at a time, n being 1, with `loop` false. On GPU and TPU the loop saves dispatches.
   """
+
   def once(state: TrainState, feed: Any, n: int = 1) -> TrainState:
     return step(state, take(feed, state.step))
 
   def steps(state: TrainState, feed: Any, n: int) -> TrainState:
     return jax.lax.fori_loop(0, n, lambda _, s: once(s, feed), state)
+
   return steps if loop else once
 
 
 def eval_step(model: nn.Module, task: Any, normalize: Callable) -> Callable:
   """Returns the pure function (variables, batch, mask) -> metrics, summed where `mask` is true."""
+
   def step(variables: Any, batch: Batch, mask: jax.Array) -> Any:
     logits = model.apply(variables, normalize(to_float(batch["image"])), train=False)
     targets = task.targets(batch["label"])
     return task.metrics(logits, targets, task.eval_loss(logits, targets), mask)
+
   return step

@@ -4,8 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from cnnjax import config as configs
 from cnnjax import workdir as workdirs
 from cnnjax.errors import UserError
 from cnnjax.evaluate import evaluate
+from cnnjax.signals import catch_signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,9 @@ def build(config: ConfigDict) -> Program:
   """
   mesh = sharding.make_mesh(config.mesh.data, config.batch_size)
   splits = {name: split for name, split in data.load(config.data).items() if split is not None}
-  pipelines = {name: data.Resident(split, mesh, config.data.max_gib)
-               for name, split in splits.items()}
+  pipelines = {
+    name: data.Resident(split, mesh, config.data.max_gib) for name, split in splits.items()
+  }
   batches = pipelines["train"]
   batches.start(config.batch_size, config.seed)
   mean, std = data.normalization(config.data, splits["train"])
@@ -56,41 +57,53 @@ def build(config: ConfigDict) -> Program:
   task = tasks.create(config.task, len(classes))
 
   to_steps = lambda duration, key: configs.in_steps(
-      duration, key, batches.steps_per_epoch, config.batch_size)
+    duration, key, batches.steps_per_epoch, config.batch_size
+  )
   total = max(1, to_steps(config.epochs, "epochs"))
   schedule = optim.schedules.create(
-      config.optim.schedule, config.optim.learning_rate, total, to_steps)
+    config.optim.schedule, config.optim.learning_rate, total, to_steps
+  )
   optimizer = optim.create(config.optim, schedule, params)
 
   normalize = steps.normalizer(mean, std)
   one_step = steps.train_step(
-      model, task, optimizer, augment.create(config.augment), normalize, config.seed)
+    model, task, optimizer, augment.create(config.augment), normalize, config.seed
+  )
   per_dispatch = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
   return Program(
-      batches=batches,
-      evaluations={name: pipelines[name] for name in ("validation", "test") if name in pipelines},
-      new_state=lambda abstract=False: state.create(
-          model, optimizer, task.no_metrics(), image_shape, config.seed, mesh, abstract=abstract),
-      train_step=jax.jit(steps.several(one_step, batches.take, loop=per_dispatch > 1),
-                         donate_argnums=0),
-      eval_step=jax.jit(steps.eval_step(model, task, normalize)),
-      no_metrics=lambda: sharding.put(task.no_metrics(), sharding.replicated(mesh)),
-      schedule=schedule, total=total,
-      every={name: max(1, to_steps(config[f"{name}_every"], f"{name}_every"))
-             for name in ("log", "eval", "checkpoint")},
-      per_dispatch=per_dispatch, meta={"mean": mean, "std": std},
-      summary={
-          "model": f"{config.model.name}, {state.count(params):,} parameters, {config.dtype}",
-          "data": data.describe(config.data, splits),
-          "devices": sharding.describe(mesh, config.batch_size),
-          "length": f"{total:,} steps, {batches.steps_per_epoch:,} an epoch",
-          "schedule": optim.schedules.describe(config.optim.schedule, config.optim.learning_rate),
-          **optim.describe(config.optim, params),
-          "augment": config.augment or "none"})
+    batches=batches,
+    evaluations={name: pipelines[name] for name in ("validation", "test") if name in pipelines},
+    new_state=lambda abstract=False: state.create(
+      model, optimizer, task.no_metrics(), image_shape, config.seed, mesh, abstract=abstract
+    ),
+    train_step=jax.jit(
+      steps.several(one_step, batches.take, loop=per_dispatch > 1), donate_argnums=0
+    ),
+    eval_step=jax.jit(steps.eval_step(model, task, normalize)),
+    no_metrics=lambda: sharding.put(task.no_metrics(), sharding.replicated(mesh)),
+    schedule=schedule,
+    total=total,
+    every={
+      name: max(1, to_steps(config[f"{name}_every"], f"{name}_every"))
+      for name in ("log", "eval", "checkpoint")
+    },
+    per_dispatch=per_dispatch,
+    meta={"mean": mean, "std": std},
+    summary={
+      "model": f"{config.model.name}, {state.count(params):,} parameters, {config.dtype}",
+      "data": data.describe(config.data, splits),
+      "devices": sharding.describe(mesh, config.batch_size),
+      "length": f"{total:,} steps, {batches.steps_per_epoch:,} an epoch",
+      "schedule": optim.schedules.describe(config.optim.schedule, config.optim.learning_rate),
+      **optim.describe(config.optim, params),
+      "augment": config.augment or "none",
+    },
+  )
 
 
-def train(config: ConfigDict, workdir: pathlib.Path | None = None
-          ) -> tuple[state.TrainState, dict[str, float], signal.Signals | None]:
+def train(
+  config: ConfigDict, workdir: pathlib.Path | None = None
+) -> tuple[state.TrainState, dict[str, float], signal.Signals | None]:
   """Trains what `config` says in `workdir`, going on where a run in it stopped.
 
   Without a `workdir` the run gets a fresh one under runs/.
@@ -105,11 +118,20 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None
   workdir = workdir or workdirs.fresh(config)
   workdirs.claim(workdir, config)
   program = build(config)
+  workdirs.save_config(workdir, config)
   with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
     now = saved.restore(program.new_state(abstract=True)) if saved.any() else program.new_state()
-    with catch_signals() as caught, writers.Writers(
-        workdir, int(now.step), program.total, program.batches.steps_per_epoch,
-        config.batch_size) as out:
+    if now.step > program.total:
+      raise UserError(
+        f"the run in {workdir} is at step {int(now.step):,} already, and epochs="
+        f"{config.epochs!r} ends at step {program.total:,}; give it more"
+      )
+    with (
+      catch_signals() as caught,
+      writers.Writers(
+        workdir, int(now.step), program.total, program.batches.steps_per_epoch, config.batch_size
+      ) as out,
+    ):
       out.block({**program.summary, "workdir": str(workdir)})
       now = loop(program, now, saved, out, config.eval_batch_size, caught)
       saved.wait()
@@ -117,20 +139,27 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None
       return now, out.latest, caught[0] if caught else None
 
 
-def loop(program: Program, now: state.TrainState, saved: checkpoints.Checkpoints,
-         out: writers.Writers, eval_batch_size: int, caught: list[signal.Signals]
-         ) -> state.TrainState:
+def loop(
+  program: Program,
+  now: state.TrainState,
+  saved: checkpoints.Checkpoints,
+  out: writers.Writers,
+  eval_batch_size: int,
+  caught: list[signal.Signals],
+) -> state.TrainState:
   """Steps from `now` to the end, or to the first signal; writes, evaluates and saves on the way."""
   step, per_epoch = int(now.step), program.batches.steps_per_epoch
   events = (*program.every.values(), per_epoch, program.total)
   while step < program.total and not caught:
     n = min(program.per_dispatch, *(event - step % event for event in events))
-    now = program.train_step(now, program.batches.feed(step), n)
+    # Waiting for each dispatch keeps a queue of steps from standing between a signal and its save.
+    now = jax.block_until_ready(program.train_step(now, program.batches.feed(step), n))
     step += n
     out.progress(step, now.window, program.schedule)
 
-    due = {name: step % steps == 0 or step == program.total
-           for name, steps in program.every.items()}
+    due = {
+      name: step % steps == 0 or step == program.total for name, steps in program.every.items()
+    }
     due["log"] |= step % per_epoch == 0
     due["checkpoint"] |= bool(caught)
     if not any(due.values()):
@@ -144,8 +173,11 @@ def loop(program: Program, now: state.TrainState, saved: checkpoints.Checkpoints
       # The test split stands in where there is no validation split, to be seen, not to choose by.
       final = step == program.total
       for name in program.evaluations if final else list(program.evaluations)[:1]:
-        measured |= out.write_evaluation(step, name, evaluate(
-            program.eval_step, now.variables, program.evaluations[name], eval_batch_size))
+        measured |= out.write_evaluation(
+          step,
+          name,
+          evaluate(program.eval_step, now.variables, program.evaluations[name], eval_batch_size),
+        )
     if due["checkpoint"]:
       saved.save(now, program.meta, measured)
     out.restart_clock(step)
@@ -156,30 +188,13 @@ def check_finite(now: state.TrainState, saved: checkpoints.Checkpoints) -> None:
   """Raises UserError if the loss or the update of any step so far was NaN or infinite."""
   if (bad := int(now.bad_step)) != state.NEVER:
     saved.wait()
-    kept = (f"the checkpoint of step {saved.step():,} is good" if saved.any()
-            else "there was no checkpoint yet")
+    kept = (
+      f"the checkpoint of step {saved.step():,} is good"
+      if saved.any()
+      else "there was no checkpoint yet"
+    )
     raise UserError(
-        f"the loss or the update became NaN or infinite in step {bad + 1:,}; {kept}. Try a lower "
-        "optim.learning_rate, a longer optim.schedule.warmup, optim.clip_norm=1, or "
-        "dtype=float32, in a new workdir")
-
-
-@contextlib.contextmanager
-def catch_signals() -> Iterator[list[signal.Signals]]:
-  """SIGINT and SIGTERM are noted in the list, to save and leave; a second one leaves at once."""
-  caught: list[signal.Signals] = []
-  if threading.current_thread() is not threading.main_thread():
-    yield caught  # Python delivers signals to the main thread alone
-    return
-
-  def note(number: int, _) -> None:
-    caught.append(signal.Signals(number))
-    for s, handler in before.items():
-      signal.signal(s, handler)
-
-  before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-  try:
-    yield caught
-  finally:
-    for s, handler in before.items():
-      signal.signal(s, handler)
+      f"the loss or the update became NaN or infinite in step {bad + 1:,}; {kept}. Try a lower "
+      "optim.learning_rate, a longer optim.schedule.warmup, optim.clip_norm=1, or "
+      "dtype=float32, in a new workdir"
+    )

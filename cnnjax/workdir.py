@@ -30,35 +30,57 @@ def fresh(config: ConfigDict, root: pathlib.Path = pathlib.Path("runs")) -> path
 
 
 def claim(folder: pathlib.Path, config: ConfigDict) -> None:
-  """Makes `folder` the place of this run, or refuses; then records the config and the start.
+  """Makes `folder` the place of this run, or refuses; records the start.
 
   Raises:
-    UserError: it cannot be written, or holds a run whose config differs in more than `MAY_CHANGE`.
+    UserError: it cannot be written, holds something else than a run, or a run whose config differs
+      in more than `MAY_CHANGE`.
   """
   try:
     found = (folder / CONFIG).is_file()
+    foreign = (
+      not found and folder.is_dir() and not (folder / STARTS).is_file() and any(folder.iterdir())
+    )
   except OSError as e:  # a name that is too long, a folder that may not be entered
-    raise UserError(f"cannot write to the workdir {folder}: {e.strerror}") from e
+    raise _unwritable(folder, e) from e
+  if foreign:
+    raise UserError(f"the workdir {str(folder)!r} is not empty and holds no run; choose another")
   if found and (changed := configs.differences(load_config(folder), config)):
-    lines = "; ".join(f"{key} was {old!r} and is {new!r} now"
-                      for key, (old, new) in changed.items())
-    raise UserError(f"{folder} holds a run with another config: {lines}. Choose another --workdir, "
-                    f"or set these back. What may change: {', '.join(configs.MAY_CHANGE)}")
+    lines = "; ".join(
+      f"{key} was {old!r} and is {new!r} now" for key, (old, new) in changed.items()
+    )
+    raise UserError(
+      f"{folder} holds a run with another config: {lines}. Choose another --workdir, "
+      f"or set these back. What may change: {', '.join(configs.MAY_CHANGE)}"
+    )
   start = {
-      "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-      "command": [pathlib.Path(sys.executable).name, *sys.orig_argv[1:]],
-      "versions": {"cnnjax": __version__, "python": platform.python_version(),
-                   **{name: importlib.metadata.version(name) for name in PACKAGES}},
-      "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
-      "machine": platform.platform(),
+    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "command": [pathlib.Path(sys.executable).name, *sys.orig_argv[1:]],
+    "versions": {
+      "cnnjax": __version__,
+      "python": platform.python_version(),
+      **{name: importlib.metadata.version(name) for name in PACKAGES},
+    },
+    "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+    "machine": platform.platform(),
   }
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(configs.to_json(config))
     with (folder / STARTS).open("a") as f:
       f.write(json.dumps(start) + "\n")
   except OSError as e:
-    raise UserError(f"cannot write to the workdir {folder}: {e.strerror}") from e
+    raise _unwritable(folder, e) from e
+
+
+def save_config(folder: pathlib.Path, config: ConfigDict) -> None:
+  """Writes the resolved config, whole or not at all: from here on the run is bound to it."""
+  written = folder / f"{CONFIG}.new"
+  written.write_text(configs.to_json(config))
+  written.replace(folder / CONFIG)
+
+
+def _unwritable(folder: pathlib.Path, error: OSError) -> UserError:
+  return UserError(f"cannot write to the workdir {folder}: {error.strerror}")
 
 
 def load_config(folder: pathlib.Path) -> ConfigDict:

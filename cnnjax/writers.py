@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import rich.console
 import rich.progress
 import tensorboardX
@@ -32,8 +31,9 @@ class Writers:
     batch_size: to show images per second.
   """
 
-  def __init__(self, folder: pathlib.Path, start: int, total: int, steps_per_epoch: int,
-               batch_size: int):
+  def __init__(
+    self, folder: pathlib.Path, start: int, total: int, steps_per_epoch: int, batch_size: int
+  ):
     self._total, self._steps_per_epoch, self._batch_size = total, steps_per_epoch, batch_size
     self._console = rich.console.Console(highlight=False, soft_wrap=True, emoji=False)
     self.latest: dict[str, float] = {}  # the newest value of every metric
@@ -45,11 +45,17 @@ class Writers:
     whole.replace(folder / METRICS)
     self._file = (folder / METRICS).open("a", buffering=1)
     self._events = tensorboardX.SummaryWriter(  # the suffix: a file of that second may be there
-        str(folder), purge_step=start + 1, filename_suffix=f".{start}")
+      str(folder), purge_step=start + 1, filename_suffix=f".{start}"
+    )
     self._bar = rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.fields[status]}"), console=self._console, transient=True)
+      rich.progress.TextColumn("{task.description}"),
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TimeRemainingColumn(),
+      rich.progress.TextColumn("{task.fields[status]}"),
+      console=self._console,
+      transient=True,
+    )
     self._task = self._bar.add_task("compiling", total=total, completed=start, status="")
     self._began = self._shown = self._clock = time.monotonic()
     self._began_at = self._clock_step = start
@@ -88,9 +94,8 @@ class Writers:
     self._clock, self._clock_step = time.monotonic(), step
 
   def progress(self, step: int, window: Any, schedule: Callable) -> None:
-    """Moves the bar, or prints a line now and then; waits for the device only to show a loss."""
+    """Moves the bar, or prints a line now and then; reads the loss only to show it."""
     if not self._compiled:
-      jax.block_until_ready(window)
       self._compiled = True
       self.say(f"compiled in {time.monotonic() - self._began:.1f} s")
       self.restart_clock(step)
@@ -101,8 +106,10 @@ class Writers:
     if now - self._shown < (PEEK_EVERY if self._console.is_terminal else PLAIN_EVERY):
       return
     seconds = (now - self._began) / (step - self._began_at) * (self._total - step)
-    status = (f"loss {tasks.compute(window)['loss']:.4f}, learning rate "
-              f"{float(schedule(step - 1)):.3g}, {self._rate(step):,.0f} images/s")
+    status = (
+      f"loss {tasks.compute(window)['loss']:.4f}, learning rate "
+      f"{float(schedule(step - 1)):.3g}, {self._rate(step):,.0f} images/s"
+    )
     if self._console.is_terminal:
       self._bar.update(self._task, status=status)
     else:
@@ -121,14 +128,17 @@ class Writers:
     speed = {"images_per_second": self._rate(step)} if step > self._clock_step else {}
     self._write(step, {**metrics, "learning_rate": float(schedule(step - 1)), **speed})
 
-  def write_evaluation(self, step: int, split: str, metrics: Mapping[str, float]
-                       ) -> dict[str, float]:
+  def write_evaluation(
+    self, step: int, split: str, metrics: Mapping[str, float]
+  ) -> dict[str, float]:
     """The metrics of a split; returns them under their full names."""
     named = {f"{split}/{name}": value for name, value in metrics.items()}
     self._write(step, named)
-    train = (f", train loss {self.latest['train/loss']:.4f}" if "train/loss" in self.latest else "")
-    self.say(f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}: "
-             f"{split} accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}{train}")
+    train = f", train loss {self.latest['train/loss']:.4f}" if "train/loss" in self.latest else ""
+    self.say(
+      f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}: "
+      f"{split} accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}{train}"
+    )
     return named
 
   def _write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -138,19 +148,24 @@ class Writers:
     for name, value in metrics.items():
       self._events.add_scalar(name, value, step)
 
-  def report(self, folder: pathlib.Path, step: int, best: int | None,
-             stopped_by: list[signal.Signals]) -> None:
+  def report(
+    self, folder: pathlib.Path, step: int, best: int | None, stopped_by: list[signal.Signals]
+  ) -> None:
     """The last words: the result, and where things are."""
     self._stop_bar()
     if step < self._total:
-      self.say(f"stopped by {stopped_by[0].name} and saved at step {step:,} of {self._total:,}; "
-               f"the same command with --workdir={folder} goes on from there")
+      self.say(
+        f"stopped by {stopped_by[0].name} and saved at step {step:,} of {self._total:,}; "
+        f"the same command with --workdir={folder} goes on from there"
+      )
       return
     took = datetime.timedelta(seconds=round(time.monotonic() - self._began))
     did = f"trained {step - self._began_at:,} steps in {took}. " if step > self._began_at else ""
     if "test/accuracy" in self.latest:
-      self.say(f"{did}test accuracy {self.latest['test/accuracy']:.2%}, "
-               f"loss {self.latest['test/loss']:.4f}, last step")
+      self.say(
+        f"{did}test accuracy {self.latest['test/accuracy']:.2%}, "
+        f"loss {self.latest['test/loss']:.4f}, last step"
+      )
     else:  # `epochs` was lowered below where the run stopped, or metrics.jsonl is gone
       self.say(f"{did}the test split was not evaluated")
     if best is not None:

@@ -1,6 +1,6 @@
 """LeNet-5 (LeCun et al. 1998), the modern form; --config.model.name=lenet5_1998 for the paper's.
 
-  python -m cnnjax.main --config=configs/lenet.py:mnist --workdir=runs/lenet
+python -m cnnjax.main --config=configs/lenet.py:mnist --workdir=runs/lenet
 """
 
 from cnnjax.config import default, pick

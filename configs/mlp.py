@@ -1,6 +1,6 @@
 """A multilayer perceptron, 784-512-256-10 with dropout 0.5 on MNIST.
 
-  python -m cnnjax.main --config=configs/mlp.py:mnist
+python -m cnnjax.main --config=configs/mlp.py:mnist
 """
 
 from cnnjax.config import default, pick

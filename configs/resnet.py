@@ -1,8 +1,8 @@
 """ResNets. Default: ResNet-20 on the embedded digits, a minute at most on two CPU cores.
 
-  python -m cnnjax.main --config=configs/resnet.py
-  python -m cnnjax.main --config=configs/resnet.py:cifar10
-  python -m cnnjax.main --config=configs/resnet.py:imagenet --config.model.name=resnet101
+python -m cnnjax.main --config=configs/resnet.py
+python -m cnnjax.main --config=configs/resnet.py:cifar10
+python -m cnnjax.main --config=configs/resnet.py:imagenet --config.model.name=resnet101
 """
 
 from cnnjax.config import default, pick
@@ -76,6 +76,12 @@ def imagenet(c):
 def get_config(preset: str = "digits"):
   config = default()
   config.model.name = "resnet20"
-  presets = {"digits": digits, "mnist": mnist, "fashion_mnist": fashion_mnist,
-             "cifar10": cifar10, "cifar100": cifar100, "imagenet": imagenet}
+  presets = {
+    "digits": digits,
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "imagenet": imagenet,
+  }
   return pick(preset, presets, config)

@@ -1,6 +1,6 @@
 """Two convolutions and a dense layer: 32-64-128 (1.2 M parameters); cifar10: 16-32-64.
 
-  python -m cnnjax.main --config=configs/simple_cnn.py:mnist
+python -m cnnjax.main --config=configs/simple_cnn.py:mnist
 """
 
 from cnnjax.config import default, pick
@@ -18,7 +18,7 @@ def mnist(c):
 
 def fashion_mnist(c):
   c.data.source, c.data.name = "tfds", "fashion_mnist"
-  c.epochs = 15
+  c.epochs = 12
   c.augment = "flip"
 
 
@@ -32,9 +32,9 @@ def cifar10(c):
 def get_config(preset: str = "digits"):
   config = default()
   config.model.name = "simple_cnn"
-  config.epochs = 12
+  config.epochs = 10
   config.optim.name = "adam"
   config.optim.learning_rate = 1e-3
-  config.optim.schedule.warmup = "200 steps"
+  config.optim.schedule.warmup = 0.5
   presets = {"digits": digits, "mnist": mnist, "fashion_mnist": fashion_mnist, "cifar10": cifar10}
   return pick(preset, presets, config)

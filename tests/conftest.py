@@ -4,29 +4,43 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8")
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 
-import pytest  # noqa: E402
+import pytest
 
-from cnnjax.config import default, override  # noqa: E402
+from cnnjax.config import default, override
 
 
 @pytest.fixture
 def tiny():
   """A function from overrides to a config that trains in seconds: a small CNN on small images."""
+
   def make(**overrides):
     config = default()
     settings = {
-        "model": {"name": "simple_cnn", "conv_features": (4,), "dense_features": (8,),
-                  "batch_norm": True},
-        "data.source": "synthetic", "data.synthetic.train_examples": 101,
-        "data.synthetic.test_examples": 37, "data.synthetic.image_size": 8,
-        "data.synthetic.channels": 1, "batch_size": 16, "epochs": 3, "mesh.data": 1,
-        "log_every": "4 steps", "augment": "pad_crop(1) | flip", "optim.weight_decay": 1e-4,
-        "optim.schedule.warmup": "2 steps",
+      "model": {
+        "name": "simple_cnn",
+        "conv_features": (4,),
+        "dense_features": (8,),
+        "batch_norm": True,
+      },
+      "data.source": "synthetic",
+      "data.synthetic.train_examples": 101,
+      "data.synthetic.test_examples": 37,
+      "data.synthetic.image_size": 8,
+      "data.synthetic.channels": 1,
+      "batch_size": 16,
+      "epochs": 3,
+      "mesh.data": 1,
+      "log_every": "4 steps",
+      "augment": "pad_crop(1) | flip",
+      "optim.weight_decay": 1e-4,
+      "optim.schedule.warmup": "2 steps",
     }
     config.model = settings.pop("model")
     for key, value in {**settings, **overrides}.items():
       override(config, key, value)
     return config
+
   return make

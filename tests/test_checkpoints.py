@@ -15,11 +15,13 @@ from cnnjax.errors import UserError
 @pytest.fixture(scope="module")
 def make():
   """A function from the width of a model to (mesh -> its state)."""
+
   def build(width=4, devices=1, abstract=False):
     mesh = sharding.make_mesh(devices, devices)
     model = models.create("simple_cnn", 10, conv_features=(width,), dense_features=(8,))
     window = tasks.create(default().task, 10).no_metrics()
     return state.create(model, optax.adam(1e-3), window, (8, 8, 1), 3, mesh, abstract=abstract)
+
   return build
 
 

@@ -45,8 +45,9 @@ def test_there_are_config_files():
   assert {"resnet", "lenet", "mlp", "simple_cnn"} <= {file.stem for file in FILES}
 
 
-@pytest.mark.parametrize("file, preset", [(f, p) for f in FILES for p in presets(f)],
-                         ids=lambda x: getattr(x, "stem", x))
+@pytest.mark.parametrize(
+  "file, preset", [(f, p) for f in FILES for p in presets(f)], ids=lambda x: getattr(x, "stem", x)
+)
 def test_every_preset_is_valid(file, preset, no_data_needed):
   config = configs.load(f"{file}:{preset}")
   configs.validate(config)
@@ -74,7 +75,9 @@ def test_loading_twice_gives_configs_of_their_own(file):
   assert two.optim.schedule.warmup != 7
 
 
-@pytest.mark.parametrize("body, words", [
+@pytest.mark.parametrize(
+  "body, words",
+  [
     ("c.optim.learning_rte = 1", ["line 5", "'learning_rte'", "mean 'optim.learning_rate'"]),
     ("c.optm = 1", ["line 5", "'optm'", "--help"]),
     ("c.epochs = c.epoch", ["line 5", "'epoch'", "mean 'epochs'"]),
@@ -83,11 +86,14 @@ def test_loading_twice_gives_configs_of_their_own(file):
     ("import nonesuch", ["line 5", "nonesuch"]),
     ("c = None", ["None, not a config", "default()"]),
     ("c.epochs = (", ["line 5", "SyntaxError"]),
-])
+  ],
+)
 def test_what_is_wrong_in_a_config_file_is_one_line(tmp_path, body, words):
   file = tmp_path / "mine.py"
-  file.write_text("from cnnjax.config import default\n\ndef get_config():\n  c = default()\n"
-                  f"  {body}\n  return c\n")
+  file.write_text(
+    "from cnnjax.config import default\n\ndef get_config():\n  c = default()\n"
+    f"  {body}\n  return c\n"
+  )
   with pytest.raises(UserError) as error:
     configs.load(str(file))
   message = str(error.value)
@@ -110,7 +116,9 @@ def test_a_file_without_presets_and_a_file_without_get_config(tmp_path):
 # Overrides
 
 
-@pytest.mark.parametrize("assignment, value", [
+@pytest.mark.parametrize(
+  "assignment, value",
+  [
     ("seed=7", 7),
     ("optim.learning_rate=1e-3", 1e-3),
     ("optim.learning_rate=1", 1.0),
@@ -145,18 +153,28 @@ def test_a_file_without_presets_and_a_file_without_get_config(tmp_path):
     ("model.name=resnet50", "resnet50"),
     ("steps_per_dispatch=8", 8),
     ("log_every=1e6 examples", "1e6 examples"),
-])
+  ],
+)
 def test_override(assignment, value):
   config = set_text(default(), assignment)
   found = get(config, assignment.split("=")[0])
   assert found == value and type(found) is type(value)
 
 
-@pytest.mark.parametrize("key, value, valid", [
-    ("optim.clip_norm", 1.0, True), ("data.validation", 0.2, True), ("data.mean", (0.5,), True),
-    ("data.name", "cifar10", True), ("steps_per_dispatch", 4, True), ("epochs", 3, False),
-    ("seed", 1, False), ("augment", "flip", False), ("optim.nesterov", True, False),
-])
+@pytest.mark.parametrize(
+  "key, value, valid",
+  [
+    ("optim.clip_norm", 1.0, True),
+    ("data.validation", 0.2, True),
+    ("data.mean", (0.5,), True),
+    ("data.name", "cifar10", True),
+    ("steps_per_dispatch", 4, True),
+    ("epochs", 3, False),
+    ("seed", 1, False),
+    ("augment", "flip", False),
+    ("optim.nesterov", True, False),
+  ],
+)
 def test_none_over_a_value_and_a_value_over_none(key, value, valid):
   """None is a value like any other to set, and `validate` says where it has a meaning."""
   config = default()
@@ -179,7 +197,9 @@ def test_every_key_can_be_overridden():
     assert config == default(), key
 
 
-@pytest.mark.parametrize("key, hint", [
+@pytest.mark.parametrize(
+  "key, hint",
+  [
     ("learning_rate", "'optim.learning_rate'"),
     ("optim.learning_rte", "'optim.learning_rate'"),
     ("lr", "'optim.learning_rate'"),
@@ -194,7 +214,8 @@ def test_every_key_can_be_overridden():
     ("warmup", "'optim.schedule.warmup'"),
     ("optim.warmup", "'optim.schedule.warmup'"),
     ("weight_decay", "'optim.weight_decay'"),
-])
+  ],
+)
 def test_unknown_key_names_the_nearest(key, hint):
   with pytest.raises(UserError) as error:
     override(default(), key, 1)
@@ -222,7 +243,9 @@ def test_unknown_model_option_is_left_to_validate():
 # Values
 
 
-@pytest.mark.parametrize("assignment, words", [
+@pytest.mark.parametrize(
+  "assignment, words",
+  [
     ("batch_size=-1", "above 0"),
     ("batch_size=0", "above 0"),
     ("batch_size=12.5", "takes int, not 12.5"),
@@ -288,7 +311,8 @@ def test_unknown_model_option_is_left_to_validate():
     ("model.drop_path=x", "float"),
     ("model.num_classes=5", "the data say it"),
     ("model.dtype=bfloat16", "'dtype'"),
-])
+  ],
+)
 def test_wrong_values_are_refused(assignment, words):
   with pytest.raises(UserError) as error:
     configs.validate(set_text(default(), assignment))
@@ -321,11 +345,56 @@ def test_the_default_is_valid_and_locked():
 
 
 JUNK = (
-    None, True, False, 0, -1, 1, 2, 3.5, -2.5, 0.0, 1e-9, 1e308, math.nan, math.inf, -math.inf,
-    10**30, 10**400, -(10**400), "", "x", "nan", "500 steps", "1e400 steps", "-1 steps", "2 fish",
-    "[", "flip", "flip(", "flip(1)", "pad_crop(-1)", "mixup(nan)", "test", "train[:10%]", (), [],
-    {}, {"a": 1}, (1,), (0.5, 0.5, 0.5), (None,), ((1,),), ("5 steps",), (10**400,), b"12",
-    (b"12",), {1, 2}, 1j, object(), "\n", "é\0",
+  None,
+  True,
+  False,
+  0,
+  -1,
+  1,
+  2,
+  3.5,
+  -2.5,
+  0.0,
+  1e-9,
+  1e308,
+  math.nan,
+  math.inf,
+  -math.inf,
+  10**30,
+  10**400,
+  -(10**400),
+  "",
+  "x",
+  "nan",
+  "500 steps",
+  "1e400 steps",
+  "-1 steps",
+  "2 fish",
+  "[",
+  "flip",
+  "flip(",
+  "flip(1)",
+  "pad_crop(-1)",
+  "mixup(nan)",
+  "test",
+  "train[:10%]",
+  (),
+  [],
+  {},
+  {"a": 1},
+  (1,),
+  (0.5, 0.5, 0.5),
+  (None,),
+  ((1,),),
+  ("5 steps",),
+  (10**400,),
+  b"12",
+  (b"12",),
+  {1, 2},
+  1j,
+  object(),
+  "\n",
+  "é\0",
 )
 
 
@@ -336,8 +405,14 @@ def mutation(seed):
   override(config, "data.source", rng.choice(["digits", "synthetic"]))
   override(config, "model.name", rng.choice(["lenet5", "resnet20", "simple_cnn", "mlp"]))
   override(config, "optim.schedule.name", rng.choice(["cosine", "constant", "warm_restarts"]))
-  keys = [*sorted(flatten(config)), "model.drop_path", "model.features", "model.dropout",
-          "model.num_classes", "model.conv_features"]
+  keys = [
+    *sorted(flatten(config)),
+    "model.drop_path",
+    "model.features",
+    "model.dropout",
+    "model.num_classes",
+    "model.conv_features",
+  ]
   return config, {key: rng.choice(JUNK) for key in rng.sample(keys, rng.choice([1, 1, 1, 2, 3]))}
 
 
@@ -363,17 +438,45 @@ def test_random_mutations_are_valid_or_a_user_error():
 # Durations
 
 
-@pytest.mark.parametrize("value, steps", [
-    ("500 steps", 500), ("1 step", 1), ("1e3 steps", 1000), (" 7steps ", 7),
-    (2, 200), (2.5, 250), ("2.5 epochs", 250), ("1 epoch", 100), (0, 0), (1e-9, 0),
-    ("1e6 examples", 15625), ("64 examples", 1), ("1 example", 0), ("1e-2 epochs", 1),
-])
+@pytest.mark.parametrize(
+  "value, steps",
+  [
+    ("500 steps", 500),
+    ("1 step", 1),
+    ("1e3 steps", 1000),
+    (" 7steps ", 7),
+    (2, 200),
+    (2.5, 250),
+    ("2.5 epochs", 250),
+    ("1 epoch", 100),
+    (0, 0),
+    (1e-9, 0),
+    ("1e6 examples", 15625),
+    ("64 examples", 1),
+    ("1 example", 0),
+    ("1e-2 epochs", 1),
+  ],
+)
 def test_durations_in_steps(value, steps):
   assert configs.in_steps(value, "epochs", steps_per_epoch=100, batch_size=64) == steps
 
 
-@pytest.mark.parametrize("value", ["", "5", "steps", "5 weeks", "five steps", "5 steps more",
-                                   "1.2.3 steps", "e steps", None, (1,), "--5 steps"])
+@pytest.mark.parametrize(
+  "value",
+  [
+    "",
+    "5",
+    "steps",
+    "5 weeks",
+    "five steps",
+    "5 steps more",
+    "1.2.3 steps",
+    "e steps",
+    None,
+    (1,),
+    "--5 steps",
+  ],
+)
 def test_what_is_not_a_duration(value):
   with pytest.raises(UserError, match=r'^epochs is .*"500 steps", "2.5 epochs" or "1e6 examples"$'):
     configs.parse_duration(value, "epochs")
@@ -384,9 +487,16 @@ def test_what_is_not_a_duration(value):
 
 def test_json_round_trip():
   config = default()
-  for assignment in ("data.mean=0.1,0.2,0.3", "optim.clip_norm=1", "epochs=500 steps",
-                     "optim.schedule.boundaries=('5 steps', 2)", "model.drop_path=0.1",
-                     "data.validation=0.25", "optim.learning_rate=0.1000000001", "seed=4294967295"):
+  for assignment in (
+    "data.mean=0.1,0.2,0.3",
+    "optim.clip_norm=1",
+    "epochs=500 steps",
+    "optim.schedule.boundaries=('5 steps', 2)",
+    "model.drop_path=0.1",
+    "data.validation=0.25",
+    "optim.learning_rate=0.1000000001",
+    "seed=4294967295",
+  ):
     set_text(config, assignment)
   again = from_json(to_json(config))
   assert again == config and to_json(again) == to_json(config)
@@ -404,10 +514,23 @@ def test_json_of_an_older_config_gets_new_keys_by_default():
   configs.validate(config)
 
 
-@pytest.mark.parametrize("assignment", [
-    "seed=1", "batch_size=64", "model.drop_path=0.1", "model.name=resnet32", "augment=flip",
-    "optim.clip_norm=1", "optim.learning_rate=0.2", "optim.schedule.warmup=2", "dtype=bfloat16",
-    "data.train=test", "data.validation=0.1", "task.label_smoothing=0.1"])
+@pytest.mark.parametrize(
+  "assignment",
+  [
+    "seed=1",
+    "batch_size=64",
+    "model.drop_path=0.1",
+    "model.name=resnet32",
+    "augment=flip",
+    "optim.clip_norm=1",
+    "optim.learning_rate=0.2",
+    "optim.schedule.warmup=2",
+    "dtype=bfloat16",
+    "data.train=test",
+    "data.validation=0.1",
+    "task.label_smoothing=0.1",
+  ],
+)
 def test_differences_that_matter(assignment):
   old, new = default(), set_text(default(), assignment)
   key = assignment.split("=")[0]

@@ -21,7 +21,8 @@ def pieces():
   shape = state.abstract_variables(model, split.images.shape[1:], mesh)
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
-      lambda x: np.abs(rng.normal(0.1, 0.1, x.shape)).astype(np.float32), shape)
+    lambda x: np.abs(rng.normal(0.1, 0.1, x.shape)).astype(np.float32), shape
+  )
   task = tasks.create(config.task, 10)
   return split, variables, steps.eval_step(model, task, steps.normalizer((0.5,) * 3, (0.2,) * 3))
 
@@ -53,7 +54,8 @@ def test_checkpoint_gives_what_training_reported(tiny, tmp_path):
   _, metrics, _ = train.train(config, tmp_path)
   for batch_size in (7, 1000):
     step, examples, found = evaluate.evaluate_checkpoint(
-        tmp_path, "test", eval_batch_size=batch_size)
+      tmp_path, "test", eval_batch_size=batch_size
+    )
     assert (step, examples) == (20, 37)
     assert found["accuracy"] == metrics["test/accuracy"]
     assert found["loss"] == pytest.approx(metrics["test/loss"], rel=1e-5)

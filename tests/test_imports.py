@@ -19,8 +19,9 @@ def python(code):
 def loaded(code, modules):
   """Which of `modules` are imported after `code` has run, and what it printed."""
   done = python(
-      f"import sys\ntry:\n  {code}\nexcept SystemExit as e:\n  assert not e.code, e.code\n"
-      f"print('LOADED', *[m for m in {modules!r} if m in sys.modules])")
+    f"import sys\ntry:\n  {code}\nexcept SystemExit as e:\n  assert not e.code, e.code\n"
+    f"print('LOADED', *[m for m in {modules!r} if m in sys.modules])"
+  )
   assert done.returncode == 0, done.stderr
   output, _, found = done.stdout.rpartition("LOADED")
   return found.split(), output
@@ -36,8 +37,10 @@ def test_the_package_imports_nothing_heavy():
 
 @pytest.mark.parametrize("module", ["cnnjax.main", "cnnjax.evaluate"])
 def test_help_does_not_wait_for_jax(module):
-  code = (f"import runpy; sys.argv = ['{module}', '--help']; "
-          f"runpy.run_module('{module}', run_name='__main__', alter_sys=True)")
+  code = (
+    f"import runpy; sys.argv = ['{module}', '--help']; "
+    f"runpy.run_module('{module}', run_name='__main__', alter_sys=True)"
+  )
   found, output = loaded(code, HEAVY)
   assert output.startswith(f"usage: python -m {module} ")
   assert found == []
@@ -48,9 +51,11 @@ def test_help_does_not_wait_for_jax(module):
 
 
 def test_a_wrong_flag_does_not_wait_for_jax():
-  found, _ = loaded("from cnnjax import errors, main; "
-                    "assert errors.run(lambda: main.main(['--config=configs/nonesuch.py'])) == 2",
-                    HEAVY)
+  found, _ = loaded(
+    "from cnnjax import errors, main; "
+    "assert errors.run(lambda: main.main(['--config=configs/nonesuch.py'])) == 2",
+    HEAVY,
+  )
   assert found == []
 
 

@@ -1,6 +1,7 @@
 """The command line: what is wrong is told in one line, before anything is computed."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,8 +18,10 @@ RESNET = f"--config={CONFIGS}/resnet.py"
 @pytest.fixture
 def nothing_built(monkeypatch):
   """Fails the test where data would be loaded or a model built."""
+
   def reached(*_):
     pytest.fail("reached `build`")
+
   monkeypatch.setattr(train, "build", reached)
 
 
@@ -26,8 +29,10 @@ def nothing_built(monkeypatch):
 def offline(monkeypatch):
   """No TensorFlow, no network: a data set is on disk or it is not."""
   monkeypatch.setattr("cnnjax.data.tfds._has_tensorflow", lambda: False)
+
   def reached(*_, **__):
     pytest.fail("started to download")
+
   monkeypatch.setattr("subprocess.run", reached)
   monkeypatch.setattr("socket.getaddrinfo", reached)
 
@@ -44,6 +49,7 @@ def fails(capsys, tmp_path, monkeypatch):
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
     assert "Traceback" not in printed.err and printed.err.endswith("\n")
     return printed.err
+
   return fails
 
 
@@ -58,13 +64,16 @@ def resolved(monkeypatch):
     config, folder = given[-1]
     configs.validate(config)
     return config, folder
+
   return resolved
 
 
 # What is wrong
 
 
-@pytest.mark.parametrize("argv, words", [
+@pytest.mark.parametrize(
+  "argv, words",
+  [
     (["--config.optim.learning_rat=1"], "mean 'optim.learning_rate'"),
     (["--config.learning_rate=1"], "mean 'optim.learning_rate'"),
     (["--config.optim=1"], "'optim' is a group"),
@@ -90,13 +99,16 @@ def resolved(monkeypatch):
     (["--confg.seed=1"], "mean '--config'"),
     (["--workdri=x"], "mean '--workdir'"),
     (["resnet"], "unknown argument 'resnet'"),
-])
+  ],
+)
 def test_bad_input_is_one_line(fails, nothing_built, tmp_path, argv, words):
   assert words in fails(RESNET, f"--workdir={tmp_path}/run", *argv)
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("argument, words", [
+@pytest.mark.parametrize(
+  "argument, words",
+  [
     (f"{CONFIGS}/resnt.py", "resnet.py'? Choose from"),
     (f"{CONFIGS}/resnet", "resnet.py'? Choose from"),
     (f"{CONFIGS}/resnet.py:cifr10", "mean 'cifar10'? Choose from: cifar10, cifar100, digits"),
@@ -105,7 +117,8 @@ def test_bad_input_is_one_line(fails, nothing_built, tmp_path, argv, words):
     ("", "no config file ''"),
     (str(CONFIGS), "config file"),
     (f"{CONFIGS.parent}/pyproject.toml", "config file"),
-])
+  ],
+)
 def test_unknown_config_file_or_preset(fails, nothing_built, argument, words):
   assert words in fails(f"--config={argument}")
 
@@ -119,8 +132,9 @@ def test_the_configs_of_the_working_directory_are_offered(fails, nothing_built, 
 
 def test_nan_in_a_config_file(fails, nothing_built, tmp_path):
   (tmp_path / "mine.py").write_text(
-      "from cnnjax.config import default\ndef get_config():\n  c = default()\n"
-      "  c.optim.learning_rate = float('nan')\n  return c\n")
+    "from cnnjax.config import default\ndef get_config():\n  c = default()\n"
+    "  c.optim.learning_rate = float('nan')\n  return c\n"
+  )
   assert "'optim.learning_rate' is nan; it must be finite" in fails("--config=mine.py")
 
 
@@ -131,12 +145,15 @@ def test_no_config_is_a_usage_error(capsys):
 
 
 # The tests run on eight simulated devices.
-@pytest.mark.parametrize("size, devices, words", [
+@pytest.mark.parametrize(
+  "size, devices, words",
+  [
     (12, 8, "cannot be divided over 8 devices; the nearest that can: 8 or 16"),
     (3, 8, "the nearest that can: 8 "),
     (128, 9, "mesh.data is 9, but there are 8 cpu devices"),
     (1500, 1, "batch_size 1500 is larger than the training split (1437)"),
-])
+  ],
+)
 def test_batch_and_devices_do_not_fit(fails, monkeypatch, size, devices, words):
   monkeypatch.setattr(configs, "_check_names", lambda config: None)
   monkeypatch.setattr("cnnjax.models.create", None)  # no model is built before it
@@ -144,11 +161,14 @@ def test_batch_and_devices_do_not_fit(fails, monkeypatch, size, devices, words):
   assert words in fails(RESNET, *config, "--workdir=run")
 
 
-@pytest.mark.parametrize("settings, words", [
+@pytest.mark.parametrize(
+  "settings, words",
+  [
     (["warmup=40"], "warmup 40 is 880 steps, and the whole run is 440"),
     (["name=step", "boundaries=(9, 5)"], "(9, 5) must rise"),
     (["name=step"], "needs boundaries"),
-])
+  ],
+)
 def test_schedule_does_not_fit_the_run(fails, settings, words):
   settings = [f"--config.optim.schedule.{s}" for s in settings]
   assert words in fails(RESNET, *settings, "--workdir=run")
@@ -163,12 +183,21 @@ def test_data_set_that_is_not_on_disk(fails, offline, nothing_built, tmp_path, p
   assert "--config.data.data_dir=DIR" in message and "cnnjax[prepare]" in message
 
 
-@pytest.mark.parametrize("name, words", [
-    ("cifr10", "mean 'cifar10'"), ("mnist:9.9.9", "9.9.9"), ("", "needs data.name"),
-    ("none", "needs data.name"), ("../etc", "data.name='../etc'"), ("7", "not 7")])
+@pytest.mark.parametrize(
+  "name, words",
+  [
+    ("cifr10", "mean 'cifar10'"),
+    ("mnist:9.9.9", "9.9.9"),
+    ("", "needs data.name"),
+    ("none", "needs data.name"),
+    ("../etc", "data.name='../etc'"),
+    ("7", "not 7"),
+  ],
+)
 def test_unknown_data_set(fails, offline, nothing_built, tmp_path, name, words):
-  assert words in fails(f"{RESNET}:cifar10", f"--config.data.data_dir={tmp_path}",
-                        f"--config.data.name={name}")
+  assert words in fails(
+    f"{RESNET}:cifar10", f"--config.data.data_dir={tmp_path}", f"--config.data.name={name}"
+  )
 
 
 @pytest.mark.parametrize("folder", ["file", "file/run", "/proc/nonesuch/run", "n" * 300])
@@ -187,7 +216,9 @@ def test_another_run_in_the_workdir(fails, nothing_built, tmp_path):
   assert (tmp_path / "run" / "config.json").read_text() == before
 
 
-@pytest.mark.parametrize("argv, words", [
+@pytest.mark.parametrize(
+  "argv, words",
+  [
     (["--workdir=.", "--split=tset"], "unknown split 'tset'. Did you mean 'test'?"),
     (["--workdir=.", "--checkpoint=lst"], "unknown checkpoint 'lst'. Did you mean 'last'?"),
     (["--workdir=nowhere"], "nowhere holds no run"),
@@ -195,7 +226,8 @@ def test_another_run_in_the_workdir(fails, nothing_built, tmp_path):
     (["--workdir=old"], "unknown config key 'optim.nonesuch'"),
     (["--workdir=run", "--batch_size=0"], "'eval_batch_size' is 0; it must be above 0"),
     (["--workdir=run"], "run holds no last checkpoint"),
-])
+  ],
+)
 def test_evaluate_what_is_not_there(fails, tmp_path, argv, words):
   for name in ("run", "old", "broken"):
     workdir.claim(tmp_path / name, configs.default())
@@ -213,10 +245,22 @@ def test_evaluate_what_is_not_there(fails, tmp_path, argv, words):
 
 def test_overrides_reach_training(resolved):
   config, folder = resolved(
-      "--workdir=a/b", "--config.seed=7", "--config.epochs", "500 steps", "--config.optim.nesterov",
-      "true", "--config.optim.clip_norm", "1.5", "--config.data.mean=0.5",
-      "--config.data.validation=none", "--config.optim.schedule.end_factor", "1e-2",
-      "--config.model.drop_path=0.25", "--config.data.std", "0.1,")
+    "--workdir=a/b",
+    "--config.seed=7",
+    "--config.epochs",
+    "500 steps",
+    "--config.optim.nesterov",
+    "true",
+    "--config.optim.clip_norm",
+    "1.5",
+    "--config.data.mean=0.5",
+    "--config.data.validation=none",
+    "--config.optim.schedule.end_factor",
+    "1e-2",
+    "--config.model.drop_path=0.25",
+    "--config.data.std",
+    "0.1,",
+  )
   assert folder == pathlib.Path("a/b")
   assert config.seed == 7 and config.epochs == "500 steps" and config.optim.nesterov is True
   assert config.optim.clip_norm == 1.5 and config.data.mean == (0.5,) == config.data.mean
@@ -225,8 +269,13 @@ def test_overrides_reach_training(resolved):
 
 
 def test_the_last_of_two_overrides_counts_and_none_unsets(resolved):
-  config, folder = resolved("--config.optim.clip_norm=1", "--config.data.validation=0.1",
-                            "--config.optim.clip_norm=none", "--config.data.validation", "None")
+  config, folder = resolved(
+    "--config.optim.clip_norm=1",
+    "--config.data.validation=0.1",
+    "--config.optim.clip_norm=none",
+    "--config.data.validation",
+    "None",
+  )
   assert config.optim.clip_norm is None and config.data.validation is None and folder is None
 
 
@@ -246,14 +295,17 @@ def test_exit_code(monkeypatch, signal, code):
 def test_interrupted_before_training(fails, monkeypatch):
   def interrupted(*_):
     raise KeyboardInterrupt
+
   monkeypatch.setattr(train, "train", interrupted)
   assert "stopped at once" in fails(RESNET)
 
 
 def test_other_errors_are_not_hidden(monkeypatch):
   """A bug shows where it is."""
+
   def broken(*_):
     raise ZeroDivisionError
+
   monkeypatch.setattr(train, "train", broken)
   with pytest.raises(ZeroDivisionError):
     errors.run(lambda: main.main([RESNET]))
@@ -263,19 +315,32 @@ def test_other_errors_are_not_hidden(monkeypatch):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("argv, words", [
+@pytest.mark.parametrize(
+  "argv, words",
+  [
     ([RESNET, "--config.optim.lr=1"], "mean 'optim.learning_rate'"),
-    ([f"{RESNET}:cifar10", "--config.data.data_dir=nowhere", "--config.data.name=cifar10:3.0.2"],
-     "data set cifar10:3.0.2 is not in nowhere/cifar10/3.0.2"),
-])
+    (
+      [f"{RESNET}:cifar10", "--config.data.data_dir=nowhere", "--config.data.name=cifar10:3.0.2"],
+      "data set cifar10:3.0.2 is not in nowhere/cifar10/3.0.2",
+    ),
+  ],
+)
 def test_as_a_process(tmp_path, argv, words):
   """Nothing but the line: no warning of a library, no traceback, no folder."""
   if "nowhere" in words:  # a TensorFlow that may be installed would prepare the data set
     (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util as u\nfind = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'tensorflow' else find(name, *a)\n")
-  done = subprocess.run([sys.executable, "-m", "cnnjax.main", *argv], cwd=tmp_path, timeout=120,
-                        capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})
+      "import importlib.util as u\nfind = u.find_spec\n"
+      "u.find_spec = lambda name, *a: None if name == 'tensorflow' else find(name, *a)\n"
+    )
+  paths = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{CONFIGS.parent}"}
+  done = subprocess.run(
+    [sys.executable, "-m", "cnnjax.main", *argv],
+    cwd=tmp_path,
+    timeout=120,
+    capture_output=True,
+    text=True,
+    env={**os.environ, **paths},
+  )
   assert (done.returncode, done.stdout) == (2, "")
   assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
   assert words in done.stderr and not (tmp_path / "runs").exists()

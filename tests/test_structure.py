@@ -11,15 +11,23 @@ from cnnjax import config as configs
 from cnnjax import main
 
 ROOT = pathlib.Path(__file__).parents[1]
-FILES = {str(file.relative_to(ROOT / "cnnjax")): file
-         for file in sorted((ROOT / "cnnjax").rglob("*.py"))}
+FILES = {
+  str(file.relative_to(ROOT / "cnnjax")): file for file in sorted((ROOT / "cnnjax").rglob("*.py"))
+}
 each_file = pytest.mark.parametrize("name", FILES)
 # One file per volatile dependency.
-OWNERS = {"orbax": "checkpoints.py", "tensorflow_datasets": "data/tfds.py",
-          "tensorboardX": "writers.py"}
+OWNERS = {
+  "orbax": "checkpoints.py",
+  "tensorflow_datasets": "data/tfds.py",
+  "tensorboardX": "writers.py",
+}
 FOREIGN = {"configs", "experiments", "tests", "tensorflow", "torch", "torchvision", "keras", "tf"}
-FORBIDDEN_PARTS = {"clu.metric_writers", "clu.periodic_actions", "clu.deterministic_data",
-                   "clu.checkpoint"}  # they import TensorFlow
+FORBIDDEN_PARTS = {
+  "clu.metric_writers",
+  "clu.periodic_actions",
+  "clu.deterministic_data",
+  "clu.checkpoint",
+}  # they import TensorFlow
 
 
 def tree(name):
@@ -87,9 +95,11 @@ def test_no_defaults_outside_the_base_config(name):
       continue
     called, args = ast.unparse(node.func), list(map(ast.unparse, node.args))
     assert not re.search(r"\bconfig(\.\w+)*\.(get|setdefault|pop)$", called), (
-        f"line {node.lineno}: {called}")
+      f"line {node.lineno}: {called}"
+    )
     assert not (called == "getattr" and args[0].startswith("config") and len(args) == 3), (
-        f"line {node.lineno}: {ast.unparse(node)}")
+      f"line {node.lineno}: {ast.unparse(node)}"
+    )
 
 
 @each_file
@@ -122,7 +132,13 @@ def test_every_key_is_in_the_help_and_has_a_word_of_explanation():
 
 def test_tables_of_config_name_keys_that_exist():
   keys = set(configs.flatten(configs.default()))
-  tables = (configs._TYPES, configs._POSITIVE, configs._AT_LEAST_ZERO, configs._BELOW_ONE,
-            configs._CHOICES, configs.MAY_CHANGE)
+  tables = (
+    configs._TYPES,
+    configs._POSITIVE,
+    configs._AT_LEAST_ZERO,
+    configs._BELOW_ONE,
+    configs._CHOICES,
+    configs.MAY_CHANGE,
+  )
   for table in tables:
     assert not set(table) - keys

@@ -36,18 +36,26 @@ def same_bits(a, b):
 
 def metrics_of(workdir):
   """The lines of metrics.jsonl without what a clock says."""
-  return [{k: v for k, v in line.items() if k != "images_per_second"}
-          for line in writers.read_metrics(workdir)]
+  return [
+    {k: v for k, v in line.items() if k != "images_per_second"}
+    for line in writers.read_metrics(workdir)
+  ]
 
 
 def start(config, workdir, tmp_path):
   """The run as a process of its own, and what it prints."""
   from cnnjax.config import to_json
+
   file = tmp_path / "wanted.json"
   file.write_text(to_json(config))
   env = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
-  return subprocess.Popen([sys.executable, "-c", RUN, str(file), str(workdir)], env=env,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  return subprocess.Popen(
+    [sys.executable, "-c", RUN, str(file), str(workdir)],
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
 
 
 def wait_for(process, workdir, step):
@@ -66,16 +74,31 @@ def wait_for(process, workdir, step):
 def undisturbed(tmp_path_factory):
   """The config of a run, its workdir and its end, trained in one go."""
   from cnnjax.config import default
+
   config = default()
-  config.model = {"name": "simple_cnn", "conv_features": (4,), "dense_features": (8,),
-                  "batch_norm": True}
+  config.model = {
+    "name": "simple_cnn",
+    "conv_features": (4,),
+    "dense_features": (8,),
+    "batch_norm": True,
+  }
   for key, value in {
-      "data.source": "synthetic", "data.synthetic.train_examples": 101,
-      "data.synthetic.test_examples": 37, "data.synthetic.image_size": 8,
-      "data.synthetic.channels": 1, "data.validation": 20, "batch_size": 8, "epochs": 40,
-      "mesh.data": 1, "log_every": "7 steps", "eval_every": 2, "checkpoint_every": "11 steps",
-      "augment": "pad_crop(1) | mixup(0.2)", "optim.weight_decay": 1e-4,
-      "model.dropout": 0.3, "optim.schedule.warmup": "2 steps",
+    "data.source": "synthetic",
+    "data.synthetic.train_examples": 101,
+    "data.synthetic.test_examples": 37,
+    "data.synthetic.image_size": 8,
+    "data.synthetic.channels": 1,
+    "data.validation": 20,
+    "batch_size": 8,
+    "epochs": 40,
+    "mesh.data": 1,
+    "log_every": "7 steps",
+    "eval_every": 2,
+    "checkpoint_every": "11 steps",
+    "augment": "pad_crop(1) | mixup(0.2)",
+    "optim.weight_decay": 1e-4,
+    "model.dropout": 0.3,
+    "optim.schedule.warmup": "2 steps",
   }.items():
     override(config, key, value)
   workdir = tmp_path_factory.mktemp("undisturbed")
@@ -130,7 +153,8 @@ def test_eight_devices_see_the_same_data_and_losses(tiny, tmp_path):
     for key in a:
       assert a[key] == pytest.approx(b[key], rel=2e-4, abs=2e-5), (key, a["step"])
   assert len(leaves(ends[8].params)[0].shape) and all(
-      len(x.sharding.device_set) == 8 for x in jax.tree.leaves(ends[8].params))
+    len(x.sharding.device_set) == 8 for x in jax.tree.leaves(ends[8].params)
+  )
 
 
 def test_several_steps_per_dispatch_change_nothing(tiny, tmp_path):
@@ -147,8 +171,9 @@ def test_several_steps_per_dispatch_change_nothing(tiny, tmp_path):
 
 
 def test_seed_decides_and_seeds_differ(tiny, tmp_path):
-  runs = [train.train(tiny(seed=seed, epochs=1), tmp_path / str(i))[0]
-          for i, seed in enumerate((0, 0, 1))]
+  runs = [
+    train.train(tiny(seed=seed, epochs=1), tmp_path / str(i))[0] for i, seed in enumerate((0, 0, 1))
+  ]
   assert same_bits(runs[0], runs[1])
   assert not same_bits(runs[0].params, runs[2].params)
 
@@ -184,10 +209,19 @@ def test_changed_config_is_refused(tiny, tmp_path):
 
 def test_divergence_stops_the_run_and_keeps_what_is_good(tiny, tmp_path):
   """The rate is multiplied by 1e35 after five steps, so that the sixth update overflows."""
-  config = tiny(**{"optim.schedule.name": "step", "optim.schedule.boundaries": ("5 steps",),
-                   "optim.schedule.factor": 1e35, "checkpoint_every": "1 steps"})
-  with pytest.raises(UserError, match=r"NaN or infinite in step 6; the checkpoint of step 5 is "
-                                      r"good.*optim.clip_norm"):
+  config = tiny(
+    **{
+      "optim.schedule.name": "step",
+      "optim.schedule.boundaries": ("5 steps",),
+      "optim.schedule.factor": 1e35,
+      "checkpoint_every": "1 steps",
+    }
+  )
+  with pytest.raises(
+    UserError,
+    match=r"NaN or infinite in step 6; the checkpoint of step 5 is "
+    r"good.*optim.clip_norm",
+  ):
     train.train(config, tmp_path)
   saved = checkpoints.Checkpoints(tmp_path, read_only=True)
   assert saved.step() == 5
@@ -198,8 +232,9 @@ def test_best_is_chosen_by_validation_and_never_by_test(tiny, tmp_path):
   config = tiny(**{"data.validation": 0.2, "epochs": 6})
   train.train(config, tmp_path)
   lines = metrics_of(tmp_path)
-  scores = {line["step"]: line["validation/accuracy"] for line in lines
-            if "validation/accuracy" in line}
+  scores = {
+    line["step"]: line["validation/accuracy"] for line in lines if "validation/accuracy" in line
+  }
   assert [line["step"] for line in lines if "test/accuracy" in line] == [max(scores)]
   best = checkpoints.Checkpoints(tmp_path, read_only=True).step("best")
   assert scores[best] == max(scores.values())
@@ -223,9 +258,16 @@ def test_loss_falls_in_bfloat16_too(tiny, tmp_path):
 def test_label_smoothing_clipping_and_decay_reach_the_step(tiny, tmp_path):
   """Each of them changes the end of a run; a setting that is not wired in would not."""
   base = train.train(tiny(epochs=1), tmp_path / "base")[0]
-  for i, change in enumerate([{"task.label_smoothing": 0.1}, {"optim.clip_norm": 0.01},
-                              {"optim.weight_decay": 0.1}, {"optim.nesterov": True},
-                              {"model.dropout": 0.9}, {"optim.schedule.name": "constant"}]):
+  for i, change in enumerate(
+    [
+      {"task.label_smoothing": 0.1},
+      {"optim.clip_norm": 0.01},
+      {"optim.weight_decay": 0.1},
+      {"optim.nesterov": True},
+      {"model.dropout": 0.9},
+      {"optim.schedule.name": "constant"},
+    ]
+  ):
     changed = train.train(tiny(epochs=1, **change), tmp_path / str(i))[0]
     assert not same_bits(base.params, changed.params), change
 
@@ -233,12 +275,12 @@ def test_label_smoothing_clipping_and_decay_reach_the_step(tiny, tmp_path):
 def test_images_that_the_model_cannot_take(tiny, tmp_path):
   config = tiny()
   config.model = {"name": "lenet5"}
-  with pytest.raises(UserError, match="lenet5.*28x28 to 32x32"):
+  with pytest.raises(UserError, match=r"lenet5.*28x28 to 32x32"):
     train.train(config, tmp_path)
 
 
 def test_batch_that_the_devices_cannot_divide(tiny, tmp_path):
-  with pytest.raises(UserError, match="batch_size 12 cannot be divided over 8 devices.*8 or 16"):
+  with pytest.raises(UserError, match=r"batch_size 12 cannot be divided over 8 devices.*8 or 16"):
     train.train(tiny(**{"mesh.data": 8, "batch_size": 12}), tmp_path)
 
 
@@ -246,6 +288,7 @@ def test_batch_that_the_devices_cannot_divide(tiny, tmp_path):
 def test_digits_reach_their_accuracy_quickly(tmp_path):
   """A narrow check of the main job on real images; the full one is in the README's table."""
   from cnnjax.config import load
+
   config = load("configs/lenet.py:digits")
   for key, value in {"epochs": 8, "mesh.data": 1}.items():
     override(config, key, value)

@@ -40,7 +40,7 @@ def test_claim_makes_the_folder_and_saves_the_resolved_config(tmp_path):
 def test_claim_records_versions_devices_and_command(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python", "-m", "cnnjax.main", "--config=x y"])
   workdir.claim(tmp_path, default())
-  start, = starts(tmp_path)
+  (start,) = starts(tmp_path)
   for name in ("jax", "flax", "optax", "numpy", "orbax-checkpoint", "tensorflow-datasets"):
     assert start["versions"][name] == importlib.metadata.version(name)
   assert start["versions"]["python"] == platform.python_version()
@@ -58,13 +58,16 @@ def test_every_start_is_recorded(tmp_path):
   assert workdir.load_config(tmp_path).epochs == 4
 
 
-@pytest.mark.parametrize("key, value, shown", [
+@pytest.mark.parametrize(
+  "key, value, shown",
+  [
     ("seed", 1, "seed was 0 and is 1 now"),
     ("optim.clip_norm", 1.0, "optim.clip_norm was None and is 1.0 now"),
     ("model.drop_path", 0.1, "model.drop_path was None and is 0.1 now"),
     ("augment", "flip", "augment was '' and is 'flip' now"),
     ("data.mean", (0.5,), r"data.mean was None and is \[0.5\] now"),
-])
+  ],
+)
 def test_another_config_is_refused_and_nothing_is_touched(tmp_path, key, value, shown):
   workdir.claim(tmp_path, default())
   before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
@@ -80,8 +83,10 @@ def test_all_differences_are_shown(tmp_path):
   workdir.claim(tmp_path, default())
   with pytest.raises(UserError) as error:
     workdir.claim(tmp_path, changed(seed=1, batch_size=64, **{"model.name": "lenet5"}))
-  assert "batch_size was 128 and is 64 now; model.name was 'resnet20' and is 'lenet5' now; " \
-         "seed was 0 and is 1 now" in str(error.value)
+  assert (
+    "batch_size was 128 and is 64 now; model.name was 'resnet20' and is 'lenet5' now; "
+    "seed was 0 and is 1 now" in str(error.value)
+  )
 
 
 @pytest.mark.parametrize("key", configs.MAY_CHANGE)
@@ -131,20 +136,25 @@ def test_unwritable_by_its_mode(tmp_path, mode):
 
 def test_permission_denied_is_told(tmp_path, monkeypatch):
   """As above, for those who test as root."""
+
   def denied(*_, **__):
     raise PermissionError(13, "Permission denied")
+
   for method in ("is_file", "mkdir", "write_text"):
     with monkeypatch.context() as patch, pytest.raises(UserError, match="Permission denied"):
       patch.setattr(pathlib.Path, method, denied)
       workdir.claim(tmp_path / method, default())
 
 
-@pytest.mark.parametrize("settings, name", [
+@pytest.mark.parametrize(
+  "settings, name",
+  [
     ({}, "resnet20-digits"),
     ({"data.source": "tfds", "data.name": "mnist:3.0.1", "model.name": "mlp"}, "mlp-mnist_3.0.1"),
     ({"data.source": "tfds", "data.name": "a/b"}, "resnet20-a_b"),
     ({"data.source": "digits", "data.name": "cifar10"}, "resnet20-digits"),
-])
+  ],
+)
 def test_a_fresh_folder_is_named_after_model_and_data(tmp_path, settings, name):
   folder = workdir.fresh(changed(**settings), tmp_path)
   assert folder.parent == tmp_path and not folder.exists()

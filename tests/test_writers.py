@@ -54,6 +54,7 @@ def lines(folder):
 def events(folder):
   """[(tag, step, value)] of the TensorBoard events of a folder: TFRecords, oldest file first."""
   from tensorboardX.proto import event_pb2
+
   found = []
   for file in sorted(folder.glob("events.out.tfevents.*")):
     data = io.BytesIO(file.read_bytes())
@@ -77,8 +78,13 @@ def test_lines_of_metrics(tmp_path):
   train, test = lines(tmp_path)
   speed = train.pop("images_per_second")
   assert 5 * BATCH / 1.0 < speed < 5 * BATCH / 0.1
-  assert train == {"step": 5, "epoch": 0.5, "train/loss": 0.25, "train/accuracy": 0.75,
-                   "learning_rate": schedule(4)}  # the rate of the last step done
+  assert train == {
+    "step": 5,
+    "epoch": 0.5,
+    "train/loss": 0.25,
+    "train/accuracy": 0.75,
+    "learning_rate": schedule(4),
+  }  # the rate of the last step done
   assert test == {"step": 10, "epoch": 1.0, "test/loss": 0.5, "test/accuracy": 0.75}
   assert named == {"test/loss": 0.5, "test/accuracy": 0.75}
 
@@ -101,17 +107,24 @@ def test_latest(tmp_path):
   out = run(tmp_path, stop=20)
   assert out.latest.pop("images_per_second") > 0
   assert out.latest == {
-      "step": 20, "epoch": 2.0, "train/loss": 0.05, "train/accuracy": 0.75,
-      "learning_rate": schedule(19), "validation/accuracy": 0.2, "validation/loss": 0.1}
+    "step": 20,
+    "epoch": 2.0,
+    "train/loss": 0.05,
+    "train/accuracy": 0.75,
+    "learning_rate": schedule(19),
+    "validation/accuracy": 0.2,
+    "validation/loss": 0.1,
+  }
 
 
-@pytest.mark.parametrize("start, kept", [(0, []), (10, [5, 10, 10]), (12, [5, 10, 10]),
-                                         (20, [5, 10, 10, 15, 20, 20])])
+@pytest.mark.parametrize(
+  "start, kept", [(0, []), (10, [5, 10, 10]), (12, [5, 10, 10]), (20, [5, 10, 10, 15, 20, 20])]
+)
 def test_going_on_drops_later_lines(tmp_path, start, kept):
   run(tmp_path, stop=20)
   before = lines(tmp_path)
   with make(tmp_path, start) as out:
-    assert lines(tmp_path) == before[:len(kept)]
+    assert lines(tmp_path) == before[: len(kept)]
     assert [line["step"] for line in lines(tmp_path)] == kept
     assert out.latest.get("step") == (kept[-1] if kept else None)
     assert out.latest.get("validation/accuracy") == {0: None, 20: 0.2}.get(start, 0.1)
@@ -124,8 +137,9 @@ def test_a_stopped_run_reads_like_one_that_was_not(tmp_path):
   run(tmp_path / "whole")
   run(tmp_path / "stopped", stop=27)  # what is after the checkpoint at 10 is done again
   run(tmp_path / "stopped", start=10)
-  timeless = lambda folder: [{k: v for k, v in line.items() if k != "images_per_second"}
-                             for line in lines(folder)]
+  timeless = lambda folder: [
+    {k: v for k, v in line.items() if k != "images_per_second"} for line in lines(folder)
+  ]
   assert timeless(tmp_path / "whole") == timeless(tmp_path / "stopped")
   scalars = lambda folder: [e for e in events(folder) if e[0] != "images_per_second"]
   assert scalars(tmp_path / "whole") == scalars(tmp_path / "stopped")
@@ -148,8 +162,10 @@ def test_no_metrics_yet(tmp_path):
 def test_a_kill_while_going_on_loses_no_line(tmp_path, monkeypatch):
   run(tmp_path, stop=20)
   before = lines(tmp_path)
+
   def killed(*_):
     raise KeyboardInterrupt
+
   monkeypatch.setattr("pathlib.Path.replace", killed)
   with pytest.raises(KeyboardInterrupt):
     make(tmp_path, start=10)
@@ -183,10 +199,17 @@ def console(monkeypatch):
   real = rich.console.Console
 
   def make_console(terminal):
-    console = real(file=io.StringIO(), force_terminal=terminal, width=120, highlight=False,
-                   soft_wrap=True, emoji=False)
+    console = real(
+      file=io.StringIO(),
+      force_terminal=terminal,
+      width=120,
+      highlight=False,
+      soft_wrap=True,
+      emoji=False,
+    )
     monkeypatch.setattr(rich.console, "Console", lambda **_: console)
     return console
+
   return make_console
 
 
@@ -226,8 +249,11 @@ def test_no_terminal_has_plain_lines(tmp_path, console, monkeypatch):
   assert not re.search("[\x1b\r━]", shown.file.getvalue())
   assert text[:2] == ["  model    lenet5", "  workdir  runs/x"]
   assert re.fullmatch(r"compiled in \d+\.\d s", text[2])
-  assert re.fullmatch(r"step 15 of 40: loss 0\.2500, learning rate 0\.00667, [\d,]+ images/s, "
-                      r"0:00:\d\d left", text[4])
+  assert re.fullmatch(
+    r"step 15 of 40: loss 0\.2500, learning rate 0\.00667, [\d,]+ images/s, "
+    r"0:00:\d\d left",
+    text[4],
+  )
   assert text[5] == "epoch 2 of 4: validation accuracy 87.50%, loss 0.5000, train loss 0.1250"
   assert len(text) == 6
 
@@ -240,8 +266,10 @@ def test_plain_lines_come_now_and_then(tmp_path, console):
   assert len(shown.file.getvalue().splitlines()) == 1  # the compilation
 
 
-@pytest.mark.parametrize("start, words", [(0, None), (15, "going on from step 15"),
-                                          (40, "finished: step 40 of 40 is done")])
+@pytest.mark.parametrize(
+  "start, words",
+  [(0, None), (15, "going on from step 15"), (40, "finished: step 40 of 40 is done")],
+)
 def test_the_block_says_where_the_run_stands(tmp_path, console, start, words):
   shown = console(terminal=False)
   with make(tmp_path, start) as out:

@@ -16,21 +16,21 @@ from cnnjax.augment import geometry, mixing
 from cnnjax.errors import UserError, unknown
 
 OPERATIONS: dict[str, Callable] = {
-    "flip": geometry.flip,
-    "pad_crop": geometry.pad_crop,
-    "mixup": mixing.mixup,
-    "cutmix": mixing.cutmix,
+  "flip": geometry.flip,
+  "pad_crop": geometry.pad_crop,
+  "mixup": mixing.mixup,
+  "cutmix": mixing.cutmix,
 }
 
 
-def parse(spec: str) -> list[Callable]:
+def parse(spec: str | None) -> list[Callable]:
   """The operations that `spec` names, with their arguments bound.
 
   Raises:
     UserError: an unknown operation, or arguments that it does not take.
   """
   operations = []
-  for part in filter(None, (part.strip() for part in spec.split("|"))):
+  for part in filter(None, (part.strip() for part in (spec or "").split("|"))):
     try:
       node = ast.parse(part, mode="eval").body
       call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
@@ -38,8 +38,10 @@ def parse(spec: str) -> list[Callable]:
       args = [ast.literal_eval(arg) for arg in call.args]
       kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, AttributeError, TypeError):
-      raise UserError(f"augment: cannot read {part!r}; write it as name or name(number), "
-                      "such as 'pad_crop(4) | flip'") from None
+      raise UserError(
+        f"augment: cannot read {part!r}; write it as name or name(number), "
+        "such as 'pad_crop(4) | flip'"
+      ) from None
     if name not in OPERATIONS:
       raise unknown("augmentation", name, OPERATIONS)
     try:
@@ -51,7 +53,7 @@ def parse(spec: str) -> list[Callable]:
   return operations
 
 
-def create(spec: str) -> Callable:
+def create(spec: str | None) -> Callable:
   """One function (key, images, targets) -> (images, targets) that does all that `spec` names."""
   operations = parse(spec)
 
@@ -59,4 +61,5 @@ def create(spec: str) -> Callable:
     for i, operation in enumerate(operations):
       images, targets = operation(jax.random.fold_in(key, i), images, targets)
     return images, targets
+
   return augment

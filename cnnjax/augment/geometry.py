@@ -16,6 +16,7 @@ def flip(p: float = 0.5) -> Callable:
   def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
     chosen = jax.random.bernoulli(key, float(p), (images.shape[0], 1, 1, 1))
     return jnp.where(chosen, images[:, :, ::-1], images), targets
+
   return apply
 
 
@@ -32,6 +33,8 @@ def pad_crop(pixels: int) -> Callable:
     corners = jax.random.randint(key, (batch, 2), 0, 2 * pixels + 1)
     padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
     crop = lambda image, corner: jax.lax.dynamic_slice(
-        image, (corner[0], corner[1], 0), (height, width, image.shape[-1]))
+      image, (corner[0], corner[1], 0), (height, width, image.shape[-1])
+    )
     return jax.vmap(crop)(padded, corners), targets
+
   return apply

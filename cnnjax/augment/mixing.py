@@ -28,6 +28,7 @@ def mixup(alpha: float) -> Callable:
     order = jax.random.permutation(order_key, images.shape[0])
     mix = lambda x: ratio * x + (1 - ratio) * x[order]
     return mix(images), mix(targets)
+
   return apply
 
 
@@ -52,6 +53,9 @@ def cutmix(alpha: float) -> Callable:
     box = inside(row_key, height)[:, None] & inside(column_key, width)[None, :]
     order = jax.random.permutation(order_key, batch)
     kept = 1 - box.mean()
-    return (jnp.where(box[None, :, :, None], images[order], images),
-            kept * targets + (1 - kept) * targets[order])
+    return (
+      jnp.where(box[None, :, :, None], images[order], images),
+      kept * targets + (1 - kept) * targets[order],
+    )
+
   return apply

@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> int:
   prepare.add_argument("--data_dir", help="where data sets lie; default: TFDS's own")
   args = parser.parse_args(argv)
   from cnnjax.data import tfds  # late: the help need not import TFDS
+
   print(tfds.prepare(args.name, args.data_dir))
   return 0
 

@@ -9,25 +9,23 @@ from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from cnnjax.data import Split
+from cnnjax.data import Split, check_named_splits
 from cnnjax.data.images import resize
-from cnnjax.errors import unknown
-
-SPLITS = ("train", "test")
 
 
 def check(config: ConfigDict) -> None:
-  for key in ("train", "validation", "test"):
-    expression = config[key]
-    if isinstance(expression, str) and expression not in SPLITS:
-      raise unknown(f"split in data.{key}", expression, SPLITS)
+  check_named_splits(config)
 
 
 def load(config: ConfigDict, split: str) -> Split:
   digits = load_digits()
   train, test = train_test_split(
-      np.arange(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0)
+    np.arange(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0
+  )
   images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # 17 grey levels
   indices = np.sort({"train": train, "test": test}[split])
-  return Split(np.stack([resize(image, config.image_size) for image in images[indices]]),
-               digits.target[indices].astype(np.int32), tuple("0123456789"))
+  return Split(
+    np.stack([resize(image, config.image_size) for image in images[indices]]),
+    digits.target[indices].astype(np.int32),
+    tuple("0123456789"),
+  )

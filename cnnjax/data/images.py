@@ -16,4 +16,4 @@ def resize(image: np.ndarray, size: int | None) -> np.ndarray:
   shape = (max(size, round(width * scale)), max(size, round(height * scale)))
   image = cv2.resize(image, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
   top, left = (shape[1] - size) // 2, (shape[0] - size) // 2
-  return image.reshape(shape[1], shape[0], channels)[top:top + size, left:left + size]
+  return image.reshape(shape[1], shape[0], channels)[top : top + size, left : left + size]

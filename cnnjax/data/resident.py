@@ -23,8 +23,9 @@ class Resident:
     check_fits(split.images.shape, max_gib)
     self.size = len(split)
     self._mesh = mesh
-    self._arrays = sharding.put({"image": split.images, "label": split.labels},
-                                sharding.replicated(mesh))
+    self._arrays = sharding.put(
+      {"image": split.images, "label": split.labels}, sharding.replicated(mesh)
+    )
     self._epoch: tuple[Any, Any] = (None, None)
     # The batch is pinned to the mesh: XLA would otherwise be free to gather it on one device.
     self._take = jax.jit(gather, out_shardings=sharding.over_batch(mesh))
@@ -41,7 +42,7 @@ class Resident:
     epoch = step // self.steps_per_epoch
     if self._epoch[0] != epoch:
       order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
-      order = order[:self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+      order = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
       where = sharding.over_batch(self._mesh, axis=1)
       self._epoch = epoch, (self._arrays, sharding.put(order.astype(np.int32), where))
     return self._epoch[1]
@@ -68,9 +69,11 @@ def check_fits(shape: tuple[int, ...], max_gib: float) -> None:
   """Raises UserError if uint8 images of `[n, height, width, channels]` take more than allowed."""
   gib = math.prod(shape) / 2**30
   if gib > max_gib:
-    raise UserError(f"the {shape[0]:,} images take {gib:.1f} GiB on each device, and data.max_gib "
-                    f"allows {max_gib:g}; take a part of them (data.train='train[:10%]'), smaller "
-                    "ones (data.image_size), or raise data.max_gib")
+    raise UserError(
+      f"the {shape[0]:,} images take {gib:.1f} GiB on each device, and data.max_gib "
+      f"allows {max_gib:g}; take a part of them (data.train='train[:10%]'), smaller "
+      "ones (data.image_size), or raise data.max_gib"
+    )
 
 
 def gather(arrays: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:

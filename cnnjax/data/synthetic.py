@@ -3,17 +3,16 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.data import Split
-from cnnjax.errors import unknown
+from cnnjax.data import Split, check_named_splits
+from cnnjax.errors import UserError
 
 SPLITS = ("train", "test")
 
 
 def check(config: ConfigDict) -> None:
-  for key in ("train", "validation", "test"):
-    expression = config[key]
-    if isinstance(expression, str) and expression not in SPLITS:
-      raise unknown(f"split in data.{key}", expression, SPLITS)
+  check_named_splits(config)
+  if config.image_size:
+    raise UserError("synthetic images are made in their size: set data.synthetic.image_size")
 
 
 def load(config: ConfigDict, split: str) -> Split:
@@ -24,5 +23,8 @@ def load(config: ConfigDict, split: str) -> Split:
   n = {"train": c.train_examples, "test": c.test_examples}[split]
   labels = np.arange(n, dtype=np.int32) % c.num_classes
   noise = rng.integers(0, 256, (n, *shape))
-  return Split(((patterns[labels] + 3 * noise) // 4).astype(np.uint8), labels,
-               tuple(str(i) for i in range(c.num_classes)))
+  return Split(
+    ((patterns[labels] + 3 * noise) // 4).astype(np.uint8),
+    labels,
+    tuple(str(i) for i in range(c.num_classes)),
+  )

@@ -32,7 +32,9 @@ def check(config: ConfigDict) -> None:
   if not config.name:
     raise UserError("data.source=tfds needs data.name, such as cifar10")
   builder = _builder(config.name, config.data_dir)
-  _features(builder)
+  image_key, *_ = _features(builder)
+  if config.image_size is None and None in builder.info.features[image_key].shape[:2]:
+    raise UserError(f"the images of {config.name} differ in size; set data.image_size, such as 224")
   if not builder.is_prepared():
     if not _has_tensorflow():
       raise _not_prepared(builder, config)
@@ -49,16 +51,15 @@ def load(config: ConfigDict, split: str) -> Split:
   builder = _builder(config.name, config.data_dir)
   if not builder.is_prepared():
     folder = ["--data_dir", config.data_dir] if config.data_dir else []
-    if subprocess.run([sys.executable, "-m", "cnnjax.data", "prepare", config.name, *folder],
-                      check=False).returncode:
+    if subprocess.run(
+      [sys.executable, "-m", "cnnjax.data", "prepare", config.name, *folder], check=False
+    ).returncode:
       raise _not_prepared(builder, config)
     check(config)
     builder = _builder(config.name, config.data_dir)
   _check_format(builder)
   image_key, label_key, classes = _features(builder)
   shape, size = builder.info.features[image_key].shape, config.image_size
-  if size is None and None in shape[:2]:
-    raise UserError(f"the images of {config.name} differ in size; set data.image_size, such as 224")
   n = _split_info(builder, split, "split").num_examples
   height, width = (size, size) if size else shape[:2]
   check_fits((n, height, width, shape[2] or 3), config.max_gib)
@@ -71,8 +72,10 @@ def load(config: ConfigDict, split: str) -> Split:
       images = np.empty((n, *image.shape), np.uint8) if images is None else images
       images[i], labels[i] = image, record[label_key]
   if labels.min() < 0:
-    raise UserError(f"the labels of the split {split!r} of {config.name} are not public; choose "
-                    "another one in data.test")
+    raise UserError(
+      f"the labels of the split {split!r} of {config.name} are not public; choose "
+      "another one in data.test"
+    )
   return Split(images, labels, classes)
 
 
@@ -85,8 +88,10 @@ def prepare(name: str, data_dir: str | None) -> pathlib.Path:
   builder = _builder(name, data_dir)
   if not builder.is_prepared():
     if not _has_tensorflow():
-      raise UserError("TFDS needs TensorFlow to prepare data sets (training does not): "
-                      "pip install 'cnnjax[prepare]'")
+      raise UserError(
+        "TFDS needs TensorFlow to prepare data sets (training does not): "
+        "pip install 'cnnjax[prepare]'"
+      )
     for url in builder.url_infos:  # TFDS itself would retry for minutes
       host = urllib.parse.urlparse(url).hostname
       try:
@@ -94,8 +99,9 @@ def prepare(name: str, data_dir: str | None) -> pathlib.Path:
       except OSError as e:
         raise UserError(f"cannot reach {host}, where {name} is downloaded from: {e}") from e
     builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+      file_format="array_record",
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
   _check_format(builder)
   return pathlib.Path(builder.data_path)
 
@@ -118,8 +124,8 @@ def _builder(name: str, data_dir: str | None):
       raise UserError(f"TFDS has {base}, but not the version or config of {name!r}") from None
     raise unknown("TFDS data set", name, known) from None
   except (ValueError, AssertionError, ImportError) as e:
-    first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-    raise UserError(f"TFDS cannot use data.name={name!r}: {first}") from e
+    reason = str(e).strip() or type(e).__name__
+    raise UserError(f"TFDS cannot use data.name={name!r}: {reason[:400]}") from e
 
 
 def _not_prepared(builder, config: ConfigDict) -> UserError:
@@ -128,18 +134,20 @@ def _not_prepared(builder, config: ConfigDict) -> UserError:
   found = f" (versions there: {', '.join(sorted(others))})" if others else ""
   where = f" --data_dir={config.data_dir}" if config.data_dir else ""
   return UserError(
-      f"the data set {config.name} is not in {folder}{found}. Prepare it once with "
-      f"`pip install 'cnnjax[prepare]' && python -m cnnjax.data prepare {config.name}{where}`, or "
-      "say where it lies with --config.data.data_dir=DIR")
+    f"the data set {config.name} is not in {folder}{found}. Prepare it once with "
+    f"`pip install 'cnnjax[prepare]' && python -m cnnjax.data prepare {config.name}{where}`, or "
+    "say where it lies with --config.data.data_dir=DIR"
+  )
 
 
 def _check_format(builder) -> None:
   formats = tfds.core.file_adapters.FileFormat
   if not builder.info.available_file_formats() & formats.with_random_access():
     raise UserError(
-        f"the data set in {builder.data_path} was prepared as {builder.info.file_format.value}, "
-        "which only TensorFlow reads; prepare it as array_record in another folder, with "
-        f"`python -m cnnjax.data prepare {builder.name} --data_dir=DIR`, and set data.data_dir")
+      f"the data set in {builder.data_path} was prepared as {builder.info.file_format.value}, "
+      "which only TensorFlow reads; prepare it as array_record in another folder, with "
+      f"`python -m cnnjax.data prepare {builder.name} --data_dir=DIR`, and set data.data_dir"
+    )
 
 
 def _features(builder) -> tuple[str, str, tuple[str, ...]]:
@@ -151,12 +159,16 @@ def _features(builder) -> tuple[str, str, tuple[str, ...]]:
   image_key = supervised[0] if supervised[0] in image else next(iter(image), None)
   label_key = supervised[1] if supervised[1] in label else next(iter(label), None)
   if image_key is None or label_key is None:
-    raise UserError(f"{builder.name} is not an image-classification data set: it needs an image "
-                    f"and a class label, and has {', '.join(features)}")
+    raise UserError(
+      f"{builder.name} is not an image-classification data set: it needs an image "
+      f"and a class label, and has {', '.join(features)}"
+    )
   dtype = np.dtype(features[image_key].np_dtype)
   if dtype != np.uint8:
-    raise UserError(f"the images of {builder.name} are {dtype}; only those with 8 bits a channel "
-                    "can be trained on")
+    raise UserError(
+      f"the images of {builder.name} are {dtype}; only those with 8 bits a channel "
+      "can be trained on"
+    )
   return image_key, label_key, tuple(features[label_key].names)
 
 
@@ -175,15 +187,18 @@ def _split_info(builder, expression: str, key: str):
 
 
 def _check_overlap(builder, config: ConfigDict) -> None:
-  """Examples that are trained on must not be evaluated on."""
-  def pieces(expression):
-    return [(f.filename, f.skip, f.skip + f.examples_in_shard if f.take == -1 else f.skip + f.take)
-            for f in builder.info.splits[expression].file_instructions]
+  """No example may be in two splits, be it trained on and evaluated, or chosen by and reported."""
 
-  for key in ("validation", "test"):
-    expression = config[key]
-    if isinstance(expression, str):
-      for name, start, stop in pieces(config.train):
-        if any(name == n and start < b and a < stop for n, a, b in pieces(expression)):
-          raise UserError(f"data.{key} {expression!r} shares examples with data.train "
-                          f"{config.train!r}")
+  def pieces(expression):
+    return [
+      (f.filename, f.skip, f.skip + f.examples_in_shard if f.take == -1 else f.skip + f.take)
+      for f in builder.info.splits[expression].file_instructions
+    ]
+
+  for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+    if isinstance(config[one], str) and isinstance(config[other], str):
+      for name, start, stop in pieces(config[one]):
+        if any(name == n and start < b and a < stop for n, a, b in pieces(config[other])):
+          raise UserError(
+            f"data.{other} {config[other]!r} shares examples with data.{one} {config[one]!r}"
+          )

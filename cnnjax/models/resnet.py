@@ -234,7 +234,7 @@ VARIANTS = {
   "resnet50": BOTTLENECK | dict(stage_sizes=(3, 4, 6, 3)),
   "resnet101": BOTTLENECK | dict(stage_sizes=(3, 4, 23, 3)),
   "resnet152": BOTTLENECK | dict(stage_sizes=(3, 8, 36, 3)),
-  "resnet200": BOTTLENECK | dict(stage_sizes=(3, 24, 36, 3)),
+  "resnet200": BOTTLENECK | dict(stage_sizes=(3, 24, 36, 3), reference="arXiv:1603.05027"),
   "resnet50_v1": BOTTLENECK | V1 | dict(stage_sizes=(3, 4, 6, 3)),
   "resnet101_v1": BOTTLENECK | V1 | dict(stage_sizes=(3, 4, 23, 3)),
   "resnet152_v1": BOTTLENECK | V1 | dict(stage_sizes=(3, 8, 36, 3)),

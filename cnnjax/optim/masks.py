@@ -31,7 +31,9 @@ def by_path(params: Any, pattern: str) -> Any:
   regex = compile_pattern(pattern)
   mask = {path: bool(regex.search(path)) for path in paths(params)}
   if not any(mask.values()):
-    raise UserError(f"optim.weight_decay_mask {pattern!r} matches no parameter; "
-                    f"they are called, for example, {', '.join(list(mask)[:4])}")
+    raise UserError(
+      f"optim.weight_decay_mask {pattern!r} matches no parameter; "
+      f"they are called, for example, {', '.join(list(mask)[:4])}"
+    )
   tree = flax.traverse_util.unflatten_dict(mask, sep="/")
   return jax.tree.map(lambda _, chosen: chosen, params, tree)

@@ -33,19 +33,26 @@ def _warm_restarts(config, peak, length, warmup, to_steps):
   cycles, starts, start, floor = [], [], 0, config.end_factor * peak
   while start < length:
     if len(cycles) == 1000:
-      raise UserError(f"optim.schedule: a first period of {config.first_period!r} restarts more "
-                      "than 1,000 times in this run")
+      raise UserError(
+        f"optim.schedule: a first period of {config.first_period!r} restarts more "
+        "than 1,000 times in this run"
+      )
     height = max(floor, peak * config.peak_decay ** len(cycles))
     period = round(first * config.multiplier ** len(cycles))
-    cycles.append(optax.cosine_decay_schedule(
-        height, period, alpha=floor / height if height else 1.0))
+    cycles.append(
+      optax.cosine_decay_schedule(height, period, alpha=floor / height if height else 1.0)
+    )
     start += period
     starts.append(start)
   return optax.join_schedules(cycles, starts[:-1])
 
 
-SCHEDULES = {"constant": _constant, "step": _step, "cosine": _cosine,
-             "warm_restarts": _warm_restarts}
+SCHEDULES = {
+  "constant": _constant,
+  "step": _step,
+  "cosine": _cosine,
+  "warm_restarts": _warm_restarts,
+}
 
 
 def check(config: ConfigDict) -> None:
@@ -53,8 +60,10 @@ def check(config: ConfigDict) -> None:
   if config.name not in SCHEDULES:
     raise unknown("schedule", config.name, SCHEDULES)
   if config.name == "step" and not config.boundaries:
-    raise UserError("optim.schedule: a step schedule needs boundaries, such as "
-                    "--config.optim.schedule.boundaries='(80, 120)'")
+    raise UserError(
+      "optim.schedule: a step schedule needs boundaries, such as "
+      "--config.optim.schedule.boundaries='(80, 120)'"
+    )
 
 
 def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps) -> optax.Schedule:
@@ -67,8 +76,10 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
   """
   warmup = to_steps(config.warmup, "optim.schedule.warmup")
   if warmup >= total_steps:
-    raise UserError(f"optim.schedule.warmup {config.warmup!r} is {warmup} steps, and the whole "
-                    f"run is {total_steps}")
+    raise UserError(
+      f"optim.schedule.warmup {config.warmup!r} is {warmup} steps, and the whole "
+      f"run is {total_steps}"
+    )
   schedule = SCHEDULES[config.name](config, peak, total_steps - warmup, warmup, to_steps)
   if not warmup:
     return schedule
@@ -79,11 +90,11 @@ def describe(config: ConfigDict, peak: float) -> str:
   """The schedule in words."""
   at = ", ".join(map(duration_text, config.boundaries))
   text = {
-      "constant": "constant",
-      "step": f"x{config.factor:g} at {at}",
-      "cosine": "cosine",
-      "warm_restarts": f"cosine with warm restarts after {duration_text(config.first_period)}, "
-                       f"periods x{config.multiplier:g}, peaks x{config.peak_decay:g}",
+    "constant": "constant",
+    "step": f"x{config.factor:g} at {at}",
+    "cosine": "cosine",
+    "warm_restarts": f"cosine with warm restarts after {duration_text(config.first_period)}, "
+    f"periods x{config.multiplier:g}, peaks x{config.peak_decay:g}",
   }[config.name]
   warmup = f", warm-up {duration_text(config.warmup)}" if config.warmup else ""
   return f"learning rate {peak:g}, {text}{warmup}"

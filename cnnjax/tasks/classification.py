@@ -19,7 +19,7 @@ class ClassificationMetrics(metrics.Collection):
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-  """Targets are distributions over the classes, `[batch, num_classes]`, so that they can be mixed."""
+  """Targets are distributions over the classes, `[batch, num_classes]`, which can be mixed."""
 
   num_classes: int
   label_smoothing: float = 0.0
@@ -36,13 +36,15 @@ class Classification:
     """Cross-entropy with the targets as they are, so that runs compare."""
     return optax.softmax_cross_entropy(logits, targets)
 
-  def metrics(self, logits: jax.Array, targets: jax.Array, losses: jax.Array,
-              mask: jax.Array | None = None) -> ClassificationMetrics:
+  def metrics(
+    self, logits: jax.Array, targets: jax.Array, losses: jax.Array, mask: jax.Array | None = None
+  ) -> ClassificationMetrics:
     """Metrics of one batch; with mixed targets, accuracy counts the heavier class."""
     correct = jnp.argmax(logits, -1) == jnp.argmax(targets, -1)
     mask = jnp.ones(losses.shape, bool) if mask is None else mask
     return ClassificationMetrics.single_from_model_output(
-        loss=losses, correct=correct.astype(jnp.float32), mask=mask)
+      loss=losses, correct=correct.astype(jnp.float32), mask=mask
+    )
 
   def no_metrics(self) -> ClassificationMetrics:
     """Metrics of no example."""

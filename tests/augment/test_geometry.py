@@ -44,7 +44,7 @@ def test_pad_crop_takes_every_crop_equally_often(pixels, shape):
   found = np.zeros(n, int)
   for row in range(side):
     for column in range(side):
-      crop = padded[:, row:row + height, column:column + width]
+      crop = padded[:, row : row + height, column : column + width]
       equal = (np.asarray(cropped) == crop).all((1, 2, 3))
       counts[row, column], found = equal.sum(), found + equal
   assert (found == 1).all(), "an image is not exactly one of its crops"

@@ -16,15 +16,13 @@ DRAWS = 1000
 
 
 @functools.cache
-def many(name, alpha, draws=DRAWS):
-  """(images, targets) of so many keys. Image i has the value i everywhere, and target i is e_i.
-
-  Not jitted as a whole: the beta distribution compiles slowly, and so it does it once.
-  """
-  images = jnp.broadcast_to(jnp.arange(BATCH, dtype=jnp.float32)[:, None, None, None],
-                            (BATCH, HEIGHT, WIDTH, 1))
-  operation = getattr(mixing, name)(alpha)
-  drawn = [operation(key, images, EYE) for key in jax.random.split(jax.random.key(7), draws)]
+def many(name, alpha):
+  """(images, targets) of `DRAWS` keys. Image i has the value i everywhere, and target i is e_i."""
+  images = jnp.broadcast_to(
+    jnp.arange(BATCH, dtype=jnp.float32)[:, None, None, None], (BATCH, HEIGHT, WIDTH, 1)
+  )
+  operation = jax.jit(getattr(mixing, name)(alpha))  # vmap would compile for longer than it saves
+  drawn = [operation(key, images, EYE) for key in jax.random.split(jax.random.key(7), DRAWS)]
   return tuple(map(np.stack, zip(*jax.device_get(drawn), strict=True)))
 
 
@@ -43,7 +41,6 @@ def test_targets_stay_distributions_and_no_label_is_lost(name, alpha):
   assert (targets > 0).sum(-1).max() == 2
 
 
-@pytest.mark.smoke
 def test_mixup_is_the_convex_combination_that_the_targets_say():
   images, targets = many("mixup", 0.2)
   assert (images == images[:, :, :1, :1]).all()
@@ -56,14 +53,12 @@ def test_mixup_is_the_convex_combination_that_the_targets_say():
   assert mixed.dtype == targets.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("alpha", [0.2, 8.0])
-def test_mixup_ratios_have_the_beta_distribution(alpha):
-  ratios = kept(many("mixup", alpha)[1])
+def test_mixup_ratios_have_the_beta_distribution():
+  ratios = kept(many("mixup", 0.2)[1])
   ratios = ratios[~np.isnan(ratios)].astype(float)
-  assert stats.kstest(ratios, stats.beta(alpha, alpha).cdf).pvalue > 1e-4
+  assert stats.kstest(ratios, stats.beta(0.2, 0.2).cdf).pvalue > 1e-4
 
 
-@pytest.mark.smoke
 def test_cutmix_ratio_is_the_area_that_was_pasted():
   images, targets = many("cutmix", 1.0)
   own = np.arange(BATCH)[:, None, None]
@@ -89,8 +84,12 @@ def test_cutmix_areas_are_those_of_the_paper():
   """Against algorithm A1 of arXiv:1905.04899 in numpy, box clipped at the border."""
   rng = np.random.default_rng(0)
   areas = []
-  for ratio, row, column in zip(rng.beta(1, 1, 20000), rng.integers(0, HEIGHT, 20000),
-                                rng.integers(0, WIDTH, 20000), strict=True):
+  for ratio, row, column in zip(
+    rng.beta(1, 1, 20000),
+    rng.integers(0, HEIGHT, 20000),
+    rng.integers(0, WIDTH, 20000),
+    strict=True,
+  ):
     high, wide = (int(size * np.sqrt(1 - ratio)) for size in (HEIGHT, WIDTH))
     y1, y2 = np.clip([row - high // 2, row + high // 2], 0, HEIGHT)
     x1, x2 = np.clip([column - wide // 2, column + wide // 2], 0, WIDTH)
@@ -123,6 +122,8 @@ def test_alpha_zero_is_the_identity(name):
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 @pytest.mark.parametrize("alpha", [1e-4, 1e3])
 def test_extreme_alphas_stay_finite(name, alpha):
-  images, targets = many(name, alpha, 50)
-  assert np.isfinite(images).all() and np.isfinite(targets).all()
-  np.testing.assert_allclose(targets.sum(-1), 1, atol=1e-6)
+  operation = getattr(mixing, name)(alpha)
+  for seed in range(10):
+    images, targets = operation(jax.random.key(seed), jnp.ones((BATCH, 4, 4, 1)), EYE)
+    np.testing.assert_allclose(images, 1, atol=1e-6)
+    np.testing.assert_allclose(targets.sum(-1), 1, atol=1e-6)

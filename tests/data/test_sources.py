@@ -13,8 +13,12 @@ from cnnjax.errors import UserError
 
 def config(source="synthetic", **overrides):
   c = default()
-  settings = {"source": source, "synthetic.image_size": 4, "synthetic.train_examples": 103,
-              "synthetic.test_examples": 31}
+  settings = {
+    "source": source,
+    "synthetic.image_size": 4,
+    "synthetic.train_examples": 103,
+    "synthetic.test_examples": 31,
+  }
   for key, value in {**settings, **overrides}.items():
     override(c, f"data.{key}", value)
   return c.data
@@ -22,11 +26,14 @@ def config(source="synthetic", **overrides):
 
 def rows(split):
   """The examples as bytes, label included."""
-  return [image.tobytes() + bytes([label])
-          for image, label in zip(split.images, split.labels, strict=True)]
+  return [
+    image.tobytes() + bytes([label])
+    for image, label in zip(split.images, split.labels, strict=True)
+  ]
 
 
 # Carving
+
 
 @pytest.mark.parametrize("amount, held", [(0.25, 26), (30, 30), (0.1, 11), (93, 93)])
 def test_carving_is_disjoint_stratified_and_covers(amount, held):
@@ -42,7 +49,6 @@ def test_carving_is_disjoint_stratified_and_covers(amount, held):
   assert splits["train"].classes == validation.classes == whole.classes
 
 
-@pytest.mark.smoke
 def test_carving_is_the_same_for_every_run():
   first = data.load(config(validation=20))["validation"]
   np.random.seed(12345)  # what a run may have done to the global state
@@ -73,6 +79,7 @@ def test_a_named_validation_split_is_loaded_and_nothing_carved():
 
 # Normalisation
 
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalization_is_that_of_numpy(channels):
   train = data.load(config(**{"synthetic.channels": channels}), ("train",))["train"]
@@ -81,8 +88,9 @@ def test_normalization_is_that_of_numpy(channels):
   np.testing.assert_allclose(mean, scaled.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(std, scaled.std((0, 1, 2)), rtol=1e-12)
   images = steps.normalizer(mean, std)(steps.to_float(jnp.asarray(train.images)))
-  np.testing.assert_allclose(images, (scaled - scaled.mean((0, 1, 2))) / scaled.std((0, 1, 2)),
-                             atol=1e-5)
+  np.testing.assert_allclose(
+    images, (scaled - scaled.mean((0, 1, 2))) / scaled.std((0, 1, 2)), atol=1e-5
+  )
 
 
 def test_the_values_of_the_config_win():
@@ -110,8 +118,10 @@ def test_a_constant_channel_is_not_divided_by_zero():
 
 # The sources
 
-@pytest.mark.parametrize("name, near", [("digit", "digits"), ("synthetik", "synthetic"),
-                                        ("cifar10", None), ("", None)])
+
+@pytest.mark.parametrize(
+  "name, near", [("digit", "digits"), ("synthetik", "synthetic"), ("cifar10", None), ("", None)]
+)
 def test_an_unknown_source_is_an_error_and_no_fallback(name, near):
   for function in (data.check, data.load):
     with pytest.raises(UserError, match=f"unknown data source {name!r}") as e:
@@ -127,6 +137,16 @@ def test_an_unknown_split_is_refused_with_the_nearest(source, key):
     data.check(config(source, **{key: "tset"}))
 
 
+@pytest.mark.parametrize("source", ["digits", "synthetic"])
+@pytest.mark.parametrize(
+  "overrides",
+  [{"test": "train"}, {"train": "test"}, {"validation": "train"}, {"validation": "test"}],
+)
+def test_no_split_serves_twice(source, overrides):
+  with pytest.raises(UserError, match="cannot be evaluated on"):
+    data.check(config(source, **overrides))
+
+
 @pytest.mark.smoke
 def test_digits():
   splits = data.load(config("digits"))
@@ -138,10 +158,14 @@ def test_digits():
   assert (scans.min(), scans.max(), len(np.unique(scans))) == (0, 255, 17)
   # Scans do repeat in some data sets; counting occurrences shows that each one is used once.
   key = lambda image, label: (*np.round(image.reshape(-1) * (16 / 255)).astype(int), label)
-  used = sorted(key(*pair) for split in (train, test)
-                for pair in zip(split.images[..., 0], split.labels, strict=True))
-  assert used == sorted((*image.astype(int), label)
-                        for image, label in zip(original.data, original.target, strict=True))
+  used = sorted(
+    key(*pair)
+    for split in (train, test)
+    for pair in zip(split.images[..., 0], split.labels, strict=True)
+  )
+  assert used == sorted(
+    (*image.astype(int), label) for image, label in zip(original.data, original.target, strict=True)
+  )
   assert not set(rows(train)) & set(rows(test))
   for split in (train, test):
     expected = np.bincount(original.target) * len(split) / 1797
@@ -151,8 +175,9 @@ def test_digits():
 
 
 def test_digits_are_resized():
-  small, large = (data.load(config("digits", image_size=size), ("test",))["test"]
-                  for size in (None, 16))
+  small, large = (
+    data.load(config("digits", image_size=size), ("test",))["test"] for size in (None, 16)
+  )
   assert large.images.shape == (360, 16, 16, 1)
   np.testing.assert_array_equal(small.labels, large.labels)
   means = large.images.reshape(360, 8, 2, 8, 2).mean((2, 4))
@@ -172,8 +197,10 @@ def test_synthetic_is_deterministic_and_as_configured():
 def test_synthetic_can_be_learnt():
   """The nearest class mean of the training split finds the labels of the test split."""
   splits = data.load(config(**{"synthetic.image_size": 12}))
-  flat = {name: splits[name].images.reshape(len(splits[name]), -1).astype(float)
-          for name in ("train", "test")}
+  flat = {
+    name: splits[name].images.reshape(len(splits[name]), -1).astype(float)
+    for name in ("train", "test")
+  }
   means = np.stack([flat["train"][splits["train"].labels == c].mean(0) for c in range(10)])
   nearest = ((flat["test"][:, None] - means) ** 2).sum(-1).argmin(-1)
   assert (nearest == splits["test"].labels).mean() > 0.8

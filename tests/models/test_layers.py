@@ -1,5 +1,7 @@
 """The shared layers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,10 @@ import pytest
 from flax import linen as nn
 
 from cnnjax.models import layers
+
+
+def normal(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 class Apply(nn.Module):
@@ -59,24 +65,60 @@ def test_activations_at_known_points():
 
 
 def test_convolution_is_the_same_with_and_without_the_barrier():
-  x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
+  x = normal(2, 6, 6, 4)
   conv = lambda train: layers.conv(
     8, 3, strides=2, padding=1, groups=2, dtype=jnp.float32, train=train
   )
-  variables = conv(False).init(jax.random.key(1), x)
-  assert variables["params"]["kernel"].shape == (3, 3, 2, 8)
-  loss = lambda x, train: jnp.sum(conv(train).apply(variables, x) ** 2)
-  for train in (False, True):
-    assert conv(train).apply(variables, x).shape == (2, 3, 3, 8)
-  np.testing.assert_allclose(jax.grad(loss)(x, True), jax.grad(loss)(x, False), rtol=1e-6)
-  # Per-example gradients need the barrier to batch.
-  assert jax.vmap(jax.grad(lambda x: loss(x[None], True)))(x).shape == x.shape
+  variables = {"params": {"kernel": normal(3, 3, 2, 8)}}
+  apply = lambda x, train: conv(train).apply(variables, x)
+  gradient = lambda x, train: jax.grad(lambda x: jnp.sum(apply(x, train) ** 2))(x)
+  without, with_barrier = jax.jit(lambda x: [(apply(x, t), gradient(x, t)) for t in (0, 1)])(x)
+  assert without[0].shape == (2, 3, 3, 8)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), without, with_barrier)
+  # Gradients of single examples need the barrier to batch.
+  each = jax.eval_shape(jax.vmap(lambda x: gradient(x[None], 1)[0]), x)
+  assert each.shape == x.shape
+
+
+@pytest.mark.parametrize(
+  "size, window, strides, padding", [(6, 2, 2, 0), (7, 3, 2, 1), (5, 2, 2, 0)]
+)
+def test_max_pool_as_a_maximum_of_shifted_copies(size, window, strides, padding):
+  """Forward and backward as the window reduction, where nothing ties."""
+  x = normal(2, size, size, 3)
+  reference = lambda x: nn.max_pool(
+    x, window_shape=(window, window), strides=(strides, strides),
+    padding=[(padding, padding)] * 2,
+  )  # fmt: skip
+  ours = lambda x: layers.max_pool(x, window, strides=strides, padding=padding)
+  both = lambda f: (f(x), jax.grad(lambda x: jnp.sum(f(x) ** 2))(x))
+  jax.tree.map(np.testing.assert_array_equal, *jax.jit(lambda: (both(ours), both(reference)))())
+
+
+@pytest.mark.parametrize("size, kernel, strides, padding", [
+  (2, 3, 1, 1), (1, 3, 1, 1), (2, 3, 2, 1), (3, 5, 2, "SAME"), (4, 7, 2, 3),
+  (2, 3, 1, [(0, 1), (2, 0)]),
+])  # fmt: skip
+def test_kernel_larger_than_the_image(size, kernel, strides, padding):
+  """On CPU these are products; the reference is what they stand in for."""
+  x, weights = normal(3, size, size, 4), normal(kernel, kernel, 4, 6)
+  conv = layers.conv(6, kernel, strides=strides, padding=padding, dtype=jnp.float32, train=True)
+  pairs = [(padding, padding)] * 2 if isinstance(padding, int) else padding
+  reference = lambda x, w: jax.lax.conv_general_dilated(
+    x, w, (strides, strides), pairs, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  ours = lambda x, w: conv.apply({"params": {"kernel": w}}, x)
+  assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, weights))
+  both = lambda f: (f(x, weights), jax.grad(lambda x, w: jnp.sum(f(x, w) ** 2), (0, 1))(x, weights))
+  close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+  jax.tree.map(close, *jax.jit(lambda: (both(ours), both(reference)))())
 
 
 def test_initial_scales():
   conv = layers.conv(256, 3, padding=1, dtype=jnp.float32, train=False)
-  kernel = conv.init(jax.random.key(0), jnp.zeros((1, 1, 1, 64)))["params"]["kernel"]
+  kernel = jax.jit(conv.init)(jax.random.key(0), jnp.zeros((1, 1, 1, 64)))["params"]["kernel"]
   assert float(kernel.std()) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)  # fan out
-  head = layers.dense(500, dtype=jnp.float32).init(jax.random.key(0), jnp.zeros((1, 400)))["params"]
-  assert float(abs(head["kernel"]).max()) == pytest.approx(1 / 20, rel=0.01)
-  assert not head["bias"].any()
+  dense = layers.dense(500, dtype=jnp.float32)
+  params = jax.jit(dense.init)(jax.random.key(0), jnp.zeros((1, 400)))["params"]
+  assert float(abs(params["kernel"]).max()) == pytest.approx(1 / 20, rel=0.01)  # uniform, fan in
+  assert not params["bias"].any()

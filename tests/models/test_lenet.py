@@ -1,5 +1,7 @@
 """LeNet-5, as it is used today and as published."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,10 @@ import pytest
 from cnnjax import models
 from cnnjax.errors import UserError
 from cnnjax.models import lenet
+
+
+def normal(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 @pytest.mark.smoke
@@ -43,12 +49,14 @@ def test_c3_table_is_the_papers():
 
 def test_c3_maps_see_only_their_inputs():
   layer = lenet.C3(dtype=jnp.float32)
-  x = jax.random.normal(jax.random.key(0), (1, 5, 5, 6))
-  variables = layer.init(jax.random.key(1), x)
-  jacobian = jax.jacobian(lambda x: layer.apply(variables, x)[0, 0, 0])(x)  # [16, 1, 5, 5, 6]
-  assert np.array_equal((jacobian != 0).any(axis=(1, 2, 3)), lenet.C3_CONNECTED.T)
-  bounds = abs(variables["params"]["kernel"]).max(axis=(0, 1)) * 25  # 2.4 / number of inputs
-  assert (bounds <= 2.4 / lenet.C3_CONNECTED.sum(axis=0)[np.nonzero(lenet.C3_CONNECTED)[1]]).all()
+  x = normal(1, 5, 5, 6)
+  variables = jax.jit(layer.init)(jax.random.key(1), x)
+  jacobian = jax.jit(jax.jacrev(lambda x: layer.apply(variables, x)[0, 0, 0]))(x)
+  touched = (np.asarray(jacobian) != 0).any(axis=(1, 2, 3))  # of [16, 1, 5, 5, 6]
+  assert np.array_equal(touched, lenet.C3_CONNECTED.T)
+  largest = abs(np.asarray(variables["params"]["kernel"])).max(axis=(0, 1))
+  fan_in = 25 * lenet.C3_CONNECTED.sum(axis=0)[np.nonzero(lenet.C3_CONNECTED)[1]]
+  assert (largest <= 2.4 / fan_in).all() and (largest > 1.2 / fan_in).all()
 
 
 def test_subsampling_by_hand():
@@ -73,24 +81,21 @@ def test_prototypes_are_fixed_codes_that_differ(num_classes):
 
 def test_logits_of_1998_are_minus_squared_distances(random_variables):
   model = models.create("lenet5_1998", 10)
-  x = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
+  x = normal(2, 28, 28, 1)
   params = random_variables(model, x)["params"]
   # With F6 silenced but for a bias that squashes to the bitmap of 3, class 3 is at distance 0.
-  to_code = jnp.arctanh(lenet.prototypes(10)[3] / 1.7159) * 1.5
-  f6 = {"kernel": jnp.zeros_like(params["f6"]["kernel"]), "bias": to_code}
-  logits = model.apply({"params": params | {"f6": f6}}, x, train=False)
+  to_code = np.arctanh(lenet.prototypes(10)[3] / 1.7159) * 1.5
+  f6 = {"kernel": np.zeros((1, 1, 120, 84), np.float32), "bias": to_code}
+  apply = jax.jit(functools.partial(model.apply, train=False))
+  logits = apply({"params": params | {"f6": f6}}, x)
   differing = (lenet.prototypes(10) != lenet.prototypes(10)[3]).sum(axis=-1)
   np.testing.assert_allclose(logits, np.stack([-4.0 * differing] * 2), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "lenet5_1998"])
-def test_padding_to_the_field_changes_nothing(name, random_variables):
-  model = models.create(name, 10)
-  x = jax.random.normal(jax.random.key(0), (2, 28, 29, 1))
-  variables = random_variables(model, x)
-  padded = jnp.pad(x, ((0, 0), (2, 2), (1, 2), (0, 0)))
-  run = lambda x: model.apply(variables, x, train=False)
-  assert jnp.array_equal(run(x), run(padded))
+def test_images_stand_in_the_middle_of_the_field():
+  x = normal(2, 28, 29, 1)
+  padded = np.pad(x, ((0, 0), (2, 2), (1, 2), (0, 0)))
+  assert np.array_equal(lenet.centre_on_field(x), padded)
 
 
 @pytest.mark.parametrize("name", ["lenet5", "lenet5_1998"])
@@ -106,13 +111,14 @@ def test_other_sizes_say_what_is_taken(name, height, width):
 @pytest.mark.parametrize("name, overrides", [("lenet5", {"pool": "max"}), ("lenet5_1998", {})])
 def test_every_parameter_learns(name, overrides, random_variables):
   model = models.create(name, 10, dtype="bfloat16", **overrides)
-  x = jax.random.normal(jax.random.key(0), (4, 32, 32, 1))
+  x = normal(4, 32, 32, 1)
   params = random_variables(model, x)["params"]
+  weights = normal(4, 10)
 
   def loss(params):
     logits = model.apply({"params": params}, x, train=True)
     assert logits.dtype == jnp.float32
-    return -jax.nn.log_softmax(logits)[:, 3].mean()
+    return jnp.sum(logits * weights)
 
   for path, gradient in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
-    assert jnp.isfinite(gradient).all() and gradient.any(), jax.tree_util.keystr(path)
+    assert np.isfinite(gradient).all() and np.any(gradient), jax.tree_util.keystr(path)

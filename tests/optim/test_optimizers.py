@@ -30,8 +30,9 @@ def start():
 
 def gradients(scale=1.0):
   rng = np.random.default_rng(1)
-  return [{path: scale * rng.normal(size=shape) for path, shape in SHAPES.items()}
-          for _ in range(STEPS)]
+  return [
+    {path: scale * rng.normal(size=shape) for path, shape in SHAPES.items()} for _ in range(STEPS)
+  ]
 
 
 def settings(**overrides):
@@ -48,7 +49,8 @@ def run(config, grads):
   state, trajectory = optimizer.init(params), []
   for grad in grads:
     updates, state = optimizer.update(
-        jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), nested(grad)), state, params)
+      jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), nested(grad)), state, params
+    )
     params = optax.apply_updates(params, updates)
     trajectory.append(optim.masks.paths(params))
   return trajectory
@@ -82,19 +84,19 @@ def reference(c, grads, kind, decayed=lambda path: path.endswith("kernel")):
 
 SGD, NESTEROV = {"momentum": 0.0}, {"nesterov": True}
 CASES = [  # (settings, the kind of weight decay that they mean)
-    ({"name": "sgd", **SGD}, "l2"),
-    ({"name": "sgd"}, "l2"),
-    ({"name": "sgd", **NESTEROV}, "l2"),
-    ({"name": "sgd", **SGD, "weight_decay": 0.1}, "l2"),
-    ({"name": "sgd", **NESTEROV, "weight_decay": 0.1}, "l2"),
-    ({"name": "sgd", "weight_decay": 0.1, "weight_decay_kind": "decoupled"}, "decoupled"),
-    ({"name": "adam", "b1": 0.8, "b2": 0.95}, "l2"),
-    ({"name": "adam", "weight_decay": 0.1, "eps": 1e-3}, "l2"),
-    ({"name": "adam", "weight_decay": 0.1, "weight_decay_kind": "decoupled"}, "decoupled"),
-    ({"name": "adamw", "weight_decay": 0.1}, "decoupled"),
-    ({"name": "adamw", "weight_decay": 0.1, "weight_decay_kind": "decoupled"}, "decoupled"),
-    ({"name": "sgd", **NESTEROV, "weight_decay": 0.1, "clip_norm": 0.5}, "l2"),
-    ({"name": "adamw", "weight_decay": 0.1, "clip_norm": 0.5}, "decoupled"),
+  ({"name": "sgd", **SGD}, "l2"),
+  ({"name": "sgd"}, "l2"),
+  ({"name": "sgd", **NESTEROV}, "l2"),
+  ({"name": "sgd", **SGD, "weight_decay": 0.1}, "l2"),
+  ({"name": "sgd", **NESTEROV, "weight_decay": 0.1}, "l2"),
+  ({"name": "sgd", "weight_decay": 0.1, "weight_decay_kind": "decoupled"}, "decoupled"),
+  ({"name": "adam", "b1": 0.8, "b2": 0.95}, "l2"),
+  ({"name": "adam", "weight_decay": 0.1, "eps": 1e-3}, "l2"),
+  ({"name": "adam", "weight_decay": 0.1, "weight_decay_kind": "decoupled"}, "decoupled"),
+  ({"name": "adamw", "weight_decay": 0.1}, "decoupled"),
+  ({"name": "adamw", "weight_decay": 0.1, "weight_decay_kind": "decoupled"}, "decoupled"),
+  ({"name": "sgd", **NESTEROV, "weight_decay": 0.1, "clip_norm": 0.5}, "l2"),
+  ({"name": "adamw", "weight_decay": 0.1, "clip_norm": 0.5}, "decoupled"),
 ]
 
 
@@ -102,25 +104,31 @@ CASES = [  # (settings, the kind of weight decay that they mean)
 @pytest.mark.parametrize("overrides, kind", CASES)
 def test_every_step_is_that_of_torch(overrides, kind):
   config = settings(**overrides)
-  for ours, theirs in zip(run(config, gradients()), reference(config, gradients(), kind),
-                          strict=True):
+  for ours, theirs in zip(
+    run(config, gradients()), reference(config, gradients(), kind), strict=True
+  ):
     for path in SHAPES:
       np.testing.assert_allclose(ours[path], theirs[path], rtol=2e-5, atol=2e-6, err_msg=path)
 
 
 def test_the_cases_differ():
   """Or the test above would not see which formula is used."""
-  ends = [np.concatenate([v.reshape(-1) for v in reference(settings(**o), gradients(), k)[-1].values()])
-          for o, k in CASES]
+  flat = lambda params: np.concatenate([value.reshape(-1) for value in params.values()])
+  ends = [flat(reference(settings(**o), gradients(), kind)[-1]) for o, kind in CASES]
   for i, a in enumerate(ends):
     for j, b in enumerate(ends[:i]):
-      same = CASES[i][0] | {"weight_decay_kind": None, "name": ""} == (
-          CASES[j][0] | {"weight_decay_kind": None, "name": ""}) and CASES[i][1] == CASES[j][1]
+      same = (
+        CASES[i][0] | {"weight_decay_kind": None, "name": ""}
+        == (CASES[j][0] | {"weight_decay_kind": None, "name": ""})
+        and CASES[i][1] == CASES[j][1]
+      )
       assert same or np.abs(a - b).max() > 1e-3, (CASES[i], CASES[j])
 
 
-@pytest.mark.parametrize("pattern, decayed", [
-    ("bias$|scale$", lambda path: not path.endswith("kernel")), ("", lambda path: True)])
+@pytest.mark.parametrize(
+  "pattern, decayed",
+  [("bias$|scale$", lambda path: not path.endswith("kernel")), ("", lambda path: True)],
+)
 def test_the_mask_says_what_decays(pattern, decayed):
   config = settings(weight_decay=0.1, weight_decay_mask=pattern)
   ours, theirs = run(config, gradients()), reference(config, gradients(), "l2", decayed)
@@ -131,28 +139,36 @@ def test_the_mask_says_what_decays(pattern, decayed):
 @pytest.mark.parametrize("scale, clipped", [(1e-3, False), (1e3, True)])
 def test_clipping_is_by_the_global_norm(scale, clipped):
   config = settings(momentum=0.0, clip_norm=0.25)
-  step = {path: (start()[path] - run(config, gradients(scale))[0][path]) / RATES[0]
-          for path in SHAPES}
+  step = {
+    path: (start()[path] - run(config, gradients(scale))[0][path]) / RATES[0] for path in SHAPES
+  }
   norm = np.sqrt(sum((s**2).sum() for s in step.values()))
-  assert norm == pytest.approx(0.25 if clipped else scale * np.sqrt(
-      sum((g**2).sum() for g in gradients()[0].values())), rel=1e-2)
+  assert norm == pytest.approx(
+    0.25 if clipped else scale * np.sqrt(sum((g**2).sum() for g in gradients()[0].values())),
+    rel=1e-2,
+  )
 
 
 def test_decay_is_not_clipped_away():
   """Clipping looks at the gradient alone: with none, the decay is whole however large it is."""
   config = settings(momentum=0.0, clip_norm=1e-3, weight_decay=0.5)
   after = run(config, gradients(0.0))[0]
-  np.testing.assert_allclose(after["conv/kernel"], start()["conv/kernel"] * (1 - 0.5 * RATES[0]),
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+    after["conv/kernel"], start()["conv/kernel"] * (1 - 0.5 * RATES[0]), rtol=1e-5
+  )
   np.testing.assert_allclose(after["conv/bias"], start()["conv/bias"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("overrides, message", [
+@pytest.mark.parametrize(
+  "overrides, message",
+  [
     ({"name": "adamw", "weight_decay_kind": "l2"}, "adamw is Adam with decoupled.*optim.name=adam"),
-    ({"name": "adamW"}, "unknown optimizer 'adamW'. Did you mean 'adamw'?"),
+    ({"name": "admw"}, "unknown optimizer 'admw'. Did you mean 'adamw'?"),
     ({"nesterov": True, "momentum": 0.0}, "Nesterov needs a momentum"),
     ({"weight_decay_mask": "["}, "is not a regular expression"),
-    ({"schedule": {"name": "linear"}}, "unknown schedule 'linear'")])
+    ({"schedule": {"name": "linear"}}, "unknown schedule 'linear'"),
+  ],
+)
 def test_contradictions_are_refused(overrides, message):
   with pytest.raises(UserError, match=message):
     settings(**overrides)
@@ -161,26 +177,45 @@ def test_contradictions_are_refused(overrides, message):
 def test_a_mask_that_matches_nothing_is_refused_where_there_is_decay():
   params = nested(start())
   optim.create(settings(weight_decay_mask="weights"), lambda _: 0.1, params)
-  for function in (lambda c: optim.create(c, lambda _: 0.1, params),
-                   lambda c: optim.describe(c, params)):
+  for function in (
+    lambda c: optim.create(c, lambda _: 0.1, params),
+    lambda c: optim.describe(c, params),
+  ):
     with pytest.raises(UserError, match="'weights' matches no parameter"):
       function(settings(weight_decay=0.1, weight_decay_mask="weights"))
 
 
-@pytest.mark.parametrize("overrides, optimizer, decay", [
+@pytest.mark.parametrize(
+  "overrides, optimizer, decay",
+  [
     ({"momentum": 0.9}, "sgd (momentum 0.9)", "no weight decay"),
-    ({"nesterov": True, "weight_decay": 5e-4, "clip_norm": 1.0},
-     "sgd (momentum 0.9, Nesterov), gradient clipped to norm 1",
-     "l2 0.0005 on 1 of 3 tensors (kernel); not on bias, scale"),
-    ({"name": "adamw", "weight_decay": 0.05, "weight_decay_mask": "."},
-     "adamw (b1 0.9, b2 0.999, eps 1e-08)", "decoupled 0.05 on 3 of 3 tensors (bias, kernel, scale)"),
-    ({"name": "adam", "weight_decay": 0.1, "weight_decay_mask": "conv"},
-     "adam (b1 0.9, b2 0.999, eps 1e-08)", "l2 0.1 on 2 of 3 tensors (bias, kernel); not on scale"),
-    ({"name": "sgd", "weight_decay": 0.1, "weight_decay_kind": "decoupled"},
-     "sgd (momentum 0.9)", "decoupled 0.1 on 1 of 3 tensors (kernel); not on bias, scale")])
+    (
+      {"nesterov": True, "weight_decay": 5e-4, "clip_norm": 1.0},
+      "sgd (momentum 0.9, Nesterov), gradient clipped to norm 1",
+      "l2 0.0005 on 1 of 3 tensors (kernel); not on bias, scale",
+    ),
+    (
+      {"name": "adamw", "weight_decay": 0.05, "weight_decay_mask": "."},
+      "adamw (b1 0.9, b2 0.999, eps 1e-08)",
+      "decoupled 0.05 on 3 of 3 tensors (bias, kernel, scale)",
+    ),
+    (
+      {"name": "adam", "weight_decay": 0.1, "weight_decay_mask": "conv"},
+      "adam (b1 0.9, b2 0.999, eps 1e-08)",
+      "l2 0.1 on 2 of 3 tensors (bias, kernel); not on scale",
+    ),
+    (
+      {"name": "sgd", "weight_decay": 0.1, "weight_decay_kind": "decoupled"},
+      "sgd (momentum 0.9)",
+      "decoupled 0.1 on 1 of 3 tensors (kernel); not on bias, scale",
+    ),
+  ],
+)
 def test_in_words(overrides, optimizer, decay):
   assert optim.describe(settings(**overrides), nested(start())) == {
-      "optimizer": optimizer, "decay": decay}
+    "optimizer": optimizer,
+    "decay": decay,
+  }
 
 
 @pytest.mark.parity
@@ -189,10 +224,12 @@ def test_torch_itself(overrides, kind):
   torch = pytest.importorskip("torch")
   c = settings(**overrides)
   params = {path: torch.nn.Parameter(torch.tensor(value)) for path, value in start().items()}
-  groups = [{"params": [p], "weight_decay": c.weight_decay if path.endswith("kernel") else 0.0}
-            for path, p in params.items()]
+  groups = [
+    {"params": [p], "weight_decay": c.weight_decay if path.endswith("kernel") else 0.0}
+    for path, p in params.items()
+  ]
   if c.name == "sgd":
-    optimizer = torch.optim.SGD(groups, lr=c.learning_rate, momentum=c.momentum, nesterov=c.nesterov)
+    optimizer = torch.optim.SGD(groups, c.learning_rate, c.momentum, nesterov=c.nesterov)
   else:
     make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[c.name]
     optimizer = make(groups, lr=c.learning_rate, betas=(c.b1, c.b2), eps=c.eps)
@@ -211,14 +248,26 @@ def test_torch_itself(overrides, kind):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name, overrides, theirs", [
-    ("step", {"boundaries": ("30 steps", "60 steps"), "factor": 0.1},
-     lambda torch, o: torch.optim.lr_scheduler.MultiStepLR(o, [30, 60], 0.1)),
-    ("cosine", {"end_factor": 0.1},
-     lambda torch, o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, eta_min=0.01)),
-    ("warm_restarts", {"first_period": "10 steps", "multiplier": 2.0, "end_factor": 0.1},
-     lambda torch, o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 10, 2, eta_min=0.01)),
-])
+@pytest.mark.parametrize(
+  "name, overrides, theirs",
+  [
+    (
+      "step",
+      {"boundaries": ("30 steps", "60 steps"), "factor": 0.1},
+      lambda torch, o: torch.optim.lr_scheduler.MultiStepLR(o, [30, 60], 0.1),
+    ),
+    (
+      "cosine",
+      {"end_factor": 0.1},
+      lambda torch, o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, eta_min=0.01),
+    ),
+    (
+      "warm_restarts",
+      {"first_period": "10 steps", "multiplier": 2.0, "end_factor": 0.1},
+      lambda torch, o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 10, 2, eta_min=0.01),
+    ),
+  ],
+)
 def test_schedules_of_torch(name, overrides, theirs):
   torch = pytest.importorskip("torch")
   c = default().optim.schedule

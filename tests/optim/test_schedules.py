@@ -46,24 +46,48 @@ def restarts(t, first, multiplier, decay, low):
 
 # name: (settings, the rate as a function of the steps since the warm-up and its length)
 FORMULAS = {
-    "constant": ({"name": "constant"}, lambda t, w: np.full(t.shape, PEAK)),
-    "step": ({"name": "step", "boundaries": (3, "100 steps", "7500 examples"), "factor": 0.2},
-             lambda t, w: PEAK * 0.2 ** np.sum([t + w >= b for b in (60, 100, 150)], axis=0)),
-    "cosine": ({"name": "cosine"}, lambda t, w: cosine(t, TOTAL - w, PEAK)),
-    "cosine to a floor": ({"name": "cosine", "end_factor": 0.25},
-                          lambda t, w: cosine(t, TOTAL - w, PEAK, PEAK / 4)),
-    "warm restarts": ({"name": "warm_restarts", "first_period": "30 steps"},
-                      lambda t, w: restarts(t, 30, 2, 1, 0)),
-    "equal periods": ({"name": "warm_restarts", "first_period": 1, "multiplier": 1.0},
-                      lambda t, w: restarts(t, 20, 1, 1, 0)),
-    "falling peaks": ({"name": "warm_restarts", "first_period": "500 examples", "multiplier": 1.5,
-                       "peak_decay": 0.7, "end_factor": 0.1},
-                      lambda t, w: restarts(t, 10, 1.5, 0.7, PEAK / 10)),
-    "peaks below the floor": ({"name": "warm_restarts", "first_period": 1, "multiplier": 1.0,
-                               "peak_decay": 0.5, "end_factor": 0.3},
-                              lambda t, w: restarts(t, 20, 1, 0.5, PEAK * 0.3)),
-    "slow growth": ({"name": "warm_restarts", "first_period": "1 steps", "multiplier": 1.3},
-                    lambda t, w: restarts(t, 1, 1.3, 1, 0)),
+  "constant": ({"name": "constant"}, lambda t, w: np.full(t.shape, PEAK)),
+  "step": (
+    {"name": "step", "boundaries": (3, "100 steps", "7500 examples"), "factor": 0.2},
+    lambda t, w: PEAK * 0.2 ** np.sum([t + w >= b for b in (60, 100, 150)], axis=0),
+  ),
+  "cosine": ({"name": "cosine"}, lambda t, w: cosine(t, TOTAL - w, PEAK)),
+  "cosine to a floor": (
+    {"name": "cosine", "end_factor": 0.25},
+    lambda t, w: cosine(t, TOTAL - w, PEAK, PEAK / 4),
+  ),
+  "warm restarts": (
+    {"name": "warm_restarts", "first_period": "30 steps"},
+    lambda t, w: restarts(t, 30, 2, 1, 0),
+  ),
+  "equal periods": (
+    {"name": "warm_restarts", "first_period": 1, "multiplier": 1.0},
+    lambda t, w: restarts(t, 20, 1, 1, 0),
+  ),
+  "falling peaks": (
+    {
+      "name": "warm_restarts",
+      "first_period": "500 examples",
+      "multiplier": 1.5,
+      "peak_decay": 0.7,
+      "end_factor": 0.1,
+    },
+    lambda t, w: restarts(t, 10, 1.5, 0.7, PEAK / 10),
+  ),
+  "peaks below the floor": (
+    {
+      "name": "warm_restarts",
+      "first_period": 1,
+      "multiplier": 1.0,
+      "peak_decay": 0.5,
+      "end_factor": 0.3,
+    },
+    lambda t, w: restarts(t, 20, 1, 0.5, PEAK * 0.3),
+  ),
+  "slow growth": (
+    {"name": "warm_restarts", "first_period": "1 steps", "multiplier": 1.3},
+    lambda t, w: restarts(t, 1, 1.3, 1, 0),
+  ),
 }
 
 
@@ -84,8 +108,9 @@ def test_inside_jit_and_one_by_one_it_is_the_same(name):
   schedule = make(warmup=1, **FORMULAS[name][0])
   steps = np.array([0, 1, 19, 20, 21, 60, 199])
   jitted = jax.jit(schedule)(jnp.asarray(steps, jnp.int32))
-  np.testing.assert_allclose(np.broadcast_to(jitted, steps.shape), values(schedule, steps),
-                             atol=1e-6)
+  np.testing.assert_allclose(
+    np.broadcast_to(jitted, steps.shape), values(schedule, steps), atol=1e-6
+  )
   for step in (0, 20, 199):
     np.testing.assert_allclose(float(schedule(step)), values(schedule, [step])[0], atol=1e-6)
 
@@ -120,23 +145,33 @@ def test_too_many_restarts_are_refused():
 
 
 def test_peaks_that_vanish_are_no_error():
-  rates = values(make(total=900, name="warm_restarts", first_period="2 steps", multiplier=1.0,
-                      peak_decay=0.1), [0, 1, 2, 898])
+  rates = values(
+    make(total=900, name="warm_restarts", first_period="2 steps", multiplier=1.0, peak_decay=0.1),
+    [0, 1, 2, 898],
+  )
   np.testing.assert_allclose(rates, [PEAK, PEAK / 2, PEAK / 10, 0], atol=1e-7)
 
 
 def test_unknown_schedule():
-  with pytest.raises(UserError, match="unknown schedule 'cosin'. Did you mean 'cosine'?"):
+  with pytest.raises(UserError, match=r"unknown schedule 'cosin'. Did you mean 'cosine'?"):
     make(name="cosin")
 
 
-@pytest.mark.parametrize("settings, text", [
+@pytest.mark.parametrize(
+  "settings, text",
+  [
     ({"name": "constant"}, "learning rate 0.4, constant"),
     ({"warmup": 5}, "learning rate 0.4, cosine, warm-up 5 epochs"),
-    ({"name": "step", "boundaries": (1, "80 steps"), "factor": 0.2},
-     "learning rate 0.4, x0.2 at 1 epoch, 80 steps"),
-    ({"name": "warm_restarts", "peak_decay": 0.5},
-     "learning rate 0.4, cosine with warm restarts after 10 epochs, periods x2, peaks x0.5")])
+    (
+      {"name": "step", "boundaries": (1, "80 steps"), "factor": 0.2},
+      "learning rate 0.4, x0.2 at 1 epoch, 80 steps",
+    ),
+    (
+      {"name": "warm_restarts", "peak_decay": 0.5},
+      "learning rate 0.4, cosine with warm restarts after 10 epochs, periods x2, peaks x0.5",
+    ),
+  ],
+)
 def test_in_words(settings, text):
   c = configs.default().optim.schedule
   c.update(settings)
