@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from cnnjax.errors import UserError
-from cnnjax.state import TrainState
+from cnnjax.state import NEVER, TrainState
 
 WHICH = ("last", "best")
 METRIC = "validation/accuracy"  # what "best" means; the test split never chooses
@@ -70,6 +70,18 @@ class Checkpoints:
         training=ocp.args.StandardSave(_training(state)),
         meta=ocp.args.JsonSave(meta),
       ),
+    )
+
+  def check_finite(self, state: TrainState) -> None:
+    """Raises UserError if a loss or an update so far was NaN or infinite: not to be saved."""
+    if (bad := int(state.bad_step)) == NEVER:
+      return
+    self.wait()
+    kept = f"the last good one is of step {self.step():,}" if self.any() else "there is none yet"
+    raise UserError(
+      f"the loss or the update became NaN or infinite in step {bad + 1:,}; checkpoint: {kept}. "
+      "Try a lower optim.learning_rate, a longer optim.schedule.warmup, optim.clip_norm=1, or "
+      "dtype=float32, in a new workdir"
     )
 
   def restore(self, abstract: TrainState) -> TrainState:

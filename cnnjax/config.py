@@ -10,7 +10,6 @@ import difflib
 import importlib.util
 import inspect
 import json
-import math
 import pathlib
 import re
 import traceback
@@ -19,6 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cnnjax import durations
 from cnnjax.errors import UserError, unknown
 
 
@@ -266,36 +266,6 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> UserError:
   return UserError(f"unknown config key {key!r}.{hint} All keys: python -m cnnjax.main --help")
 
 
-def parse_duration(value: float | int | str, key: str) -> tuple[float, str]:
-  """(amount, unit) of a duration, the unit being steps, epochs or examples."""
-  try:
-    if isinstance(value, str):
-      match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(step|epoch|example)s?\s*", value)
-      amount, unit = float(match[1]), match[2] + "s"
-    else:
-      amount, unit = float(value), "epochs"
-  except (TypeError, ValueError, OverflowError):
-    raise UserError(
-      f'{key} is {value!r}; a duration is a number of epochs, "500 steps", '
-      '"2.5 epochs" or "1e6 examples"'
-    ) from None
-  if not (math.isfinite(amount) and amount >= 0):
-    raise UserError(f"{key} is {value!r}; a duration is finite and not negative")
-  return amount, unit
-
-
-def duration_text(value: float | int | str) -> str:
-  """A duration in words."""
-  return value if isinstance(value, str) else f"{value:g} epoch{'s' if value != 1 else ''}"
-
-
-def in_steps(value: float | int | str, key: str, steps_per_epoch: int, batch_size: int) -> int:
-  """A duration as a whole number of steps, rounded to the nearest."""
-  amount, unit = parse_duration(value, key)
-  per_unit = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / batch_size}[unit]
-  return round(amount * per_unit)
-
-
 def validate(config: ConfigDict) -> None:
   """Raises UserError for the first key or value that is wrong. Downloads and compiles nothing."""
   base, flat = flatten(default()), flatten(config)
@@ -342,13 +312,13 @@ def _check_values(flat: dict[str, Any]) -> None:
     if (
       key in _TYPES
       and _TYPES[key] == _DURATION
-      and not parse_duration(value, key)[0]
+      and not durations.parse(value, key)[0]
       and key != "optim.schedule.warmup"
     ):
       raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
   for boundary in flat["optim.schedule.boundaries"]:
     _check_type("optim.schedule.boundaries", boundary, _DURATION)
-    parse_duration(boundary, "optim.schedule.boundaries")
+    durations.parse(boundary, "optim.schedule.boundaries")
 
 
 def _check_names(config: ConfigDict) -> None:

@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
 
     _, _, stopped_by = train.train(config, args.workdir)
   except KeyboardInterrupt:
-    raise UserError("stopped at once; the last checkpoint, if there is one, is whole") from None
+    print("stopped at once; the last checkpoint, if there is one, is whole", file=sys.stderr)
+    return 128 + signal.SIGINT
   return 128 + stopped_by if stopped_by else 0
 
 

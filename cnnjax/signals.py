@@ -1,6 +1,7 @@
 """Being asked to stop: Ctrl-C and SIGTERM become something that the loop can look at."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ def catch_signals() -> Iterator[list[signal.Signals]]:
 
   def note(number: int, _) -> None:
     caught.append(signal.Signals(number))
+    text = f"\n{caught[0].name}: saving after this step; once more leaves at once\n"
+    os.write(2, text.encode())  # print is not safe where a print was interrupted
     for s, handler in before.items():
       signal.signal(s, handler)
 

@@ -15,7 +15,7 @@ from cnnjax import sharding
 NEVER = jnp.iinfo(jnp.int32).max
 # At its usual level LLVM spends 5 s (jax 0.10) to 47 s (0.12) on the random bits of a ResNet-20
 # that are drawn once; at level 1 it takes 2.5 s, and they are the same bits.
-INIT_OPTIONS = {"xla_backend_optimization_level": 1}
+CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 
 
 @flax.struct.dataclass
@@ -66,7 +66,8 @@ def create(
 
   if abstract:
     return _laid_out(init, mesh)
-  return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=INIT_OPTIONS)()
+  options = CPU_INIT_OPTIONS if jax.default_backend() == "cpu" else None
+  return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=options)()
 
 
 def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh: Mesh) -> Any:

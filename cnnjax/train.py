@@ -10,7 +10,19 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cnnjax import augment, checkpoints, data, models, optim, sharding, state, steps, tasks, writers
+from cnnjax import (
+  augment,
+  checkpoints,
+  data,
+  durations,
+  models,
+  optim,
+  sharding,
+  state,
+  steps,
+  tasks,
+  writers,
+)
 from cnnjax import config as configs
 from cnnjax import workdir as workdirs
 from cnnjax.errors import UserError
@@ -56,7 +68,7 @@ def build(config: ConfigDict) -> Program:
   params = state.abstract_variables(model, image_shape, mesh)["params"]
   task = tasks.create(config.task, len(classes))
 
-  to_steps = lambda duration, key: configs.in_steps(
+  to_steps = lambda duration, key: durations.in_steps(
     duration, key, batches.steps_per_epoch, config.batch_size
   )
   total = max(1, to_steps(config.epochs, "epochs"))
@@ -157,44 +169,25 @@ def loop(
     step += n
     out.progress(step, now.window, program.schedule)
 
-    due = {
-      name: step % steps == 0 or step == program.total for name, steps in program.every.items()
-    }
+    final = step == program.total
+    due = {name: final or step % steps == 0 for name, steps in program.every.items()}
     due["log"] |= step % per_epoch == 0
     due["checkpoint"] |= bool(caught)
     if not any(due.values()):
       continue
-    check_finite(now, saved)
+    saved.check_finite(now)
     measured = {}
     if due["log"]:
       out.write_training(step, now.window, program.schedule)
       now = now.replace(window=program.no_metrics())
     if due["eval"]:
       # The test split stands in where there is no validation split, to be seen, not to choose by.
-      final = step == program.total
-      for name in program.evaluations if final else list(program.evaluations)[:1]:
-        measured |= out.write_evaluation(
-          step,
-          name,
-          evaluate(program.eval_step, now.variables, program.evaluations[name], eval_batch_size),
+      for name in list(program.evaluations)[: None if final else 1]:
+        found = evaluate(
+          program.eval_step, now.variables, program.evaluations[name], eval_batch_size
         )
-    if due["checkpoint"]:
+        measured |= out.write_evaluation(step, name, found)
+    if due["checkpoint"] or checkpoints.METRIC in measured:  # so that the best one can be kept
       saved.save(now, program.meta, measured)
     out.restart_clock(step)
   return now
-
-
-def check_finite(now: state.TrainState, saved: checkpoints.Checkpoints) -> None:
-  """Raises UserError if the loss or the update of any step so far was NaN or infinite."""
-  if (bad := int(now.bad_step)) != state.NEVER:
-    saved.wait()
-    kept = (
-      f"the checkpoint of step {saved.step():,} is good"
-      if saved.any()
-      else "there was no checkpoint yet"
-    )
-    raise UserError(
-      f"the loss or the update became NaN or infinite in step {bad + 1:,}; {kept}. Try a lower "
-      "optim.learning_rate, a longer optim.schedule.warmup, optim.clip_norm=1, or "
-      "dtype=float32, in a new workdir"
-    )

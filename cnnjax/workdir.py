@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import sys
@@ -63,6 +64,7 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
     },
     "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
     "machine": platform.platform(),
+    "cpus": os.cpu_count(),
   }
   try:
     folder.mkdir(parents=True, exist_ok=True)

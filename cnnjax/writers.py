@@ -60,6 +60,7 @@ class Writers:
     self._began = self._shown = self._clock = time.monotonic()
     self._began_at = self._clock_step = start
     self._compiled = False
+    self._ready, self._ready_at = self._began, start  # when and where compiling was done
 
   def __enter__(self) -> "Writers":
     if self._console.is_terminal:
@@ -99,13 +100,15 @@ class Writers:
       self._compiled = True
       self.say(f"compiled in {time.monotonic() - self._began:.1f} s")
       self.restart_clock(step)
+      self._ready, self._ready_at = self._clock, step
     now = time.monotonic()
     if self._console.is_terminal:
       epoch = -(-step // self._steps_per_epoch)
       self._bar.update(self._task, completed=step, description=f"epoch {epoch}")
     if now - self._shown < (PEEK_EVERY if self._console.is_terminal else PLAIN_EVERY):
       return
-    seconds = (now - self._began) / (step - self._began_at) * (self._total - step)
+    done = max(step - self._ready_at, 1)
+    seconds = (now - self._ready) / done * (self._total - step)
     status = (
       f"loss {tasks.compute(window)['loss']:.4f}, learning rate "
       f"{float(schedule(step - 1)):.3g}, {self._rate(step):,.0f} images/s"

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from cnnjax import config as configs
+from cnnjax import durations
 from cnnjax.config import MAY_CHANGE, default, differences, flatten, from_json, override, to_json
 from cnnjax.errors import UserError
 
@@ -56,7 +57,7 @@ def test_every_preset_is_valid(file, preset, no_data_needed):
   assert to_json(config) != to_json(default()), "a preset that changes nothing"
   assert from_json(to_json(config)) == config
   assert (config.data.source == "tfds") == bool(config.data.name)
-  parsed = [configs.parse_duration(b, "") for b in config.optim.schedule.boundaries]
+  parsed = [durations.parse(b, "") for b in config.optim.schedule.boundaries]
   assert len({unit for _, unit in parsed}) <= 1 and parsed == sorted(parsed)
 
 
@@ -167,11 +168,11 @@ def test_override(assignment, value):
     ("optim.clip_norm", 1.0, True),
     ("data.validation", 0.2, True),
     ("data.mean", (0.5,), True),
-    ("data.name", "cifar10", True),
+    ("data.image_size", 16, True),
     ("steps_per_dispatch", 4, True),
     ("epochs", 3, False),
     ("seed", 1, False),
-    ("augment", "flip", False),
+    ("augment", "flip", True),
     ("optim.nesterov", True, False),
   ],
 )
@@ -254,7 +255,7 @@ def test_unknown_model_option_is_left_to_validate():
     ("eval_batch_size=0", "above 0"),
     ("optim.learning_rate=0", "above 0"),
     ("optim.learning_rate=-0.1", "above 0"),
-    ("optim.learning_rate=nan", "takes float, not 'nan'"),
+    ("optim.learning_rate=nan", "finite"),
     ("optim.learning_rate=1e999", "finite"),
     ("optim.learning_rate=-1e999", "finite"),
     ("optim.momentum=1", "below 1"),
@@ -278,8 +279,8 @@ def test_unknown_model_option_is_left_to_validate():
     ("seed=-1", "at least 0"),
     ("seed=1.0", "takes int, not 1.0"),
     ("seed=4294967296", r"below 2\*\*32"),
-    ("seed=" + "9" * 400, "too many digits"),
-    ("epochs=" + "9" * 400, "too many digits"),
+    ("seed=" + "9" * 400, "finite"),
+    ("epochs=" + "9" * 400, "finite"),
     ("epochs=0", "above 0"),
     ("epochs=0 steps", "above 0"),
     ("epochs=-1", "not negative"),
@@ -299,7 +300,7 @@ def test_unknown_model_option_is_left_to_validate():
     ("data.test=tset", "'test'"),
     ("data.validation=tset", "'test'"),
     ("data.validation=1.5", "between 0 and 1"),
-    ("data.validation=0", "None means"),
+    ("data.validation=0", "number of examples"),
     ("data.image_size=-3", "above 0"),
     ("data.mean=('a',)", "number per channel"),
     ("data.mean=(True,)", "number per channel"),
@@ -458,7 +459,7 @@ def test_random_mutations_are_valid_or_a_user_error():
   ],
 )
 def test_durations_in_steps(value, steps):
-  assert configs.in_steps(value, "epochs", steps_per_epoch=100, batch_size=64) == steps
+  assert durations.in_steps(value, "epochs", steps_per_epoch=100, batch_size=64) == steps
 
 
 @pytest.mark.parametrize(
@@ -479,7 +480,7 @@ def test_durations_in_steps(value, steps):
 )
 def test_what_is_not_a_duration(value):
   with pytest.raises(UserError, match=r'^epochs is .*"500 steps", "2.5 epochs" or "1e6 examples"$'):
-    configs.parse_duration(value, "epochs")
+    durations.parse(value, "epochs")
 
 
 # JSON, and going on

@@ -134,9 +134,7 @@ def test_tables_of_config_name_keys_that_exist():
   keys = set(configs.flatten(configs.default()))
   tables = (
     configs._TYPES,
-    configs._POSITIVE,
-    configs._AT_LEAST_ZERO,
-    configs._BELOW_ONE,
+    configs._RULES,
     configs._CHOICES,
     configs.MAY_CHANGE,
   )

@@ -208,24 +208,21 @@ def test_changed_config_is_refused(tiny, tmp_path):
 
 
 def test_divergence_stops_the_run_and_keeps_what_is_good(tiny, tmp_path):
-  """The rate is multiplied by 1e35 after five steps, so that the sixth update overflows."""
+  """The rate is multiplied by 1e18 after five steps, so that the gradient of step 7 overflows."""
   config = tiny(
     **{
       "optim.schedule.name": "step",
       "optim.schedule.boundaries": ("5 steps",),
-      "optim.schedule.factor": 1e35,
+      "optim.schedule.factor": 1e18,
       "checkpoint_every": "1 steps",
     }
   )
   with pytest.raises(
-    UserError,
-    match=r"NaN or infinite in step 6; the checkpoint of step 5 is "
-    r"good.*optim.clip_norm",
+    UserError, match=r"NaN or infinite in step 7; checkpoint: .* is of step 6.*optim.clip_norm"
   ):
     train.train(config, tmp_path)
-  saved = checkpoints.Checkpoints(tmp_path, read_only=True)
-  assert saved.step() == 5
-  assert all(line["step"] <= 5 for line in metrics_of(tmp_path))
+  assert checkpoints.Checkpoints(tmp_path, read_only=True).step() == 6
+  assert all(line["step"] <= 6 for line in metrics_of(tmp_path))
 
 
 def test_best_is_chosen_by_validation_and_never_by_test(tiny, tmp_path):
@@ -247,35 +244,28 @@ def test_without_validation_there_is_no_best(tiny, tmp_path):
 
 
 @pytest.mark.smoke
-def test_loss_falls_in_bfloat16_too(tiny, tmp_path):
-  for dtype in ("float32", "bfloat16"):
-    config = tiny(dtype=dtype, epochs=15, augment="")
-    end, metrics, _ = train.train(config, tmp_path / dtype)
-    assert metrics["test/accuracy"] > 0.9
-    assert all(x.dtype == np.float32 for x in leaves(end.params))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_learns_and_parameters_stay_float32(tiny, tmp_path, dtype):
+  adam = {"optim.name": "adam", "optim.learning_rate": 0.02}
+  config = tiny(dtype=dtype, epochs=20, augment=None, **adam)
+  end, metrics, _ = train.train(config, tmp_path)
+  assert metrics["train/accuracy"] > 0.9
+  assert all(x.dtype == np.float32 for x in leaves(end.params))
 
 
-def test_label_smoothing_clipping_and_decay_reach_the_step(tiny, tmp_path):
-  """Each of them changes the end of a run; a setting that is not wired in would not."""
+def test_settings_reach_the_step(tiny, tmp_path):
+  """Each changes the end of a run; one that is not wired in would not."""
   base = train.train(tiny(epochs=1), tmp_path / "base")[0]
-  for i, change in enumerate(
-    [
-      {"task.label_smoothing": 0.1},
-      {"optim.clip_norm": 0.01},
-      {"optim.weight_decay": 0.1},
-      {"optim.nesterov": True},
-      {"model.dropout": 0.9},
-      {"optim.schedule.name": "constant"},
-    ]
-  ):
-    changed = train.train(tiny(epochs=1, **change), tmp_path / str(i))[0]
-    assert not same_bits(base.params, changed.params), change
+  changes = {"task.label_smoothing": 0.1, "model.dropout": 0.5, "optim.clip_norm": 0.01}
+  for key, value in changes.items():
+    changed = train.train(tiny(epochs=1, **{key: value}), tmp_path / key)[0]
+    assert not same_bits(base.params, changed.params), key
 
 
 def test_images_that_the_model_cannot_take(tiny, tmp_path):
   config = tiny()
   config.model = {"name": "lenet5"}
-  with pytest.raises(UserError, match=r"lenet5.*28x28 to 32x32"):
+  with pytest.raises(UserError, match="LeNet-5 takes images from 28x28 to 32x32"):
     train.train(config, tmp_path)
 
 

@@ -25,13 +25,19 @@ def changed(**settings):
   return config
 
 
+def claim(folder, config):
+  """What a start does: the config is bound to the folder once the run could be built."""
+  workdir.claim(folder, config)
+  workdir.save_config(folder, config)
+
+
 def starts(folder):
   return [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
 
 
 def test_claim_makes_the_folder_and_saves_the_resolved_config(tmp_path):
   config = changed(**{"optim.clip_norm": 1.0, "data.mean": (0.5,), "model.drop_path": 0.1})
-  workdir.claim(tmp_path / "a" / "b", config)
+  claim(tmp_path / "a" / "b", config)
   assert workdir.load_config(tmp_path / "a" / "b") == config
   saved = json.loads((tmp_path / "a" / "b" / "config.json").read_text())
   assert saved["optim"]["clip_norm"] == 1.0 and saved["optim"]["momentum"] == 0.9
@@ -53,7 +59,7 @@ def test_claim_records_versions_devices_and_command(tmp_path, monkeypatch):
 
 def test_every_start_is_recorded(tmp_path):
   for epochs in (3, 5, 4):
-    workdir.claim(tmp_path, changed(epochs=epochs))
+    claim(tmp_path, changed(epochs=epochs))
   assert len(starts(tmp_path)) == 3
   assert workdir.load_config(tmp_path).epochs == 4
 
@@ -64,12 +70,12 @@ def test_every_start_is_recorded(tmp_path):
     ("seed", 1, "seed was 0 and is 1 now"),
     ("optim.clip_norm", 1.0, "optim.clip_norm was None and is 1.0 now"),
     ("model.drop_path", 0.1, "model.drop_path was None and is 0.1 now"),
-    ("augment", "flip", "augment was '' and is 'flip' now"),
+    ("augment", "flip", "augment was None and is 'flip' now"),
     ("data.mean", (0.5,), r"data.mean was None and is \[0.5\] now"),
   ],
 )
 def test_another_config_is_refused_and_nothing_is_touched(tmp_path, key, value, shown):
-  workdir.claim(tmp_path, default())
+  claim(tmp_path, default())
   before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
   with pytest.raises(UserError, match=shown) as error:
     workdir.claim(tmp_path, changed(**{key: value, "epochs": 77}))
@@ -80,7 +86,7 @@ def test_another_config_is_refused_and_nothing_is_touched(tmp_path, key, value, 
 
 
 def test_all_differences_are_shown(tmp_path):
-  workdir.claim(tmp_path, default())
+  claim(tmp_path, default())
   with pytest.raises(UserError) as error:
     workdir.claim(tmp_path, changed(seed=1, batch_size=64, **{"model.name": "lenet5"}))
   assert (
@@ -92,15 +98,23 @@ def test_all_differences_are_shown(tmp_path):
 @pytest.mark.parametrize("key", configs.MAY_CHANGE)
 def test_what_may_change(tmp_path, key):
   value = "/elsewhere" if key == "data.data_dir" else 3
-  workdir.claim(tmp_path, default())
-  workdir.claim(tmp_path, changed(**{key: value}))
+  claim(tmp_path, default())
+  claim(tmp_path, changed(**{key: value}))
   assert configs.flatten(workdir.load_config(tmp_path))[key] == value
 
 
-def test_files_of_others_are_left_alone(tmp_path):
+def test_a_folder_of_something_else_is_refused(tmp_path):
   (tmp_path / "notes.txt").write_text("mine")
-  workdir.claim(tmp_path, default())
-  assert (tmp_path / "notes.txt").read_text() == "mine"
+  with pytest.raises(UserError, match="is not empty and holds no run"):
+    workdir.claim(tmp_path, default())
+  assert [f.name for f in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_start_that_failed_binds_nothing(tmp_path):
+  """The config is saved once the run could be built; until then another one may be tried."""
+  workdir.claim(tmp_path, changed(batch_size=5000))
+  claim(tmp_path, default())
+  assert workdir.load_config(tmp_path) == default()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"nonesuch": 1}', "\0"])
@@ -117,10 +131,9 @@ def test_no_run(tmp_path):
     workdir.load_config(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["file", "file/run", "taken", "n" * 300])
+@pytest.mark.parametrize("name", ["file", "file/run", "n" * 300])
 def test_unwritable(tmp_path, name):
   (tmp_path / "file").write_text("mine")
-  (tmp_path / "taken" / "config.json").mkdir(parents=True)
   with pytest.raises(UserError, match="cannot write to the workdir"):
     workdir.claim(tmp_path / name, default())
 
@@ -140,7 +153,7 @@ def test_permission_denied_is_told(tmp_path, monkeypatch):
   def denied(*_, **__):
     raise PermissionError(13, "Permission denied")
 
-  for method in ("is_file", "mkdir", "write_text"):
+  for method in ("is_file", "mkdir", "open"):
     with monkeypatch.context() as patch, pytest.raises(UserError, match="Permission denied"):
       patch.setattr(pathlib.Path, method, denied)
       workdir.claim(tmp_path / method, default())

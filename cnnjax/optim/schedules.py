@@ -5,7 +5,7 @@ from collections.abc import Callable
 import optax
 from ml_collections import ConfigDict
 
-from cnnjax.config import duration_text
+from cnnjax import durations
 from cnnjax.errors import UserError, unknown
 
 ToSteps = Callable[[float | int | str, str], int]  # (duration, its key) -> steps
@@ -88,13 +88,13 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
 
 def describe(config: ConfigDict, peak: float) -> str:
   """The schedule in words."""
-  at = ", ".join(map(duration_text, config.boundaries))
+  at = ", ".join(map(durations.text, config.boundaries))
   text = {
     "constant": "constant",
     "step": f"x{config.factor:g} at {at}",
     "cosine": "cosine",
-    "warm_restarts": f"cosine with warm restarts after {duration_text(config.first_period)}, "
+    "warm_restarts": f"cosine with warm restarts after {durations.text(config.first_period)}, "
     f"periods x{config.multiplier:g}, peaks x{config.peak_decay:g}",
   }[config.name]
-  warmup = f", warm-up {duration_text(config.warmup)}" if config.warmup else ""
+  warmup = f", warm-up {durations.text(config.warmup)}" if config.warmup else ""
   return f"learning rate {peak:g}, {text}{warmup}"

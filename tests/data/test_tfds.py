@@ -193,7 +193,7 @@ def test_images_are_resized(config, name, size):
 
 def test_images_that_differ_in_size_need_a_size(config):
   with pytest.raises(UserError, match=r"images of varied differ in size; set data.image_size"):
-    data.load(config(name="varied"))
+    data.check(config(name="varied"))
 
 
 # Refusals

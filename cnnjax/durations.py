@@ -1,0 +1,36 @@
+"""Durations: a number of epochs, or "500 steps", "2.5 epochs", "1e6 examples"."""
+
+import math
+import re
+
+from cnnjax.errors import UserError
+
+
+def parse(value: float | int | str, key: str) -> tuple[float, str]:
+  """(amount, unit) of a duration, the unit being steps, epochs or examples."""
+  try:
+    if isinstance(value, str):
+      match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(step|epoch|example)s?\s*", value)
+      amount, unit = float(match[1]), match[2] + "s"
+    else:
+      amount, unit = float(value), "epochs"
+  except (TypeError, ValueError, OverflowError):
+    raise UserError(
+      f'{key} is {value!r}; a duration is a number of epochs, "500 steps", '
+      '"2.5 epochs" or "1e6 examples"'
+    ) from None
+  if not (math.isfinite(amount) and amount >= 0):
+    raise UserError(f"{key} is {value!r}; a duration is finite and not negative")
+  return amount, unit
+
+
+def text(value: float | int | str) -> str:
+  """A duration in words."""
+  return value if isinstance(value, str) else f"{value:g} epoch{'s' if value != 1 else ''}"
+
+
+def in_steps(value: float | int | str, key: str, steps_per_epoch: int, batch_size: int) -> int:
+  """A duration as a whole number of steps, rounded to the nearest."""
+  amount, unit = parse(value, key)
+  per_unit = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / batch_size}[unit]
+  return round(amount * per_unit)

@@ -1,0 +1,79 @@
+"""The first results: small networks on real images, each run by the command that its row shows.
+
+python experiments/baselines/run.py [NAME ...]
+
+Runs what is not done yet (a run that was stopped goes on), then writes results.json and the table
+of README.md from the metrics that the runs left in runs/baselines/.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).parent
+RUNS = pathlib.Path("runs/baselines")
+# name: arguments of cnnjax.main
+EXPERIMENTS = {
+  **{f"resnet20-digits-{s}": f"--config=configs/resnet.py --config.seed={s}" for s in (0, 1, 2)},
+  "lenet5-mnist": "--config=configs/lenet.py:mnist --config.epochs=12",
+  "simple_cnn-mnist": "--config=configs/simple_cnn.py:mnist",
+  "simple_cnn-fashion_mnist": "--config=configs/simple_cnn.py:fashion_mnist",
+  "resnet20-cifar10-short": "--config=configs/resnet.py:cifar10 --config.epochs=3"
+  " --config.optim.schedule.name=cosine",
+}
+
+
+def run(name: str) -> dict:
+  """Trains to the end, and returns what the workdir says of it."""
+  folder = RUNS / name
+  command = ["-m", "cnnjax.main", *EXPERIMENTS[name].split(), f"--workdir={folder}"]
+  began = time.monotonic()
+  subprocess.run([sys.executable, *command], check=True)
+  took = round(time.monotonic() - began)
+  starts = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
+  config = json.loads((folder / "config.json").read_text())
+  last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+  return {
+    "command": f"python -m cnnjax.main {EXPERIMENTS[name]}",
+    "seed": config["seed"],
+    "epochs": config["epochs"],
+    "steps": last["step"],
+    "test/accuracy": last["test/accuracy"],
+    "test/loss": last["test/loss"],
+    "seconds": took if len(starts) == 1 else None,  # start-up included; None: not in one go
+    **{key: starts[0][key] for key in ("versions", "devices", "machine", "cpus")},
+  }
+
+
+def table(results: dict[str, dict]) -> str:
+  """The rows of README.md."""
+  rows = ["| command | seed | test accuracy | time |", "|---|---|---|---|"]
+  for result in results.values():
+    took = f"{result['seconds']} s" if result["seconds"] else "not in one go"
+    rows.append(
+      f"| `{result['command']}` | {result['seed']} | {result['test/accuracy']:.2%} | {took} |"
+    )
+  return "\n".join(rows) + "\n"
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(EXPERIMENTS))
+  args = parser.parse_args()
+  if wrong := set(args.names) - set(EXPERIMENTS):
+    parser.error(f"unknown: {', '.join(sorted(wrong))}; choose from {', '.join(EXPERIMENTS)}")
+  file, readme = HERE / "results.json", HERE / "README.md"
+  results = json.loads(file.read_text()) if file.is_file() else {}
+  for name in args.names or EXPERIMENTS:
+    results[name] = run(name)
+    results = {key: results[key] for key in EXPERIMENTS if key in results}
+    file.write_text(json.dumps(results, indent=2) + "\n")
+    head, marker, _ = readme.read_text().partition("<!-- table -->\n")
+    readme.write_text(head + marker + table(results))
+
+
+if __name__ == "__main__":
+  main()
