@@ -1,7 +1,7 @@
 """Checkpoints by Orbax: the last one and the best one. The only file that imports orbax.
 
 A checkpoint holds `variables` (what `model.apply` takes), `training` (the rest of the TrainState)
-and `meta` (JSON: epoch, normalisation, metrics), so that evaluation reads no optimizer.
+and `meta` (JSON: the normalisation), so that evaluation reads no optimizer.
 """
 
 import logging
@@ -111,19 +111,17 @@ class Checkpoints:
   def _restore(self, step: int, **items: Any) -> Any:
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**items))
-    except (ValueError, KeyError, OSError, TypeError) as e:
-      first = (str(e).strip() or type(e).__name__).splitlines()[0]
-      raise UserError(
-        f"cannot read the checkpoint of step {step} in {self._manager.directory}: {first}"
-      ) from e
+    except Exception as e:  # what Orbax raises for damaged files is of any kind
+      raise self._unreadable(step, e) from e
 
   def _check(self, step: int, variables: Any) -> None:
     """Compares the shapes that were saved with those that the model has now."""
-    saved = self._manager.item_metadata(step)["variables"]
+    try:
+      saved = self._manager.item_metadata(step)["variables"]
+    except Exception as e:
+      raise self._unreadable(step, e) from e
     if saved is None:
-      raise UserError(
-        f"the checkpoint of step {step} in {self._manager.directory} holds no parameters"
-      )
+      raise self._unreadable(step, ValueError("it holds no parameters"))
     shapes = lambda tree: {
       jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
       for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -137,12 +135,23 @@ class Checkpoints:
           f"{now.get(path, 'not there')} in the model"
         )
 
+  def _unreadable(self, step: int, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+      f"cannot read the checkpoint of step {step} in {self._manager.directory}: {reason}"
+    )
+
   def wait(self) -> None:
     """Returns when what was started is on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
     self._manager.close()
+
+
+def last_step(workdir: pathlib.Path) -> int | None:
+  """The step of the last checkpoint in a workdir, None where there is none."""
+  return max(ocp.utils.checkpoint_steps(pathlib.Path(workdir) / "checkpoints"), default=None)
 
 
 def _training(state: TrainState) -> dict[str, Any]:

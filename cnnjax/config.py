@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import inspect
 import json
+import os
 import pathlib
 import re
 import traceback
@@ -156,7 +157,7 @@ def load(argument: str) -> ConfigDict:
   """The config of `FILE` or `FILE:PRESET`. Config files are Python, and they are run."""
   path, _, preset = argument.partition(":")
   file = pathlib.Path(path)
-  if not file.is_file():
+  if not os.path.isfile(file):  # unlike Path.is_file, false for a name that is too long
     choices = [
       str(p) for folder in {file.parent, pathlib.Path("configs")} for p in folder.glob("*.py")
     ]
@@ -225,7 +226,7 @@ def parse_value(text: str) -> Any:
     return words[text.lower()]
   try:
     return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
     return float(text) if text.lower() in ("nan", "inf", "-inf") else text
 
 

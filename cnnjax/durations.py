@@ -33,4 +33,7 @@ def in_steps(value: float | int | str, key: str, steps_per_epoch: int, batch_siz
   """A duration as a whole number of steps, rounded to the nearest."""
   amount, unit = parse(value, key)
   per_unit = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / batch_size}[unit]
-  return round(amount * per_unit)
+  steps = amount * per_unit
+  if not steps < 2**31 - 1:  # they are counted in int32
+    raise UserError(f"{key} {value!r} is more than 2**31 steps")
+  return round(steps)

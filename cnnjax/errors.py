@@ -1,8 +1,10 @@
 """What the person at the keyboard is told when something they gave is wrong."""
 
+import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -20,10 +22,18 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
     by_lower[match]
     for match in difflib.get_close_matches(str(name).lower(), by_lower, n=10, cutoff=0.4)
   ]
-  hint = f" Did you mean {near[0]!r}?" if near else ""
+  close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+  hint = f" Did you mean {by_lower[close[0]]!r}?" if close else ""
   if len(choices) > 60:
     choices = [*(near or choices[:10]), f"... ({len(choices)} in all)"]
   return UserError(f"unknown {kind} {name!r}.{hint} Choose from: {', '.join(choices)}")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+  """argparse, whose errors are one line like all others."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UserError(f"{message} ({self.prog} --help)")
 
 
 def run(main: Callable[[], int]) -> int:

@@ -3,13 +3,12 @@
 python -m cnnjax.evaluate --workdir=runs/lenet --split=test
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from cnnjax.errors import UserError, run, unknown
+from cnnjax.errors import ArgumentParser, UserError, run, unknown
 
 SPLITS = ("train", "validation", "test")
 
@@ -71,7 +70,7 @@ def evaluate_checkpoint(
   found = data.load(config.data, (split,))[split]
   if found is None:
     raise UserError("this run has no validation split; choose --split=test or --split=train")
-  mesh = sharding.make_mesh(-1, jax.device_count())  # all there are: the result is the same
+  mesh = sharding.make_mesh(-1)  # all devices there are: the result is the same
   model = models.create(**config.model, num_classes=len(found.classes), dtype=config.dtype)
   variables = manager.restore_variables(
     at, state.abstract_variables(model, found.images.shape[1:], mesh)
@@ -89,7 +88,7 @@ def evaluate_checkpoint(
 
 
 def main(argv: list[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(
+  parser = ArgumentParser(
     prog="python -m cnnjax.evaluate", description="Evaluates a checkpoint on a whole split."
   )
   parser.add_argument("--workdir", required=True, type=pathlib.Path, help="where the run is")

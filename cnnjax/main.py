@@ -13,7 +13,7 @@ import sys
 import textwrap
 
 from cnnjax import config as configs
-from cnnjax.errors import UserError, run, unknown
+from cnnjax.errors import ArgumentParser, UserError, run, unknown
 
 
 def keys_help() -> str:
@@ -26,7 +26,7 @@ def keys_help() -> str:
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
   """The flags, and the overrides as (dotted key, text)."""
-  parser = argparse.ArgumentParser(
+  parser = ArgumentParser(
     prog="python -m cnnjax.main",
     description=__doc__,
     epilog="config keys:\n\n" + keys_help(),

@@ -8,27 +8,31 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cnnjax.errors import UserError
 
 
-def make_mesh(data: int, batch_size: int) -> Mesh:
+def make_mesh(data: int) -> Mesh:
   """A mesh of `data` devices (-1: all) along the axis "data", which the batch is split over.
 
   Raises:
-    UserError: there are fewer devices, or they do not divide `batch_size`.
+    UserError: there are fewer devices.
   """
   devices = jax.devices()
   data = len(devices) if data == -1 else data
   if data > len(devices):
     raise UserError(
-      f"mesh.data is {data}, but there are {len(devices)} "
-      f"{jax.default_backend()} devices; use -1 for all of them"
-    )
-  if batch_size % data:
-    below, above = batch_size // data * data, -(-batch_size // data) * data
-    near = f"{below} or {above}" if below else f"{above}"
-    raise UserError(
-      f"batch_size {batch_size} cannot be divided over {data} devices; "
-      f"the nearest that can: {near} (or set mesh.data)"
+      f"mesh.data is {data}, but there are {len(devices)} {jax.default_backend()} devices; "
+      "use -1 for all of them"
     )
   return jax.make_mesh((data,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:data])
+
+
+def check_divides(batch_size: int, mesh: Mesh) -> None:
+  """Raises UserError if the devices cannot share a batch equally."""
+  if batch_size % mesh.size:
+    below = batch_size // mesh.size * mesh.size
+    near = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
+    raise UserError(
+      f"batch_size {batch_size} cannot be divided over {mesh.size} devices; the nearest that can: "
+      f"{near} (or set mesh.data)"
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

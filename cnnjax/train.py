@@ -54,7 +54,8 @@ def build(config: ConfigDict) -> Program:
   Raises:
     UserError: the pieces do not fit each other.
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.batch_size)
+  mesh = sharding.make_mesh(config.mesh.data)
+  sharding.check_divides(config.batch_size, mesh)
   splits = {name: split for name, split in data.load(config.data).items() if split is not None}
   pipelines = {
     name: data.Resident(split, mesh, config.data.max_gib) for name, split in splits.items()
@@ -127,17 +128,17 @@ def train(
     UserError: something in the config, the data or the workdir is wrong, or the loss diverged.
   """
   configs.validate(config)
-  workdir = workdir or workdirs.fresh(config)
-  workdirs.claim(workdir, config)
+  if workdir:
+    workdirs.check(workdir, config)
   program = build(config)
-  workdirs.save_config(workdir, config)
+  if workdir and (reached := checkpoints.last_step(workdir) or 0) > program.total:
+    raise UserError(
+      f"the run in {workdir} is at step {reached:,} already, and epochs={config.epochs!r} ends at "
+      f"step {program.total:,}; give it more"
+    )
+  workdir = workdirs.claim(workdir, config)
   with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
     now = saved.restore(program.new_state(abstract=True)) if saved.any() else program.new_state()
-    if now.step > program.total:
-      raise UserError(
-        f"the run in {workdir} is at step {int(now.step):,} already, and epochs="
-        f"{config.epochs!r} ends at step {program.total:,}; give it more"
-      )
     with (
       catch_signals() as caught,
       writers.Writers(
@@ -172,7 +173,6 @@ def loop(
     final = step == program.total
     due = {name: final or step % steps == 0 for name, steps in program.every.items()}
     due["log"] |= step % per_epoch == 0
-    due["checkpoint"] |= bool(caught)
     if not any(due.values()):
       continue
     saved.check_finite(now)
@@ -190,4 +190,7 @@ def loop(
     if due["checkpoint"] or checkpoints.METRIC in measured:  # so that the best one can be kept
       saved.save(now, program.meta, measured)
     out.restart_clock(step)
+  if caught:  # whenever it came; a step that is saved already is left alone
+    saved.check_finite(now)
+    saved.save(now, program.meta, {})
   return now

@@ -1,7 +1,9 @@
 """The folder of a run: its config, a record of each start, and the rule for going on in it."""
 
+import contextlib
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -11,7 +13,7 @@ import sys
 import jax
 from ml_collections import ConfigDict
 
-from cnnjax import __version__
+from cnnjax import __version__, models
 from cnnjax import config as configs
 from cnnjax.errors import UserError
 
@@ -20,33 +22,25 @@ STARTS = "starts.jsonl"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
-def fresh(config: ConfigDict, root: pathlib.Path = pathlib.Path("runs")) -> pathlib.Path:
-  """A name for a new run, such as runs/resnet20-digits-20150101-120000."""
-  data = config.data.name if config.data.source == "tfds" else config.data.source
-  data = data.replace("/", "_").replace(":", "_")
-  now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-  name = f"{config.model.name}-{data}-{now}"
-  taken = len(list(root.glob(f"{name}*")))
-  return root / (f"{name}-{taken + 1}" if taken else name)
-
-
-def claim(folder: pathlib.Path, config: ConfigDict) -> None:
-  """Makes `folder` the place of this run, or refuses; records the start.
+def check(folder: pathlib.Path, config: ConfigDict) -> None:
+  """Looks whether a run of `config` may start or go on in `folder`; touches nothing.
 
   Raises:
     UserError: it cannot be written, holds something else than a run, or a run whose config differs
       in more than `MAY_CHANGE`.
   """
   try:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+      raise UserError(f"cannot write to the workdir {folder}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+      raise UserError(f"cannot write to the workdir {folder}: Permission denied in {there}")
     found = (folder / CONFIG).is_file()
-    foreign = (
-      not found and folder.is_dir() and not (folder / STARTS).is_file() and any(folder.iterdir())
-    )
+    if there == folder and not found and any(folder.iterdir()):
+      raise UserError(f"the workdir {str(folder)!r} is not empty and holds no run; choose another")
   except OSError as e:  # a name that is too long, a folder that may not be entered
     raise _unwritable(folder, e) from e
-  if foreign:
-    raise UserError(f"the workdir {str(folder)!r} is not empty and holds no run; choose another")
-  if found and (changed := configs.differences(load_config(folder), config)):
+  if found and (changed := configs.differences(load_config(folder), resolve(config))):
     lines = "; ".join(
       f"{key} was {old!r} and is {new!r} now" for key, (old, new) in changed.items()
     )
@@ -54,6 +48,17 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
       f"{folder} holds a run with another config: {lines}. Choose another --workdir, "
       f"or set these back. What may change: {', '.join(configs.MAY_CHANGE)}"
     )
+
+
+def claim(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
+  """Makes `folder` (None: a fresh one under runs/) the place of this run; returns it.
+
+  The resolved config is saved, with every field of the model; the start is recorded with its
+  command, versions and devices.
+
+  Raises:
+    UserError: it cannot be written.
+  """
   start = {
     "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "command": [pathlib.Path(sys.executable).name, *sys.orig_argv[1:]],
@@ -67,22 +72,41 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
     "cpus": os.cpu_count(),
   }
   try:
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder is None:
+      folder = _fresh(config)
+    else:
+      folder.mkdir(parents=True, exist_ok=True)
+    written = folder / f"{CONFIG}.new"  # so that a kill leaves the old one or the new one
+    written.write_text(configs.to_json(resolve(config)))
+    written.replace(folder / CONFIG)
     with (folder / STARTS).open("a") as f:
       f.write(json.dumps(start) + "\n")
   except OSError as e:
     raise _unwritable(folder, e) from e
+  return folder
 
 
-def save_config(folder: pathlib.Path, config: ConfigDict) -> None:
-  """Writes the resolved config, whole or not at all: from here on the run is bound to it."""
-  written = folder / f"{CONFIG}.new"
-  written.write_text(configs.to_json(config))
-  written.replace(folder / CONFIG)
+def _fresh(config: ConfigDict) -> pathlib.Path:
+  """Makes a folder such as runs/resnet20-digits-20150101-120000, of this run alone."""
+  data = config.data.name if config.data.source == "tfds" else config.data.source
+  data = data.replace("/", "_").replace(":", "_")
+  now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+  for suffix in itertools.chain([""], (f"-{i}" for i in itertools.count(2))):
+    folder = pathlib.Path("runs") / f"{config.model.name}-{data}-{now}{suffix}"
+    with contextlib.suppress(FileExistsError):
+      folder.mkdir(parents=True)
+      return folder
 
 
-def _unwritable(folder: pathlib.Path, error: OSError) -> UserError:
-  return UserError(f"cannot write to the workdir {folder}: {error.strerror}")
+def resolve(config: ConfigDict) -> ConfigDict:
+  """The config with every field of its model, so that no default can change under a run."""
+  resolved = configs.from_json(configs.to_json(config))
+  resolved.model = {"name": config.model.name, **models.fields(config.model.name), **config.model}
+  return resolved
+
+
+def _unwritable(folder: pathlib.Path | None, error: OSError) -> UserError:
+  return UserError(f"cannot write to the workdir {folder or 'runs/'}: {error.strerror}")
 
 
 def load_config(folder: pathlib.Path) -> ConfigDict:
@@ -95,6 +119,6 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
   if not file.is_file():
     raise UserError(f"{folder} holds no run: there is no {CONFIG} in it")
   try:
-    return configs.from_json(file.read_text())
+    return resolve(configs.from_json(file.read_text()))
   except (ValueError, KeyError, AttributeError, TypeError, OSError) as e:
     raise UserError(f"cannot read {file}: {e}") from e

@@ -184,7 +184,10 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
   found = []
   for line in lines:
     try:
-      found.append(json.loads(line))
+      metrics = json.loads(line)
     except json.JSONDecodeError:
       break
+    if not isinstance(metrics, dict) or "step" not in metrics:
+      break
+    found.append(metrics)
   return found

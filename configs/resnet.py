@@ -9,9 +9,12 @@ from cnnjax.config import default, pick
 
 
 def digits(c):
+  # Chosen on a validation split of the training digits, as the mean of four seeds.
   c.batch_size = 64
-  c.epochs = 20
+  c.epochs = 30
   c.augment = "pad_crop(1)"
+  c.task.label_smoothing = 0.1
+  c.optim.nesterov = True
   c.optim.weight_decay = 5e-4
   c.optim.schedule.warmup = 1
 

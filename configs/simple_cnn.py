@@ -1,4 +1,4 @@
-"""Two convolutions and a dense layer: 32-64-128 (1.2 M parameters); cifar10: 16-32-64.
+"""Two convolutions and a dense layer: 32-64-128 (1.2 M parameters at 28x28); cifar10: 16-32-64.
 
 python -m cnnjax.main --config=configs/simple_cnn.py:mnist
 """

@@ -17,7 +17,7 @@ def make():
   """A function from the width of a model to (mesh -> its state)."""
 
   def build(width=4, devices=1, abstract=False):
-    mesh = sharding.make_mesh(devices, devices)
+    mesh = sharding.make_mesh(devices)
     model = models.create("simple_cnn", 10, conv_features=(width,), dense_features=(8,))
     window = tasks.create(default().task, 10).no_metrics()
     return state.create(model, optax.adam(1e-3), window, (8, 8, 1), 3, mesh, abstract=abstract)
@@ -66,6 +66,17 @@ def test_a_damaged_checkpoint_is_refused_in_words(make, tmp_path):
   saved.close()
   for part in (tmp_path / "checkpoints" / "0" / "training").iterdir():
     shutil.rmtree(part) if part.is_dir() else part.unlink()
+  with pytest.raises(UserError, match="cannot read the checkpoint of step 0"):
+    checkpoints.Checkpoints(tmp_path).restore(make(abstract=True))
+
+
+def test_a_truncated_checkpoint_is_refused_in_words(make, tmp_path):
+  saved = checkpoints.Checkpoints(tmp_path)
+  saved.save(make(), {}, {})
+  saved.close()
+  for part in (tmp_path / "checkpoints" / "0" / "variables").rglob("*"):
+    if part.is_file() and part.stat().st_size > 10 and part.parent.name == "d":
+      part.write_bytes(part.read_bytes()[:10])
   with pytest.raises(UserError, match="cannot read the checkpoint of step 0"):
     checkpoints.Checkpoints(tmp_path).restore(make(abstract=True))
 

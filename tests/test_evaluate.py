@@ -17,7 +17,7 @@ def pieces():
   config.data.synthetic.test_examples, config.data.synthetic.image_size = 101, 8
   split = data.load(config.data, ("test",))["test"]
   model = models.create("resnet20", 10)
-  mesh = sharding.make_mesh(1, 1)
+  mesh = sharding.make_mesh(1)
   shape = state.abstract_variables(model, split.images.shape[1:], mesh)
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
@@ -31,7 +31,7 @@ def test_same_for_every_batch_size_and_device_count(pieces):
   split, variables, step = pieces
   results = {}
   for devices in (1, 8):
-    mesh = sharding.make_mesh(devices, devices)
+    mesh = sharding.make_mesh(devices)
     pipeline = data.Resident(split, mesh, max_gib=1.0)
     placed = sharding.put(variables, sharding.replicated(mesh))
     for batch_size in (7, 64, 1000):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import checkpoints, state, train, writers
+from cnnjax import checkpoints, evaluate, state, train, writers
 from cnnjax.config import override
 from cnnjax.errors import UserError
 
@@ -195,6 +195,36 @@ def test_finished_run_says_so_and_may_be_prolonged(tiny, tmp_path, capsys):
   longer, _, _ = train.train(config, tmp_path)
   assert int(longer.step) == 18
   assert "going on from step 12" in capsys.readouterr().out
+
+
+def test_a_signal_during_an_evaluation_is_not_lost(tiny, tmp_path, monkeypatch):
+  """It comes when the loop has decided already that this step is not saved."""
+
+  def interrupted(*args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate.evaluate(*args)
+
+  monkeypatch.setattr(train, "evaluate", interrupted)
+  config = tiny(epochs=4, checkpoint_every=4)
+  end, _, stopped_by = train.train(config, tmp_path)
+  assert stopped_by == signal.SIGTERM and int(end.step) == 6
+  assert checkpoints.last_step(tmp_path) == 6
+
+
+def test_fewer_epochs_than_are_done_are_refused_and_nothing_changes(tiny, tmp_path):
+  train.train(tiny(epochs=2), tmp_path)
+  before = (tmp_path / "config.json").read_text()
+  with pytest.raises(UserError, match=r"at step 12 already, and epochs=1 ends at step 6"):
+    train.train(tiny(epochs=1), tmp_path)
+  assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_start_that_fails_leaves_nothing(tiny, tmp_path):
+  with pytest.raises(UserError, match="larger than the training split"):
+    train.train(tiny(batch_size=5000), tmp_path / "run")
+  with pytest.raises(UserError, match=r"more than 2\*\*31 steps"):
+    train.train(tiny(epochs=1e12), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_changed_config_is_refused(tiny, tmp_path):

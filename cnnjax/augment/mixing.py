@@ -19,7 +19,7 @@ def _ratio(key: jax.Array, alpha: float) -> jax.Array:
 
 
 def mixup(alpha: float) -> Callable:
-  """Convex combinations with one ratio a batch (arXiv:1710.09412, algorithm 1)."""
+  """Convex combinations with one ratio a batch (arXiv:1710.09412, section 2)."""
   _check_alpha("mixup", alpha)
 
   def apply(key: jax.Array, images: jax.Array, targets: jax.Array):

@@ -1,13 +1,12 @@
 """python -m cnnjax.data prepare NAME [--data_dir=DIR]: makes a TFDS data set ready, once."""
 
-import argparse
 import sys
 
-from cnnjax.errors import run
+from cnnjax.errors import ArgumentParser, run
 
 
 def main(argv: list[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(prog="python -m cnnjax.data", description=__doc__)
+  parser = ArgumentParser(prog="python -m cnnjax.data", description=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
   prepare = commands.add_parser("prepare", help="download a TFDS data set and write array_record")
   prepare.add_argument("name", help="such as cifar10")

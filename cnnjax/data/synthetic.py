@@ -4,6 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.data import Split, check_named_splits
+from cnnjax.data.resident import check_fits
 from cnnjax.errors import UserError
 
 SPLITS = ("train", "test")
@@ -18,13 +19,14 @@ def check(config: ConfigDict) -> None:
 def load(config: ConfigDict, split: str) -> Split:
   c = config.synthetic
   shape = (c.image_size, c.image_size, c.channels)
-  patterns = np.random.default_rng(0).integers(0, 256, (c.num_classes, *shape))
+  patterns = np.random.default_rng(0).integers(0, 256, (c.num_classes, *shape), np.uint8)
   rng = np.random.default_rng(1 + SPLITS.index(split))
   n = {"train": c.train_examples, "test": c.test_examples}[split]
+  check_fits((n, *shape), config.max_gib)
   labels = np.arange(n, dtype=np.int32) % c.num_classes
-  noise = rng.integers(0, 256, (n, *shape))
+  noise = rng.integers(0, 256, (n, *shape), np.uint8)
   return Split(
-    ((patterns[labels] + 3 * noise) // 4).astype(np.uint8),
+    patterns[labels] // 4 + noise // 4 * 3,
     labels,
     tuple(str(i) for i in range(c.num_classes)),
   )

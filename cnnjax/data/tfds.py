@@ -1,11 +1,13 @@
 """TFDS image-classification data sets, read without TensorFlow. The only file that imports TFDS.
 
-TFDS needs TensorFlow to *prepare* most of its data sets, once: `pip install 'cnnjax[prepare]'` and
+TFDS needs TensorFlow to *prepare* most of its data sets, once: `pip install -e '.[prepare]'` and
 `python -m cnnjax.data prepare NAME`. A run that finds nothing prepared starts that command, so that
 TensorFlow stays out of the process that trains.
 """
 
+import contextlib
 import importlib.util
+import io
 import logging
 import os
 import pathlib
@@ -14,6 +16,7 @@ import socket
 import subprocess
 import sys
 import urllib.parse
+import urllib.request
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -54,7 +57,10 @@ def load(config: ConfigDict, split: str) -> Split:
     if subprocess.run(
       [sys.executable, "-m", "cnnjax.data", "prepare", config.name, *folder], check=False
     ).returncode:
-      raise _not_prepared(builder, config)
+      raise UserError(
+        f"{config.name} could not be prepared, see above; if it lies elsewhere, say where with "
+        "--config.data.data_dir=DIR"
+      )
     check(config)
     builder = _builder(config.name, config.data_dir)
   _check_format(builder)
@@ -90,18 +96,20 @@ def prepare(name: str, data_dir: str | None) -> pathlib.Path:
     if not _has_tensorflow():
       raise UserError(
         "TFDS needs TensorFlow to prepare data sets (training does not): "
-        "pip install 'cnnjax[prepare]'"
+        "pip install -e '.[prepare]'"
       )
-    for url in builder.url_infos:  # TFDS itself would retry for minutes
+    # TFDS itself would retry for minutes; behind a proxy, names need not resolve here.
+    for url in () if urllib.request.getproxies() else builder.url_infos:
       host = urllib.parse.urlparse(url).hostname
       try:
         socket.getaddrinfo(host, 443)
       except OSError as e:
         raise UserError(f"cannot reach {host}, where {name} is downloaded from: {e}") from e
-    builder.download_and_prepare(
-      file_format="array_record",
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-    )
+    options = tfds.download.DownloadConfig(try_download_gcs=False)
+    try:
+      builder.download_and_prepare(file_format="array_record", download_config=options)
+    except Exception as e:  # the network, a manual download, a checksum, the disk
+      raise UserError(f"TFDS could not prepare {name}: {str(e).strip()[:600]}") from e
   _check_format(builder)
   return pathlib.Path(builder.data_path)
 
@@ -114,7 +122,8 @@ def _builder(name: str, data_dir: str | None):
   logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of each folder that is not there
   data_dir = data_dir and os.path.expanduser(data_dir)
   try:
-    return tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # a banner where TensorFlow is missing
+      return tfds.builder(name, data_dir=data_dir, try_gcs=False)
   except tfds.core.DatasetNotFoundError:
     known = tfds.list_builders(with_community_datasets=False)
     folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR)
@@ -135,7 +144,7 @@ def _not_prepared(builder, config: ConfigDict) -> UserError:
   where = f" --data_dir={config.data_dir}" if config.data_dir else ""
   return UserError(
     f"the data set {config.name} is not in {folder}{found}. Prepare it once with "
-    f"`pip install 'cnnjax[prepare]' && python -m cnnjax.data prepare {config.name}{where}`, or "
+    f"`pip install -e '.[prepare]' && python -m cnnjax.data prepare {config.name}{where}`, or "
     "say where it lies with --config.data.data_dir=DIR"
   )
 

@@ -60,6 +60,8 @@ def _convolve_by_product(
 def _shifted(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
   """For each place in a window, the pixels that stand there, over all windows."""
   rows, columns = ((n - w) // s + 1 for n, w, s in zip(x.shape[1:3], window, strides, strict=True))
+  if rows < 1 or columns < 1:  # no window fits
+    return [x[:, :0, :0]] * (window[0] * window[1])
   return [
     x[:, i : i + (rows - 1) * strides[0] + 1 : strides[0],
       j : j + (columns - 1) * strides[1] + 1 : strides[1]]
@@ -153,7 +155,7 @@ def max_pool(x: jax.Array, window: int, *, strides: int, padding: int) -> jax.Ar
   the first takes all on GPU and TPU, as in torch.
   """
   pads = ((padding, padding), (padding, padding))
-  if jax.default_backend() == "cpu" and min(x.shape[1:3]) + 2 * padding >= window:
+  if jax.default_backend() == "cpu":
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     return functools.reduce(jnp.maximum, _shifted(x, (window, window), (strides, strides)))
   return nn.max_pool(x, window_shape=(window, window), strides=(strides, strides), padding=pads)

@@ -170,7 +170,7 @@ def test_no_augmentation_changes_nothing(batch):
 
 def test_a_chain_is_deterministic_and_the_same_jitted_and_on_eight_devices(batch, jitted):
   eager = augment.create(CHAIN)(jax.random.key(3), *batch)
-  mesh = sharding.make_mesh(8, 16)
+  mesh = sharding.make_mesh(8)
   where = sharding.over_batch(mesh)
   over_devices = jitted(jax.random.key(3), *sharding.put(batch, where))
   for other in (jitted(jax.random.key(3), *batch), over_devices):
@@ -193,7 +193,7 @@ def test_a_chain_keeps_range_shape_and_type(batch, jitted):
 def test_geometry_on_eight_devices_is_the_same_to_the_bit(batch, spec):
   function = jax.jit(augment.create(spec))
   one = function(jax.random.key(0), *batch)[0]
-  where = sharding.over_batch(sharding.make_mesh(8, 16))
+  where = sharding.over_batch(sharding.make_mesh(8))
   np.testing.assert_array_equal(one, function(jax.random.key(0), *sharding.put(batch, where))[0])
 
 

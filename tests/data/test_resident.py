@@ -22,13 +22,13 @@ def split():
 
 @pytest.fixture(scope="module", params=[1, 8], ids="devices={}".format)
 def resident(request, split):
-  return data.Resident(split, sharding.make_mesh(request.param, 8), max_gib=1)
+  return data.Resident(split, sharding.make_mesh(request.param), max_gib=1)
 
 
 @pytest.fixture(scope="module")
 def other(split):
   """On two devices, for comparison with those above."""
-  return data.Resident(split, sharding.make_mesh(2, 8), max_gib=1)
+  return data.Resident(split, sharding.make_mesh(2), max_gib=1)
 
 
 def batches(resident, seed, steps, batch_size=BATCH):
@@ -144,4 +144,4 @@ def test_what_does_not_fit_is_refused(split):
   with pytest.raises(UserError, match=r"32,769 images take 1\.0 GiB.*max_gib allows 1;"):
     check_fits((2**15 + 1, 16, 64, 32), 1.0)
   with pytest.raises(UserError, match="max_gib"):
-    data.Resident(split, sharding.make_mesh(1, 8), max_gib=split.images.nbytes / 2**30 * 0.99)
+    data.Resident(split, sharding.make_mesh(1), max_gib=split.images.nbytes / 2**30 * 0.99)

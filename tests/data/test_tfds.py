@@ -332,7 +332,7 @@ def test_with_tensorflow_it_is_prepared_in_another_process(config, folder, monke
     return subprocess.CompletedProcess(arguments, 1)
 
   monkeypatch.setattr(tfds.subprocess, "run", fail)
-  with pytest.raises(UserError, match="Prepare it once"):
+  with pytest.raises(UserError, match="mnist could not be prepared"):
     data.load(config(name="mnist"))
   assert commands == [["-m", "cnnjax.data", "prepare", "mnist", "--data_dir", str(folder)]]
 

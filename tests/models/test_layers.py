@@ -114,6 +114,14 @@ def test_kernel_larger_than_the_image(size, kernel, strides, padding):
   jax.tree.map(close, *jax.jit(lambda: (both(ours), both(reference)))())
 
 
+def test_no_window_fits():
+  """As the library says it: no pixel is left."""
+  x = normal(2, 3, 3, 4)
+  assert layers.max_pool(x, 5, strides=1, padding=0).shape == (2, 0, 0, 4)
+  conv = layers.conv(6, 5, padding=0, dtype=jnp.float32, train=False)
+  assert conv.apply({"params": {"kernel": normal(5, 5, 4, 6)}}, x).shape == (2, 0, 0, 6)
+
+
 def test_initial_scales():
   conv = layers.conv(256, 3, padding=1, dtype=jnp.float32, train=False)
   kernel = jax.jit(conv.init)(jax.random.key(0), jnp.zeros((1, 1, 1, 64)))["params"]["kernel"]
