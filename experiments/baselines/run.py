@@ -21,7 +21,7 @@ EXPERIMENTS = {
   "lenet5-mnist": "--config=configs/lenet.py:mnist --config.epochs=12",
   "simple_cnn-mnist": "--config=configs/simple_cnn.py:mnist",
   "simple_cnn-fashion_mnist": "--config=configs/simple_cnn.py:fashion_mnist",
-  "resnet20-cifar10-short": "--config=configs/resnet.py:cifar10 --config.epochs=3"
+  "resnet20-cifar10-short": "--config=configs/resnet.py:cifar10 --config.epochs=2"
   " --config.optim.schedule.name=cosine",
 }
 

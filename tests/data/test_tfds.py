@@ -311,7 +311,7 @@ def test_without_tensorflow_the_error_says_how_to_prepare(config, folder, monkey
   message = str(e.value)
   assert f"not in {folder}/mnist/3.0.1" in message and "\n" not in message
   assert f"python -m cnnjax.data prepare mnist --data_dir={folder}" in message
-  with pytest.raises(UserError, match="pip install 'cnnjax\\[prepare\\]'"):
+  with pytest.raises(UserError, match=r"pip install -e '.\[prepare\]'"):
     tfds.prepare("mnist", str(folder))
 
 

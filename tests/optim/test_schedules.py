@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cnnjax import config as configs
+from cnnjax import durations
 from cnnjax.errors import UserError
 from cnnjax.optim import schedules
 
@@ -20,7 +21,7 @@ def make(total=TOTAL, **settings):
   c = configs.default().optim.schedule
   c.update(settings)
   schedules.check(c)
-  to_steps = functools.partial(configs.in_steps, steps_per_epoch=PER_EPOCH, batch_size=BATCH)
+  to_steps = functools.partial(durations.in_steps, steps_per_epoch=PER_EPOCH, batch_size=BATCH)
   return schedules.create(c, PEAK, total, to_steps)
 
 
