@@ -44,17 +44,18 @@ def run(name: str) -> dict:
     "test/accuracy": last["test/accuracy"],
     "test/loss": last["test/loss"],
     "seconds": took if len(starts) == 1 else None,  # start-up included; None: not in one go
-    **{key: starts[0][key] for key in ("versions", "devices", "machine", "cpus")},
+    **{key: starts[-1][key] for key in ("versions", "devices", "machine", "cpus")},
   }
 
 
 def table(results: dict[str, dict]) -> str:
   """The rows of README.md."""
-  rows = ["| command | seed | test accuracy | time |", "|---|---|---|---|"]
+  rows = ["| command | seed | test accuracy | time | jax |", "|---|---|---|---|---|"]
   for result in results.values():
     took = f"{result['seconds']} s" if result["seconds"] else "not in one go"
     rows.append(
-      f"| `{result['command']}` | {result['seed']} | {result['test/accuracy']:.2%} | {took} |"
+      f"| `{result['command']}` | {result['seed']} | {result['test/accuracy']:.2%} | {took} "
+      f"| {result['versions']['jax']} |"
     )
   return "\n".join(rows) + "\n"
 
