@@ -26,8 +26,8 @@ EXPERIMENTS = {
 }
 
 
-def run(name: str) -> dict:
-  """Trains to the end, and returns what the workdir says of it."""
+def run(name: str, before: dict) -> dict:
+  """Trains to the end, and returns what the workdir says of it, and what was known `before`."""
   folder = RUNS / name
   command = ["-m", "cnnjax.main", *EXPERIMENTS[name].split(), f"--workdir={folder}"]
   began = time.monotonic()
@@ -43,8 +43,10 @@ def run(name: str) -> dict:
     "steps": last["step"],
     "test/accuracy": last["test/accuracy"],
     "test/loss": last["test/loss"],
-    "seconds": took if len(starts) == 1 else None,  # start-up included; None: not in one go
+    # Start-up included; None: not in one go.
+    "seconds": took if len(starts) == 1 else before.get("seconds"),
     **{key: starts[-1][key] for key in ("versions", "devices", "machine", "cpus")},
+    "config": config,
   }
 
 
@@ -69,7 +71,7 @@ def main():
   file, readme = HERE / "results.json", HERE / "README.md"
   results = json.loads(file.read_text()) if file.is_file() else {}
   for name in args.names or EXPERIMENTS:
-    results[name] = run(name)
+    results[name] = run(name, results.get(name, {}))
     results = {key: results[key] for key in EXPERIMENTS if key in results}
     file.write_text(json.dumps(results, indent=2) + "\n")
     head, marker, _ = readme.read_text().partition("<!-- table -->\n")
