@@ -1,22 +1,35 @@
 """Layers that the families share. Padding, momentum and epsilon are explicit everywhere."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.errors import UserError
+from cnnjax.models import ops
+from cnnjax.models.ops import avg_pool as avg_pool
+from cnnjax.models.ops import max_pool as max_pool
 
 ACTIVATIONS = {
   "relu": nn.relu,
+  "relu6": nn.relu6,
+  "silu": nn.silu,  # swish
+  "hard_swish": nn.hard_swish,
   "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.01),
   "sigmoid": nn.sigmoid,
   "tanh": nn.tanh,
   "gelu": functools.partial(nn.gelu, approximate=False),  # exact (erf), as in torch and the paper
 }
+
+Norm = Literal["batch", "group", "layer"]  # what `norm` takes
+Pool = Literal["avg", "max", "avg+max", "gem"]  # what `global_pool` takes
+Drop = float | jax.Array | None  # a rate of `drop_path`; traced in a scan; None: 0
+Padding = int | str | Sequence[tuple[int, int]]  # each side as in torch, "SAME", "VALID", or pairs
 
 # arXiv:1502.01852 section 2.2, backward case: normal of variance 2 / (kernel area * features), not
 # truncated. As in torchvision and fb.resnet.torch.
@@ -25,66 +38,62 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def convolve(
-  x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, *, train: bool, **options
-) -> jax.Array:
-  """`jax.lax.conv_general_dilated` of `[batch, height, width, channels]`, quicker on CPU.
-
-  Values are the same. What it does there, on two cores:
-  - XLA fuses what stands before a convolution into the transposes that its weight gradient needs,
-    and computes it again for each; a barrier keeps them apart: training step of a ResNet-20, batch
-    64, 372 to 327 ms on jax 0.12, and no change on 0.10.
-  - A kernel that is larger than the image takes a slow path; as a product of shifted copies, 3x3
-    with 64 features on 2x2 pixels, batch 64, forward and backward: 22.6 to 1.6 ms on jax 0.10, 14.9
-    to 1.8 on 0.12. Larger images are quicker as convolutions.
-  """
-  on_cpu = jax.default_backend() == "cpu"
-  if on_cpu and train:
-    x = jax.lax.optimization_barrier(x)
-  smaller = any(n < k for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
-  if on_cpu and smaller and x.shape[-1] == kernel.shape[2]:  # the latter: one group
-    return _convolve_by_product(x, kernel, strides, padding)
-  return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+def check_images(x: jax.Array, *, smallest: int = 1) -> None:
+  """UserError unless x is float [batch, height, width, channels], height and width large enough."""
+  if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+    raise UserError(
+      f"a model takes normalised float images [batch, height, width, channels], got {x.dtype} "
+      f"[{', '.join(map(str, x.shape))}]"
+    )
+  if min(x.shape[1:3]) < smallest:
+    raise UserError(
+      f"the smallest image that this model takes is {smallest}x{smallest}, got "
+      f"{x.shape[1]}x{x.shape[2]}; enlarge the images (--config.data.image_size={smallest})"
+    )
 
 
-def _convolve_by_product(
-  x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any
-) -> jax.Array:
-  height, width, _, features = kernel.shape
-  if isinstance(padding, str):
-    padding = jax.lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
-  copies = _shifted(jnp.pad(x, ((0, 0), *padding, (0, 0))), (height, width), strides)
-  return jnp.concatenate(copies, axis=-1) @ kernel.reshape(-1, features)
+class Conv(nn.Conv):
+  """nn.Conv that says in words when the number of channels does not fit its kernel."""
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    if self.has_variable("params", "kernel"):
+      taken = self.get_variable("params", "kernel").shape[2] * self.feature_group_count
+      if x.shape[-1] != taken:
+        raise UserError(
+          f"{'/'.join(self.path)} was made for {taken} channels, its input has {x.shape[-1]}"
+        )
+    return super().__call__(x)
 
 
-def _shifted(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
-  """For each place in a window, the pixels that stand there, over all windows."""
-  rows, columns = ((n - w) // s + 1 for n, w, s in zip(x.shape[1:3], window, strides, strict=True))
-  if rows < 1 or columns < 1:  # no window fits
-    return [x[:, :0, :0]] * (window[0] * window[1])
-  return [
-    x[:, i : i + (rows - 1) * strides[0] + 1 : strides[0],
-      j : j + (columns - 1) * strides[1] + 1 : strides[1]]
-    for i in range(window[0]) for j in range(window[1])
-  ]  # fmt: skip
+def identity(x: jax.Array) -> jax.Array:
+  return x
 
 
 def conv(
   features: int,
   kernel_size: int | tuple[int, int],
   *,
-  padding: int | str | Sequence[tuple[int, int]],
+  padding: Padding,
   dtype: Any,
   train: bool,
   strides: int = 1,
   groups: int = 1,
   use_bias: bool = False,
   kernel_init: nn.initializers.Initializer = he_normal_fan_out,
+  transform: Callable[[jax.Array], jax.Array] = identity,
   name: str | None = None,
 ) -> nn.Module:
-  """A 2-D convolution. `padding`: an int for each side as in torch, "SAME", "VALID", or pairs."""
+  """A 2-D convolution.
+
+  `padding`: an int for each side as in torch, "SAME" as in TensorFlow, "VALID", or pairs.
+  `transform`: of the kernel before it is used, such as `standardized`.
+  """
   kernel_size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-  return nn.Conv(
+
+  def convolve(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
+    return ops.convolve(x, transform(kernel), *args, train=train, **options)
+
+  return Conv(
     features=features,
     kernel_size=kernel_size,
     strides=(strides, strides),
@@ -94,7 +103,7 @@ def conv(
     kernel_init=kernel_init,
     dtype=dtype,
     param_dtype=jnp.float32,
-    conv_general_dilated=functools.partial(convolve, train=train),
+    conv_general_dilated=convolve,
     name=name,
   )
 
@@ -124,6 +133,64 @@ def batch_norm(
   )
 
 
+def norm(
+  kind: Norm = "batch",
+  *,
+  dtype: Any,
+  train: bool,
+  momentum: float = 0.9,
+  epsilon: float = 1e-5,
+  scale_init: nn.initializers.Initializer = nn.initializers.ones,
+  name: str | None = None,
+) -> Callable[[jax.Array], jax.Array]:
+  """The normalisation of that kind, with a scale and a bias a channel; statistics in float32.
+
+  "batch": see `batch_norm`. "group": arXiv:1803.08494, 32 groups, or the largest divisor of 32 that
+  divides the channels. "layer": over the channels of each pixel, as in ConvNeXt (arXiv:2201.03545).
+  """
+  options = dict(epsilon=epsilon, dtype=dtype, scale_init=scale_init, name=name)
+  if kind == "batch":
+    return batch_norm(momentum=momentum, train=train, **options)
+  if kind == "layer":
+    return nn.LayerNorm(param_dtype=jnp.float32, **options)
+  return lambda x: nn.GroupNorm(
+    num_groups=math.gcd(32, x.shape[-1]), param_dtype=jnp.float32, **options
+  )(x)
+
+
+class ConvNormAct(nn.Module):
+  """Convolution, normalisation, activation: what most of these networks are made of.
+
+  `conv` and `norm` are partials of the functions above that bind what a whole network shares:
+  dtype, initialiser, kind, momentum, epsilon.
+  """
+
+  features: int
+  kernel_size: int | tuple[int, int]
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., Callable]
+  strides: int = 1
+  groups: int = 1
+  padding: Padding | None = None  # None: (kernel_size - 1) // 2 on each side
+  act: str | None = "relu"  # of ACTIVATIONS
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    padding = half(self.kernel_size) if self.padding is None else self.padding
+    x = self.conv(
+      self.features, self.kernel_size, strides=self.strides, groups=self.groups,
+      padding=padding, train=train, name="conv",
+    )(x)  # fmt: skip
+    x = self.norm(train=train, name="norm")(x)
+    return ACTIVATIONS[self.act](x) if self.act else x
+
+
+def half(kernel_size: int | tuple[int, int]) -> list[tuple[int, int]]:
+  """The padding that keeps the size at stride 1: (k - 1) // 2 on each side, k odd."""
+  sizes = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+  return [((k - 1) // 2, (k - 1) // 2) for k in sizes]
+
+
 def dense(
   features: int,
   *,
@@ -142,39 +209,99 @@ def dense(
   )
 
 
-def head(num_classes: int) -> nn.Module:
-  """The last layer, named `head`. It computes in float32, so the logits are float32."""
-  return dense(num_classes, dtype=jnp.float32, name="head")
+def head(
+  num_classes: int, *, kernel_init: nn.initializers.Initializer = torch_linear
+) -> Callable[[jax.Array], jax.Array]:
+  """The last layer, named `head`. It computes in float32; with 0 classes it only casts."""
+  if num_classes == 0:
+    return lambda x: x.astype(jnp.float32)
+  return dense(num_classes, dtype=jnp.float32, kernel_init=kernel_init, name="head")
 
 
-def max_pool(x: jax.Array, window: int, *, strides: int, padding: int) -> jax.Array:
-  """Max pooling over square windows; the padding is -inf.
+def global_pool(x: jax.Array, kind: Pool = "avg") -> jax.Array:
+  """[batch, height, width, channels] to [batch, channels], float32. Call it in a compact method.
 
-  On CPU a maximum of shifted copies: 2x2 on 24x24 with 64 features, batch 64, forward and backward,
-  62 to 2.1 ms (jax 0.10). Values are the same; pixels that tie then share the gradient, of which
-  the first takes all on GPU and TPU, as in torch.
+  "avg+max" is the mean of both, as "avgmax" in timm. "gem": arXiv:1711.02512 section 3.2, the mean
+  of p-th powers, to the 1/p, with one trainable p (`gem/p`) from 3; values below 1e-6 are raised.
   """
-  pads = ((padding, padding), (padding, padding))
-  if jax.default_backend() == "cpu":
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-    return functools.reduce(jnp.maximum, _shifted(x, (window, window), (strides, strides)))
-  return nn.max_pool(x, window_shape=(window, window), strides=(strides, strides), padding=pads)
+  x = x.astype(jnp.float32)
+  if kind == "avg":
+    return jnp.mean(x, axis=(1, 2))
+  if kind == "max":
+    return jnp.max(x, axis=(1, 2))
+  if kind == "avg+max":
+    return (jnp.mean(x, axis=(1, 2)) + jnp.max(x, axis=(1, 2))) / 2
+  return GeM(name="gem")(x)
 
 
-def avg_pool(x: jax.Array, window: int, *, strides: int, padding: int) -> jax.Array:
-  """Average pooling over square windows; padded pixels count as zeros, as in torch."""
-  return nn.avg_pool(
-    x,
-    window_shape=(window, window),
-    strides=(strides, strides),
-    padding=((padding, padding), (padding, padding)),
-    count_include_pad=True,
+class GeM(nn.Module):
+  """See `global_pool`."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    p = self.param("p", nn.initializers.constant(3.0), (1,), jnp.float32)
+    return jnp.mean(jnp.maximum(x, 1e-6) ** p, axis=(1, 2)) ** (1 / p)
+
+
+@flax.struct.dataclass
+class Feature:
+  """The output of a stage: x [batch, height, width, channels], one pixel of it `stride` apart."""
+
+  x: jax.Array
+  stride: int = flax.struct.field(pytree_node=False)
+
+
+def feature(module: nn.Module, name: str, x: jax.Array, *, stride: int) -> jax.Array:
+  """Marks x as the output of a stage, for `models.features`; returns x.
+
+  Costs nothing unless asked for. A perturbation of the same name is added where there is one, so
+  that a gradient with respect to the stage can be taken (Grad-CAM).
+  """
+  if module.has_variable("perturbations", name):
+    x = x + module.get_variable("perturbations", name).astype(x.dtype)
+  _keep(module, "features", name, Feature(x, stride))
+  return x
+
+
+def auxiliary(module: nn.Module, name: str, logits: jax.Array) -> None:
+  """Hands the logits of an auxiliary head to the training step, which adds their loss."""
+  _keep(module, "aux_logits", name, logits)
+
+
+def _keep(module: nn.Module, collection: str, name: str, value: Any) -> None:
+  if not module.is_initializing():  # else `init` would return it among the variables
+    module.sow(collection, name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+
+
+def run_block(block: nn.Module, x: jax.Array, *, remat: bool, **options: Any) -> jax.Array:
+  """block(x, **options); with `remat`, computed again in the backward pass and not kept.
+
+  jax.checkpoint (arXiv:1604.06174): the same outputs and gradients, memory for time.
+  """
+  if not remat:
+    return block(x, **options)
+  return nn.remat(lambda block, x: block(x, **options))(block, x)
+
+
+def scan_blocks(
+  block: nn.Module, x: jax.Array, *, train: bool, remat: bool, drop_path: Sequence[float]
+) -> jax.Array:
+  """Equal blocks, one for each rate of `drop_path`, as a loop over stacked parameters.
+
+  Compile time does not grow with their number. On CPU convolutions in a loop are slow.
+  """
+
+  def step(block: nn.Module, x: jax.Array, rate: jax.Array) -> tuple[jax.Array, None]:
+    return run_block(block, x, train=train, remat=remat, drop_path=rate), None
+
+  loop = nn.scan(
+    step,
+    variable_axes={"params": 0, "batch_stats": 0},
+    split_rngs={"params": True, "dropout": True},
+    length=len(drop_path),
   )
-
-
-def global_avg_pool(x: jax.Array) -> jax.Array:
-  """[batch, height, width, channels] to [batch, channels], float32."""
-  return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+  rates = jnp.asarray(drop_path, jnp.float32) if any(drop_path) and train else None
+  return loop(block, x, rates)[0]
 
 
 def flatten(x: jax.Array) -> jax.Array:
@@ -189,14 +316,32 @@ def dropout(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
   return nn.Dropout(rate=rate, deterministic=not train)(x)
 
 
-def drop_path(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
+def drop_path(x: jax.Array, rate: Drop, *, train: bool) -> jax.Array:
   """Stochastic depth (arXiv:1603.09382): drops the whole of x for each example with chance `rate`.
 
   What survives is scaled by 1 / (1 - rate), so that evaluation is the identity (the paper scales at
   test time instead). Rng collection "dropout". Call it on a residual branch, in a compact method.
   """
-  every_axis_but_batch = tuple(range(1, x.ndim))
-  return nn.Dropout(rate=rate, broadcast_dims=every_axis_but_batch, deterministic=not train)(x)
+  return DropPath()(x, rate, train=train)
+
+
+class DropPath(nn.Module):
+  """See `drop_path`. The rate may be traced, for blocks in a scan; None: 0."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, rate: Drop, *, train: bool) -> jax.Array:
+    if not train or rate is None or (isinstance(rate, float) and rate == 0):
+      return x
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+    kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, shape)
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
+def standardized(kernel: jax.Array, *, epsilon: float = 1e-8) -> jax.Array:
+  """Weight standardisation (arXiv:1903.10520): mean 0, variance 1 over each output's weights."""
+  centred = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
+  variance = jnp.mean(centred**2, axis=(0, 1, 2), keepdims=True)
+  return centred * jax.lax.rsqrt(variance + epsilon)
 
 
 def option_a_shortcut(x: jax.Array, features: int, *, strides: int) -> jax.Array:

@@ -12,8 +12,8 @@ returns one:
 A family calls the same decorator once a row of its variant table, with the row as defaults. What
 a variant accepts is read from the signature: every argument but `num_classes` and `dtype` has a
 default, and its annotation says what `create` lets through: bool, int, float, str,
-`tuple[int, ...]`, `Literal["max", "avg"]`, or one of `Rate` and `Size` below. Values with any
-other annotation pass unchecked.
+`tuple[int, ...]`, `Literal["max", "avg"]`, or one of `Rate`, `Size` and `Scale` below. Values with
+any other annotation pass unchecked.
 """
 
 import dataclasses
@@ -38,6 +38,8 @@ class Check(NamedTuple):
 
 Rate = Annotated[float, Check(lambda rate: 0 <= rate < 1, "at least 0 and below 1")]
 Size = Annotated[int, Check(lambda size: size >= 1, "at least 1")]
+Scale = Annotated[float, Check(lambda scale: scale > 0, "above 0")]
+Classes = Annotated[int, Check(lambda classes: classes >= 0, "at least 0 (0: pooled features)")]
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 DTYPES = ("float32", "bfloat16", "float16")
@@ -88,7 +90,8 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
 
   Args:
     name: a registered name, see `names`.
-    num_classes: the number of logits.
+    num_classes: the number of logits; 0 for a model without the last layer, which returns what
+      that layer would see: the pooled features, float32 [batch, width].
     dtype: the dtype of the computation, float32, bfloat16 or float16, as a jnp dtype or a string.
       Parameters, batch statistics and logits are float32 whatever it is.
     **overrides: any of `fields(name)`.
@@ -102,7 +105,7 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
   """
   entry = lookup(name)
   return entry.builder(
-    num_classes=_checked(f"{name}.num_classes", num_classes, Size),
+    num_classes=_checked(f"{name}.num_classes", num_classes, Classes),
     dtype=_dtype(dtype),
     **entry.defaults | _checked_overrides(name, entry.builder, overrides),
   )

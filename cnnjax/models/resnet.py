@@ -8,9 +8,18 @@
   `preact_resnet164` 1,703,258 and `preact_resnet1001` 10,327,706 at 10 classes.
 - Wide ResNet, arXiv:1605.07146: `wrn_28_10` 36,479,194 at 10 classes.
 - ResNeXt, arXiv:1611.05431: `resnext50_32x4d` 25,028,904 at 1000 classes.
+- Attention at the end of each branch (models/attention.py): `seresnet50` 28,088,024
+  (arXiv:1709.01507), `cbam_resnet50` 28,089,624 (arXiv:1807.06521), `eca_resnet50` 25,557,118
+  (arXiv:1910.03151).
+- ResNet-D, arXiv:1812.01187 section 4.2: `resnet50d` 25,576,264.
+- BiT, arXiv:1912.11370: `resnetv2_50x1_bit`, group norm and standardised weights, 25,549,352.
+
+Keras has another ResNet: v1 with a bias in every convolution (`conv_bias=True` on `resnet50_v1`,
+25,583,592 trainable), and a v2 whose stages end, not begin, with the stride; that one is not here.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,6 +28,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.attention import Attention, attend
 from cnnjax.models.registry import Rate, Size, register
 
 
@@ -32,83 +42,91 @@ class ConvSpec(NamedTuple):
 
 
 class Block(nn.Module):
-  """relu(shortcut(x) + branch(x)); the branch is conv, norm, relu, ..., conv, norm.
+  """relu(shortcut(x) + branch(x)); the branch is conv, norm, relu, ..., conv, norm, attention.
 
   In the residual branch, dropout stands before every convolution but the first.
   """
 
   convs: tuple[ConvSpec, ...]
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., Callable]
   shortcut: str
+  attention: str
   zero_init_gamma: bool
   dropout: float
-  drop_path: float
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    conv = functools.partial(layers.conv, dtype=self.dtype, train=train)
-    norm = functools.partial(layers.batch_norm, dtype=self.dtype, train=train)
+  def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop) -> jax.Array:
     features, strides = output_of(self.convs)
-
     y = x
     for i, spec in enumerate(self.convs, 1):
       last = i == len(self.convs)
       if i > 1:
         y = layers.dropout(y, self.dropout, train=train)
-      y = conv(**spec._asdict(), padding=spec.kernel_size // 2, name=f"conv{i}")(y)
+      padding = spec.kernel_size // 2
+      y = self.conv(**spec._asdict(), padding=padding, train=train, name=f"conv{i}")(y)
       gamma = nn.initializers.zeros if last and self.zero_init_gamma else nn.initializers.ones
-      y = norm(scale_init=gamma, name=f"norm{i}")(y)
+      y = self.norm(scale_init=gamma, train=train, name=f"norm{i}")(y)
       if not last:
         y = nn.relu(y)
-    y = layers.drop_path(y, self.drop_path, train=train)
+    y = attend(self.attention, y, train=train, dtype=self.dtype)
+    y = layers.drop_path(y, drop_path, train=train)
 
     if x.shape[-1] != features or strides != 1:
       if self.shortcut == "A":
         x = layers.option_a_shortcut(x, features, strides=strides)
       else:
-        x = conv(features, 1, strides=strides, padding=0, name="shortcut_conv")(x)
-        x = norm(name="shortcut_norm")(x)
+        if self.shortcut == "D" and strides != 1:
+          x = layers.avg_pool(x, strides, strides=strides, ceil=True, count_padding=False)
+          strides = 1
+        x = self.conv(features, 1, strides=strides, padding=0, train=train, name="shortcut_conv")(x)
+        x = self.norm(train=train, name="shortcut_norm")(x)
     return nn.relu(x + y)
 
 
 class PreActBlock(nn.Module):
-  """shortcut(x) + branch(x); the branch is norm, relu, conv, norm, relu, conv, ...
+  """shortcut(x) + branch(x); the branch is norm, relu, conv, norm, relu, conv, ..., attention.
 
   A projection shortcut is a bare convolution of the pre-activated input, as in the authors' code
   and in timm; identity and option A take x itself.
   """
 
   convs: tuple[ConvSpec, ...]
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., Callable]
   shortcut: str
+  attention: str
   zero_init_gamma: bool
   dropout: float
-  drop_path: float
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    conv = functools.partial(layers.conv, dtype=self.dtype, train=train)
-    norm = functools.partial(layers.batch_norm, dtype=self.dtype, train=train)
+  def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop) -> jax.Array:
     features, strides = output_of(self.convs)
-
     y = x
     for i, spec in enumerate(self.convs, 1):
-      y = nn.relu(norm(name=f"norm{i}")(y))
+      y = nn.relu(self.norm(train=train, name=f"norm{i}")(y))
       if i == 1:
         preact = y
       else:
         y = layers.dropout(y, self.dropout, train=train)
-      zero = self.zero_init_gamma and i == len(self.convs)
-      kernel_init = nn.initializers.zeros if zero else layers.he_normal_fan_out
+      last = {}
+      if self.zero_init_gamma and i == len(self.convs):
+        last = dict(kernel_init=nn.initializers.zeros)
       padding = spec.kernel_size // 2
-      y = conv(**spec._asdict(), padding=padding, kernel_init=kernel_init, name=f"conv{i}")(y)
-    y = layers.drop_path(y, self.drop_path, train=train)
+      y = self.conv(**spec._asdict(), **last, padding=padding, train=train, name=f"conv{i}")(y)
+    y = attend(self.attention, y, train=train, dtype=self.dtype)
+    y = layers.drop_path(y, drop_path, train=train)
 
     if x.shape[-1] != features or strides != 1:
       if self.shortcut == "A":
         x = layers.option_a_shortcut(x, features, strides=strides)
       else:
-        x = conv(features, 1, strides=strides, padding=0, name="shortcut_conv")(preact)
+        project = self.conv(
+          features, 1, strides=strides, padding=0, train=train, name="shortcut_conv"
+        )
+        x = project(preact)
     return x + y
 
 
@@ -118,7 +136,7 @@ def output_of(convs: tuple[ConvSpec, ...]) -> tuple[int, int]:
 
 
 class ResNet(nn.Module):
-  """Stem, stages of residual blocks, global average pool, head.
+  """Stem, stages of residual blocks, global pool, head.
 
   Each stage after the first halves the resolution and doubles the features. A bottleneck block has
   4 times the features of its stage at its ends.
@@ -128,67 +146,116 @@ class ResNet(nn.Module):
   stage_sizes: tuple[Size, ...] = (2, 2, 2, 2)  # blocks in each stage
   block: Literal["basic", "bottleneck"] = "basic"  # 3x3, 3x3 or 1x1, 3x3, 1x1
   preact: bool = False  # norm and relu before the convolutions: v2, arXiv:1603.05027
-  stem: Literal["imagenet", "small"] = "imagenet"  # 7x7/2 and 3x3/2 max pool, or 3x3/1
+  # 7x7/2, or the three 3x3 of ResNet-C and D (arXiv:1812.01187 section 4.2); then 3x3/2 max pool,
+  # which pads zeros in "bit". small_images is for 32x32: 3x3/1 and no pool.
+  stem: Literal["7x7", "deep", "bit"] = "7x7"
+  small_images: bool = False
   stem_features: Size = 64
   features: Size = 64  # of the first stage
   groups: Size = 1  # of the 3x3 of a bottleneck: the cardinality of ResNeXt
   width_per_group: Size = 64  # bottleneck width at 64 features and 1 group, as in torchvision
   stride_in_1x1: bool = False  # bottleneck stride in the first 1x1 (v1) or in the 3x3 (v1.5)
-  shortcut: Literal["A", "B"] = "B"  # where shapes change: zero padding, or 1x1 projection
+  # Where shapes change: A zero padding, B 1x1 projection, D average pool and 1x1 projection.
+  shortcut: Literal["A", "B", "D"] = "B"
+  attention: Attention = "none"  # at the end of each branch
+  norm: layers.Norm = "batch"
+  standardize: bool = False  # the weights of convolutions, arXiv:1903.10520
+  conv_bias: bool = False  # beside the norm, as in Keras
   final_norm: bool = True  # norm and relu before the global pool; only preact networks have it
   # Each branch starts at zero (arXiv:1706.02677 section 5.1): the gamma of its last norm or, in
   # preact, its last kernel, as in timm (gamma and beta zero before a relu would never learn).
   zero_init_gamma: bool = False
+  pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # between the convolutions of a block, arXiv:1605.07146 section 2.4
+  head_dropout: Rate = 0.0  # before the last layer
   drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  # One program for the equal blocks of a stage, whose parameters are stacked as `stageN_rest`:
+  # compile time does not grow with depth. Slow on CPU: experiments/benchmarks/train_step.
+  scan: bool = False
   dtype: Any = jnp.float32
 
   def __post_init__(self):
     bottleneck_only = (self.groups, self.width_per_group, self.stride_in_1x1)
     if self.block == "basic" and bottleneck_only != (1, 64, False):
       raise UserError("groups, width_per_group and stride_in_1x1 need block='bottleneck'")
+    if self.preact and self.shortcut == "D":
+      raise UserError("shortcut='D' is for networks that are not pre-activated")
     super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
-    x = self._stem(x, train=train)
+    layers.check_images(x)
+    transform = layers.standardized if self.standardize else layers.identity
+    conv = functools.partial(
+      layers.conv, use_bias=self.conv_bias, transform=transform, dtype=self.dtype
+    )
+    norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
     block = functools.partial(
       PreActBlock if self.preact else Block,
+      conv=conv,
+      norm=norm,
       shortcut=self.shortcut,
+      attention=self.attention,
       zero_init_gamma=self.zero_init_gamma,
       dropout=self.dropout,
       dtype=self.dtype,
     )
-    depth, blocks = sum(self.stage_sizes), 0
+    x, stride = self._stem(x, conv, norm, train=train)
+    depth, done = sum(self.stage_sizes), 0
     for stage, size in enumerate(self.stage_sizes):
-      for i in range(size):
-        blocks += 1
-        x = block(
-          convs=self._convs(self.features * 2**stage, strides=2 if stage > 0 and i == 0 else 1),
-          drop_path=self.drop_path * blocks / depth,
-          name=f"stage{stage + 1}_block{i + 1}",
-        )(x, train=train)
+      first, rest = (
+        self._convs(self.features * 2**stage, strides=s) for s in (2 if stage else 1, 1)
+      )
+      rates = [self.drop_path * n / depth for n in range(done + 1, done + size + 1)]
+      options = dict(train=train, remat=self.remat)
+      name = f"stage{stage + 1}"
+      x = layers.run_block(
+        block(convs=first, name=f"{name}_block1"), x, drop_path=rates[0], **options
+      )
+      if self.scan and size > 1:
+        x = layers.scan_blocks(
+          block(convs=rest, name=f"{name}_rest"), x, drop_path=rates[1:], **options
+        )
+      else:
+        for i, rate in enumerate(rates[1:], 2):
+          x = layers.run_block(
+            block(convs=rest, name=f"{name}_block{i}"), x, drop_path=rate, **options
+          )
+      done += size
+      stride *= 2 if stage else 1
+      x = layers.feature(self, name, x, stride=stride)
     if self.preact and self.final_norm:
-      x = nn.relu(layers.batch_norm(dtype=self.dtype, train=train, name="final_norm")(x))
-    return layers.head(self.num_classes)(layers.global_avg_pool(x))
+      x = nn.relu(norm(train=train, name="final_norm")(x))
+    x = layers.dropout(layers.global_pool(x, self.pool), self.head_dropout, train=train)
+    return layers.head(self.num_classes)(x)
 
-  def _stem(self, x: jax.Array, *, train: bool) -> jax.Array:
-    size, strides = (7, 2) if self.stem == "imagenet" else (3, 1)
-    x = layers.conv(
-      self.stem_features,
-      size,
-      strides=strides,
-      padding=size // 2,
-      dtype=self.dtype,
-      train=train,
-      name="stem_conv",
-    )(x)
-    if not self.preact:
-      x = nn.relu(layers.batch_norm(dtype=self.dtype, train=train, name="stem_norm")(x))
-    if self.stem == "imagenet":
-      x = layers.max_pool(x, 3, strides=2, padding=1)
-    return x
+  def _stem(
+    self, x: jax.Array, conv: Callable, norm: Callable, *, train: bool
+  ) -> tuple[jax.Array, int]:
+    """The stem's output and its stride."""
+    features, kernel_size, strides = [self.stem_features], 7, 2
+    if self.stem == "deep":
+      features, kernel_size = [self.stem_features // 2] * 2 + features, 3
+    if self.small_images:
+      kernel_size, strides = 3, 1
+    for i, width in enumerate(features, 1):
+      number = "" if len(features) == 1 else str(i)
+      if i > 1:
+        kernel_size, strides = 3, 1
+      x = conv(
+        width, kernel_size, strides=strides, padding=kernel_size // 2, train=train,
+        name=f"stem_conv{number}",
+      )(x)  # fmt: skip
+      if not self.preact or i < len(features):
+        x = nn.relu(norm(train=train, name=f"stem_norm{number}")(x))
+    if self.small_images:
+      return layers.feature(self, "stem", x, stride=1), 1
+    x = layers.feature(self, "stem", x, stride=2)
+    if self.stem == "bit":
+      return layers.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, strides=2), 4
+    return layers.max_pool(x, 3, strides=2, padding=1), 4
 
   def _convs(self, features: int, *, strides: int) -> tuple[ConvSpec, ...]:
     if self.block == "basic":
@@ -205,7 +272,7 @@ class ResNet(nn.Module):
 IMAGENET = dict(input_shape=(224, 224, 3), reference="arXiv:1512.03385 table 1")
 BOTTLENECK = IMAGENET | dict(block="bottleneck")
 CIFAR = dict(
-  input_shape=(32, 32, 3), stem="small", stem_features=16, features=16, shortcut="A",
+  input_shape=(32, 32, 3), small_images=True, stem_features=16, features=16, shortcut="A",
   reference="arXiv:1512.03385 section 4.2",
 )  # fmt: skip
 V1 = dict(stride_in_1x1=True)
@@ -213,9 +280,14 @@ V2 = dict(preact=True, reference="arXiv:1603.05027")
 PREACT = CIFAR | V2 | dict(shortcut="B")
 PREACT_BOTTLENECK = PREACT | dict(block="bottleneck")
 WIDE = dict(width_per_group=128, reference="arXiv:1605.07146 table 8")
+D = dict(stem="deep", shortcut="D", reference="arXiv:1812.01187 section 4.2")
+SE = dict(attention="se", reference="arXiv:1709.01507 table 2")
+CBAM = dict(attention="cbam", reference="arXiv:1807.06521 table 4")
+ECA = dict(attention="eca", reference="arXiv:1910.03151 table 3")
+BIT = dict(stem="bit", norm="group", standardize=True, reference="arXiv:1912.11370 section 3.1")
 NEXT = dict(reference="arXiv:1611.05431 table 1")
 NEXT29 = dict(
-  stage_sizes=(3, 3, 3), block="bottleneck", stem="small",
+  stage_sizes=(3, 3, 3), block="bottleneck", small_images=True,
   input_shape=(32, 32, 3), reference="arXiv:1611.05431 section 5.3",
 )  # fmt: skip
 
@@ -252,6 +324,29 @@ VARIANTS = {
   | dict(stage_sizes=(3, 4, 23, 3), groups=32, width_per_group=8),
   "resnext101_64x4d": BOTTLENECK | NEXT
   | dict(stage_sizes=(3, 4, 23, 3), groups=64, width_per_group=4),
+  "resnet18d": IMAGENET | D | dict(stage_sizes=(2, 2, 2, 2)),
+  "resnet34d": IMAGENET | D | dict(stage_sizes=(3, 4, 6, 3)),
+  "resnet50d": BOTTLENECK | D | dict(stage_sizes=(3, 4, 6, 3)),
+  "resnet101d": BOTTLENECK | D | dict(stage_sizes=(3, 4, 23, 3)),
+  "resnet152d": BOTTLENECK | D | dict(stage_sizes=(3, 8, 36, 3)),
+  "seresnet18": IMAGENET | SE | dict(stage_sizes=(2, 2, 2, 2)),
+  "seresnet34": IMAGENET | SE | dict(stage_sizes=(3, 4, 6, 3)),
+  "seresnet50": BOTTLENECK | SE | dict(stage_sizes=(3, 4, 6, 3)),
+  "seresnet101": BOTTLENECK | SE | dict(stage_sizes=(3, 4, 23, 3)),
+  "seresnet152": BOTTLENECK | SE | dict(stage_sizes=(3, 8, 36, 3)),
+  "seresnext50_32x4d": BOTTLENECK | SE
+  | dict(stage_sizes=(3, 4, 6, 3), groups=32, width_per_group=4),
+  "cbam_resnet18": IMAGENET | CBAM | dict(stage_sizes=(2, 2, 2, 2)),
+  "cbam_resnet34": IMAGENET | CBAM | dict(stage_sizes=(3, 4, 6, 3)),
+  "cbam_resnet50": BOTTLENECK | CBAM | dict(stage_sizes=(3, 4, 6, 3)),
+  "cbam_resnet101": BOTTLENECK | CBAM | dict(stage_sizes=(3, 4, 23, 3)),
+  "eca_resnet18": IMAGENET | ECA | dict(stage_sizes=(2, 2, 2, 2)),
+  "eca_resnet34": IMAGENET | ECA | dict(stage_sizes=(3, 4, 6, 3)),
+  "eca_resnet50": BOTTLENECK | ECA | dict(stage_sizes=(3, 4, 6, 3)),
+  "eca_resnet101": BOTTLENECK | ECA | dict(stage_sizes=(3, 4, 23, 3)),
+  "resnetv2_50x1_bit": BOTTLENECK | V2 | BIT | dict(stage_sizes=(3, 4, 6, 3)),
+  "resnetv2_101x1_bit": BOTTLENECK | V2 | BIT | dict(stage_sizes=(3, 4, 23, 3)),
+  "seresnet20": CIFAR | SE | dict(stage_sizes=(3, 3, 3)),
   "resnet20": CIFAR | dict(stage_sizes=(3, 3, 3)),
   "resnet32": CIFAR | dict(stage_sizes=(5, 5, 5)),
   "resnet44": CIFAR | dict(stage_sizes=(7, 7, 7)),

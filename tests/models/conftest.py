@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,40 +11,31 @@ import pytest
 from cnnjax import models
 
 
-def _equations(jaxpr) -> Iterator:
-  for equation in jaxpr.eqns:
-    yield equation
-    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-      if _is_jaxpr(value):
-        yield from _equations(getattr(value, "jaxpr", value))
-
-
-def _is_jaxpr(value) -> bool:
-  return hasattr(value, "eqns") or hasattr(value, "jaxpr")
-
-
-def _macs(equation) -> int:
-  """Multiply-accumulates of one equation, padding included: convolutions and products only."""
-  output = math.prod(equation.outvars[0].aval.shape)
-  if equation.primitive.name == "conv_general_dilated":
-    kernel = equation.invars[1].aval.shape
-    out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    return output * math.prod(kernel) // out_features
-  if equation.primitive.name == "dot_general":
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    return output * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-  return 0
-
-
 @functools.cache
 def measure(name: str, num_classes: int, input_shape: tuple[int, int, int], **overrides):
   """(parameters, batch statistics, MACs for one image) of a model; nothing is computed."""
-  model = models.create(name, num_classes, **overrides)
-  trace = jax.make_jaxpr(functools.partial(model.init, train=False), return_shape=True)
-  jaxpr, variables = trace(jax.random.key(0), jnp.zeros((1, *input_shape)))
-  size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
-  macs = sum(_macs(equation) for equation in _equations(jaxpr.jaxpr))
-  return size(variables["params"]), size(variables.get("batch_stats", {})), macs
+  return models.summarize(models.create(name, num_classes, **overrides), input_shape)
+
+
+def check_counts(
+  name: str,
+  input_shape: tuple[int, int, int],
+  parameters: dict[int, int],
+  macs: int | None = None,
+  statistics: int | None = None,
+  **overrides,
+):
+  """Compares with reference counts: {classes: parameters}, and the rest at the first of them."""
+  first, *others = parameters
+  counted = measure(name, first, input_shape, **overrides)
+  assert counted.parameters == parameters[first]
+  assert statistics in (None, counted.statistics)
+  assert macs is None or abs(counted.macs - macs) <= 0.005 * macs
+  for classes in others:
+    model, images = models.create(name, classes, **overrides), jnp.zeros((1, *input_shape))
+    init = functools.partial(model.init, train=False)
+    params = jax.eval_shape(init, jax.random.key(0), images)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters[classes]
 
 
 def random_variables(module, x):
@@ -69,3 +59,8 @@ def measure_fixture():
 @pytest.fixture(scope="session", name="random_variables")
 def random_variables_fixture():
   return random_variables
+
+
+@pytest.fixture(scope="session", name="check_counts")
+def check_counts_fixture():
+  return check_counts

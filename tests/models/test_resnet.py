@@ -59,9 +59,9 @@ COUNTS = [
   ("preact_resnet1001", {}, CIFAR, {10: 10327706}, 149216, {10: 1490995712}),
   ("preact_resnet18", {}, CIFAR, {10: 11171146, 100: 11217316}, 6784,
    {10: 555422720, 100: 555468800}),
-  ("resnet18", {"stem": "small"}, CIFAR, {10: 11173962, 100: 11220132}, 9600,
+  ("resnet18", {"small_images": True}, CIFAR, {10: 11173962, 100: 11220132}, 9600,
    {10: 555422720, 100: 555468800}),
-  ("resnet18", {"stem": "small"}, MNIST, {10: 11172810}, 9600, {10: 455800832}),
+  ("resnet18", {"small_images": True}, MNIST, {10: 11172810}, 9600, {10: 455800832}),
   ("wrn_16_4", {}, CIFAR, {10: 2748890, 100: 2772020}, 3616, {10: 392612352, 100: 392635392}),
   ("wrn_22_8", {}, CIFAR, {10: 17158106, 100: 17204276}, 10784, {10: 2454115328, 100: 2454161408}),
   ("wrn_28_2", {}, CIFAR, {10: 1467610, 100: 1479220}, 3616, {10: 214353152, 100: 214364672}),
@@ -108,9 +108,9 @@ def test_counts_of_the_cifar_formula(measure):
   assert parameters(200) == 19_421_274
 
 
-TINY = dict(stem="small", stage_sizes=(1, 1), stem_features=8, features=8)
+TINY = dict(small_images=True, stage_sizes=(1, 1), stem_features=8, features=8)
 KINDS = {  # each compiles once, so that each shows several things
-  "basic, ImageNet stem": dict(stem="imagenet"),
+  "basic, ImageNet stem": dict(small_images=False),
   "option A, stochastic depth": dict(shortcut="A", drop_path=0.3),
   "ResNeXt": dict(block="bottleneck", groups=4, width_per_group=32),
   "pre-activation, dropout": dict(preact=True, dropout=0.3),

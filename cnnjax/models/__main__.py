@@ -1,0 +1,37 @@
+"""Lists the models: python -m cnnjax.models ['resnet*']."""
+
+from rich.console import Console
+
+from cnnjax import errors, models
+
+
+def main() -> int:
+  """Prints a row a model, as each is counted (half a second or so)."""
+  parser = errors.ArgumentParser(prog="python -m cnnjax.models", description=__doc__)
+  parser.add_argument("pattern", nargs="?", default="*", help="a shell pattern of names")
+  names = models.names(parser.parse_args().pattern)
+  if not names:
+    raise errors.UserError(f"no model matches; all: {', '.join(models.names())}")
+  console = Console()
+  console.print(
+    "Parameters and multiply-accumulates of one image at the usual input size; 1000 classes, or 10"
+    " where images are smaller than 64 pixels.\n"
+  )
+  width = max(map(len, names))
+  console.print(f"{'model':{width}} {'parameters':>13} {'MACs':>9}  {'input':<11}  reference")
+  for name in names:
+    entry = models.lookup(name)
+    classes = 1000 if entry.input_shape[0] >= 64 else 10
+    size = models.summarize(models.create(name, classes), entry.input_shape)
+    shape = "x".join(map(str, entry.input_shape))
+    row = f"{name:{width}} {size.parameters:>13,} {_giga(size.macs):>9}  {shape:<11}"
+    console.print(f"{row}  {entry.reference}", soft_wrap=True, highlight=False)
+  return 0
+
+
+def _giga(macs: int) -> str:
+  return f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
+
+
+if __name__ == "__main__":
+  raise SystemExit(errors.run(main))

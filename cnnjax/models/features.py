@@ -1,0 +1,45 @@
+"""Reading out the stages of a model: for detection, segmentation, Grad-CAM. One way for all.
+
+    maps = models.features(model, variables, images)      # {"stage1": [batch, h, w, channels], ...}
+    info = models.feature_info(model, (224, 224, 3))      # {"stage1": FeatureInfo(4, 256), ...}
+
+Gradients with respect to a stage: put zeros of its shape into the variables as
+`{"perturbations": {"stage4": zeros}}` and differentiate with respect to them.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class FeatureInfo(NamedTuple):
+  """What a stage puts out."""
+
+  stride: int  # pixels of the input between two of its pixels
+  width: int  # channels
+
+
+def features(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+  """The outputs of the stages in evaluation, in order, [batch, height, width, channels]."""
+  return {name: found.x for name, found in _run(model, variables, images).items()}
+
+
+def feature_info(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, FeatureInfo]:
+  """Stride and width of each stage, in order; nothing is computed."""
+
+  info = {}
+
+  def run(images: jax.Array) -> None:
+    variables = model.init(jax.random.key(0), images, train=False)
+    for name, found in _run(model, variables, images).items():
+      info[name] = FeatureInfo(found.stride, found.x.shape[-1])
+
+  jax.eval_shape(run, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+  return info
+
+
+def _run(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, Any]:
+  _, kept = model.apply(variables, images, train=False, mutable=["features"])
+  return kept.get("features", {})

@@ -1,0 +1,13 @@
+"""Weights of other frameworks for our models: strict, by one mechanism and a table a family.
+
+    weights = torchvision.models.resnet50(weights="DEFAULT").state_dict()
+    model, variables = transfer.load("resnet50", weights, source="torchvision")
+
+`weights` maps names to arrays: a torch state dict, or {w.path: w for w in model.weights} of Keras.
+The tables are in `transfer/rules`, one file a family of cnnjax/models; the mechanism is
+`transfer/mapping.py`.
+"""
+
+from cnnjax.transfer.mapping import Rules, convert, load, rules_for
+
+__all__ = ["Rules", "convert", "load", "rules_for"]

@@ -1,0 +1,201 @@
+"""From the names and layouts of another framework to our trees."""
+
+import dataclasses
+import fnmatch
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from cnnjax import models
+from cnnjax.errors import UserError, unknown
+
+# The last parts of names that mean the same everywhere in a framework, as a choice of ours.
+_TORCH = {
+  "weight": ("params", "kernel", "scale"),
+  "bias": ("params", "bias"),
+  "running_mean": ("batch_stats", "mean"),
+  "running_var": ("batch_stats", "var"),
+}
+_KERAS = {
+  "kernel": ("params", "kernel"),
+  "depthwise_kernel": ("params", "kernel"),
+  "pointwise_kernel": ("params", "kernel"),
+  "bias": ("params", "bias"),
+  "gamma": ("params", "scale"),
+  "beta": ("params", "bias"),
+  "moving_mean": ("batch_stats", "mean"),
+  "moving_variance": ("batch_stats", "var"),
+}
+SOURCES = {"torchvision": _TORCH, "timm": _TORCH, "pytorchcv": _TORCH, "keras": _KERAS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """How one implementation names what a family of ours has.
+
+  `rename` are regular expressions and their replacements, applied in order to the whole name of
+  each tensor, whose parts are then separated by "/". In a replacement, `<1>` is the first group,
+  `<2+1>` the second plus one; it may also be a function of the match. The last part stays as it is
+  there: "weight", "gamma", "moving_mean" and the like are understood.
+  """
+
+  source: str  # of SOURCES
+  models: str  # our names, shell patterns separated by spaces
+  rename: tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+  # Our paths (regular expressions) whose tensor needs more than its layout changed, such as the
+  # rows of a dense kernel behind a flattened map: see `flattened`.
+  reorder: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
+  ignore: tuple[str, ...] = ()  # their names (regular expressions) that have no place here, and why
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of our model
+
+
+def flattened(channels: int, height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
+  """For a torch dense weight `[out, channels * height * width]`: its columns in our order."""
+  return lambda w: (
+    w.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(w.shape[0], -1)
+  )
+
+
+def rules_for(name: str, source: str) -> Rules:
+  """The rules that take `source`'s weights to our model `name`. UserError if there are none."""
+  if source not in SOURCES:
+    raise unknown("source of weights", source, SOURCES)
+  models.lookup(name)
+  found = _all_rules()
+  for rules in found:
+    if rules.source == source and _matches(name, rules):
+      return rules
+  others = sorted({rules.source for rules in found if _matches(name, rules)})
+  raise UserError(
+    f"no rules take weights of {source} to {name}; "
+    + (f"there are rules for {', '.join(others)}" if others else "nor those of any other source")
+  )
+
+
+def _matches(name: str, rules: Rules) -> bool:
+  return any(fnmatch.fnmatchcase(name, pattern) for pattern in rules.models.split())
+
+
+def _all_rules() -> list[Rules]:
+  package = importlib.import_module("cnnjax.transfer.rules")
+  return [
+    rules
+    for module in pkgutil.iter_modules(package.__path__)
+    for rules in importlib.import_module(f"{package.__name__}.{module.name}").RULES
+  ]
+
+
+def load(
+  name: str,
+  weights: Mapping[str, Any],
+  *,
+  source: str,
+  num_classes: int = 1000,
+  input_shape: tuple[int, int, int] | None = None,
+  **overrides: Any,
+) -> tuple[nn.Module, dict[str, Any]]:
+  """Our model `name` with the weights of `source`.
+
+  Args:
+    name: a registered name.
+    weights: names to arrays, as that framework saves them.
+    source: one of SOURCES.
+    num_classes: the number of classes of the weights.
+    input_shape: [height, width, channels]; default: the usual one of the model.
+    **overrides: fields of the model, over those that the rules set (paddings, epsilons).
+
+  Returns:
+    The module, and its variables as numpy arrays, float32.
+
+  Raises:
+    UserError: a tensor is missing, unexpected or mis-shaped; all of them are listed.
+  """
+  rules = rules_for(name, source)
+  model = models.create(name, num_classes, **{**rules.overrides, **overrides})
+  images = jnp.zeros((1, *(input_shape or models.lookup(name).input_shape)))
+  like = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+  return model, convert(weights, like, rules)
+
+
+def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, Any]:
+  """`weights` as a tree like `like` (variables, arrays or shapes). Every tensor is used once.
+
+  Raises:
+    UserError: a tensor is missing, unexpected or mis-shaped; all of them are listed.
+  """
+  wanted = flax.traverse_util.flatten_dict(like, sep="/")
+  found: dict[str, np.ndarray] = {}
+  came_from: dict[str, str] = {}
+  problems = []
+  for theirs, value in weights.items():
+    if any(re.search(pattern, theirs) for pattern in (*rules.ignore, r"num_batches_tracked$")):
+      continue
+    ours = _our_path(theirs, rules, wanted)
+    if ours not in wanted:
+      problems.append(f"unexpected: {theirs} (it would be {ours})")
+      continue
+    if ours in found:
+      problems.append(f"twice: {theirs} and {came_from[ours]} are both {ours}")
+      continue
+    array = _laid_out(np.asarray(value), ours, wanted[ours].shape, theirs, rules)
+    if array.shape != wanted[ours].shape:
+      problems.append(
+        f"mis-shaped: {theirs} is {list(np.shape(value))}, {ours} takes {list(wanted[ours].shape)}"
+      )
+    found[ours], came_from[ours] = array, theirs
+  problems += [f"missing: {path}" for path in wanted if path not in found]
+  if problems:
+    raise UserError(f"the weights do not fit, {len(problems)} problems: {'; '.join(problems)}")
+  return flax.traverse_util.unflatten_dict(
+    {path: found[path].astype(np.float32) for path in wanted}, sep="/"
+  )
+
+
+def _our_path(theirs: str, rules: Rules, wanted: Mapping[str, Any]) -> str:
+  name = theirs
+  for pattern, replacement in rules.rename:
+    name = re.sub(pattern, _replace(replacement), name)
+  *module, leaf = re.split(r"[./]", name)
+  collection, *choices = SOURCES[rules.source].get(leaf, ("params", leaf))
+  paths = ["/".join([collection, *module, choice]) for choice in choices]
+  return next((path for path in paths if path in wanted), paths[0])
+
+
+def _replace(replacement: str | Callable[[re.Match], str]) -> Callable[[re.Match], str]:
+  if callable(replacement):
+    return replacement
+
+  def replace(match: re.Match) -> str:
+    number = lambda m: str(int(match[int(m[1])]) + int(m[2])) if m[2] else match[int(m[1])]
+    return re.sub(r"<(\d)([+-]\d+)?>", number, replacement)
+
+  return replace
+
+
+def _laid_out(
+  array: np.ndarray, ours: str, shape: tuple[int, ...], theirs: str, rules: Rules
+) -> np.ndarray:
+  """`array` in our layout: kernels [height, width, in / groups, out] and [in, out]."""
+  for pattern, reorder in rules.reorder.items():
+    if re.search(pattern, ours):
+      array = reorder(array)
+  if ours.endswith("/kernel"):
+    if SOURCES[rules.source] is _TORCH:
+      array = array.transpose((*range(2, array.ndim), 1, 0))
+    elif theirs.endswith("depthwise_kernel") or (
+      array.ndim == 4 and array.shape[2:] == shape[:1:-1]
+    ):
+      array = array.transpose(0, 1, 3, 2)  # [height, width, channels, 1]
+    if array.shape != shape and array.size == np.prod(shape) and set(array.shape[:-2]) <= {1}:
+      array = array.reshape(shape)  # a dense layer as a 1x1 convolution, or the other way round
+  return array

@@ -1,0 +1,171 @@
+"""Our networks beside torchvision, timm, pytorchcv and Keras, on the same random weights.
+
+The arrangement that works with the wheels of PyPI (extra `parity`): torchvision and timm import
+with a CPU build of torch as well once the operators of torchvision's compiled part are declared,
+which models never call; Keras runs on its JAX backend.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax import transfer
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+
+@functools.cache
+def torch() -> Any:
+  """The torch module, ready for torchvision."""
+  import torch
+
+  torch.set_num_threads(2)
+  try:
+    import torchvision  # noqa: F401
+  except RuntimeError:  # its compiled operators do not load with this torch: declare the names
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+      library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    torch._cnnjax_library = library  # the declarations live as long as it
+  return torch
+
+
+def torchvision_model(name: str, **options: Any) -> Any:
+  torch()
+  import torchvision
+
+  return getattr(torchvision.models, name)(**options)
+
+
+def timm_model(name: str, **options: Any) -> Any:
+  torch()
+  import timm
+
+  return timm.create_model(name, **options)
+
+
+def pytorchcv_model(name: str, **options: Any) -> Any:
+  torch()
+  from pytorchcv.model_provider import get_model
+
+  return get_model(name, **options)
+
+
+def images(size: int, channels: int = 3, batch: int = 2) -> np.ndarray:
+  rng = np.random.default_rng(1)
+  return rng.normal(size=(batch, size, size, channels)).astype(np.float32)
+
+
+def randomize(model: Any) -> Any:
+  """Draws every parameter and every moving average of a torch module anew, away from 0 and 1."""
+  t = torch()
+  generator = t.Generator().manual_seed(0)
+  uniform = lambda x, low, high: x.uniform_(low, high, generator=generator)
+  with t.no_grad():
+    for name, x in model.state_dict().items():
+      if name.endswith("running_var") or (name.endswith("weight") and x.ndim == 1):
+        uniform(x, 0.5, 1.5)
+      elif x.ndim >= 2:
+        fan_in = x[0].numel()
+        x.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+      elif x.is_floating_point():
+        uniform(x, -0.5, 0.5)
+  return model
+
+
+def assert_close(ours: Any, theirs: Any, tolerance: float, what: str) -> None:
+  """The largest difference is below `tolerance` of the largest value; neither is constant."""
+  ours, theirs = np.asarray(ours), np.asarray(theirs)
+  assert ours.shape == theirs.shape, what
+  error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+  assert error < tolerance, f"{what}: relative error {error:.2e}"
+
+
+def same_logits(
+  name: str,
+  source: str,
+  reference: Any,
+  *,
+  size: int,
+  channels: int = 3,
+  num_classes: int = 1000,
+  train: bool = False,
+  tolerance: float = 1e-4,
+  **overrides: Any,
+) -> None:
+  """Our model `name` and a torch module give the same logits in evaluation on random weights.
+
+  With `train`, also the same logits, batch statistics and gradients in training (no dropout).
+  """
+  t = torch()
+  reference = randomize(reference)
+  x = images(size, channels, batch=8 if train else 2)
+  theirs_x = t.tensor(x.transpose(0, 3, 1, 2).copy())
+  model, variables = transfer.load(
+    name, reference.state_dict(), source=source, num_classes=num_classes,
+    input_shape=(size, size, channels), **overrides,
+  )  # fmt: skip
+  with t.no_grad():
+    theirs = reference.eval()(theirs_x).numpy()
+  ours = jax.jit(functools.partial(model.apply, train=False))(variables, x)
+  assert np.std(theirs, axis=0).max() > 1e-3 * np.abs(theirs).max(), "the images make no difference"
+  assert_close(ours, theirs, tolerance, "logits")
+  if train:
+    _same_training(model, variables, reference, x, name, source)
+
+
+def _same_training(
+  model: Any, variables: Any, reference: Any, x: np.ndarray, name: str, source: str
+) -> None:
+  """In float64: in float32 a relu that falls on the other side of 0 is a large relative error."""
+  t = torch()
+  theirs = reference.double().train()(t.tensor(x.transpose(0, 3, 1, 2).astype(np.float64)))
+  weights = np.random.default_rng(2).normal(size=theirs.shape)
+  (theirs * t.tensor(weights)).sum().backward()
+  # Their moving averages, and for parameters their gradients, where our variables are.
+  found = {**reference.state_dict(), **{k: p.grad for k, p in reference.named_parameters()}}
+  expected = transfer.convert(
+    {k: v.detach() for k, v in found.items()}, variables, transfer.rules_for(name, source)
+  )
+
+  @jax.jit
+  @functools.partial(jax.grad, has_aux=True)
+  def ours(params: Any) -> Any:
+    logits, updated = model.clone(dtype=jnp.float64).apply(
+      {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+    )
+    return jnp.sum(logits * weights), (logits, updated)
+
+  with jax.enable_x64(True):
+    variables, x = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), (variables, x))
+    gradients, (logits, updated) = ours(variables["params"])
+  assert_close(logits, theirs.detach(), 1e-4, "logits in training")
+  for collection, tree in {"params": gradients, **updated}.items():
+    other = dict(jax.tree_util.tree_leaves_with_path(expected[collection]))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      # Torch's moving variance is the unbiased one, n / (n - 1) times ours: see layers.batch_norm.
+      tolerance = 1 / x.shape[0] if path[-1].key == "var" else 1e-4
+      assert_close(leaf, other[path], tolerance, f"{collection}{jax.tree_util.keystr(path)}")
+
+
+def fits(name: str, source: str, state_dict: Callable[[], Any], **options: Any) -> None:
+  """Every tensor of a reference has its place in ours, by shapes alone: nothing is allocated."""
+  t = torch()
+  with t.device("meta"):
+    shapes = {k: v.shape for k, v in state_dict().items()}
+  zeros = {k: np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
+  rules = transfer.rules_for(name, source)
+  from cnnjax import models
+
+  num_classes = options.pop("num_classes", 1000)
+  input_shape = options.pop("input_shape", None) or models.lookup(name).input_shape
+  model = models.create(name, num_classes, **{**rules.overrides, **options})
+  like = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros((1, *input_shape)), train=False)
+  )
+  transfer.convert(zeros, like, rules)
