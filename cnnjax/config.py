@@ -36,6 +36,8 @@ def default() -> ConfigDict:
   c.epochs = 10  # how long to train; a duration
   c.dtype = "float32"  # what the model computes in: float32, bfloat16. Parameters are float32
 
+  c.imports = ()  # modules to import first, such as a fork's that registers models: ("my_nets",)
+
   c.model = ConfigDict(type_safe=False)
   c.model.name = "resnet20"  # any field of the model may stand beside it: model.drop_path=0.1
 
@@ -62,6 +64,7 @@ def default() -> ConfigDict:
   c.task = ConfigDict(type_safe=False)
   c.task.name = "classification"
   c.task.label_smoothing = 0.0  # arXiv:1512.00567, section 7
+  c.task.aux_weight = 0.3  # of the loss of each auxiliary head; arXiv:1409.4842, section 5
 
   c.optim = ConfigDict(type_safe=False)
   c.optim.name = "sgd"  # sgd, adam, adamw
@@ -110,6 +113,7 @@ _TYPES: dict[str, tuple[type | None, ...]] = {
     "data.name": (str, None), "data.data_dir": (str, None), "data.image_size": (int, None),
     "data.validation": (float, int, str, None), "data.mean": (tuple, None),
     "data.std": (tuple, None), "augment": (str, None), "optim.schedule.boundaries": (tuple,),
+    "imports": (tuple,),
 }  # fmt: skip
 Rule = tuple[Callable[[Any], bool], str]
 _ABOVE_0: Rule = (lambda v: v > 0, "above 0")
@@ -129,6 +133,8 @@ _RULES: dict[str, Rule] = {
     "data.synthetic.train_examples": _ABOVE_0, "data.synthetic.test_examples": _ABOVE_0,
     "data.synthetic.num_classes": _ABOVE_0, "data.synthetic.image_size": _ABOVE_0,
     "data.synthetic.channels": _ABOVE_0, "task.label_smoothing": _SHARE,
+    "task.aux_weight": _AT_LEAST_0,
+    "imports": (lambda v: all(isinstance(name, str) for name in v), "names of modules"),
     "optim.learning_rate": _ABOVE_0, "optim.momentum": _SHARE, "optim.b1": _SHARE,
     "optim.b2": _SHARE, "optim.eps": _ABOVE_0, "optim.weight_decay": _AT_LEAST_0,
     "optim.clip_norm": _ABOVE_0, "optim.schedule.factor": _ABOVE_0,
@@ -139,7 +145,7 @@ _RULES: dict[str, Rule] = {
 _CHOICES = {"dtype": ("float32", "bfloat16"), "optim.weight_decay_kind": ("l2", "decoupled")}
 # What may differ when a run goes on: where it ends, and what does not change its arithmetic.
 MAY_CHANGE = (
-    "epochs", "data.data_dir", "data.max_gib", "mesh.data", "steps_per_dispatch",
+    "epochs", "imports", "data.data_dir", "data.max_gib", "mesh.data", "steps_per_dispatch",
     "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
 )  # fmt: skip
 
@@ -329,6 +335,7 @@ def _check_names(config: ConfigDict) -> None:
   for key, why in (("num_classes", "the data say it"), ("dtype", "it is the key 'dtype'")):
     if key in config.model:
       raise UserError(f"config key 'model.{key}' cannot be set: {why}")
+  models.import_modules(config.imports)
   models.create(**config.model, num_classes=2, dtype=config.dtype)
   data.check(config.data)
   augment.parse(config.augment)

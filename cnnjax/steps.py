@@ -46,9 +46,11 @@ def train_step(
         images,
         train=True,
         rngs={"dropout": dropout_key},
-        mutable=["batch_stats"],
+        mutable=["batch_stats", "aux_logits"],
       )
       losses = task.loss(logits, targets)
+      for aux_logits in jax.tree.leaves(updated.get("aux_logits", {})):
+        losses += task.aux_weight * task.loss(aux_logits, targets)
       return losses.mean(), (logits, losses, updated.get("batch_stats", {}))
 
     grads, (logits, losses, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)

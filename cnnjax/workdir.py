@@ -119,6 +119,10 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
   if not file.is_file():
     raise UserError(f"{folder} holds no run: there is no {CONFIG} in it")
   try:
-    return resolve(configs.from_json(file.read_text()))
+    config = configs.from_json(file.read_text())
+    models.import_modules(config.imports)
+    return resolve(config)
+  except UserError:
+    raise
   except (ValueError, KeyError, AttributeError, TypeError, OSError) as e:
     raise UserError(f"cannot read {file}: {e}") from e

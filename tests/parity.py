@@ -50,10 +50,22 @@ def timm_model(name: str, **options: Any) -> Any:
 
 
 def pytorchcv_model(name: str, **options: Any) -> Any:
-  torch()
+  t = torch()
   from pytorchcv.model_provider import get_model
 
-  return get_model(name, **options)
+  model = get_model(name, **options)
+  if isinstance(getattr(model.features, "final_pool", None), t.nn.AvgPool2d):
+    model.features.final_pool = t.nn.AdaptiveAvgPool2d(1)  # any size of image
+  return model
+
+
+def keras_model(name: str, **options: Any) -> Any:
+  """A network of keras.applications without preprocessing or softmax; its weights are random."""
+  import keras
+
+  keras.utils.clear_session()  # or the names of layers go on from the last model
+  options = {"weights": None, "classifier_activation": None, **options}
+  return getattr(keras.applications, name)(**options)
 
 
 def images(size: int, channels: int = 3, batch: int = 2) -> np.ndarray:
@@ -75,6 +87,49 @@ def randomize(model: Any) -> Any:
         x.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
       elif x.is_floating_point():
         uniform(x, -0.5, 0.5)
+  return model
+
+
+def settle(model: Any, x: Any) -> None:
+  """Brings the moving averages of a torch module near what x gives, up to a fifth off.
+
+  With those of `randomize` activations grow from block to block, and gates and attention far out on
+  their sigmoids amplify rounding: an SE-ResNet-50 in torch was then 3e-3 off itself in float64.
+  """
+  t = torch()
+  generator = t.Generator().manual_seed(1)
+  norms = [m for m in model.eval().modules() if isinstance(m, t.nn.modules.batchnorm._BatchNorm)]
+  momenta = [norm.momentum for norm in norms]
+  with t.no_grad():
+    for norm in norms:
+      norm.momentum = 1.0
+      norm.train()
+    model(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+      norm.momentum = momentum
+      var = norm.running_var.clamp_(min=1e-2)
+      norm.running_mean += t.empty_like(var).uniform_(-0.2, 0.2, generator=generator) * var.sqrt()
+      var *= t.empty_like(var).uniform_(0.8, 1.2, generator=generator)
+  model.eval()
+
+
+def randomize_keras(model: Any) -> Any:
+  """The same for a Keras model."""
+  rng = np.random.default_rng(0)
+  for weight in model.weights:
+    leaf = weight.path.rsplit("/", 1)[-1]
+    if leaf in ("gamma", "moving_variance"):
+      value = rng.uniform(0.5, 1.5, weight.shape)
+    elif len(weight.shape) >= 2:
+      *area, last = weight.shape
+      depthwise = last == 1 and np.prod(area[:2]) > 1  # [height, width, channels, 1]
+      fan_in = np.prod(area[:2]) if depthwise else np.prod(area)
+      value = rng.normal(0, (2 / fan_in) ** 0.5, weight.shape)
+    elif leaf in ("mean", "variance", "count"):  # of preprocessing: nothing is done
+      continue
+    else:
+      value = rng.uniform(-0.5, 0.5, weight.shape)
+    weight.assign(value)
   return model
 
 
@@ -106,6 +161,7 @@ def same_logits(
   reference = randomize(reference)
   x = images(size, channels, batch=8 if train else 2)
   theirs_x = t.tensor(x.transpose(0, 3, 1, 2).copy())
+  settle(reference, theirs_x)
   model, variables = transfer.load(
     name, reference.state_dict(), source=source, num_classes=num_classes,
     input_shape=(size, size, channels), **overrides,
@@ -117,6 +173,31 @@ def same_logits(
   assert_close(ours, theirs, tolerance, "logits")
   if train:
     _same_training(model, variables, reference, x, name, source)
+
+
+def same_logits_keras(
+  name: str,
+  make_keras_model: Callable[[], Any],
+  *,
+  size: int,
+  channels: int = 3,
+  num_classes: int = 1000,
+  tolerance: float = 1e-4,
+  **overrides: Any,
+) -> None:
+  """Our model `name` and a Keras model give the same logits in evaluation on random weights."""
+  reference = randomize_keras(make_keras_model())
+  x = images(size, channels)
+  weights = {w.path: np.asarray(w.value) for w in reference.weights}
+  assert len(weights) == len(reference.weights), "two weights of the Keras model share a path"
+  model, variables = transfer.load(
+    name, weights, source="keras", num_classes=num_classes, input_shape=(size, size, channels),
+    **overrides,
+  )  # fmt: skip
+  theirs = np.asarray(reference(x, training=False))
+  ours = jax.jit(functools.partial(model.apply, train=False))(variables, x)
+  assert np.std(theirs, axis=0).max() > 1e-3 * np.abs(theirs).max(), "the images make no difference"
+  assert_close(ours, theirs, tolerance, "logits")
 
 
 def _same_training(

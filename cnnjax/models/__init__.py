@@ -4,12 +4,19 @@ Importing a family registers its variants. A fork adds its file to the imports b
 from anywhere with `@models.register("my_net")`.
 """
 
-from cnnjax.models import lenet, mlp, resnet, simple_cnn  # noqa: F401
+from cnnjax.models import (  # noqa: F401
+  alexnet, convmixer, convnext, densenet, efficientnet, googlenet, inception_v3, inception_v4,
+  lenet, mlp, mnasnet, mobilenet, mobilenet_v3, mobilenet_v4, nfnet, pyramidnet, regnet, resnet,
+  shufflenet, simple_cnn, squeezenet, vgg, vit, xception,
+)  # fmt: skip
 from cnnjax.models.features import FeatureInfo, feature_info, features
-from cnnjax.models.registry import Rate, Scale, Size, create, fields, lookup, names, register
+from cnnjax.models.registry import (
+  Rate, Scale, Size, create, fields, import_modules, lookup, names, register,
+)  # fmt: skip
 from cnnjax.models.summary import Summary, summarize
 
 __all__ = [
   "FeatureInfo", "Rate", "Scale", "Size", "Summary",
-  "create", "feature_info", "features", "fields", "lookup", "names", "register", "summarize",
+  "create", "feature_info", "features", "fields", "import_modules", "lookup", "names", "register",
+  "summarize",
 ]  # fmt: skip

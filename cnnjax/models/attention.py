@@ -42,11 +42,12 @@ class SqueezeExcite(nn.Module):
   dtype: Any
   act: str = "relu"
   gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+  kernel_init: nn.initializers.Initializer = layers.he_normal_fan_out
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-    init = layers.he_normal_fan_out
+    y = jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+    init = self.kernel_init
     y = layers.dense(self.features, dtype=self.dtype, kernel_init=init, name="reduce")(y)
     y = layers.ACTIVATIONS[self.act](y)
     y = layers.dense(x.shape[-1], dtype=self.dtype, kernel_init=init, name="expand")(y)
@@ -66,8 +67,9 @@ class ECA(nn.Module):
     kernel = self.param("kernel", layers.torch_linear, (size, 1, 1), jnp.float32)
     mean = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)[..., None]  # [batch, channels, 1]
     y = jax.lax.conv_general_dilated(
-      mean, kernel, (1,), [(size // 2, size // 2)], dimension_numbers=("NWC", "WIO", "NWC")
-    )
+      mean, kernel.astype(mean.dtype), (1,), [(size // 2, size // 2)],
+      dimension_numbers=("NWC", "WIO", "NWC"),
+    )  # fmt: skip
     return x * nn.sigmoid(y)[:, None, None, :, 0].astype(x.dtype)
 
 

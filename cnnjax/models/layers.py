@@ -38,6 +38,16 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def make_divisible(value: float, divisor: int = 8, *, lowest: int | None = None) -> int:
+  """A width as the nearest multiple of `divisor`, at least `lowest` (None: `divisor`).
+
+  Not below 90 % of `value`: then the next multiple. The rule of MobileNet (arXiv:1801.04381, the
+  authors' code) and of all that scale widths as it does.
+  """
+  rounded = max(lowest or divisor, int(value + divisor / 2) // divisor * divisor)
+  return rounded if rounded >= 0.9 * value else rounded + divisor
+
+
 def check_images(x: jax.Array, *, smallest: int = 1) -> None:
   """UserError unless x is float [batch, height, width, channels], height and width large enough."""
   if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -80,6 +90,7 @@ def conv(
   groups: int = 1,
   use_bias: bool = False,
   kernel_init: nn.initializers.Initializer = he_normal_fan_out,
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros,
   transform: Callable[[jax.Array], jax.Array] = identity,
   name: str | None = None,
 ) -> nn.Module:
@@ -101,6 +112,7 @@ def conv(
     feature_group_count=groups,
     use_bias=use_bias,
     kernel_init=kernel_init,
+    bias_init=bias_init,
     dtype=dtype,
     param_dtype=jnp.float32,
     conv_general_dilated=convolve,
@@ -114,6 +126,7 @@ def batch_norm(
   train: bool,
   momentum: float = 0.9,
   epsilon: float = 1e-5,
+  use_scale: bool = True,
   scale_init: nn.initializers.Initializer = nn.initializers.ones,
   name: str | None = None,
 ) -> nn.Module:
@@ -128,6 +141,7 @@ def batch_norm(
     epsilon=epsilon,
     dtype=dtype,
     param_dtype=jnp.float32,
+    use_scale=use_scale,
     scale_init=scale_init,
     name=name,
   )
@@ -140,15 +154,18 @@ def norm(
   train: bool,
   momentum: float = 0.9,
   epsilon: float = 1e-5,
+  use_scale: bool = True,
   scale_init: nn.initializers.Initializer = nn.initializers.ones,
   name: str | None = None,
 ) -> Callable[[jax.Array], jax.Array]:
-  """The normalisation of that kind, with a scale and a bias a channel; statistics in float32.
+  """The normalisation of that kind, a bias and (`use_scale`) a scale a channel, in float32.
 
   "batch": see `batch_norm`. "group": arXiv:1803.08494, 32 groups, or the largest divisor of 32 that
   divides the channels. "layer": over the channels of each pixel, as in ConvNeXt (arXiv:2201.03545).
   """
-  options = dict(epsilon=epsilon, dtype=dtype, scale_init=scale_init, name=name)
+  options = dict(
+    epsilon=epsilon, dtype=dtype, use_scale=use_scale, scale_init=scale_init, name=name
+  )
   if kind == "batch":
     return batch_norm(momentum=momentum, train=train, **options)
   if kind == "layer":
@@ -156,6 +173,25 @@ def norm(
   return lambda x: nn.GroupNorm(
     num_groups=math.gcd(32, x.shape[-1]), param_dtype=jnp.float32, **options
   )(x)
+
+
+def no_norm(**_: Any) -> Callable[[jax.Array], jax.Array]:
+  """In the place of `norm` where there is none: the identity."""
+  return identity
+
+
+def local_response_norm(
+  x: jax.Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
+) -> jax.Array:
+  """x / (k + alpha * s)^beta, s the sum of the squares of `size` neighbouring channels.
+
+  The formula and the constants of section 3.3 of Krizhevsky et al. 2012. Caffe and torch take the
+  mean for the sum, so that their alpha is `size` times ours.
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  squares = jnp.pad(wide**2, ((0, 0),) * (x.ndim - 1) + ((size // 2, (size - 1) // 2),))
+  total = sum(squares[..., i : i + x.shape[-1]] for i in range(size))
+  return (wide / (k + alpha * total) ** beta).astype(x.dtype)
 
 
 class ConvNormAct(nn.Module):
@@ -196,13 +232,14 @@ def dense(
   *,
   dtype: Any,
   kernel_init: nn.initializers.Initializer = torch_linear,
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros,
   name: str | None = None,
 ) -> nn.Module:
   """A fully connected layer with bias. Kernel as torch.nn.Linear draws it; bias zero."""
   return nn.Dense(
     features=features,
     kernel_init=kernel_init,
-    bias_init=nn.initializers.zeros,
+    bias_init=bias_init,
     dtype=dtype,
     param_dtype=jnp.float32,
     name=name,
@@ -241,6 +278,22 @@ class GeM(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     p = self.param("p", nn.initializers.constant(3.0), (1,), jnp.float32)
     return jnp.mean(jnp.maximum(x, 1e-6) ** p, axis=(1, 2)) ** (1 / p)
+
+
+def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
+  """Average pooling to size x size pixels from any number of them, as AdaptiveAvgPool2d in torch.
+
+  Window i is the pixels from floor(i n / size) to ceil((i + 1) n / size): windows overlap where n
+  is not a multiple, and repeat pixels where there are fewer than `size`.
+  """
+  for axis in (1, 2):
+    n = x.shape[axis]
+    if n != size:
+      windows = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+      x = jnp.stack(
+        [jax.lax.slice_in_dim(x, *window, axis=axis).mean(axis) for window in windows], axis
+      )
+  return x
 
 
 @flax.struct.dataclass

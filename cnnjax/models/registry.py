@@ -12,16 +12,17 @@ returns one:
 A family calls the same decorator once a row of its variant table, with the row as defaults. What
 a variant accepts is read from the signature: every argument but `num_classes` and `dtype` has a
 default, and its annotation says what `create` lets through: bool, int, float, str,
-`tuple[int, ...]`, `Literal["max", "avg"]`, or one of `Rate`, `Size` and `Scale` below. Values with
-any other annotation pass unchecked.
+`tuple[int, ...]`, `Literal["max", "avg"]`, a NamedTuple of these, or one of `Rate`, `Size` and
+`Scale` below. Values with any other annotation pass unchecked.
 """
 
 import dataclasses
 import fnmatch
+import importlib
 import inspect
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -111,6 +112,24 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
   )
 
 
+def import_modules(modules: Iterable[str]) -> None:
+  """Imports modules of a fork or another package, which register their models.
+
+  Raises:
+    UserError: one cannot be imported.
+  """
+  for name in modules:
+    try:
+      importlib.import_module(name)
+    except UserError:
+      raise
+    except Exception as e:
+      raise UserError(
+        f"cannot import {name!r} (config key 'imports'): {type(e).__name__}: {e}; it must be on "
+        "the Python path (PYTHONPATH, or the folder that the command runs in)"
+      ) from e
+
+
 def lookup(name: str) -> Entry:
   """The entry of `name`: builder, defaults, usual input shape, reference."""
   if name not in _ENTRIES:
@@ -166,11 +185,25 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
     if not isinstance(value, tuple | list):
       raise UserError(f"{what} must be a tuple, got {value!r}")
     return tuple(_checked(f"{what}[{i}]", item, args[0]) for i, item in enumerate(value))
+  if isinstance(annotation, type) and hasattr(annotation, "_fields"):  # a NamedTuple
+    return _row(what, value, annotation)
   if annotation is float and type(value) is int:
     return float(value)
   if annotation in (bool, int, float, str) and type(value) is not annotation:
     raise UserError(f"{what} must be of type {annotation.__name__}, got {value!r}")
   return value
+
+
+def _row(what: str, value: Any, kind: type) -> Any:
+  """`value` as the NamedTuple `kind`: a config file that was saved has a list in its place."""
+  names = kind._fields
+  needed = len(names) - len(kind._field_defaults)
+  if not isinstance(value, tuple | list) or not needed <= len(value) <= len(names):
+    raise UserError(f"{what} must be a row ({', '.join(names)}), got {value!r}")
+  hints = get_type_hints(kind, include_extras=True)
+  return kind(
+    *(_checked(f"{what}.{n}", v, hints[n]) for n, v in zip(names, value, strict=False))
+  )
 
 
 def _dtype(dtype: Any) -> Any:

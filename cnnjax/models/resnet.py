@@ -57,7 +57,7 @@ class Block(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop = 0.0) -> jax.Array:
     features, strides = output_of(self.convs)
     y = x
     for i, spec in enumerate(self.convs, 1):
@@ -102,7 +102,7 @@ class PreActBlock(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop = 0.0) -> jax.Array:
     features, strides = output_of(self.convs)
     y = x
     for i, spec in enumerate(self.convs, 1):

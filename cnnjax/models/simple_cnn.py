@@ -33,6 +33,7 @@ class SimpleCNN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    layers.check_images(x, smallest=self._smallest())
     activation = layers.ACTIVATIONS[self.activation]
     for i, features in enumerate(self.conv_features, 1):
       x = layers.conv(
@@ -55,6 +56,16 @@ class SimpleCNN(nn.Module):
       x = activation(layers.dense(features, dtype=self.dtype, name=f"dense{i}")(x))
       x = layers.dropout(x, self.dropout, train=train)
     return layers.head(self.num_classes)(x)
+
+  def _smallest(self) -> int:
+    """The image of which one pixel is left."""
+    size = 1
+    for i in range(len(self.conv_features), 0, -1):
+      if i % self.pool_every == 0 and self.pool != "none":
+        size *= 2
+      if self.padding == "VALID":
+        size += self.kernel_size - 1
+    return size
 
 
 MNIST, CIFAR = (28, 28, 1), (32, 32, 3)

@@ -23,6 +23,7 @@ class Classification:
 
   num_classes: int
   label_smoothing: float = 0.0
+  aux_weight: float = 0.3  # of the loss of each auxiliary head
 
   def targets(self, labels: jax.Array) -> jax.Array:
     """One-hot targets of int labels `[batch]`."""

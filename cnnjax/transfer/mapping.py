@@ -193,7 +193,7 @@ def _laid_out(
     if SOURCES[rules.source] is _TORCH:
       array = array.transpose((*range(2, array.ndim), 1, 0))
     elif theirs.endswith("depthwise_kernel") or (
-      array.ndim == 4 and array.shape[2:] == shape[:1:-1]
+      array.ndim == len(shape) == 4 and array.shape[2:] == (shape[3], 1)
     ):
       array = array.transpose(0, 1, 3, 2)  # [height, width, channels, 1]
     if array.shape != shape and array.size == np.prod(shape) and set(array.shape[:-2]) <= {1}:

@@ -58,10 +58,12 @@ def test_max_pool_pads_with_minus_infinity():
 def test_activations_at_known_points():
   at = {name: float(function(jnp.float32(-1.0))) for name, function in layers.ACTIVATIONS.items()}
   expected = {
-    "relu": 0, "leaky_relu": -0.01, "sigmoid": 0.26894142, "tanh": -0.76159416,
+    "relu": 0, "relu6": 0, "leaky_relu": -0.01, "sigmoid": 0.26894142, "tanh": -0.76159416,
+    "silu": -0.26894142, "hard_swish": -1 / 3,  # -1 times the sigmoid, and times relu6(2) / 6
     "gelu": -0.15865525,  # -1 times the normal distribution at -1; the tanh form gives -0.15880801
   }  # fmt: skip
   assert at == pytest.approx(expected, abs=1e-7)
+  assert float(layers.ACTIVATIONS["relu6"](jnp.float32(7.0))) == 6
 
 
 def test_convolution_is_the_same_with_and_without_the_barrier():

@@ -1,0 +1,105 @@
+"""ConvMixer, arXiv:2201.09792: patches, then depthwise and 1x1 convolutions at one resolution.
+
+Parameters at 1000 classes: `convmixer_768_32` 21,110,248, `convmixer_1536_20` 51,625,960,
+`convmixer_1024_20_ks9_p14` 24,383,464, as in timm (features, depth; kernel and patch are 7 or as
+named). `convmixer_256_8` is that of the authors' github.com/locuslab/convmixer-cifar10, 594,186 at
+10 classes. `convmixer_768_32` has relu, as the authors trained it; the others GELU.
+
+Initialisation: kernels uniform in +-1 / sqrt(fan in), torch's default, which the authors leave;
+biases zero, where torch draws them from the same range.
+"""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.models import layers
+from cnnjax.models.registry import Rate, Size, register
+
+
+class ConvActNorm(nn.Module):
+  """Convolution, activation, norm, in this order; "SAME" pads even kernels as torch does."""
+
+  features: int
+  kernel_size: int
+  act: str
+  norm: str
+  dtype: Any
+  strides: int = 1
+  groups: int = 1
+  padding: layers.Padding = "SAME"
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    options = dict(dtype=self.dtype, train=train)
+    x = layers.conv(
+      self.features, self.kernel_size, strides=self.strides, groups=self.groups,
+      padding=self.padding, use_bias=True, kernel_init=layers.torch_linear, name="conv", **options,
+    )(x)  # fmt: skip
+    return layers.norm(self.norm, name="norm", **options)(layers.ACTIVATIONS[self.act](x))
+
+
+class Block(nn.Module):
+  """Mixes pixels (x + depthwise), then channels (1x1)."""
+
+  kernel_size: int
+  unit: Any  # ConvActNorm, bound to what the network shares
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop) -> jax.Array:
+    features = x.shape[-1]
+    y = self.unit(features, self.kernel_size, groups=features, name="depthwise")(x, train=train)
+    x = x + layers.drop_path(y, drop_path, train=train)
+    return self.unit(features, 1, name="pointwise")(x, train=train)
+
+
+class ConvMixer(nn.Module):
+  """Patch embedding, equal blocks, global pool, head."""
+
+  num_classes: int
+  features: Size = 768  # of every layer: h in the paper
+  depth: Size = 32  # blocks
+  kernel_size: Size = 7  # of the depthwise convolutions, odd or even
+  patch_size: Size = 7  # 1 or 2 for 32x32
+  act: Literal[tuple(layers.ACTIVATIONS)] = "gelu"
+  norm: layers.Norm = "batch"
+  pool: layers.Pool = "avg"
+  dropout: Rate = 0.0  # before the last layer
+  drop_path: Rate = 0.0  # of the last block's depthwise branch; linear in depth from 0 in the first
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
+    layers.check_images(x, smallest=self.patch_size)
+    unit = functools.partial(ConvActNorm, act=self.act, norm=self.norm, dtype=self.dtype)
+    patch = self.patch_size
+    x = unit(self.features, patch, strides=patch, padding=0, name="patch_embed")(x, train=train)
+    x = layers.feature(self, "stem", x, stride=patch)
+    for i in range(self.depth):
+      x = layers.run_block(
+        Block(self.kernel_size, unit, name=f"block{i + 1}"), x, train=train, remat=self.remat,
+        drop_path=self.drop_path * i / max(1, self.depth - 1),
+      )  # fmt: skip
+    x = layers.feature(self, "stage1", x, stride=patch)
+    x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
+    return layers.head(self.num_classes)(x)
+
+
+IMAGENET = dict(input_shape=(224, 224, 3), reference="arXiv:2201.09792 table 1")
+VARIANTS = {
+  "convmixer_768_32": IMAGENET | dict(act="relu"),
+  "convmixer_1536_20": IMAGENET | dict(features=1536, depth=20, kernel_size=9),
+  "convmixer_1024_20_ks9_p14": IMAGENET
+  | dict(features=1024, depth=20, kernel_size=9, patch_size=14),
+  "convmixer_256_8": dict(
+    features=256, depth=8, kernel_size=5, patch_size=2,
+    input_shape=(32, 32, 3), reference="github.com/locuslab/convmixer-cifar10",
+  ),
+}  # fmt: skip
+for _name, _row in VARIANTS.items():
+  register(_name, **_row)(ConvMixer)

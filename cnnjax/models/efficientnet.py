@@ -1,0 +1,264 @@
+"""EfficientNets: inverted bottlenecks, scaled in width, depth and image size at once.
+
+- EfficientNet-B0 to B7, arXiv:1905.11946 table 1 and section 3.3: widths times alpha, rounded to
+  multiples of 8, blocks times beta, rounded up. Parameters at 1000 classes: `efficientnet_b0`
+  5,288,548, b1 7,794,184, b2 9,109,994, b3 12,233,232, b4 19,341,616, b5 30,389,784, b6 43,040,704,
+  b7 66,347,960.
+- EfficientNetV2-S, M, L, arXiv:2104.00298 table 4, in the sizes of the authors' code
+  (github.com/google/automl, efficientnetv2): `efficientnetv2_s` 21,458,488, m 54,139,356, l
+  118,515,272.
+- EfficientNet-Lite0 to 4, github.com/tensorflow/tpu, efficientnet/lite: no squeeze-and-excitation,
+  ReLU6, stem and head not scaled: `efficientnet_lite0` 4,652,008, lite1 5,416,680, lite2 6,092,072,
+  lite3 8,197,096, lite4 13,006,568.
+
+Where implementations differ, the defaults are those of the authors' code and Keras: padding as in
+TensorFlow, batch norm with epsilon 1e-3 and momentum 0.99 (0.9 in V2). torchvision and timm pad
+each side alike (`padding="symmetric"`), with epsilon 1e-5 in B0 to B4 (torchvision) or everywhere
+(timm; its tf_efficientnet_* are as ours). Initialisation as in the authors' code
+(tensorflow/tpu, efficientnet_model.py): convolutions normal, variance 2 / fan_out, where a
+depthwise kernel has one output; head uniform in +-1 / sqrt(classes).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.models import layers
+from cnnjax.models.attention import SqueezeExcite
+from cnnjax.models.registry import Rate, Scale, Size, register
+
+# [height, width, 1, channels]: fan_in is what the authors' code calls fan_out, height * width.
+depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+head_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+
+
+class Stage(NamedTuple):
+  """Blocks of one kind; the first has the stride. A row of the tables below."""
+
+  block: Literal["mbconv", "fused"]
+  expand: int  # features inside the block, as a multiple of its input's
+  kernel_size: int
+  strides: int
+  features: int
+  repeats: int
+
+
+class MBConv(nn.Module):
+  """x + project(se(depthwise(expand(x)))); without x where the shape changes.
+
+  The squeeze is a share of the features of x, not of the expanded ones.
+  """
+
+  expand: int
+  kernel_size: int
+  strides: int
+  features: int
+  se_ratio: float
+  activation: str
+  layer: Callable[..., nn.Module]  # a partial of layers.ConvNormAct
+  conv: Callable[..., nn.Module]
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
+    width, act = x.shape[-1], self.activation
+    inner = self.expand * width
+    y = x
+    if self.expand != 1:
+      y = self.layer(inner, 1, act=act, name="expand")(y, train=train)
+    y = self.layer(
+      inner, self.kernel_size, strides=self.strides, groups=inner, act=act,
+      conv=functools.partial(self.conv, kernel_init=depthwise_init), name="depthwise",
+    )(y, train=train)  # fmt: skip
+    if self.se_ratio:
+      squeeze = max(1, int(self.se_ratio * width))
+      y = SqueezeExcite(squeeze, act=act, dtype=self.dtype, name="se")(y)
+    y = self.layer(self.features, 1, act=None, name="project")(y, train=train)
+    return residual(x, y, train=train, drop_path=drop_path)
+
+
+class FusedMBConv(MBConv):
+  """x + project(expand(x)): one full convolution in place of the 1x1 and the depthwise.
+
+  Without expansion it is the only one, with the activation. No squeeze-and-excitation.
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
+    full = functools.partial(
+      self.layer, kernel_size=self.kernel_size, strides=self.strides, act=self.activation
+    )
+    if self.expand == 1:
+      y = full(self.features, name="project")(x, train=train)
+    else:
+      y = full(self.expand * x.shape[-1], name="expand")(x, train=train)
+      y = self.layer(self.features, 1, act=None, name="project")(y, train=train)
+    return residual(x, y, train=train, drop_path=drop_path)
+
+
+def residual(x: jax.Array, y: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
+  """x + y with stochastic depth where the shapes agree, else y."""
+  return x + layers.drop_path(y, drop_path, train=train) if x.shape == y.shape else y
+
+
+# fmt: off
+B0 = (
+  Stage("mbconv", 1, 3, 1, 16, 1),
+  Stage("mbconv", 6, 3, 2, 24, 2),
+  Stage("mbconv", 6, 5, 2, 40, 2),
+  Stage("mbconv", 6, 3, 2, 80, 3),
+  Stage("mbconv", 6, 5, 1, 112, 3),
+  Stage("mbconv", 6, 5, 2, 192, 4),
+  Stage("mbconv", 6, 3, 1, 320, 1),
+)
+V2_S = (
+  Stage("fused", 1, 3, 1, 24, 2),
+  Stage("fused", 4, 3, 2, 48, 4),
+  Stage("fused", 4, 3, 2, 64, 4),
+  Stage("mbconv", 4, 3, 2, 128, 6),
+  Stage("mbconv", 6, 3, 1, 160, 9),
+  Stage("mbconv", 6, 3, 2, 256, 15),
+)
+V2_M = (
+  Stage("fused", 1, 3, 1, 24, 3),
+  Stage("fused", 4, 3, 2, 48, 5),
+  Stage("fused", 4, 3, 2, 80, 5),
+  Stage("mbconv", 4, 3, 2, 160, 7),
+  Stage("mbconv", 6, 3, 1, 176, 14),
+  Stage("mbconv", 6, 3, 2, 304, 18),
+  Stage("mbconv", 6, 3, 1, 512, 5),
+)
+V2_L = (
+  Stage("fused", 1, 3, 1, 32, 4),
+  Stage("fused", 4, 3, 2, 64, 7),
+  Stage("fused", 4, 3, 2, 96, 7),
+  Stage("mbconv", 4, 3, 2, 192, 10),
+  Stage("mbconv", 6, 3, 1, 224, 19),
+  Stage("mbconv", 6, 3, 2, 384, 25),
+  Stage("mbconv", 6, 3, 1, 640, 7),
+)
+# fmt: on
+
+
+class EfficientNet(nn.Module):
+  """Stem, stages of (fused) inverted bottlenecks, 1x1 convolution, global pool, head."""
+
+  num_classes: int
+  stages: tuple[Stage, ...] = B0  # at width and depth 1
+  width: Scale = 1.0  # times the features everywhere, rounded to multiples of 8
+  depth: Scale = 1.0  # times the blocks of each stage, rounded up
+  # If not, as in Lite: the features of the stem and of the last convolution stay, and the number of
+  # blocks in the first and the last stage.
+  scale_ends: bool = True
+  stem_features: Size = 32
+  head_features: Size = 1280  # of the last convolution
+  se_ratio: Rate = 0.25  # squeeze of the MBConv blocks, as a share of their input; 0: none
+  activation: Literal[tuple(layers.ACTIVATIONS)] = "silu"
+  # For 32x32: stem and second stage without stride, so that 4x4 pixels are left and not 1x1.
+  small_images: bool = False
+  padding: Literal["same", "symmetric"] = "same"  # at stride 2: as in TensorFlow or as in torch
+  norm: layers.Norm = "batch"
+  momentum: Rate = 0.99  # of batch norm
+  epsilon: Scale = 1e-3  # of the norm
+  pool: layers.Pool = "avg"
+  dropout: Rate = 0.2  # before the last layer
+  drop_path: Rate = 0.2  # block i of n, from 0, has drop_path * i / n, as in the authors' code
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+    layers.check_images(x)
+    conv = functools.partial(layers.conv, dtype=self.dtype)
+    norm = functools.partial(
+      layers.norm, self.norm, dtype=self.dtype, momentum=self.momentum, epsilon=self.epsilon
+    )
+    padding = "SAME" if self.padding == "same" else None
+    layer = functools.partial(layers.ConvNormAct, conv=conv, norm=norm, padding=padding)
+    stem, head = self.stem_features, self.head_features
+    if self.scale_ends:
+      stem, head = self._width(stem), self._width(head)
+    stride = 1 if self.small_images else 2
+    x = layer(stem, 3, strides=stride, act=self.activation, name="conv_stem")(x, train=train)
+    x = layers.feature(self, "stem", x, stride=stride)
+
+    repeats = [self._depth(i) for i in range(len(self.stages))]
+    done = 0
+    for i, stage in enumerate(self.stages, 1):
+      strides = 1 if self.small_images and i == 2 else stage.strides
+      for n in range(1, repeats[i - 1] + 1):
+        block = (FusedMBConv if stage.block == "fused" else MBConv)(
+          expand=stage.expand, kernel_size=stage.kernel_size, strides=strides if n == 1 else 1,
+          features=self._width(stage.features), se_ratio=self.se_ratio,
+          activation=self.activation, layer=layer, conv=conv, dtype=self.dtype,
+          name=f"stage{i}_block{n}",
+        )  # fmt: skip
+        rate = self.drop_path * done / sum(repeats)
+        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rate)
+        done += 1
+      stride *= strides
+      x = layers.feature(self, f"stage{i}", x, stride=stride)
+
+    x = layer(head, 1, act=self.activation, name="conv_head")(x, train=train)
+    x = layers.feature(self, "head_conv", x, stride=stride)
+    x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
+    return layers.head(self.num_classes, kernel_init=head_init)(x)
+
+  def _width(self, features: int) -> int:
+    return layers.make_divisible(features * self.width, 8)
+
+  def _depth(self, stage: int) -> int:
+    repeats = self.stages[stage].repeats
+    if not self.scale_ends and stage in (0, len(self.stages) - 1):
+      return repeats
+    return math.ceil(self.depth * repeats)
+
+
+def v1(width: float, depth: float, size: int, dropout: float) -> dict[str, Any]:
+  """The compound scaling of section 3.3, as the authors' efficientnet_builder.py has it."""
+  return dict(
+    width=width, depth=depth, dropout=dropout,
+    input_shape=(size, size, 3), reference="arXiv:1905.11946 table 1",
+  )  # fmt: skip
+
+
+def v2(stages: tuple[Stage, ...], size: int, dropout: float) -> dict[str, Any]:
+  return dict(
+    stages=stages, stem_features=stages[0].features, momentum=0.9, dropout=dropout,
+    input_shape=(size, size, 3), reference="arXiv:2104.00298 table 4",
+  )  # fmt: skip
+
+
+def lite(width: float, depth: float, size: int, dropout: float) -> dict[str, Any]:
+  reference = "github.com/tensorflow/tpu, efficientnet/lite"
+  return v1(width, depth, size, dropout) | dict(
+    scale_ends=False, se_ratio=0.0, activation="relu6", reference=reference
+  )
+
+
+VARIANTS = {
+  "efficientnet_b0": v1(1.0, 1.0, 224, 0.2),
+  "efficientnet_b1": v1(1.0, 1.1, 240, 0.2),
+  "efficientnet_b2": v1(1.1, 1.2, 260, 0.3),
+  "efficientnet_b3": v1(1.2, 1.4, 300, 0.3),
+  "efficientnet_b4": v1(1.4, 1.8, 380, 0.4),
+  "efficientnet_b5": v1(1.6, 2.2, 456, 0.4),
+  "efficientnet_b6": v1(1.8, 2.6, 528, 0.5),
+  "efficientnet_b7": v1(2.0, 3.1, 600, 0.5),
+  "efficientnetv2_s": v2(V2_S, 384, 0.2),
+  "efficientnetv2_m": v2(V2_M, 480, 0.3),
+  "efficientnetv2_l": v2(V2_L, 480, 0.4),
+  "efficientnet_lite0": lite(1.0, 1.0, 224, 0.2),
+  "efficientnet_lite1": lite(1.0, 1.1, 240, 0.2),
+  "efficientnet_lite2": lite(1.1, 1.2, 260, 0.3),
+  "efficientnet_lite3": lite(1.2, 1.4, 280, 0.3),
+  "efficientnet_lite4": lite(1.4, 1.8, 300, 0.3),
+}
+for _name, _row in VARIANTS.items():
+  register(_name, **_row)(EfficientNet)

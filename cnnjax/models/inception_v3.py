@@ -1,0 +1,242 @@
+"""Inception-v3, and what Inception-v4 and Inception-ResNet share with it: tables of branches.
+
+arXiv:1512.00567 table 1 and figures 5 to 8, widths as in the authors' code (TF-slim).
+`inception_v3` has 23,834,568 parameters at 1000 classes, 27,161,264 with the auxiliary head
+(`aux_logits`), as in torchvision and timm.
+
+Where implementations differ, and which one the defaults follow:
+- TF-slim and Keras have no gamma: `norm_scale=False`, 23,817,352. With it as torchvision and timm.
+- The 3x3 average pools count padded pixels as zeros in torchvision and timm, not in TF-slim and
+  Keras: `count_padding`.
+- Batch norm: epsilon 1e-3 everywhere; moving averages keep 0.9 of the old one (torch), not 0.99
+  (Keras) or 0.9997 (TF-slim).
+- torchvision and Keras feed images normalised to [-1, 1]: data.mean and data.std of 0.5 here.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.errors import UserError
+from cnnjax.models import layers
+from cnnjax.models.registry import Rate, Scale, Size, register
+
+# A module is a list of branches, a branch a list of steps. A step is a convolution (features,
+# kernel size, stride 1, padding that keeps the size), "avg" (3x3, stride 1), "max" (3x3, stride 2),
+# or a list of convolutions side by side. What has stride 2 is not padded.
+Table = list[list]
+
+
+def v3_a(pool: int) -> Table:
+  return [[(64, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)], ["avg", (pool, 1)]]
+
+
+def v3_b(width: int) -> Table:
+  return [
+    [(192, 1)],
+    [(width, 1), (width, (1, 7)), (192, (7, 1))],
+    [(width, 1), (width, (7, 1)), (width, (1, 7)), (width, (7, 1)), (192, (1, 7))],
+    ["avg", (192, 1)],
+  ]
+
+
+V3_REDUCTION_A = [[(384, 3, 2)], [(64, 1), (96, 3), (96, 3, 2)], ["max"]]
+V3_REDUCTION_B = [
+  [(192, 1), (320, 3, 2)],
+  [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3, 2)],
+  ["max"],
+]
+V3_C = [
+  [(320, 1)],
+  [(384, 1), [(384, (1, 3)), (384, (3, 1))]],
+  [(448, 1), (384, 3), [(384, (1, 3)), (384, (3, 1))]],
+  ["avg", (192, 1)],
+]
+
+
+def conv_unit(width: float, features: int, kernel_size: Any, **options: Any) -> layers.ConvNormAct:
+  """Convolution, norm, relu, of `width` times the features: rounded, and at least 8."""
+  return layers.ConvNormAct(max(8, round(width * features)), kernel_size, **options)
+
+
+class Mixed(nn.Module):
+  """An Inception module: the branches of a table, side by side, concatenated.
+
+  With `keep_size` every stride is 1 and all padding keeps the size.
+  """
+
+  branches: Table
+  unit: Callable[..., nn.Module]
+  count_padding: bool = False
+  keep_size: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    outputs = []
+    for i, branch in enumerate(self.branches, 1):
+      y, convs = x, 0
+      for step in branch:
+        if isinstance(step, str):
+          y = self._pool(step, y)
+          continue
+        convs += 1
+        name = f"branch{i}_conv{convs}"
+        if isinstance(step[0], int):
+          y = self._conv(step, name)(y, train=train)
+        else:
+          ys = [self._conv(spec, name + "ab"[j])(y, train=train) for j, spec in enumerate(step)]
+          y = jnp.concatenate(ys, axis=-1)
+      outputs.append(y)
+    return jnp.concatenate(outputs, axis=-1)
+
+  def _conv(self, spec: tuple, name: str) -> nn.Module:
+    features, kernel_size, strides, padding = (*spec, 1, None)[:4]
+    if self.keep_size:
+      strides, padding = 1, None
+    elif strides > 1:
+      padding = 0
+    return self.unit(features, kernel_size, strides=strides, padding=padding, name=name)
+
+  def _pool(self, kind: str, x: jax.Array) -> jax.Array:
+    if kind == "avg":
+      return layers.avg_pool(x, 3, strides=1, padding=1, count_padding=self.count_padding)
+    return layers.max_pool(x, 3, strides=1, padding=1) if self.keep_size else halve(x)
+
+
+class AuxiliaryHead(nn.Module):
+  """The auxiliary classifier, arXiv:1512.00567 section 4 and figure 8, sizes as in TF-slim.
+
+  On maps of less than 17x17 pixels (299x299 images have that) the pool leaves less than the 5x5
+  that the second kernel covers: those are padded to 5x5. Initialisation as in torchvision.
+  """
+
+  num_classes: int
+  unit: Callable[..., nn.Module]
+  conv: Callable[..., nn.Module]
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    x = layers.avg_pool(x, min(5, *x.shape[1:3]), strides=3)
+    x = self.unit(128, 1, name="conv1")(x, train=train)
+    missing = [max(0, 5 - size) for size in x.shape[1:3]]
+    padding = [(m // 2, m - m // 2) for m in missing]
+    conv = functools.partial(self.conv, kernel_init=nn.initializers.normal(0.01))
+    x = self.unit(768, 5, padding=padding, conv=conv, name="conv2")(x, train=train)
+    head = layers.head(self.num_classes, kernel_init=nn.initializers.normal(0.001))
+    return head(layers.global_pool(x))
+
+
+def halve(x: jax.Array) -> jax.Array:
+  return layers.max_pool(x, 3, strides=2)
+
+
+class Inception(nn.Module):
+  """What the three networks share: a stem, three stages at strides 8, 16, 32, a pool, a head."""
+
+  num_classes: int
+  stage_sizes: tuple[Size, ...] = ()  # modules of type A, B, C, without the reductions between
+  width: Scale = 1.0  # times the features of every convolution: rounded, and at least 8
+  # For 32x32: the stem has no padding and takes the image to an eighth; with this it keeps the size
+  # (strides of 1, SAME padding, no pools but those beside a convolution, at stride 1).
+  small_images: bool = False
+  norm: layers.Norm = "batch"
+  norm_scale: bool = True  # a gamma in each norm; without as in TF-slim and Keras
+  count_padding: bool = False  # padded pixels count as zeros in average pools; without as TF
+  aux_logits: bool = False  # a second classifier on the middle stage, in training
+  pool: layers.Pool = "avg"
+  dropout: Rate = 0.2  # before the last layer; arXiv:1602.07261 figure 9 keeps 0.8
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  dtype: Any = jnp.float32
+
+  head_features = 0  # of a last 1x1 convolution, if there is one
+
+  def __post_init__(self):
+    if len(self.stage_sizes) != 3:
+      raise UserError(f"stage_sizes must be the sizes of 3 stages, got {self.stage_sizes}")
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+
+    Images of 75x75 or more, with `small_images` of 7x7 or more.
+    """
+    layers.check_images(x, smallest=7 if self.small_images else 75)
+    kernel_init, head_init = self._initializers()
+    conv = functools.partial(layers.conv, kernel_init=kernel_init, dtype=self.dtype)
+    norm = functools.partial(
+      layers.norm, self.norm, use_scale=self.norm_scale, momentum=0.9, epsilon=1e-3,
+      dtype=self.dtype,
+    )  # fmt: skip
+    unit = functools.partial(conv_unit, self.width, conv=conv, norm=norm)
+    x = self._stem(x, unit, train=train)
+    stride = 1 if self.small_images else 8
+    for stage, blocks in enumerate(self._stages(unit, conv), 1):
+      for i, block in enumerate(blocks, 1):
+        block = block(name=f"stage{stage}_block{i}")
+        x = layers.run_block(block, x, train=train, remat=self.remat)
+      x = layers.feature(self, f"stage{stage}", x, stride=stride)
+      stride *= 2
+      if stage == 2 and self._wants_aux(train):
+        aux = AuxiliaryHead(self.num_classes, unit, conv, name="aux1_head")
+        layers.auxiliary(self, "aux1", aux(x, train=train))
+    if self.head_features:
+      x = unit(self.head_features, 1, name="final_conv")(x, train=train)
+      x = layers.feature(self, "head_conv", x, stride=stride // 2)
+    x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
+    return layers.head(self.num_classes, kernel_init=head_init)(x)
+
+  def _wants_aux(self, train: bool) -> bool:
+    return self.aux_logits and self.num_classes > 0 and (train or self.is_initializing())
+
+  def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
+    """Of convolutions, and of the last layer."""
+    raise NotImplementedError
+
+  def _stages(self, unit: Callable, conv: Callable) -> list[list[Callable[..., nn.Module]]]:
+    """What makes the blocks of each stage, given a name."""
+    raise NotImplementedError
+
+  def _stem(self, x: jax.Array, unit: Callable, *, train: bool) -> jax.Array:
+    strides, padding, pool = (1, None, layers.identity) if self.small_images else (2, 0, halve)
+    x = unit(32, 3, strides=strides, padding=padding, name="stem_conv1")(x, train=train)
+    x = unit(32, 3, padding=padding, name="stem_conv2")(x, train=train)
+    x = unit(64, 3, name="stem_conv3")(x, train=train)
+    x = pool(layers.feature(self, "stem", x, stride=strides))
+    x = unit(80, 1, name="stem_conv4")(x, train=train)
+    x = unit(192, 3, padding=padding, name="stem_conv5")(x, train=train)
+    return pool(layers.feature(self, "stem2", x, stride=strides**2))
+
+  def _mixed(self, unit: Callable, *tables: Table) -> list[Callable[..., nn.Module]]:
+    return [functools.partial(Mixed, table, unit, self.count_padding) for table in tables]
+
+
+@register("inception_v3", input_shape=(299, 299, 3), reference="arXiv:1512.00567 table 1")
+class InceptionV3(Inception):
+  """See the module. The first A has a narrower pool branch, the inner B have 7x7 of 160."""
+
+  stage_sizes: tuple[Size, ...] = (3, 4, 2)
+  count_padding: bool = True
+  dropout: Rate = 0.5  # as in torchvision; TF-slim has 0.2
+
+  def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
+    # As torchvision and timm draw: normal of deviation 0.1, cut at +-2, which is 20 deviations.
+    return nn.initializers.normal(0.1), nn.initializers.normal(0.1)
+
+  def _stages(self, unit: Callable, conv: Callable) -> list[list[Callable[..., nn.Module]]]:
+    return [self._mixed(unit, *stage) for stage in v3_tables(self.stage_sizes)]
+
+
+def v3_tables(stage_sizes: tuple[int, int, int]) -> list[list[Table]]:
+  """The modules of Inception-v3, by stage."""
+  a, b, c = stage_sizes
+  widths = [128, *[160] * (b - 2), 192][:b]
+  return [
+    [v3_a(pool) for pool in [32, *[64] * (a - 1)]],
+    [V3_REDUCTION_A, *map(v3_b, widths)],
+    [V3_REDUCTION_B, *[V3_C] * c],
+  ]

@@ -1,0 +1,125 @@
+"""MnasNet: inverted residuals whose kernels, widths and squeezes were searched for.
+
+arXiv:1807.11626, figure 7. Parameters at 1000 classes: A1, with squeeze-and-excitation,
+`semnasnet_100` 3,887,038; B1, without, `mnasnet_100` 4,383,312, `mnasnet_050` 2,218,512,
+`mnasnet_130` 6,282,256 (torchvision's mnasnet1_3). Widths leave the last convolution at 1280.
+
+Padding is 1 or 2 pixels on each side, as in torchvision (B1) and timm (both); the authors' code
+(tensorflow/tpu, models/official/mnasnet) pads as TensorFlow: `padding="same"`. Batch norm has the
+momentum of the paper (section 5), 0.99; torchvision has 0.9997, whose averages take ten thousand
+steps to settle, timm 0.9. Epsilon 1e-5 is theirs, the authors' is 1e-3. Initialisation as in the
+authors' code, see models/mobilenet.py.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.models import layers
+from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, stage_strides
+from cnnjax.models.registry import Rate, Scale, Size, register
+
+
+class Stage(NamedTuple):
+  """Inverted residuals of one kind; the first has the stride."""
+
+  expand: int  # features inside a block, as a multiple of its input's
+  kernel_size: int
+  features: int
+  repeats: int
+  strides: int
+  se_ratio: float = 0.0  # of the squeeze to the input of the block; 0: none
+
+
+A1 = (
+  Stage(1, 3, 16, 1, 1),
+  Stage(6, 3, 24, 2, 2),
+  Stage(3, 5, 40, 3, 2, 0.25),
+  Stage(6, 3, 80, 4, 2),
+  Stage(6, 3, 112, 2, 1, 0.25),
+  Stage(6, 5, 160, 3, 2, 0.25),
+  Stage(6, 3, 320, 1, 1),
+)
+B1 = (
+  Stage(1, 3, 16, 1, 1),
+  Stage(3, 3, 24, 3, 2),
+  Stage(3, 5, 40, 3, 2),
+  Stage(6, 5, 80, 3, 2),
+  Stage(6, 3, 96, 2, 1),
+  Stage(6, 5, 192, 4, 2),
+  Stage(6, 3, 320, 1, 1),
+)
+
+
+class MNASNet(nn.Module):
+  """Stem, stages of inverted residuals, 1x1 convolution, global pool, head."""
+
+  num_classes: int
+  stages: tuple[Stage, ...] = B1  # at width 1
+  width: Scale = 1.0  # times the features of stem and stages, rounded to multiples of 8
+  head_features: Size = 1280  # of the last convolution
+  # For 32x32: stem and second stage (the first that has one) without stride; 4x4 pixels are left.
+  small_images: bool = False
+  padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
+  norm: layers.Norm = "batch"
+  momentum: Rate = 0.99  # of batch norm
+  epsilon: Scale = 1e-5  # of the norm
+  pool: layers.Pool = "avg"
+  dropout: Rate = 0.2  # before the last layer
+  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+    layers.check_images(x)
+    layer, depthwise = make_layers(
+      norm=self.norm, momentum=self.momentum, epsilon=self.epsilon, padding=self.padding,
+      act="relu", dtype=self.dtype,
+    )  # fmt: skip
+    stride = 1 if self.small_images else 2
+    stem = layers.make_divisible(32 * self.width)
+    x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
+    x = layers.feature(self, "stem", x, stride=stride)
+
+    stages = [Stage(*stage) for stage in self.stages]
+    depth, done = sum(stage.repeats for stage in stages), 0
+    strides = stage_strides([stage.strides for stage in stages], self.small_images)
+    for i, stage in enumerate(stages, 1):
+      for n in range(1, stage.repeats + 1):
+        block = InvertedResidual(
+          expanded=stage.expand * x.shape[-1],
+          features=layers.make_divisible(stage.features * self.width),
+          strides=strides[i - 1] if n == 1 else 1,
+          kernel_size=stage.kernel_size,
+          squeeze=round(stage.se_ratio * x.shape[-1]),
+          residual=i > 1,  # the first stage has none, whatever its width
+          layer=layer,
+          depthwise=depthwise,
+          dtype=self.dtype,
+          name=f"stage{i}_block{n}",
+        )
+        done += 1
+        rate = self.drop_path * done / depth
+        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rate)
+      stride *= strides[i - 1]
+      x = layers.feature(self, f"stage{i}", x, stride=stride)
+
+    x = layer(self.head_features, 1, name="conv_head")(x, train=train)
+    x = layers.feature(self, "head_conv", x, stride=stride)
+    x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
+    return layers.head(self.num_classes, kernel_init=head_init)(x)
+
+
+for _prefix, _stages, _widths in (
+  ("mnasnet", B1, (0.5, 0.75, 1.0, 1.3, 1.4)),
+  ("semnasnet", A1, (0.5, 0.75, 1.0, 1.4)),
+):
+  for _width in _widths:
+    register(
+      f"{_prefix}_{round(100 * _width):03}", stages=_stages, width=_width,
+      input_shape=(224, 224, 3), reference="arXiv:1807.11626 figure 7",
+    )(MNASNet)  # fmt: skip

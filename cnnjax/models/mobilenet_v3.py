@@ -1,0 +1,154 @@
+"""MobileNetV3: searched inverted residuals, hard-swish, squeeze-and-excitation with a hard gate.
+
+arXiv:1905.02244 tables 1 and 2. Parameters at 1000 classes: `mobilenetv3_large_100` 5,483,032,
+`mobilenetv3_large_075` 3,993,528, `mobilenetv3_small_100` 2,542,856, `mobilenetv3_small_075`
+2,041,872, `mobilenetv3_small_050` 1,593,224. A hidden layer stands behind the global pool, so that
+`num_classes=0` gives what it puts out (1280 or 1024 features).
+
+At width 1 torchvision, timm and Keras have the same network, but for batch norm and padding: the
+defaults are torchvision's, epsilon 1e-3 and momentum 0.99; timm has 1e-5 and 0.9, Keras 1e-3, 0.999
+and `padding="same"`. At other widths ours follows the authors' code, as timm and Keras do: a block
+expands the width of its input by the ratio of the table, and the stem and the hidden layer do not
+shrink. (torchvision multiplies the expanded widths themselves, and shrinks the hidden layer; above
+width 1 timm keeps the hidden layer, Keras the stem.)
+
+Initialisation as in models/mobilenet.py.
+"""
+
+import functools
+import itertools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.models import layers
+from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, stage_strides
+from cnnjax.models.registry import Rate, Scale, Size, register
+
+
+class Row(NamedTuple):
+  """One block, a row of tables 1 and 2. Rows of the same width are a stage."""
+
+  kernel_size: int
+  expanded: int  # features inside, at width 1
+  features: int
+  se: bool
+  act: str
+  strides: int = 1
+
+
+LARGE = (
+  Row(3, 16, 16, False, "relu"),
+  Row(3, 64, 24, False, "relu", 2),
+  Row(3, 72, 24, False, "relu"),
+  Row(5, 72, 40, True, "relu", 2),
+  Row(5, 120, 40, True, "relu"),
+  Row(5, 120, 40, True, "relu"),
+  Row(3, 240, 80, False, "hard_swish", 2),
+  Row(3, 200, 80, False, "hard_swish"),
+  Row(3, 184, 80, False, "hard_swish"),
+  Row(3, 184, 80, False, "hard_swish"),
+  Row(3, 480, 112, True, "hard_swish"),
+  Row(3, 672, 112, True, "hard_swish"),
+  Row(5, 672, 160, True, "hard_swish", 2),
+  Row(5, 960, 160, True, "hard_swish"),
+  Row(5, 960, 160, True, "hard_swish"),
+)
+SMALL = (
+  Row(3, 16, 16, True, "relu", 2),
+  Row(3, 72, 24, False, "relu", 2),
+  Row(3, 88, 24, False, "relu"),
+  Row(5, 96, 40, True, "hard_swish", 2),
+  Row(5, 240, 40, True, "hard_swish"),
+  Row(5, 240, 40, True, "hard_swish"),
+  Row(5, 120, 48, True, "hard_swish"),
+  Row(5, 144, 48, True, "hard_swish"),
+  Row(5, 288, 96, True, "hard_swish", 2),
+  Row(5, 576, 96, True, "hard_swish"),
+  Row(5, 576, 96, True, "hard_swish"),
+)
+
+
+class MobileNetV3(nn.Module):
+  """Stem, stages of inverted residuals, 1x1 convolution, global pool, hidden layer, head."""
+
+  num_classes: int
+  blocks: tuple[Row, ...] = LARGE  # at width 1
+  width: Scale = 1.0  # times the features, rounded to multiples of 8; stem and hidden: above 1 only
+  stem_features: Size = 16
+  hidden_features: Size = 1280  # of the layer behind the global pool
+  # For 32x32: stem and the first block with a stride keep the size; 4x4 pixels are left.
+  small_images: bool = False
+  padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
+  norm: layers.Norm = "batch"
+  momentum: Rate = 0.99  # of batch norm
+  epsilon: Scale = 1e-3  # of the norm
+  pool: layers.Pool = "avg"
+  dropout: Rate = 0.2  # before the last layer
+  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+    layers.check_images(x)
+    layer, depthwise = make_layers(
+      norm=self.norm, momentum=self.momentum, epsilon=self.epsilon, padding=self.padding,
+      act="hard_swish", dtype=self.dtype,
+    )  # fmt: skip
+    stride = 1 if self.small_images else 2
+    stem = layers.make_divisible(self.stem_features * max(1.0, self.width))
+    x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
+    x = layers.feature(self, "stem", x, stride=stride)
+
+    rows = [Row(*row) for row in self.blocks]
+    strides = stage_strides([row.strides for row in rows], self.small_images)
+    nominal, done = self.stem_features, 0  # the width of x in the table; blocks done
+    for i, (_, stage) in enumerate(itertools.groupby(rows, key=lambda row: row.features), 1):
+      for n, row in enumerate(stage, 1):
+        expanded = layers.make_divisible(x.shape[-1] * row.expanded / nominal)
+        block = InvertedResidual(
+          expanded=expanded,
+          features=layers.make_divisible(row.features * self.width),
+          strides=strides[done],
+          kernel_size=row.kernel_size,
+          squeeze=layers.make_divisible(expanded / 4) if row.se else 0,
+          gate=nn.hard_sigmoid,
+          layer=functools.partial(layer, act=row.act),
+          depthwise=functools.partial(depthwise, act=row.act),
+          dtype=self.dtype,
+          name=f"stage{i}_block{n}",
+        )
+        rate = self.drop_path * (done + 1) / len(rows)
+        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rate)
+        stride *= strides[done]
+        nominal, done = row.features, done + 1
+      x = layers.feature(self, f"stage{i}", x, stride=stride)
+
+    x = layer(6 * x.shape[-1], 1, name="conv_head")(x, train=train)
+    x = layers.feature(self, "head_conv", x, stride=stride)
+    x = layers.global_pool(x, self.pool)
+    hidden = layers.make_divisible(self.hidden_features * max(1.0, self.width))
+    init = layers.he_normal_fan_out
+    x = layers.dense(hidden, dtype=self.dtype, kernel_init=init, name="head_hidden")(x)
+    x = layers.dropout(nn.hard_swish(x), self.dropout, train=train)
+    return layers.head(self.num_classes, kernel_init=head_init)(x)
+
+
+LARGE_ROW = dict(input_shape=(224, 224, 3), reference="arXiv:1905.02244 table 1")
+SMALL_ROW = dict(
+  blocks=SMALL, hidden_features=1024,
+  input_shape=(224, 224, 3), reference="arXiv:1905.02244 table 2",
+)  # fmt: skip
+VARIANTS = {
+  "mobilenetv3_large_075": LARGE_ROW | dict(width=0.75),
+  "mobilenetv3_large_100": LARGE_ROW,
+  "mobilenetv3_small_050": SMALL_ROW | dict(width=0.5),
+  "mobilenetv3_small_075": SMALL_ROW | dict(width=0.75),
+  "mobilenetv3_small_100": SMALL_ROW,
+}
+for _name, _row in VARIANTS.items():
+  register(_name, **_row)(MobileNetV3)

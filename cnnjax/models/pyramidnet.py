@@ -1,0 +1,131 @@
+"""PyramidNet, arXiv:1610.02915: pre-activation blocks that widen a little each, alpha in all.
+
+Block n of N has 16 + alpha n / N features, rounded (64 + alpha n / N on ImageNet), and 4 times as
+many at the ends of a bottleneck (section 2.1, additive). A block has a norm more than in ResNet v2
+and a relu less (figure 6d); its shortcut pads the missing channels with zeros behind,
+after an average pool where the stride is 2.
+
+CIFAR, table 4, at 10 classes: `pyramidnet110_a84` 3,904,446, `pyramidnet110_a270` 28,485,477,
+`pyramidnet200_a240_bn` 26,752,702, `pyramidnet272_a200_bn` 26,210,842 ("bn": bottleneck). ImageNet:
+`pyramidnet101_a360` 42,455,070 at 1000. Names and counts are those of pytorchcv.
+
+The width is rounded from a running sum, as in github.com/jhkim89/PyramidNet and pytorchcv; the
+floor in the paper's equation 3 would lose a fraction in every block.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.models import layers
+from cnnjax.models.registry import Rate, Size, register
+
+
+class Block(nn.Module):
+  """shortcut(x) + branch(x); the branch is norm, conv, norm, relu, conv, ..., norm."""
+
+  features: int
+  block: str
+  strides: int
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., Callable]
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop = 0.0) -> jax.Array:
+    features = self.features
+    convs = [(features, 3, self.strides), (features, 3, 1)]
+    if self.block == "bottleneck":
+      convs = [(features // 4, 1, 1), (features // 4, 3, self.strides), (features, 1, 1)]
+    y = x
+    for i, (width, kernel_size, strides) in enumerate(convs, 1):
+      y = self.norm(train=train, name=f"norm{i}")(y)
+      if i > 1:
+        y = nn.relu(y)
+      y = self.conv(
+        width, kernel_size, strides=strides, padding=kernel_size // 2, train=train, name=f"conv{i}"
+      )(y)
+    y = self.norm(train=train, name="last_norm")(y)
+    y = layers.drop_path(y, drop_path, train=train)
+    if self.strides != 1:
+      x = layers.avg_pool(x, 2, strides=2, ceil=True, count_padding=False)
+    return y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
+
+
+class PyramidNet(nn.Module):
+  """Stem, stages of blocks, norm, relu, global pool, head. Each later stage halves the size."""
+
+  num_classes: int
+  stage_sizes: tuple[Size, ...] = (18, 18, 18)  # blocks in each stage
+  block: Literal["basic", "bottleneck"] = "basic"  # 3x3, 3x3 or 1x1, 3x3, 1x1
+  alpha: Size = 48  # features that the last block has more than the stem; not counting the 4 times
+  stem_features: Size = 64
+  # 7x7/2, relu and 3x3/2 max pool, or for 32x32: 3x3/1 alone, as in the authors' code.
+  small_images: bool = False
+  norm: layers.Norm = "batch"
+  pool: layers.Pool = "avg"
+  dropout: Rate = 0.0  # before the last layer
+  drop_path: Rate = 0.0  # of the last block; linear in depth from 0
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+    layers.check_images(x)
+    conv = functools.partial(layers.conv, dtype=self.dtype)
+    norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
+    kernel_size, stride = (3, 1) if self.small_images else (7, 2)
+    x = conv(
+      self.stem_features, kernel_size, strides=stride, padding=kernel_size // 2, train=train,
+      name="stem_conv",
+    )(x)  # fmt: skip
+    x = norm(train=train, name="stem_norm")(x)
+    if not self.small_images:
+      x = nn.relu(x)
+    x = layers.feature(self, "stem", x, stride=stride)
+    if not self.small_images:
+      x = layers.max_pool(x, 3, strides=2, padding=1)
+      stride = 4
+    depth, n = sum(self.stage_sizes), 0
+    for stage, size in enumerate(self.stage_sizes, 1):
+      for i in range(1, size + 1):
+        n += 1
+        width = round(self.stem_features + self.alpha * n / depth)
+        strides = 2 if stage > 1 and i == 1 else 1
+        block = Block(
+          features=width * (4 if self.block == "bottleneck" else 1), block=self.block,
+          strides=strides, conv=conv, norm=norm, name=f"stage{stage}_block{i}",
+        )  # fmt: skip
+        rate = self.drop_path * n / depth
+        x = layers.run_block(block, x, train=train, drop_path=rate, remat=self.remat)
+        stride *= strides
+      x = layers.feature(self, f"stage{stage}", x, stride=stride)
+    x = nn.relu(norm(train=train, name="final_norm")(x))
+    x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
+    return layers.head(self.num_classes)(x)
+
+
+CIFAR = dict(
+  input_shape=(32, 32, 3), reference="arXiv:1610.02915 table 4", stem_features=16,
+  small_images=True,
+)  # fmt: skip
+BOTTLENECK = CIFAR | dict(block="bottleneck")
+VARIANTS = {
+  "pyramidnet110_a48": CIFAR | dict(stage_sizes=(18, 18, 18), alpha=48),
+  "pyramidnet110_a84": CIFAR | dict(stage_sizes=(18, 18, 18), alpha=84),
+  "pyramidnet110_a270": CIFAR | dict(stage_sizes=(18, 18, 18), alpha=270),
+  "pyramidnet164_a270_bn": BOTTLENECK | dict(stage_sizes=(18, 18, 18), alpha=270),
+  "pyramidnet200_a240_bn": BOTTLENECK | dict(stage_sizes=(22, 22, 22), alpha=240),
+  "pyramidnet236_a220_bn": BOTTLENECK | dict(stage_sizes=(26, 26, 26), alpha=220),
+  "pyramidnet272_a200_bn": BOTTLENECK | dict(stage_sizes=(30, 30, 30), alpha=200),
+  "pyramidnet101_a360": dict(
+    input_shape=(224, 224, 3), reference="arXiv:1610.02915 and pytorchcv", block="bottleneck",
+    stage_sizes=(3, 4, 23, 3), alpha=360,
+  ),
+}  # fmt: skip
+for _name, _row in VARIANTS.items():
+  register(_name, **_row)(PyramidNet)

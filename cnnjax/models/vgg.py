@@ -1,0 +1,101 @@
+"""VGG, arXiv:1409.1556 table 1: configurations A, B, D and E, which have 11 to 19 layers.
+
+Parameters at 1000 classes: `vgg11` 132,863,336, `vgg13` 133,047,848, `vgg16` 138,357,544, `vgg19`
+143,667,240; with batch norm, which came later, `vgg11_bn` 132,868,840, `vgg16_bn` 138,365,992.
+
+As in torchvision: an adaptive pool to 7x7, so that any size will do; a bias beside each batch norm
+(`conv_bias=False` takes it away, as in pytorchcv: `vgg11_bn` then has 132,866,088). Keras has the
+same networks without dropout and without the adaptive pool. timm has dense layers that are
+convolutions, whose outputs it averages where the image is larger than 224.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.models import layers
+from cnnjax.models.registry import Rate, Size, register
+
+
+class Block(nn.Module):
+  """3x3 convolutions, each with its norm and relu."""
+
+  features: int
+  size: int
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., Callable]
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    for i in range(1, self.size + 1):
+      x = self.conv(self.features, 3, padding=1, train=train, name=f"conv{i}")(x)
+      x = nn.relu(self.norm(train=train, name=f"norm{i}")(x))
+    return x
+
+
+class VGG(nn.Module):
+  """Blocks of convolutions with a 2x2 pool after each, two hidden dense layers, head.
+
+  Features double from block to block, up to 8 times those of the first.
+  """
+
+  num_classes: int
+  stage_sizes: tuple[Size, ...] = (1, 1, 2, 2, 2)  # convolutions in each block
+  features: Size = 64  # of the first block
+  norm: Literal["none", "batch", "group", "layer"] = "none"
+  conv_bias: bool = True
+  # For 32x32, as in github.com/kuangliu/pytorch-cifar: a global pool, of one pixel at that size, in
+  # place of the hidden layers.
+  small_images: bool = False
+  hidden_features: Size = 4096  # of the two dense layers
+  pool: layers.Pool = "avg"  # with small_images
+  dropout: Rate = 0.5  # after each hidden layer; with small_images before the head
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
+    layers.check_images(x, smallest=2 ** len(self.stage_sizes))
+    # he_normal_fan_out, and for dense layers a deviation of 0.01, as in torchvision. The paper
+    # (section 3.1) has 0.01 everywhere, from which the deep ones do not train.
+    kernel_init = nn.initializers.normal(0.01)
+    conv = functools.partial(layers.conv, use_bias=self.conv_bias, dtype=self.dtype)
+    norm = layers.no_norm
+    if self.norm != "none":
+      norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
+    for i, size in enumerate(self.stage_sizes, 1):
+      features = self.features * 2 ** min(i - 1, 3)
+      block = Block(features=features, size=size, conv=conv, norm=norm, name=f"block{i}")
+      x = layers.run_block(block, x, train=train, remat=self.remat)
+      x = layers.feature(self, f"stage{i}", x, stride=2 ** (i - 1))
+      x = layers.max_pool(x, 2, strides=2)
+    x = layers.feature(self, "last_pool", x, stride=2 ** len(self.stage_sizes))
+
+    if self.small_images:
+      x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
+    else:
+      x = layers.flatten(layers.adaptive_avg_pool(x, 7))
+      for name in ("dense1", "dense2"):
+        dense = layers.dense(
+          self.hidden_features, kernel_init=kernel_init, dtype=self.dtype, name=name
+        )
+        x = layers.dropout(nn.relu(dense(x)), self.dropout, train=train)
+    return layers.head(self.num_classes, kernel_init=kernel_init)(x)
+
+
+STAGE_SIZES = {
+  "vgg11": (1, 1, 2, 2, 2),
+  "vgg13": (2, 2, 2, 2, 2),
+  "vgg16": (2, 2, 3, 3, 3),
+  "vgg19": (2, 2, 4, 4, 4),
+}
+IMAGENET = dict(input_shape=(224, 224, 3), reference="arXiv:1409.1556 table 1")
+VARIANTS = {name: IMAGENET | dict(stage_sizes=sizes) for name, sizes in STAGE_SIZES.items()}
+VARIANTS |= {f"{name}_bn": row | dict(norm="batch") for name, row in VARIANTS.items()}
+for _name, _row in VARIANTS.items():
+  register(_name, **_row)(VGG)

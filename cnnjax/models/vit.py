@@ -1,0 +1,128 @@
+"""Vision transformer, arXiv:2010.11929 section 3: the reference that CNNs are compared with.
+
+Parameters at 1000 classes, as in timm: `vit_tiny_patch16_224` 5,717,416, `vit_small_patch16_224`
+22,050,664, `vit_base_patch16_224` 86,567,656 (torchvision's vit_b_16 as well),
+`vit_base_patch32_224` 88,224,232. Tiny and small are those of DeiT, arXiv:2012.12877 table 1. MACs
+count the products of attention.
+
+The position embedding is learned for the image size that the parameters are made with; other sizes
+are refused. In the paper a layer stands between the class token and the head in pre-training; here
+there is none, as in its fine-tuning, in timm and in torchvision.
+
+Initialisation as in timm: kernels, head and position embedding normal with deviation 0.02, class
+token 1e-6, biases zero; patch embedding uniform in +-1 / sqrt(fan in).
+"""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.errors import UserError
+from cnnjax.models import layers
+from cnnjax.models.registry import Rate, Scale, Size, register
+
+kernel_init = nn.initializers.normal(0.02)
+
+
+class Block(nn.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x)), on tokens [batch, tokens, features]."""
+
+  heads: int
+  mlp_ratio: float
+  dropout: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop) -> jax.Array:
+    features = x.shape[-1]
+    norm = functools.partial(layers.norm, "layer", epsilon=1e-6, dtype=self.dtype, train=train)
+    dense = functools.partial(layers.dense, dtype=self.dtype, kernel_init=kernel_init)
+    dropout = functools.partial(layers.dropout, rate=self.dropout, train=train)
+
+    y = dense(3 * features, name="qkv")(norm(name="norm1")(x))
+    y = y.reshape(*x.shape[:2], 3, self.heads, features // self.heads)
+    y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])  # softmax in float32
+    y = dropout(dense(features, name="project")(y.reshape(x.shape)))
+    x = x + layers.drop_path(y, drop_path, train=train)
+
+    y = dense(int(self.mlp_ratio * features), name="mlp1")(norm(name="norm2")(x))
+    y = dropout(dense(features, name="mlp2")(dropout(layers.ACTIVATIONS["gelu"](y))))
+    return x + layers.drop_path(y, drop_path, train=train)
+
+
+class ViT(nn.Module):
+  """Patches and a class token, their positions, blocks, norm, the class token or a mean, head."""
+
+  num_classes: int
+  features: Size = 768  # of a token
+  depth: Size = 12  # blocks
+  heads: Size = 12
+  patch_size: Size = 16
+  mlp_ratio: Scale = 4.0  # hidden features of the perceptrons, in features
+  pool: Literal["token", "avg"] = "token"  # avg: of the patches, without a class token
+  dropout: Rate = 0.0  # of tokens and behind each dense layer but qkv, as in appendix B.1
+  drop_path: Rate = 0.0  # of the last block; linear in depth from 0 in the first
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    if self.features % self.heads:
+      raise UserError(f"features {self.features} must be a multiple of heads {self.heads}")
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
+    patch = self.patch_size
+    layers.check_images(x, smallest=patch)
+    x = layers.conv(
+      self.features, patch, strides=patch, padding=0, use_bias=True, dtype=self.dtype, train=train,
+      kernel_init=layers.torch_linear, name="patch_embed",
+    )(x)  # fmt: skip
+    x = layers.feature(self, "stem", x, stride=patch)
+    batch, height, width, features = x.shape
+    x = x.reshape(batch, height * width, features)
+    tokens = int(self.pool == "token")  # that are no patches
+    if tokens:
+      token = self.param("token", nn.initializers.normal(1e-6), (1, 1, features), jnp.float32)
+      x = jnp.concatenate([jnp.tile(token, (batch, 1, 1)).astype(x.dtype), x], axis=1)
+    x = x + self._positions(x.shape[1]).astype(x.dtype)
+    x = layers.dropout(x, self.dropout, train=train)
+    for i in range(self.depth):
+      block = Block(self.heads, self.mlp_ratio, self.dropout, self.dtype, name=f"block{i + 1}")
+      x = layers.run_block(
+        block, x, train=train, remat=self.remat,
+        drop_path=self.drop_path * i / max(1, self.depth - 1),
+      )  # fmt: skip
+    x = layers.norm("layer", epsilon=1e-6, dtype=self.dtype, train=train, name="final_norm")(x)
+    maps = x[:, tokens:].reshape(batch, height, width, features)
+    maps = layers.feature(self, "stage1", maps, stride=patch)
+    pooled = x[:, 0] if tokens else layers.global_pool(maps)
+    return layers.head(self.num_classes, kernel_init=kernel_init)(pooled)
+
+  def _positions(self, count: int) -> jax.Array:
+    """[1, tokens, features]; UserError when the parameters are for another number of tokens."""
+    if self.has_variable("params", "position_embedding"):
+      made_for = self.get_variable("params", "position_embedding").shape[1]
+      if made_for != count:
+        raise UserError(
+          f"the position embedding was made for {made_for} tokens, these images give {count}: a "
+          "ViT takes images of the size that its parameters were made with"
+        )
+    shape = (1, count, self.features)
+    return self.param("position_embedding", kernel_init, shape, jnp.float32)
+
+
+PAPER = dict(input_shape=(224, 224, 3), reference="arXiv:2010.11929 table 1")
+DEIT = dict(input_shape=(224, 224, 3), reference="arXiv:2012.12877 table 1")
+VARIANTS = {
+  "vit_tiny_patch16_224": DEIT | dict(features=192, heads=3),
+  "vit_small_patch16_224": DEIT | dict(features=384, heads=6),
+  "vit_base_patch16_224": PAPER,
+  "vit_base_patch32_224": PAPER | dict(patch_size=32),
+}
+for _name, _row in VARIANTS.items():
+  register(_name, **_row)(ViT)

@@ -1,0 +1,136 @@
+"""Xception, arXiv:1610.02357 figure 5: `xception` has 22,855,952 parameters at 1000 classes.
+
+As in Keras, by the paper's author, in timm (`legacy_xception`) and in pytorchcv. The entry flow
+of the figure is the stem, stages 1 and 2 and the first block of stage 3; the middle flow is the
+rest of stage 3, the exit flow stage 4.
+
+Keras and timm differ where a map has an even size: Keras pads the pools of stride 2 as TensorFlow
+does, timm by one on each side (`padding`). The defaults are those of Keras, also for batch norm;
+timm has epsilon 1e-5, and moving averages that keep 0.9 of the old one.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnnjax.models import layers
+from cnnjax.models.registry import Rate, Scale, Size, register
+
+
+class SeparableConvNorm(nn.Module):
+  """A 3x3 convolution of each channel, a 1x1 convolution, norm: no activation between."""
+
+  features: int
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., Callable]
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    channels = x.shape[-1]
+    x = self.conv(channels, 3, groups=channels, padding=1, train=train, name="depthwise")(x)
+    x = self.conv(self.features, 1, padding=0, train=train, name="pointwise")(x)
+    return self.norm(train=train, name="norm")(x)
+
+
+class Block(nn.Module):
+  """shortcut(x) + branch(x); the branch is relu, separable convolution, norm, ..., 3x3/2 max pool.
+
+  The pool is for strides of 2, the 1x1 convolution of the shortcut where the shape changes.
+  """
+
+  widths: tuple[int, ...]  # of the convolutions
+  strides: int
+  padding: str | int  # of the pool
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., Callable]
+  drop_path: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    y = x
+    for i, features in enumerate(self.widths, 1):
+      # The first block of all has no relu here; its input comes from one, which is the same.
+      y = SeparableConvNorm(features, self.conv, self.norm, name=f"conv{i}")(
+        nn.relu(y), train=train
+      )
+    if self.strides != 1:
+      y = layers.max_pool(y, 3, strides=self.strides, padding=self.padding)
+    if x.shape != y.shape:
+      shortcut = layers.ConvNormAct(
+        self.widths[-1], 1, self.conv, self.norm, strides=self.strides, act=None, name="shortcut"
+      )
+      x = shortcut(x, train=train)
+    return x + layers.drop_path(y, self.drop_path, train=train)
+
+
+@register("xception", input_shape=(299, 299, 3), reference="arXiv:1610.02357 figure 5")
+class Xception(nn.Module):
+  """Stem, stages of blocks, two separable convolutions, global pool, head."""
+
+  num_classes: int
+  middle_blocks: Size = 8  # of the middle flow, stage 3
+  width: Scale = 1.0  # times the features of every convolution: rounded, and at least 8
+  # For 32x32, as in github.com/weiaicunzai/pytorch-cifar100: the stem keeps the size and stage 3
+  # has no stride, so that the middle flow sees 8x8 pixels and the last maps have 4x4.
+  small_images: bool = False
+  padding: Literal["same", "symmetric"] = "same"  # of pools: as in TensorFlow or as in torch
+  norm: layers.Norm = "batch"
+  norm_momentum: Rate = 0.99  # of the moving averages: the weight of the old one
+  norm_epsilon: Scale = 1e-3
+  pool: layers.Pool = "avg"
+  dropout: Rate = 0.5  # before the last layer, section 4.3
+  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+
+    Images of 7x7 or more, with `small_images` of any size.
+    """
+    layers.check_images(x, smallest=1 if self.small_images else 7)
+    # Keras draws every kernel so; the paper does not say.
+    glorot = nn.initializers.glorot_uniform()
+    conv = functools.partial(layers.conv, kernel_init=glorot, dtype=self.dtype)
+    norm = functools.partial(
+      layers.norm, self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      dtype=self.dtype,
+    )  # fmt: skip
+    unit = functools.partial(layers.ConvNormAct, conv=conv, norm=norm)
+    scaled = lambda features: max(8, round(self.width * features))
+    stride, padding = (1, 1) if self.small_images else (2, 0)
+    x = unit(scaled(32), 3, strides=stride, padding=padding, name="stem_conv1")(x, train=train)
+    x = unit(scaled(64), 3, padding=padding, name="stem_conv2")(x, train=train)
+    x = layers.feature(self, "stem", x, stride=stride)
+
+    block = functools.partial(
+      Block, padding=1 if self.padding == "symmetric" else "SAME", conv=conv, norm=norm
+    )
+    middle = [(728, 728, 728)] * self.middle_blocks
+    stages = [[(128, 128)], [(256, 256)], [(728, 728), *middle], [(728, 1024)]]
+    done, depth = 0, sum(map(len, stages))
+    for stage, blocks in enumerate(stages, 1):
+      strides = 1 if self.small_images and stage == 3 else 2
+      for i, widths in enumerate(blocks, 1):
+        done += 1
+        module = block(
+          widths=tuple(map(scaled, widths)),
+          strides=strides if i == 1 else 1,
+          drop_path=self.drop_path * done / depth,
+          name=f"stage{stage}_block{i}",
+        )
+        x = layers.run_block(module, x, train=train, remat=self.remat)
+      stride *= strides
+      if stage < len(stages):
+        x = layers.feature(self, f"stage{stage}", x, stride=stride)
+    for i, features in enumerate((1536, 2048), 1):
+      last = SeparableConvNorm(scaled(features), conv, norm, name=f"stage4_conv{i}")
+      x = nn.relu(last(x, train=train))
+    x = layers.feature(self, "stage4", x, stride=stride)
+    x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
+    return layers.head(self.num_classes, kernel_init=glorot)(x)

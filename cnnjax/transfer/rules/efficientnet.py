@@ -1,0 +1,87 @@
+"""EfficientNets of torchvision, timm and Keras.
+
+timm's tf_efficientnet_* have the names of its efficientnet_*, with the padding and the epsilon of
+TensorFlow: give `padding="same", epsilon=1e-3` with them.
+"""
+
+from cnnjax.transfer.mapping import Rules
+
+_Renames = tuple[tuple[str, str], ...]
+
+
+def _torchvision(head: int, stages: dict[str, str]) -> _Renames:
+  """`stages`: what block.0, block.1, ... are in these stages; `head`: where the last layer is."""
+  blocks = [
+    (rf"^features\.([{numbers}])\.(\d+)\.block\.{i}\.", f"stage<1>_block<2+1>.{part}.")
+    for numbers, parts in stages.items()
+    for i, part in enumerate(parts.split())
+  ]
+  return (
+    (r"^features\.0\.", "conv_stem."),
+    (rf"^features\.{head}\.", "conv_head."),
+    *blocks,
+    (r"(conv_stem|conv_head|expand|depthwise|project)\.0\.", "<1>.conv."),
+    (r"(conv_stem|conv_head|expand|depthwise|project)\.1\.", "<1>.norm."),
+    (r"\.se\.fc1\.", ".se.reduce."),
+    (r"\.se\.fc2\.", ".se.expand."),
+    (r"^classifier\.1\.", "head."),
+  )
+
+
+def _timm(stages: dict[str, dict[str, str]]) -> _Renames:
+  """`stages`: what the convolutions are in these stages, in order; they are followed by bn1, ..."""
+  blocks = [
+    (rf"^(stage[{numbers}]_block\d+)\.{theirs}\.", f"<1>.{part}.")
+    for numbers, convs in stages.items()
+    for i, (conv, ours) in enumerate(convs.items(), 1)
+    for theirs, part in ((conv, f"{ours}.conv"), (f"bn{i}", f"{ours}.norm"))
+  ]
+  return (
+    (r"^conv_stem\.", "conv_stem.conv."),
+    (r"^bn1\.", "conv_stem.norm."),
+    (r"^conv_head\.", "conv_head.conv."),
+    (r"^bn2\.", "conv_head.norm."),
+    (r"^blocks\.(\d+)\.(\d+)\.", "stage<1+1>_block<2+1>."),
+    *blocks,
+    (r"\.se\.conv_(reduce|expand)\.", ".se.<1>."),
+    (r"^classifier\.", "head."),
+  )
+
+
+_MBCONV = dict(conv_pw="expand", conv_dw="depthwise", conv_pwl="project")
+_TIMM_V1 = _timm({"1": dict(conv_dw="depthwise", conv_pw="project"), "2-7": _MBCONV})
+_TIMM_V2 = _timm(
+  {"1": dict(conv="project"), "23": dict(conv_exp="expand", conv_pwl="project"), "4-7": _MBCONV}
+)
+_PARTS_V1 = {"1": "depthwise se project", "2-7": "expand depthwise se project"}
+_PARTS_V2 = {"1": "project", "23": "expand project", "4-7": "expand depthwise se project"}
+_KERAS = (
+  (r"^stem_conv/", "conv_stem/conv/"),
+  (r"^stem_bn/", "conv_stem/norm/"),
+  (r"^top_conv/", "conv_head/conv/"),
+  (r"^top_bn/", "conv_head/norm/"),
+  (r"^block(\d)([a-z])_", lambda m: f"stage{m[1]}_block{ord(m[2]) - ord('a') + 1}/"),
+  (r"/(expand|project)_conv/", "/<1>/conv/"),
+  (r"/(expand|project)_bn/", "/<1>/norm/"),
+  (r"/dwconv2?/", "/depthwise/conv/"),
+  (r"/bn/", "/depthwise/norm/"),
+  (r"/se_(reduce|expand)/", "/se/<1>/"),
+  (r"^predictions/", "head/"),
+)
+
+_TORCH = dict(padding="symmetric", momentum=0.9, epsilon=1e-5)
+# The last layer of preprocessing is part of the model in Keras; our images come normalised.
+_PREPROCESSING = (r"^normalization(_\d+)?/(mean|variance|count)$",)
+
+RULES = [
+  Rules("torchvision", "efficientnet_b[0-4]", _torchvision(8, _PARTS_V1), overrides=_TORCH),
+  Rules("torchvision", "efficientnet_b[5-7]", _torchvision(8, _PARTS_V1),
+        overrides=dict(padding="symmetric")),
+  Rules("torchvision", "efficientnetv2_s", _torchvision(7, _PARTS_V2),
+        overrides=dict(padding="symmetric")),
+  Rules("torchvision", "efficientnetv2_[ml]", _torchvision(8, _PARTS_V2),
+        overrides=dict(padding="symmetric")),
+  Rules("timm", "efficientnet_b* efficientnet_lite*", _TIMM_V1, overrides=_TORCH),
+  Rules("timm", "efficientnetv2_*", _TIMM_V2, overrides=_TORCH),
+  Rules("keras", "efficientnet_b* efficientnetv2_*", _KERAS, ignore=_PREPROCESSING),
+]  # fmt: skip

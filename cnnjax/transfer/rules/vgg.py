@@ -1,0 +1,49 @@
+"""VGGs of torchvision, timm and Keras."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from cnnjax.models.vgg import STAGE_SIZES
+from cnnjax.transfer.mapping import Rules, flattened
+
+
+def _features(sizes: tuple[int, ...], *, norm: bool) -> tuple[str, Callable[[re.Match], str]]:
+  """Their numbers count convolutions, norms, relus and pools."""
+  names, number = {}, 0
+  for block, size in enumerate(sizes, 1):
+    for i in range(1, size + 1):
+      names[number] = f"block{block}.conv{i}."
+      if norm:
+        names[number + 1] = f"block{block}.norm{i}."
+      number += 3 if norm else 2
+    number += 1
+  return r"^features\.(\d+)\.", lambda match: names.get(int(match[1]), match[0])
+
+
+def _dense_of_conv(weight: np.ndarray) -> np.ndarray:
+  """A convolution over the whole 7x7 map, [out, in, 7, 7], as a dense weight in our order."""
+  if weight.ndim == 2:
+    return weight
+  return weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1)
+
+
+_CLASSIFIER = ((r"^classifier\.0\.", "dense1."), (r"^classifier\.3\.", "dense2."),
+               (r"^classifier\.6\.", "head."))  # fmt: skip
+_TIMM = ((r"^pre_logits\.fc(\d)\.", "dense<1>."), (r"^head\.fc\.", "head."))
+_KERAS = (
+  (r"^block(\d)_conv(\d)/", "block<1>/conv<2>/"),
+  (r"^fc(\d)/", "dense<1>/"),
+  (r"^predictions/", "head/"),
+)
+
+RULES = [Rules("keras", "vgg16 vgg19", _KERAS)]
+for _name, _sizes in STAGE_SIZES.items():
+  for _suffix in ("", "_bn"):
+    _places = _features(_sizes, norm=bool(_suffix))
+    RULES += [
+      Rules("torchvision", _name + _suffix, (_places, *_CLASSIFIER),
+            {"dense1/kernel": flattened(512, 7, 7)}),
+      Rules("timm", _name + _suffix, (_places, *_TIMM), {"dense1/kernel": _dense_of_conv}),
+    ]  # fmt: skip

@@ -1,0 +1,65 @@
+"""GoogLeNet and BN-Inception. Default: GoogLeNet on the 8x8 digits, minutes on two CPU cores.
+
+python -m cnnjax.main --config=configs/googlenet.py
+python -m cnnjax.main --config=configs/googlenet.py:cifar10
+python -m cnnjax.main --config=configs/googlenet.py:imagenet --config.model.name=bn_inception
+"""
+
+from cnnjax.config import default, pick
+
+
+def digits(c):
+  c.model.small_images = True
+  c.batch_size = 64
+  c.epochs = 15
+  c.augment = "pad_crop(1)"
+  c.optim.name = "adam"
+  c.optim.learning_rate = 1e-3
+  c.optim.schedule.warmup = 1
+
+
+def cifar10(c):
+  """github.com/kuangliu/pytorch-cifar: rate 0.1, cosine over 200 epochs, no dropout.
+
+  Its GoogLeNet has two 3x3 in place of the 5x5, and a bias beside each batch norm.
+  """
+  c.model.small_images = True
+  c.model.conv5x5 = "3x3,3x3"
+  c.model.dropout = 0.0
+  c.data.source, c.data.name = "tfds", "cifar10"
+  c.epochs = 200
+  c.augment = "pad_crop(4) | flip"
+  c.optim.weight_decay = 5e-4
+  c.optim.weight_decay_mask = ""
+
+
+def imagenet(c):
+  """arXiv:1409.4842 section 6: momentum 0.9, the rate times 0.96 every 8 epochs, auxiliary heads.
+
+  The rest is from Caffe's bvlc_googlenet: batches of 32 at 0.01, weight decay 2e-4 on kernels, 250
+  epochs. Not here: its crops at random scales and shapes, its average of the weights (Polyak), its
+  asynchronous workers. Images are resized to 224, padded and cropped, and the data set has to fit
+  the device (data.max_gib), so that this is for parts of it, such as data.train="train[:5%]".
+  """
+  c.model.name = "googlenet_2014"
+  c.model.aux_logits = True
+  c.data.source, c.data.name = "tfds", "imagenet2012"
+  c.data.image_size = 224
+  c.data.test = "validation"  # the labels of the test split are not public
+  c.data.mean = (0.485, 0.456, 0.406)
+  c.data.std = (0.229, 0.224, 0.225)
+  c.batch_size = 32
+  c.epochs = 250
+  c.augment = "pad_crop(28) | flip"
+  c.optim.learning_rate = 0.01
+  c.optim.weight_decay = 2e-4
+  c.optim.schedule.name = "step"
+  c.optim.schedule.factor = 0.96
+  c.optim.schedule.boundaries = tuple(range(8, 250, 8))
+
+
+def get_config(preset: str = "digits"):
+  config = default()
+  config.model.name = "googlenet"
+  presets = {"digits": digits, "cifar10": cifar10, "imagenet": imagenet}
+  return pick(preset, presets, config)

@@ -1,0 +1,62 @@
+"""NFNets. Default: a narrow one of three stages on the embedded digits.
+
+python -m cnnjax.main --config=configs/nfnet.py
+python -m cnnjax.main --config=configs/nfnet.py:cifar10
+python -m cnnjax.main --config=configs/nfnet.py:imagenet --config.model.name=dm_nfnet_f1
+
+The paper trains them with adaptive gradient clipping, unit by unit (arXiv:2102.06171 section 4),
+which the trainer does not have yet: here the norm of the whole gradient is clipped.
+"""
+
+from cnnjax.config import default, pick
+
+NARROW = dict(stage_sizes=(1, 1, 2), group_size=16, small_images=True)
+
+
+def digits(c):
+  c.model.update(NARROW, features=(32, 64, 128), dropout=0.0, drop_path=0.0)
+  c.batch_size = 64
+  c.epochs = 30
+  c.augment = "pad_crop(1)"
+  c.optim.schedule.warmup = 2
+
+
+def cifar10(c):
+  """The recipe below with the epochs and the augmentation that are usual on CIFAR; not tuned."""
+  c.model.update(NARROW, features=(64, 128, 256), dropout=0.2, drop_path=0.1)
+  c.data.source, c.data.name = "tfds", "cifar10"
+  c.epochs = 200
+  c.augment = "pad_crop(4) | flip | mixup(0.2)"
+  c.optim.schedule.warmup = 5
+
+
+def imagenet(c):
+  """arXiv:2102.06171 section 6.1 and DeepMind's code: 360 epochs of 4096, SGD, cosine.
+
+  The rate is 0.1 for each 256 images of a batch, 1.6 here. Differences: the norm of the gradient is
+  clipped (above); no RandAugment, pad-crop in place of random-resized crops, mixup and CutMix in
+  every step, no average of the weights. F0 trains on 192 and is tested on 256: evaluate with
+  data.image_size=256. The data set has to fit the device, as with configs/resnet.py:imagenet.
+  """
+  c.data.source, c.data.name = "tfds", "imagenet2012"
+  c.data.image_size = 192
+  c.data.test = "validation"  # the labels of the test split are not public
+  c.data.mean = (0.485, 0.456, 0.406)
+  c.data.std = (0.229, 0.224, 0.225)
+  c.dtype = "bfloat16"
+  c.batch_size = 4096
+  c.epochs = 360
+  c.augment = "pad_crop(24) | flip | mixup(0.2) | cutmix(1.0)"
+  c.optim.learning_rate = 1.6
+  c.optim.schedule.warmup = 5
+
+
+def get_config(preset: str = "digits"):
+  config = default()
+  config.model.name = "dm_nfnet_f0"
+  config.task.label_smoothing = 0.1
+  config.optim.learning_rate = 0.1
+  config.optim.nesterov = True
+  config.optim.clip_norm = 1.0
+  config.optim.weight_decay = 2e-5
+  return pick(preset, {"digits": digits, "cifar10": cifar10, "imagenet": imagenet}, config)

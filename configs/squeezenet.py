@@ -1,0 +1,67 @@
+"""SqueezeNet. Default: SqueezeNet 1.1 on the embedded digits, minutes on two CPU cores.
+
+python -m cnnjax.main --config=configs/squeezenet.py
+python -m cnnjax.main --config=configs/squeezenet.py:cifar10
+python -m cnnjax.main --config=configs/squeezenet.py:imagenet --config.model.name=squeezenet1_0
+"""
+
+from cnnjax.config import default, pick
+
+
+def digits(c):
+  c.model.small_images = True
+  c.model.dropout = 0.2
+  c.data.image_size = 16
+  c.batch_size = 64
+  c.epochs = 30
+  c.augment = "pad_crop(2)"
+  c.optim.name = "adam"
+  c.optim.learning_rate = 1e-3
+  c.optim.schedule.warmup = 2
+
+
+def cifar10(c):
+  """No recipe is published for this network: that of `imagenet`, cosine, with warmup.
+
+  CIFAR forms of it that are around, such as that of github.com/weiaicunzai/pytorch-cifar100, have
+  batch norm, and rates ten times as high.
+  """
+  c.model.small_images = True
+  c.data.source, c.data.name = "tfds", "cifar10"
+  c.epochs = 200
+  c.augment = "pad_crop(4) | flip"
+  c.optim.learning_rate = 0.01
+  c.optim.weight_decay = 2e-4
+  c.optim.weight_decay_mask = ""
+  c.optim.schedule.warmup = 5
+
+
+def imagenet(c):
+  """The recipe of torchvision's weights: 100 epochs of 128 at 0.01, rate / 10 every 30.
+
+  As told in pytorch/vision pull request 49. The authors (github.com/forresti/SqueezeNet) have
+  batches of 1024 at 0.08, polynomial decay, the same weight decay. Torchvision crops
+  224 pixels at random scales; here images are resized to 224, padded and cropped, and the data set
+  has to fit the device (data.max_gib), so that this is for parts of it, such as
+  data.train="train[:5%]".
+  """
+  c.data.source, c.data.name = "tfds", "imagenet2012"
+  c.data.image_size = 224
+  c.data.test = "validation"  # the labels of the test split are not public
+  c.data.mean = (0.485, 0.456, 0.406)
+  c.data.std = (0.229, 0.224, 0.225)
+  c.batch_size = 128
+  c.epochs = 100
+  c.augment = "pad_crop(28) | flip"
+  c.optim.learning_rate = 0.01
+  c.optim.weight_decay = 2e-4
+  c.optim.weight_decay_mask = ""
+  c.optim.schedule.name = "step"
+  c.optim.schedule.boundaries = (30, 60, 90)
+
+
+def get_config(preset: str = "digits"):
+  config = default()
+  config.model.name = "squeezenet1_1"
+  presets = {"digits": digits, "cifar10": cifar10, "imagenet": imagenet}
+  return pick(preset, presets, config)

@@ -1,0 +1,71 @@
+"""Xception. Default: a narrow one on the embedded digits, minutes on two CPU cores.
+
+python -m cnnjax.main --config=configs/xception.py
+python -m cnnjax.main --config=configs/xception.py:cifar10
+python -m cnnjax.main --config=configs/xception.py:imagenet
+"""
+
+from cnnjax.config import default, pick
+
+
+def digits(c):
+  c.model.small_images = True
+  c.model.width = 0.25
+  c.model.middle_blocks = 2
+  c.model.dropout = 0.2
+  c.model.norm_momentum = 0.9  # 0.99 lags behind in so few steps
+  c.data.image_size = 16
+  c.batch_size = 64
+  c.epochs = 20
+  c.augment = "pad_crop(2)"
+  c.optim.name = "adam"
+  c.optim.learning_rate = 2e-3
+  c.optim.schedule.warmup = 1
+
+
+def cifar10(c):
+  """github.com/weiaicunzai/pytorch-cifar100: 200 epochs, rate times 0.2 at 60, 120, 160.
+
+  There on CIFAR-100, also with rotations.
+  """
+  c.model.small_images = True
+  c.data.source, c.data.name = "tfds", "cifar10"
+  c.epochs = 200
+  c.augment = "pad_crop(4) | flip"
+  c.optim.nesterov = True
+  c.optim.weight_decay = 5e-4
+  c.optim.weight_decay_mask = ""
+  c.optim.schedule.name = "step"
+  c.optim.schedule.warmup = 1
+  c.optim.schedule.factor = 0.2
+  c.optim.schedule.boundaries = (60, 120, 160)
+
+
+def imagenet(c):
+  """arXiv:1610.02357 sections 4.2 and 4.3: SGD at 0.045, times 0.94 every second epoch.
+
+  Momentum 0.9, weight decay 1e-5, dropout 0.5. The paper gives neither the batch (60 GPUs) nor the
+  epochs; it evaluates averaged weights (Polyak), which is not here. Images are resized to 299,
+  padded and cropped, and the data set has to fit the device (data.max_gib), so that this is for
+  parts of it, such as data.train="train[:5%]".
+  """
+  c.data.source, c.data.name = "tfds", "imagenet2012"
+  c.data.image_size = 299
+  c.data.test = "validation"  # the labels of the test split are not public
+  c.data.mean = (0.5, 0.5, 0.5)
+  c.data.std = (0.5, 0.5, 0.5)
+  c.batch_size = 256
+  c.epochs = 100
+  c.augment = "pad_crop(37) | flip"
+  c.optim.learning_rate = 0.045
+  c.optim.weight_decay = 1e-5
+  c.optim.schedule.name = "step"
+  c.optim.schedule.factor = 0.94
+  c.optim.schedule.boundaries = tuple(range(2, 100, 2))
+
+
+def get_config(preset: str = "digits"):
+  config = default()
+  config.model.name = "xception"
+  presets = {"digits": digits, "cifar10": cifar10, "imagenet": imagenet}
+  return pick(preset, presets, config)

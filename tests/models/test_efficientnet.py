@@ -1,0 +1,240 @@
+"""EfficientNets: counts and numbers against other packages, blocks and scaling by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import parity
+from cnnjax import models
+from cnnjax.models import efficientnet
+
+# (name, image size, {classes: parameters}, MACs, BN moving statistics). B0 to B7 and V2 as in
+# torchvision 0.28.0, Lite as in timm 1.0.31, counted on the meta device; MACs with
+# torch.utils.flop_counter at the size given. Keras 3.15.1 counts 7 more in B0 to B7: the mean,
+# variance and count of its normalisation layer.
+# fmt: off
+COUNTS = [
+  ("efficientnet_b0", 224, {1000: 5288548, 10: 4020358, 100: 4135648}, 385814752, 42016),
+  ("efficientnet_b1", 240, {1000: 7794184, 10: 6525994, 100: 6641284}, 686802832, 62048),
+  ("efficientnet_b2", 260, {1000: 9109994, 10: 7715084, 100: 7841894}, 993561872, 67568),
+  ("efficientnet_b3", 300, {1000: 12233232, 10: 10711602, 100: 10849932}, 1827141392, 87296),
+  ("efficientnet_b4", 380, {1000: 19341616, 10: 17566546, 100: 17727916}, 4393771024, 125200),
+  ("efficientnet_b5", 456, {1000: 30389784, 10: 28361274, 100: 28545684}, 10266384752, 172736),
+  ("efficientnet_b6", 528, {1000: 43040704, 10: 40758754, 100: 40966204}, 19067593536, 224432),
+  ("efficientnet_b7", 600, {1000: 66347960, 10: 63812570, 100: 64043060}, 37745884192, 310720),
+  ("efficientnetv2_s", 384, {1000: 21458488, 10: 20190298, 100: 20305588}, 8365617152, 153872),
+  ("efficientnetv2_m", 480, {1000: 54139356, 10: 52871166, 100: 52986456}, 24582460384, 292032),
+  ("efficientnetv2_l", 480, {1000: 118515272, 10: 117247082, 100: 117362372}, 56079699008, 512576),
+  ("efficientnet_lite0", 224, {1000: 4652008, 10: 3383818, 100: 3499108}, 385187552, 42016),
+  ("efficientnet_lite1", 240, {1000: 5416680, 10: 4148490, 100: 4263780}, 600185232, 53664),
+  ("efficientnet_lite2", 260, {1000: 6092072, 10: 4823882, 100: 4939172}, 859736272, 58096),
+  ("efficientnet_lite3", 280, {1000: 8197096, 10: 6928906, 100: 7044196}, 1383321872, 76672),
+  ("efficientnet_lite4", 300, {1000: 13006568, 10: 11738378, 100: 11853668}, 2553034336, 112368),
+]
+# fmt: on
+QUICK = ("efficientnet_b0", "efficientnet_b2", "efficientnet_lite3", "efficientnetv2_s")
+
+
+@pytest.mark.parametrize(
+  "name, size, parameters, macs, statistics",
+  [pytest.param(*row, marks=() if row[0] in QUICK else pytest.mark.slow) for row in COUNTS],
+  ids=[row[0] for row in COUNTS],
+)
+def test_counts(check_counts, name, size, parameters, macs, statistics):
+  assert models.lookup(name).input_shape == (size, size, 3)
+  check_counts(name, (size, size, 3), parameters, macs, statistics)
+
+
+def test_every_variant_is_counted():
+  assert {row[0] for row in COUNTS} == set(models.names("efficientnet*"))
+
+
+def shapes(name, size=32, **overrides):
+  model = models.create(name, 10, **overrides)
+  init = functools.partial(model.init, train=False)
+  params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, 3)))["params"]
+  return jax.tree.map(lambda leaf: leaf.shape, params)
+
+
+def test_lite_scales_neither_its_ends_nor_their_depth():
+  params = shapes("efficientnet_lite4")  # widths times 1.4, blocks times 1.8
+  assert params["conv_stem"]["conv"]["kernel"] == (3, 3, 3, 32)
+  assert params["conv_head"]["conv"]["kernel"] == (1, 1, 448, 1280)
+  blocks = [sum(key.startswith(f"stage{i}_") for key in params) for i in range(1, 8)]
+  assert blocks == [1, 4, 4, 6, 6, 8, 1]
+  assert "se" not in params["stage2_block1"]
+  widths = [params[f"stage{i}_block1"]["project"]["conv"]["kernel"][-1] for i in range(1, 8)]
+  assert widths == [24, 32, 56, 112, 160, 272, 448]  # 16 * 1.4 = 22.4 is nearest to 24
+
+
+def test_the_squeeze_is_a_quarter_of_the_input_of_the_block():
+  params = shapes("efficientnet_b0")
+  assert params["stage1_block1"]["se"]["reduce"]["kernel"] == (32, 8)
+  assert params["stage3_block1"]["se"]["reduce"]["kernel"] == (6 * 24, 6)
+
+
+def convolve(x, kernel, strides, pads, groups=1):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (strides, strides), [pads, pads], dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
+  )  # fmt: skip
+
+
+def conv_norm(x, variables, name, strides=1, pads=(0, 0), groups=1):
+  params, stats = (variables[key][name] for key in ("params", "batch_stats"))
+  x = convolve(x, params["conv"]["kernel"], strides, pads, groups)
+  scale = params["norm"]["scale"] / jnp.sqrt(stats["norm"]["var"] + 1e-3)
+  return (x - stats["norm"]["mean"]) * scale + params["norm"]["bias"]
+
+
+swish = lambda x: x / (1 + jnp.exp(-x))
+
+
+def mbconv_by_hand(x, variables, strides, pads):
+  y = swish(conv_norm(x, variables, "expand"))
+  y = swish(conv_norm(y, variables, "depthwise", strides, pads, groups=y.shape[-1]))
+  se = variables["params"]["se"]
+  z = swish(y.mean((1, 2)) @ se["reduce"]["kernel"] + se["reduce"]["bias"])
+  z = z @ se["expand"]["kernel"] + se["expand"]["bias"]
+  y = conv_norm(y / (1 + jnp.exp(-z))[:, None, None], variables, "project")
+  return x + y if strides == 1 else y
+
+
+def fused_by_hand(x, variables, strides, pads):
+  y = swish(conv_norm(x, variables, "expand", strides, pads))
+  y = conv_norm(y, variables, "project")
+  return x + y if strides == 1 else y
+
+
+def model_of(*stages, **overrides):
+  return models.create(
+    "efficientnet_b0", 0, stages=stages, stem_features=8, head_features=8, **overrides
+  )
+
+
+@pytest.mark.parametrize(
+  "block, by_hand", [("mbconv", mbconv_by_hand), ("fused", fused_by_hand)], ids=["mbconv", "fused"]
+)
+@pytest.mark.parametrize(
+  "strides, padding, pads",
+  [
+    (1, "same", (2, 2)),
+    (2, "same", (1, 2)),  # as TensorFlow pads an even size: more behind
+    (2, "symmetric", (2, 2)),
+  ],
+)
+def test_blocks_by_hand(block, by_hand, strides, padding, pads, random_variables):
+  """Between the features of the stem and of the first stage, in the model itself."""
+  model = model_of(efficientnet.Stage(block, 4, 5, strides, 8, 1), padding=padding)
+  images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+  variables = random_variables(model, images)
+  found = jax.jit(functools.partial(models.features, model))(variables, images)
+  inner = {key: tree["stage1_block1"] for key, tree in variables.items()}
+  expected = jax.jit(functools.partial(by_hand, strides=strides, pads=pads))(found["stem"], inner)
+  np.testing.assert_allclose(found["stage1"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_drop_path_grows_from_0_with_the_block(monkeypatch):
+  rates = []
+  monkeypatch.setattr(
+    efficientnet.layers, "drop_path", lambda x, rate, *, train: rates.append(rate) or x
+  )
+  shapes("efficientnet_b0", drop_path=0.32)  # 16 blocks, 9 of them residual
+  blocks = [3 - 1, 5 - 1, 7 - 1, 8 - 1, 10 - 1, 11 - 1, 13 - 1, 14 - 1, 15 - 1]
+  assert rates == pytest.approx([0.02 * block for block in blocks])
+
+
+def test_initialisation():
+  """Normal of variance 2 / fan_out, where a depthwise kernel has one output; head uniform."""
+  model = models.create("efficientnet_b0", 100, depth=0.1)
+  init = jax.jit(functools.partial(model.init, train=False))
+  params = init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  block = params["stage6_block1"]
+  deviation = lambda part: np.std(block[part]["conv"]["kernel"])
+  assert deviation("expand") == pytest.approx((2 / 672) ** 0.5, rel=0.02)
+  assert deviation("depthwise") == pytest.approx((2 / 25) ** 0.5, rel=0.02)
+  assert deviation("project") == pytest.approx((2 / 192) ** 0.5, rel=0.02)
+  head = np.abs(params["head"]["kernel"])
+  assert 0.099 < head.max() <= 0.1 and np.mean(head) == pytest.approx(0.05, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnetv2_s"])
+def test_small_images_keep_pixels(name):
+  narrow = dict(width=0.1, depth=0.01)
+  strides = lambda **overrides: [
+    info.stride
+    for info in models.feature_info(
+      models.create(name, 10, **narrow, **overrides), (32, 32, 3)
+    ).values()
+  ]
+  assert strides()[-1] == 32
+  assert strides(small_images=True)[:3] == [1, 1, 1] and strides(small_images=True)[-1] == 8
+
+
+# What every parity test below takes: no dropout on either side.
+PLAIN = dict(dropout=0.0, drop_path=0.0)
+
+
+@pytest.mark.parity
+def test_b0_is_torchvisions():
+  reference = parity.torchvision_model("efficientnet_b0", dropout=0.0, stochastic_depth_prob=0.0)
+  parity.same_logits("efficientnet_b0", "torchvision", reference, size=64, train=True, **PLAIN)
+
+
+@pytest.mark.parity
+def test_v2_s_is_torchvisions():
+  reference = parity.torchvision_model("efficientnet_v2_s", dropout=0.0, stochastic_depth_prob=0.0)
+  parity.same_logits("efficientnetv2_s", "torchvision", reference, size=64, **PLAIN)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name, ours", [
+  ("efficientnet_lite0", {}),
+  ("tf_efficientnet_b0", dict(padding="same", epsilon=1e-3)),
+])  # fmt: skip
+def test_timms(name, ours):
+  reference = parity.timm_model(name)
+  parity.same_logits(name.removeprefix("tf_"), "timm", reference, size=64, **ours)
+
+
+def keras_b0():
+  """With its normalisation, which is the identity until it is adapted, and without its 1 / 255."""
+  import keras
+
+  inner = parity.keras_model("EfficientNetB0", input_shape=(64, 64, 3))
+  return keras.Sequential([keras.layers.Rescaling(255.0), inner])
+
+
+@pytest.mark.parity
+def test_b0_is_keras():
+  parity.same_logits_keras("efficientnet_b0", keras_b0, size=64)
+
+
+@pytest.mark.parity
+def test_b5_of_torchvision_has_the_epsilon_of_the_authors():
+  narrow = dict(width=0.25, depth=0.3)
+  reference = parity.torchvision_model("efficientnet_b5")
+  norms = [m for m in reference.modules() if type(m).__name__ == "BatchNorm2d"]
+  assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
+  del narrow
+
+
+FITS = [
+  *((f"efficientnet_b{i}", "torchvision", f"efficientnet_b{i}") for i in range(1, 8)),
+  ("efficientnetv2_m", "torchvision", "efficientnet_v2_m"),
+  ("efficientnetv2_l", "torchvision", "efficientnet_v2_l"),
+  *((f"efficientnet_b{i}", "timm", f"efficientnet_b{i}") for i in range(8)),
+  *((f"efficientnet_lite{i}", "timm", f"tf_efficientnet_lite{i}") for i in range(1, 5)),
+  *((f"efficientnetv2_{size}", "timm", f"tf_efficientnetv2_{size}") for size in "sml"),
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name, source, theirs", FITS, ids=["-".join(row[1:]) for row in FITS])
+def test_other_variants_fit(name, source, theirs):
+  make = {"torchvision": parity.torchvision_model, "timm": parity.timm_model}[source]
+  parity.fits(name, source, lambda: make(theirs).state_dict(), input_shape=(32, 32, 3))
