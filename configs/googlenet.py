@@ -10,6 +10,7 @@ from cnnjax.config import default, pick
 
 def digits(c):
   c.model.small_images = True
+  c.model.width = 0.25
   c.batch_size = 64
   c.epochs = 15
   c.augment = "pad_crop(1)"

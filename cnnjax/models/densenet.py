@@ -38,6 +38,29 @@ Share = Annotated[float, Check(lambda share: 0 < share <= 1, "above 0 and at mos
 StemFeatures = Annotated[int, Check(lambda n: n >= 0, "at least 0 (0: twice the growth rate)")]
 
 
+def recomputed(run: Callable, apply: Callable) -> Callable:
+  """run(unit, maps), which keeps only the maps, and in the backward pass computes the rest again.
+
+  `apply(variables, maps)` is what the unit does, and its new variables. This is nn.remat, but that
+  XLA cannot undo it: before jax 0.12, on CPU, it drops the barriers of nn.remat, and merges the
+  second computation with the first. Here the second depends on the gradient, by 0 * gradient, which
+  XLA does not take for 0 because of infinities.
+  """
+
+  def forward(unit: nn.Module, maps: list[jax.Array]) -> tuple[Any, Any]:
+    return run(unit, maps), (unit.variables, maps)
+
+  def backward(kept: Any, gradients: list[jax.Array]) -> tuple[Any, list[jax.Array]]:
+    variables, maps = kept
+    maps = [x + 0 * gradients[-1][..., :1].astype(x.dtype) for x in maps]
+    maps, gradients = jax.lax.optimization_barrier((maps, gradients))
+    again = lambda params, maps: apply({**variables, "params": params}, maps)[0]
+    params, maps = jax.vjp(again, variables["params"], maps)[1](gradients)
+    return {"params": params}, maps
+
+  return nn.custom_vjp(run, forward, backward)
+
+
 class NormActConv(nn.Module):
   """Concatenation, norm, relu, convolution; then dropout."""
 
@@ -60,10 +83,10 @@ class NormActConv(nn.Module):
       return [*maps, conv(x)]
 
     if self.memory_efficient:
-      # Only the maps are kept. What the convolution puts out is not needed to differentiate it, so
-      # that it is not computed again. The maps pass through so that, in the backward pass, their
-      # gradients are added up layer by layer and not all at the end: 18 % of the memory, not 36 %.
-      run = nn.remat(run)
+      # The maps pass through so that, in the backward pass, their gradients are added up layer by
+      # layer and not all at the end. (The result of the convolution is not needed there.)
+      plain = self.clone(parent=None, memory_efficient=False, dropout=0.0)
+      run = recomputed(run, functools.partial(plain.apply, train=train, mutable=True))
     *maps, x = run(self, maps)
     return [*maps, layers.dropout(x, self.dropout, train=train)]
 

@@ -163,8 +163,8 @@ class EfficientNet(nn.Module):
   small_images: bool = False
   padding: Literal["same", "symmetric"] = "same"  # at stride 2: as in TensorFlow or as in torch
   norm: layers.Norm = "batch"
-  momentum: Rate = 0.99  # of batch norm
-  epsilon: Scale = 1e-3  # of the norm
+  norm_momentum: Rate = 0.99  # of batch norm
+  norm_epsilon: Scale = 1e-3  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.2  # block i of n, from 0, has drop_path * i / n, as in the authors' code
@@ -177,7 +177,11 @@ class EfficientNet(nn.Module):
     layers.check_images(x)
     conv = functools.partial(layers.conv, dtype=self.dtype)
     norm = functools.partial(
-      layers.norm, self.norm, dtype=self.dtype, momentum=self.momentum, epsilon=self.epsilon
+      layers.norm,
+      self.norm,
+      dtype=self.dtype,
+      momentum=self.norm_momentum,
+      epsilon=self.norm_epsilon,
     )
     padding = "SAME" if self.padding == "same" else None
     layer = functools.partial(layers.ConvNormAct, conv=conv, norm=norm, padding=padding)
@@ -230,7 +234,7 @@ def v1(width: float, depth: float, size: int, dropout: float) -> dict[str, Any]:
 
 def v2(stages: tuple[Stage, ...], size: int, dropout: float) -> dict[str, Any]:
   return dict(
-    stages=stages, stem_features=stages[0].features, momentum=0.9, dropout=dropout,
+    stages=stages, stem_features=stages[0].features, norm_momentum=0.9, dropout=dropout,
     input_shape=(size, size, 3), reference="arXiv:2104.00298 table 4",
   )  # fmt: skip
 

@@ -22,7 +22,10 @@ class FeatureInfo(NamedTuple):
 
 
 def features(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-  """The outputs of the stages in evaluation, in order, [batch, height, width, channels]."""
+  """The outputs of the stages in evaluation, [batch, height, width, channels].
+
+  From the stem up; jax.jit puts the keys of what it returns in alphabetical order.
+  """
   return {name: found.x for name, found in _run(model, variables, images).items()}
 
 

@@ -128,6 +128,7 @@ class GoogLeNet(nn.Module):
 
   num_classes: int
   layout: Literal["v1", "v2"] = "v1"  # the modules: V1 or V2 above
+  width: Scale = 1.0  # times the features of every convolution: rounded, and at least 8
   conv5x5: Literal["5x5", "3x3", "3x3,3x3"] = "3x3"  # what the 5x5 branch convolves with
   norm: Literal["none", "batch", "group", "layer"] = "batch"
   norm_epsilon: Scale = 1e-3
@@ -158,7 +159,7 @@ class GoogLeNet(nn.Module):
       layers.conv, use_bias=self.conv_bias, kernel_init=kernel_init, bias_init=bias_init,
       dtype=self.dtype,
     )  # fmt: skip
-    unit = functools.partial(ConvNormAct, conv=conv, norm=norm)
+    unit = functools.partial(ConvNormAct, width=self.width, conv=conv, norm=norm)
     dense = functools.partial(
       layers.dense, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype
     )

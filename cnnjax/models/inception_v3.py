@@ -58,11 +58,6 @@ V3_C = [
 ]
 
 
-def conv_unit(width: float, features: int, kernel_size: Any, **options: Any) -> layers.ConvNormAct:
-  """Convolution, norm, relu, of `width` times the features: rounded, and at least 8."""
-  return layers.ConvNormAct(max(8, round(width * features)), kernel_size, **options)
-
-
 class Mixed(nn.Module):
   """An Inception module: the branches of a table, side by side, concatenated.
 
@@ -172,7 +167,7 @@ class Inception(nn.Module):
       layers.norm, self.norm, use_scale=self.norm_scale, momentum=0.9, epsilon=1e-3,
       dtype=self.dtype,
     )  # fmt: skip
-    unit = functools.partial(conv_unit, self.width, conv=conv, norm=norm)
+    unit = functools.partial(layers.ConvNormAct, width=self.width, conv=conv, norm=norm)
     x = self._stem(x, unit, train=train)
     stride = 1 if self.small_images else 8
     for stage, blocks in enumerate(self._stages(unit, conv), 1):

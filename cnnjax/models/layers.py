@@ -209,12 +209,16 @@ class ConvNormAct(nn.Module):
   groups: int = 1
   padding: Padding | None = None  # None: (kernel_size - 1) // 2 on each side
   act: str | None = "relu"  # of ACTIVATIONS
+  width: float = 1.0  # times the features: rounded, and at least 8
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     padding = half(self.kernel_size) if self.padding is None else self.padding
+    features = self.features
+    if self.width != 1:
+      features = max(8, round(self.width * features))
     x = self.conv(
-      self.features, self.kernel_size, strides=self.strides, groups=self.groups,
+      features, self.kernel_size, strides=self.strides, groups=self.groups,
       padding=padding, train=train, name="conv",
     )(x)  # fmt: skip
     x = self.norm(train=train, name="norm")(x)
@@ -322,8 +326,10 @@ def auxiliary(module: nn.Module, name: str, logits: jax.Array) -> None:
 
 
 def _keep(module: nn.Module, collection: str, name: str, value: Any) -> None:
-  if not module.is_initializing():  # else `init` would return it among the variables
-    module.sow(collection, name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+  # While initialising, `init` would return it among the variables. Not by `sow`, which refuses a
+  # name that a submodule has.
+  if module.is_mutable_collection(collection) and not module.is_initializing():
+    module.put_variable(collection, name, value)
 
 
 def run_block(block: nn.Module, x: jax.Array, *, remat: bool, **options: Any) -> jax.Array:
@@ -392,9 +398,10 @@ class DropPath(nn.Module):
 
 def standardized(kernel: jax.Array, *, epsilon: float = 1e-8) -> jax.Array:
   """Weight standardisation (arXiv:1903.10520): mean 0, variance 1 over each output's weights."""
+  dtype, kernel = kernel.dtype, kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
   centred = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
   variance = jnp.mean(centred**2, axis=(0, 1, 2), keepdims=True)
-  return centred * jax.lax.rsqrt(variance + epsilon)
+  return (centred * jax.lax.rsqrt(variance + epsilon)).astype(dtype)
 
 
 def option_a_shortcut(x: jax.Array, features: int, *, strides: int) -> jax.Array:

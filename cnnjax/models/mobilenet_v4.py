@@ -24,52 +24,46 @@ from cnnjax.models.mobilenet import head_init, make_layers, stage_strides
 from cnnjax.models.registry import Rate, Scale, Size, register
 
 
-class Conv(NamedTuple):
-  """A convolution with norm and activation, a row of the tables below."""
+class Row(NamedTuple):
+  """One block; the first of a stage has its stride.
 
-  kernel_size: int
-  features: int
-  strides: int = 1
+  A universal inverted bottleneck with both depthwise convolutions is ExtraDW in the paper, with the
+  second an inverted bottleneck, with the first as in ConvNeXt, with none an FFN.
+  """
 
-
-class Fused(NamedTuple):
-  """A fused inverted bottleneck: the convolution that expands is a full one."""
-
-  kernel_size: int
+  kind: Literal["conv", "fused", "uib"]
+  kernel_size1: int  # uib: of the depthwise before the expansion, 0 for none; else of the full one
+  kernel_size2: int  # uib: of the depthwise after the expansion, 0 for none
   expand: int  # features inside, as a multiple of those of the input
   features: int
   strides: int = 1
 
 
-class UIB(NamedTuple):
-  """A universal inverted bottleneck: kernel sizes of its depthwise convolutions, 0 for none.
+def conv(kernel_size: int, features: int, strides: int = 1) -> Row:
+  return Row("conv", kernel_size, 0, 1, features, strides)
 
-  Both: ExtraDW; the second: inverted bottleneck; the first: as in ConvNeXt; none: FFN.
-  """
 
-  kernel_size1: int  # before the expansion
-  kernel_size2: int  # after it
-  expand: int
-  features: int
-  strides: int = 1
+def fused(kernel_size: int, expand: int, features: int, strides: int = 1) -> Row:
+  return Row("fused", kernel_size, 0, expand, features, strides)
+
+
+def uib(kernel_size1: int, kernel_size2: int, expand: int, features: int, strides: int = 1) -> Row:
+  return Row("uib", kernel_size1, kernel_size2, expand, features, strides)
 
 
 class FusedBottleneck(nn.Module):
-  """x + project(expand(x)); without x where the shape changes."""
+  """x + project(expand(x)), the expansion a full convolution; without x where the shape changes."""
 
-  expanded: int  # features inside
-  features: int
-  spec: Fused
-  strides: int
+  row: Row  # its features those of the network's width
   layer: Callable[..., nn.Module]  # ConvNormAct, with what the network shares
   depthwise: Callable[..., nn.Module]  # the same for a depthwise convolution
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
-    y = self.layer(self.expanded, self.spec.kernel_size, strides=self.strides, name="expand")(
-      x, train=train
-    )
-    y = self.layer(self.features, 1, act=None, name="project")(y, train=train)
+    row = self.row
+    expanded = layers.make_divisible(row.expand * x.shape[-1])
+    y = self.layer(expanded, row.kernel_size1, strides=row.strides, name="expand")(x, train=train)
+    y = self.layer(row.features, 1, act=None, name="project")(y, train=train)
     return x + layers.drop_path(y, drop_path, train=train) if x.shape == y.shape else y
 
 
@@ -79,55 +73,52 @@ class UniversalBottleneck(nn.Module):
   Activation after the expansion and after depthwise2. The last depthwise has the stride.
   """
 
-  expanded: int  # features inside
-  features: int
-  spec: UIB
-  strides: int
+  row: Row
   layer: Callable[..., nn.Module]
   depthwise: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
-    size1, size2 = self.spec.kernel_size1, self.spec.kernel_size2
-    y, width = x, x.shape[-1]
-    if size1:
-      strides = 1 if size2 else self.strides
+    row, width, y = self.row, x.shape[-1], x
+    expanded = layers.make_divisible(row.expand * width)
+    if row.kernel_size1:
       y = self.depthwise(
-        width, size1, strides=strides, groups=width, act=None, name="depthwise1"
+        width, row.kernel_size1, strides=1 if row.kernel_size2 else row.strides, groups=width,
+        act=None, name="depthwise1",
       )(y, train=train)  # fmt: skip
-    y = self.layer(self.expanded, 1, name="expand")(y, train=train)
-    if size2:
+    y = self.layer(expanded, 1, name="expand")(y, train=train)
+    if row.kernel_size2:
       y = self.depthwise(
-        self.expanded, size2, strides=self.strides, groups=self.expanded, name="depthwise2"
+        expanded, row.kernel_size2, strides=row.strides, groups=expanded, name="depthwise2"
       )(y, train=train)
-    y = self.layer(self.features, 1, act=None, name="project")(y, train=train)
+    y = self.layer(row.features, 1, act=None, name="project")(y, train=train)
     return x + layers.drop_path(y, drop_path, train=train) if x.shape == y.shape else y
 
 
 # fmt: off
 SMALL = (
-  (Conv(3, 32, 2), Conv(1, 32)),
-  (Conv(3, 96, 2), Conv(1, 64)),
-  (UIB(5, 5, 3, 96, 2), *4 * (UIB(0, 3, 2, 96),), UIB(3, 0, 4, 96)),
-  (UIB(3, 3, 6, 128, 2), UIB(5, 5, 4, 128), UIB(0, 5, 4, 128), UIB(0, 5, 3, 128),
-   *2 * (UIB(0, 3, 4, 128),)),
+  (conv(3, 32, 2), conv(1, 32)),
+  (conv(3, 96, 2), conv(1, 64)),
+  (uib(5, 5, 3, 96, 2), *4 * (uib(0, 3, 2, 96),), uib(3, 0, 4, 96)),
+  (uib(3, 3, 6, 128, 2), uib(5, 5, 4, 128), uib(0, 5, 4, 128), uib(0, 5, 3, 128),
+   *2 * (uib(0, 3, 4, 128),)),
 )
 MEDIUM = (
-  (Fused(3, 4, 48, 2),),
-  (UIB(3, 5, 4, 80, 2), UIB(3, 3, 2, 80)),
-  (UIB(3, 5, 6, 160, 2), *2 * (UIB(3, 3, 4, 160),), UIB(3, 5, 4, 160), UIB(3, 3, 4, 160),
-   UIB(3, 0, 4, 160), UIB(0, 0, 2, 160), UIB(3, 0, 4, 160)),
-  (UIB(5, 5, 6, 256, 2), UIB(5, 5, 4, 256), *2 * (UIB(3, 5, 4, 256),), UIB(0, 0, 4, 256),
-   UIB(3, 0, 4, 256), UIB(3, 5, 2, 256), UIB(5, 5, 4, 256), *2 * (UIB(0, 0, 4, 256),),
-   UIB(5, 0, 2, 256)),
+  (fused(3, 4, 48, 2),),
+  (uib(3, 5, 4, 80, 2), uib(3, 3, 2, 80)),
+  (uib(3, 5, 6, 160, 2), *2 * (uib(3, 3, 4, 160),), uib(3, 5, 4, 160), uib(3, 3, 4, 160),
+   uib(3, 0, 4, 160), uib(0, 0, 2, 160), uib(3, 0, 4, 160)),
+  (uib(5, 5, 6, 256, 2), uib(5, 5, 4, 256), *2 * (uib(3, 5, 4, 256),), uib(0, 0, 4, 256),
+   uib(3, 0, 4, 256), uib(3, 5, 2, 256), uib(5, 5, 4, 256), *2 * (uib(0, 0, 4, 256),),
+   uib(5, 0, 2, 256)),
 )
 LARGE = (
-  (Fused(3, 4, 48, 2),),
-  (UIB(3, 5, 4, 96, 2), UIB(3, 3, 4, 96)),
-  (UIB(3, 5, 4, 192, 2), *3 * (UIB(3, 3, 4, 192),), UIB(3, 5, 4, 192),
-   *5 * (UIB(5, 3, 4, 192),), UIB(3, 0, 4, 192)),
-  (UIB(5, 5, 4, 512, 2), *3 * (UIB(5, 5, 4, 512),), UIB(5, 0, 4, 512), UIB(5, 3, 4, 512),
-   *2 * (UIB(5, 0, 4, 512),), UIB(5, 3, 4, 512), UIB(5, 5, 4, 512), *3 * (UIB(5, 0, 4, 512),)),
+  (fused(3, 4, 48, 2),),
+  (uib(3, 5, 4, 96, 2), uib(3, 3, 4, 96)),
+  (uib(3, 5, 4, 192, 2), *3 * (uib(3, 3, 4, 192),), uib(3, 5, 4, 192),
+   *5 * (uib(5, 3, 4, 192),), uib(3, 0, 4, 192)),
+  (uib(5, 5, 4, 512, 2), *3 * (uib(5, 5, 4, 512),), uib(5, 0, 4, 512), uib(5, 3, 4, 512),
+   *2 * (uib(5, 0, 4, 512),), uib(5, 3, 4, 512), uib(5, 5, 4, 512), *3 * (uib(5, 0, 4, 512),)),
 )
 # fmt: on
 
@@ -136,7 +127,7 @@ class MobileNetV4(nn.Module):
   """Stem, stages, 1x1 convolution, global pool, 1x1 convolution with norm, head."""
 
   num_classes: int
-  stages: tuple[tuple, ...] = SMALL  # of Conv, Fused and UIB, at width 1
+  stages: tuple[tuple[Row, ...], ...] = SMALL  # at width 1
   width: Scale = 1.0  # times the features, rounded to multiples of 8; the stem: above 1 only
   stem_features: Size = 32
   head_features: Size = 960  # of the convolution before the global pool
@@ -167,23 +158,24 @@ class MobileNetV4(nn.Module):
     x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
     x = layers.feature(self, "stem", x, stride=stride)
 
-    strides = stage_strides([stage[0].strides for stage in self.stages], self.small_images)
-    depth, done = sum(len(stage) for stage in self.stages), 0
-    for i, stage in enumerate(self.stages, 1):
-      for n, spec in enumerate(stage, 1):
+    stages = [[Row(*row) for row in stage] for stage in self.stages]
+    strides = stage_strides([stage[0].strides for stage in stages], self.small_images)
+    depth, done = sum(len(stage) for stage in stages), 0
+    for i, stage in enumerate(stages, 1):
+      for n, row in enumerate(stage, 1):
+        row = row._replace(
+          features=layers.make_divisible(row.features * self.width),
+          strides=strides[i - 1] if n == 1 else 1,
+        )
         done += 1
-        features = layers.make_divisible(spec.features * self.width)
-        name, strides_here = f"stage{i}_block{n}", strides[i - 1] if n == 1 else 1
-        if isinstance(spec, Conv):
-          block = layer(features, spec.kernel_size, strides=strides_here, name=name)
-          options = {}
+        name, options = f"stage{i}_block{n}", dict(train=train, remat=self.remat)
+        if row.kind == "conv":
+          block = layer(row.features, row.kernel_size1, strides=row.strides, name=name)
         else:
-          block = (FusedBottleneck if isinstance(spec, Fused) else UniversalBottleneck)(
-            expanded=layers.make_divisible(spec.expand * x.shape[-1]), features=features, spec=spec,
-            strides=strides_here, layer=layer, depthwise=depthwise, name=name,
-          )  # fmt: skip
-          options = dict(drop_path=self.drop_path * done / depth)
-        x = layers.run_block(block, x, train=train, remat=self.remat, **options)
+          kind = FusedBottleneck if row.kind == "fused" else UniversalBottleneck
+          block = kind(row, layer=layer, depthwise=depthwise, name=name)
+          options |= dict(drop_path=self.drop_path * done / depth)
+        x = layers.run_block(block, x, **options)
       stride *= strides[i - 1]
       x = layers.feature(self, f"stage{i}", x, stride=stride)
 

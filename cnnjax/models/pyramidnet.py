@@ -9,8 +9,9 @@ CIFAR, table 4, at 10 classes: `pyramidnet110_a84` 3,904,446, `pyramidnet110_a27
 `pyramidnet200_a240_bn` 26,752,702, `pyramidnet272_a200_bn` 26,210,842 ("bn": bottleneck). ImageNet:
 `pyramidnet101_a360` 42,455,070 at 1000. Names and counts are those of pytorchcv.
 
-The width is rounded from a running sum, as in github.com/jhkim89/PyramidNet and pytorchcv; the
-floor in the paper's equation 3 would lose a fraction in every block.
+As in the authors' code (github.com/jhkim89/PyramidNet, github.com/dyhan0920/PyramidNet-PyTorch) the
+widths are rounded from a running sum; the floor of the paper's equation 3 would lose a fraction in
+every block. Kernels are normal with variance 2 / fan out, there and here.
 """
 
 import functools
@@ -123,8 +124,8 @@ VARIANTS = {
   "pyramidnet236_a220_bn": BOTTLENECK | dict(stage_sizes=(26, 26, 26), alpha=220),
   "pyramidnet272_a200_bn": BOTTLENECK | dict(stage_sizes=(30, 30, 30), alpha=200),
   "pyramidnet101_a360": dict(
-    input_shape=(224, 224, 3), reference="arXiv:1610.02915 and pytorchcv", block="bottleneck",
-    stage_sizes=(3, 4, 23, 3), alpha=360,
+    input_shape=(224, 224, 3), reference="github.com/dyhan0920/PyramidNet-PyTorch",
+    block="bottleneck", stage_sizes=(3, 4, 23, 3), alpha=360,
   ),
 }  # fmt: skip
 for _name, _row in VARIANTS.items():

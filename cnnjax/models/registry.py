@@ -22,7 +22,16 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+  Annotated,
+  Any,
+  Literal,
+  NamedTuple,
+  TypeVar,
+  get_args,
+  get_origin,
+  get_type_hints,
+)
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -201,9 +210,7 @@ def _row(what: str, value: Any, kind: type) -> Any:
   if not isinstance(value, tuple | list) or not needed <= len(value) <= len(names):
     raise UserError(f"{what} must be a row ({', '.join(names)}), got {value!r}")
   hints = get_type_hints(kind, include_extras=True)
-  return kind(
-    *(_checked(f"{what}.{n}", v, hints[n]) for n, v in zip(names, value, strict=False))
-  )
+  return kind(*(_checked(f"{what}.{n}", v, hints[n]) for n, v in zip(names, value, strict=False)))
 
 
 def _dtype(dtype: Any) -> Any:

@@ -34,7 +34,10 @@ _KERAS = {
   "moving_mean": ("batch_stats", "mean"),
   "moving_variance": ("batch_stats", "var"),
 }
-SOURCES = {"torchvision": _TORCH, "timm": _TORCH, "pytorchcv": _TORCH, "keras": _KERAS}
+SOURCES = {
+  "torchvision": _TORCH, "timm": _TORCH, "pytorchcv": _TORCH, "efficientnet_pytorch": _TORCH,
+  "keras": _KERAS,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,16 +72,18 @@ def test_the_smallest_image_leaves_one_pixel(name, small_images, smallest):
 def test_the_auxiliary_head_takes_what_the_network_takes():
   model = tiny("inception_v3", small_images=True, aux_logits=True)
   init = functools.partial(model.init, train=False)
-  options = dict(rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats", "aux_logits"])
-  images = [jnp.zeros((2, *size, 3)) for size in [(7, 10), (64, 64)]]
-  # Smaller maps are padded, so that the parameters do not depend on the image.
-  variables = [jax.eval_shape(init, jax.random.key(0), x) for x in images]
-  assert variables[0] == variables[1]
-  for x in images:
-    train = functools.partial(model.apply, train=True, **options)
-    assert jax.eval_shape(train, variables[0], x)[1]["aux_logits"]["aux1"].shape == (2, 5)
+  train = functools.partial(
+    model.apply, train=True, rngs={"dropout": jax.random.key(0)}, capture_intermediates=True,
+    mutable=["batch_stats", "aux_logits", "intermediates"],
+  )  # fmt: skip
+  # Smaller maps are padded to the 5x5 of the kernel: its parameters do not depend on the image.
+  variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  for image, left in {(7, 16): (1, 1), (64, 64): (5, 5)}.items():
+    _, kept = jax.eval_shape(train, variables, jnp.zeros((2, *image, 3)))
+    assert kept["aux_logits"]["aux1"].shape == (2, 5)
+    assert kept["intermediates"]["aux1_head"]["conv2"]["__call__"][0].shape == (2, *left, 77)
   evaluate = functools.partial(model.apply, train=False, mutable=["aux_logits"])
-  assert "aux_logits" not in jax.eval_shape(evaluate, variables[0], x)[1]
+  assert "aux_logits" not in jax.eval_shape(evaluate, variables, jnp.zeros((2, 7, 7, 3)))[1]
 
 
 def test_width_and_depth_of_inception_v3():

@@ -97,25 +97,6 @@ def test_max_pool_as_a_maximum_of_shifted_copies(size, window, strides, padding)
   jax.tree.map(np.testing.assert_array_equal, *jax.jit(lambda: (both(ours), both(reference)))())
 
 
-@pytest.mark.parametrize("size, kernel, strides, padding", [
-  (2, 3, 1, 1), (1, 3, 1, 1), (2, 3, 2, 1), (3, 5, 2, "SAME"), (4, 7, 2, 3),
-  (2, 3, 1, [(0, 1), (2, 0)]),
-])  # fmt: skip
-def test_kernel_larger_than_the_image(size, kernel, strides, padding):
-  """On CPU these are products; the reference is what they stand in for."""
-  x, weights = normal(3, size, size, 4), normal(kernel, kernel, 4, 6)
-  conv = layers.conv(6, kernel, strides=strides, padding=padding, dtype=jnp.float32, train=True)
-  pairs = [(padding, padding)] * 2 if isinstance(padding, int) else padding
-  reference = lambda x, w: jax.lax.conv_general_dilated(
-    x, w, (strides, strides), pairs, dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
-  ours = lambda x, w: conv.apply({"params": {"kernel": w}}, x)
-  assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, weights))
-  both = lambda f: (f(x, weights), jax.grad(lambda x, w: jnp.sum(f(x, w) ** 2), (0, 1))(x, weights))
-  close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
-  jax.tree.map(close, *jax.jit(lambda: (both(ours), both(reference)))())
-
-
 def test_no_window_fits():
   """As the library says it: no pixel is left."""
   x = normal(2, 3, 3, 4)

@@ -1,4 +1,4 @@
-"""What holds of every registered model, on a small form of each: few blocks, narrow, small images."""
+"""What holds of every registered model, on a small form of each: few blocks, narrow, small."""
 
 import functools
 import json
@@ -13,16 +13,55 @@ from cnnjax import models
 from cnnjax.errors import UserError
 
 CLASSES = 5
+# Where a variant has them. The rates are high, so that no key lets everything through.
+COMMON = {"dropout": 0.5, "drop_path": 0.5, "width": 0.1, "depth": 1.0}
+
+
+def thin(rows):
+  """The first of the first stages, where all kinds of blocks stand, each once and narrow."""
+  return tuple(row._replace(features=8 * i, repeats=1) for i, row in enumerate(rows, 1))
+
+
 # What makes a small network of a variant, by its builder: fields in, overrides out.
-ones = lambda fields, key: {key: (1,) * len(fields[key])}
-as_it_is = lambda fields: {}
 SMALL = {
-  "LeNet5": as_it_is,
-  "LeNet51998": as_it_is,
-  "MLP": as_it_is,
-  "SimpleCNN": as_it_is,
-  "ResNet": lambda f: dict(stage_sizes=(1, 1), features=16, stem_features=16)
-  | ({"width_per_group": 32, "groups": min(f["groups"], 2)} if f["block"] == "bottleneck" else {}),
+  "AlexNet": lambda f: dict(features=(8,) * 5, hidden_features=16),
+  "ConvMixer": lambda f: dict(features=8, depth=2, patch_size=2, kernel_size=3),
+  "ConvNeXt": lambda f: dict(stage_sizes=(1, 1, 1, 1), features=(8, 8, 16, 16)),
+  "DenseNet": lambda f: dict(
+    stage_sizes=(2,) * len(f["stage_sizes"]), growth_rate=4, stem_features=8
+  ),
+  "EfficientNet": lambda f: dict(
+    stages=thin([f["stages"][i] for i in (0, 1, 3)]), stem_features=8, head_features=16, width=1.0
+  ),
+  "GoogLeNet": lambda f: {},
+  "InceptionResNetV2": lambda f: dict(stage_sizes=(1, 1, 1)),
+  "InceptionV3": lambda f: dict(stage_sizes=(1, 1, 1)),
+  "InceptionV4": lambda f: dict(stage_sizes=(1, 1, 1)),
+  "LeNet5": lambda f: {},
+  "LeNet51998": lambda f: {},
+  "MLP": lambda f: dict(features=(8,)),
+  "MNASNet": lambda f: dict(stages=thin(f["stages"][:4]), head_features=16, width=1.0),
+  "MobileNetV1": lambda f: dict(stages=thin(f["stages"][:3]), width=1.0),
+  "MobileNetV2": lambda f: dict(stages=thin(f["stages"][:3]), head_features=16, width=1.0),
+  "MobileNetV3": lambda f: dict(blocks=f["blocks"][:4], hidden_features=16, width=0.5),
+  "MobileNetV4": lambda f: dict(
+    stages=tuple(stage[:2] for stage in f["stages"][:3]), head_features=16, hidden_features=16
+  ),
+  "NFNet": lambda f: dict(stage_sizes=(1, 1, 1, 1), features=(16, 16, 32, 32), group_size=4),
+  "PyramidNet": lambda f: dict(stage_sizes=(1,) * len(f["stage_sizes"]), stem_features=8, alpha=12),
+  "RegNet": lambda f: dict(depth=4, w_0=8, w_a=8.0, w_m=2.0, group_width=4, stem_features=8),
+  "ResNet": lambda f: (
+    dict(stage_sizes=(1, 1), features=16, stem_features=16)
+    | ({"width_per_group": 32, "groups": min(f["groups"], 2)} if f["block"] == "bottleneck" else {})
+  ),
+  "ShuffleNetV2": lambda f: dict(
+    stage_sizes=(2, 1, 1), stage_features=(8, 16, 32), stem_features=8, head_features=16
+  ),
+  "SimpleCNN": lambda f: {},
+  "SqueezeNet": lambda f: dict(stage_sizes=(1, 1, 1), squeeze=(4,) * 3, stem_features=8),
+  "VGG": lambda f: dict(stage_sizes=(1, 2, 1), features=8, hidden_features=16),
+  "ViT": lambda f: dict(features=16, depth=2, heads=2, patch_size=4),
+  "Xception": lambda f: dict(middle_blocks=1),
 }
 # Quick to compile: nothing asked here depends on LLVM's optimisations. At level 0 gradients of CBAM
 # come out as NaN (jax 0.10 and 0.12), at level 1 and above they do not.
@@ -31,17 +70,26 @@ COMPILER = {"xla_backend_optimization_level": 1}
 
 def small_form(name):
   entry = models.lookup(name)
+  common = {key: value for key, value in COMMON.items() if key in entry.defaults}
   small = SMALL.get(entry.builder.__name__, lambda fields: {})
-  return {**entry.defaults, **small(models.fields(name))}
+  return {**entry.defaults, **common, **small(models.fields(name))}
 
 
 def distinct():
-  """{name: fields}: the variants whose small forms differ."""
+  """{name: fields}: one variant for each builder and set of switches that its variants have."""
+
+  def kind(value):
+    if isinstance(value, bool | str | None):
+      return value
+    return len(value) if isinstance(value, tuple) else value > 0
+
   found = {}
   for name in models.names():
     fields = small_form(name)
-    key = models.lookup(name).builder, repr(sorted(fields.items()))
-    found.setdefault(key, (name, fields))
+    key = {key: kind(value) for key, value in fields.items()}
+    if "groups" in fields:
+      key["groups"] = fields["groups"] > 1
+    found.setdefault((models.lookup(name).builder, repr(sorted(key.items()))), (name, fields))
   return dict(found.values())
 
 

@@ -14,27 +14,38 @@ from cnnjax import models, transfer
 # fmt: off
 COUNTS = [
   ("mnasnet_050", {1000: 2218512, 10: 950322, 100: 1065612}, 104455968, 20624),
-  ("mnasnet_075", {1000: 3170208}, 215493104, 29808),
   ("mnasnet_100", {1000: 4383312, 10: 3115122, 100: 3230412}, 314415872, 37920),
   ("mnasnet_130", {1000: 6282256, 10: 5014066, 100: 5129356}, 526362432, 48816),
+  ("semnasnet_100", {1000: 3887038}, 311579072, 33488),
+]
+OTHER_WIDTHS = [
+  ("mnasnet_075", {1000: 3170208}, 215493104, 29808),
   ("mnasnet_140", {1000: 7115728}, 588799408, 52448),
   ("semnasnet_050", {1000: 2082006}, 103162992, 18400),
   ("semnasnet_075", {1000: 2912278}, 223448480, 26832),
-  ("semnasnet_100", {1000: 3887038}, 311579072, 33488),
   ("semnasnet_140", {1000: 6105992}, 586317952, 46016),
 ]
 # fmt: on
 
 
-@pytest.mark.parametrize(
-  "name, parameters, macs, statistics", COUNTS, ids=[row[0] for row in COUNTS]
+with_names = lambda rows: dict(
+  argnames="name, parameters, macs, statistics", argvalues=rows, ids=[row[0] for row in rows]
 )
+
+
+@pytest.mark.parametrize(**with_names(COUNTS))
 def test_counts(check_counts, name, parameters, macs, statistics):
   check_counts(name, (224, 224, 3), parameters, macs, statistics)
 
 
+@pytest.mark.slow  # to trace a network takes a second
+@pytest.mark.parametrize(**with_names(OTHER_WIDTHS))
+def test_counts_of_other_widths(check_counts, name, parameters, macs, statistics):
+  check_counts(name, (224, 224, 3), parameters, macs, statistics)
+
+
 def test_every_variant_is_counted():
-  assert {row[0] for row in COUNTS} == {*models.names("*mnasnet*")}
+  assert {row[0] for row in COUNTS + OTHER_WIDTHS} == {*models.names("*mnasnet*")}
 
 
 @pytest.mark.smoke
@@ -84,6 +95,8 @@ def test_torchvision_fits(name, theirs):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", [row[0] for row in COUNTS if row[0] != "mnasnet_130"])
+@pytest.mark.parametrize(
+  "name", [row[0] for row in COUNTS + OTHER_WIDTHS if row[0] != "mnasnet_130"]
+)
 def test_timm_fits(name):
   parity.fits(name, "timm", lambda: parity.timm_model(name).state_dict(), input_shape=(32, 32, 3))

@@ -20,39 +20,50 @@ IMAGENET = (224, 224, 3)
 # fmt: off
 COUNTS = [
   ("mobilenetv1_025", {1000: 470072}, 41030272, 5472),
-  ("mobilenetv1_050", {1000: 1331592}, 149497088, 10944),
-  ("mobilenetv1_075", {1000: 2585560}, 325400448, 16416),
   ("mobilenetv1_100", {1000: 4231976}, 568740352, 21888),
-  ("mobilenetv1_125", {1000: 6270840}, 879516800, 27360),
   ("mobilenetv2_035", {1000: 1677128}, 59285808, 14080),
-  ("mobilenetv2_050", {1000: 1968680}, 97131840, 18544),
-  ("mobilenetv2_075", {1000: 2636424}, 209069792, 26640),
   ("mobilenetv2_100", {1000: 3504872, 10: 2236682, 100: 2351972}, 300774272, 34112),
-  ("mobilenetv2_130", {1000: 5386792}, 509374560, 44256),
   ("mobilenetv2_140", {1000: 6108776}, 582195824, 47936),
-  ("mobilenetv3_small_050", {1000: 1593224}, 24188688, 6496),
   ("mobilenetv3_small_075", {1000: 2041872}, 43399344, 9680),
   ("mobilenetv3_small_100", {1000: 2542856, 10: 1528106, 100: 1620356}, 56510400, 12112),
-  ("mobilenetv3_large_075", {1000: 3993528}, 154560624, 19088),
   ("mobilenetv3_large_100", {1000: 5483032}, 216589760, 24400),
   ("mobilenetv4_conv_small_035", {1000: 1905384}, 47723040, 10688),
-  ("mobilenetv4_conv_small_050", {1000: 2238952}, 64741408, 13856),
   ("mobilenetv4_conv_small", {1000: 3774024}, 186005568, 25088),
   ("mobilenetv4_conv_medium", {1000: 9715512}, 827649984, 67904),
   ("mobilenetv4_conv_large", {1000: 32590864}, 2171341312, 149552),
 ]
+OTHER_WIDTHS = [
+  ("mobilenetv1_050", {1000: 1331592}, 149497088, 10944),
+  ("mobilenetv1_075", {1000: 2585560}, 325400448, 16416),
+  ("mobilenetv1_125", {1000: 6270840}, 879516800, 27360),
+  ("mobilenetv2_050", {1000: 1968680}, 97131840, 18544),
+  ("mobilenetv2_075", {1000: 2636424}, 209069792, 26640),
+  ("mobilenetv2_130", {1000: 5386792}, 509374560, 44256),
+  ("mobilenetv3_small_050", {1000: 1593224}, 24188688, 6496),
+  ("mobilenetv3_large_075", {1000: 3993528}, 154560624, 19088),
+  ("mobilenetv4_conv_small_050", {1000: 2238952}, 64741408, 13856),
+]
 # fmt: on
 
 
-@pytest.mark.parametrize(
-  "name, parameters, macs, statistics", COUNTS, ids=[row[0] for row in COUNTS]
+with_names = lambda rows: dict(
+  argnames="name, parameters, macs, statistics", argvalues=rows, ids=[row[0] for row in rows]
 )
+
+
+@pytest.mark.parametrize(**with_names(COUNTS))
 def test_counts(check_counts, name, parameters, macs, statistics):
   check_counts(name, IMAGENET, parameters, macs, statistics)
 
 
+@pytest.mark.slow  # to trace a network takes a second
+@pytest.mark.parametrize(**with_names(OTHER_WIDTHS))
+def test_counts_of_other_widths(check_counts, name, parameters, macs, statistics):
+  check_counts(name, IMAGENET, parameters, macs, statistics)
+
+
 def test_every_variant_is_counted():
-  assert {row[0] for row in COUNTS} == {*models.names("mobilenet*")}
+  assert {row[0] for row in COUNTS + OTHER_WIDTHS} == {*models.names("mobilenet*")}
 
 
 @pytest.mark.smoke
@@ -75,15 +86,18 @@ ones = lambda *shape: np.ones(shape, np.float32)
 SYMMETRIC = dict(norm="batch", momentum=0.9, epsilon=1e-5, padding="symmetric", act=None)
 
 
-# How many pixels of a 4x4 image each window of a 3x3 at stride 2 holds: torch leaves out a row and a
-# column above and on the left, TensorFlow below and on the right.
+# How many pixels of a 4x4 image each window of a 3x3 at stride 2 holds: torch leaves out a row and
+# a column above and on the left, TensorFlow below and on the right.
 @pytest.mark.parametrize(
   "padding, pixels", [("symmetric", [[4, 6], [6, 9]]), ("same", [[9, 6], [6, 4]])]
 )
 def test_padding_at_stride_2(padding, pixels):
   options = SYMMETRIC | dict(padding=padding, epsilon=1e-12, dtype=jnp.float32)
   variables = {
-    "params": {"conv": {"kernel": ones(3, 3, 1, 1)}, "norm": {"scale": ones(1), "bias": 0 * ones(1)}},
+    "params": {
+      "conv": {"kernel": ones(3, 3, 1, 1)},
+      "norm": {"scale": ones(1), "bias": 0 * ones(1)},
+    },
     "batch_stats": {"norm": {"mean": 0 * ones(1), "var": ones(1)}},
   }
   for layer in mobilenet.make_layers(**options):
@@ -137,8 +151,8 @@ def test_features_of_v3_are_those_of_the_hidden_layer():
 @pytest.mark.parametrize("sizes, middle", [((3, 5), 8), ((3, 0), 4)])
 def test_stride_of_a_universal_bottleneck_is_in_the_last_depthwise(sizes, middle):
   layer, depthwise = mobilenet.make_layers(**SYMMETRIC, dtype=jnp.float32)
-  spec = mobilenet_v4.UIB(*sizes, 2, 16)
-  block = mobilenet_v4.UniversalBottleneck(16, 16, spec, 2, layer=layer, depthwise=depthwise)
+  row = mobilenet_v4.uib(*sizes, expand=2, features=16, strides=2)
+  block = mobilenet_v4.UniversalBottleneck(row, layer=layer, depthwise=depthwise)
 
   def run(x):
     variables = block.init(jax.random.key(0), x, train=False, drop_path=0.0)
@@ -164,12 +178,22 @@ def test_initial_kernels():
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name, theirs", [
-  ("mobilenetv2_100", "mobilenet_v2"), ("mobilenetv3_small_100", "mobilenet_v3_small"),
+@pytest.mark.parametrize("name, theirs, options", [
+  ("mobilenetv2_035", "mobilenet_v2", dict(width_mult=0.35)),
+  ("mobilenetv3_small_100", "mobilenet_v3_small", {}),
 ])  # fmt: skip
-def test_torchvision(name, theirs):
-  reference = parity.torchvision_model(theirs, dropout=0.0)
+def test_torchvision(name, theirs, options):
+  reference = parity.torchvision_model(theirs, dropout=0.0, **options)
   parity.same_logits(name, "torchvision", reference, size=64, train=True, dropout=0.0)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name, options", [
+  ("mobilenetv2_100", {}), ("mobilenetv2_130", dict(width_mult=1.3)),
+])  # fmt: skip
+def test_torchvision_v2_fits(name, options):
+  make = lambda: parity.torchvision_model("mobilenet_v2", **options).state_dict()
+  parity.fits(name, "torchvision", make, input_shape=(32, 32, 3))
 
 
 @pytest.mark.parity
@@ -193,7 +217,7 @@ def test_timm_of_other_widths(name):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-  "name", [row[0] for row in COUNTS if row[0] not in
+  "name", [row[0] for row in COUNTS + OTHER_WIDTHS if row[0] not in
            ("mobilenetv1_025", "mobilenetv1_050", "mobilenetv1_075", "mobilenetv2_130")]
 )  # fmt: skip
 def test_timm_fits(name):

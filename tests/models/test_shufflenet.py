@@ -47,9 +47,7 @@ def test_half_of_the_channels_pass_unchanged(random_variables):
   _, kept = jax.jit(
     lambda v, x: model.apply(v, x, train=False, capture_intermediates=True, mutable=True)
   )(variables, x)
-  first, second = (
-    kept["intermediates"][f"stage1_block{n}"]["__call__"][0] for n in (1, 2)
-  )
+  first, second = (kept["intermediates"][f"stage1_block{n}"]["__call__"][0] for n in (1, 2))
   np.testing.assert_array_equal(second[..., ::2], first[..., :4])
 
 

@@ -1,7 +1,7 @@
-"""EfficientNets of torchvision, timm and Keras.
+"""EfficientNets of torchvision, timm, Keras and github.com/lukemelas/EfficientNet-PyTorch.
 
 timm's tf_efficientnet_* have the names of its efficientnet_*, with the padding and the epsilon of
-TensorFlow: give `padding="same", epsilon=1e-3` with them.
+TensorFlow: give `padding="same", norm_epsilon=1e-3` with them.
 """
 
 from cnnjax.transfer.mapping import Rules
@@ -69,7 +69,26 @@ _KERAS = (
   (r"^predictions/", "head/"),
 )
 
-_TORCH = dict(padding="symmetric", momentum=0.9, epsilon=1e-5)
+
+def _efficientnet_pytorch(repeats: tuple[int, ...]) -> tuple:
+  """Its blocks are numbered through the network; `repeats`: how many each stage has."""
+  blocks = [f"stage{i}_block{n}." for i, size in enumerate(repeats, 1) for n in range(1, size + 1)]
+  return (
+    (r"^_conv_stem\.", "conv_stem.conv."),
+    (r"^_bn0\.", "conv_stem.norm."),
+    (r"^_conv_head\.", "conv_head.conv."),
+    (r"^_bn1\.", "conv_head.norm."),
+    (r"^_blocks\.(\d+)\.", lambda m: blocks[int(m[1])]),
+    (r"\._(expand|depthwise|project)_conv\.", ".<1>.conv."),
+    (r"\._bn0\.", ".expand.norm."),
+    (r"\._bn1\.", ".depthwise.norm."),
+    (r"\._bn2\.", ".project.norm."),
+    (r"\._se_(reduce|expand)\.", ".se.<1>."),
+    (r"^_fc\.", "head."),
+  )
+
+
+_TORCH = dict(padding="symmetric", norm_momentum=0.9, norm_epsilon=1e-5)
 # The last layer of preprocessing is part of the model in Keras; our images come normalised.
 _PREPROCESSING = (r"^normalization(_\d+)?/(mean|variance|count)$",)
 
@@ -83,5 +102,7 @@ RULES = [
         overrides=dict(padding="symmetric")),
   Rules("timm", "efficientnet_b* efficientnet_lite*", _TIMM_V1, overrides=_TORCH),
   Rules("timm", "efficientnetv2_*", _TIMM_V2, overrides=_TORCH),
+  Rules("efficientnet_pytorch", "efficientnet_b0 efficientnet_lite0",
+        _efficientnet_pytorch((1, 2, 2, 3, 3, 4, 1))),
   Rules("keras", "efficientnet_b* efficientnetv2_*", _KERAS, ignore=_PREPROCESSING),
 ]  # fmt: skip

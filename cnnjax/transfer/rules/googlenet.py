@@ -4,7 +4,7 @@ The published weights of torchvision's GoogLeNet want images of mean 0.5 and dev
 (its `transform_input` makes these of its usual ones).
 """
 
-from cnnjax.transfer.mapping import Rules
+from cnnjax.transfer.mapping import Rules, flattened
 
 _TORCHVISION = (
   (r"^conv(\d)\.", "stem_conv<1>."),
@@ -44,6 +44,8 @@ _PYTORCHCV = (
 )  # fmt: skip
 
 RULES = [
-  Rules("torchvision", "googlenet googlenet_2014", _TORCHVISION, overrides={"aux_logits": True}),
+  Rules("torchvision", "googlenet googlenet_2014", _TORCHVISION,
+        reorder={r"aux\d_head/dense/kernel": flattened(128, 4, 4)},
+        overrides={"aux_logits": True}),
   Rules("pytorchcv", "bn_inception", _PYTORCHCV),
-]
+]  # fmt: skip

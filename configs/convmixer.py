@@ -1,0 +1,69 @@
+"""ConvMixers. Default: a narrow one with patches of one pixel on the embedded digits.
+
+python -m cnnjax.main --config=configs/convmixer.py
+python -m cnnjax.main --config=configs/convmixer.py:cifar10
+python -m cnnjax.main --config=configs/convmixer.py:imagenet --config.model.name=convmixer_1536_20
+"""
+
+from cnnjax.config import default, pick
+
+
+def digits(c):
+  c.model.features = 64
+  c.model.depth = 4
+  c.model.patch_size = 1
+  c.model.kernel_size = 3
+  c.batch_size = 64
+  c.epochs = 20
+  c.augment = "pad_crop(1)"
+  c.optim.name = "adamw"
+  c.optim.learning_rate = 0.01
+  c.optim.weight_decay = 0.01
+  c.optim.schedule.warmup = 1
+
+
+def cifar10(c):
+  """The authors' github.com/locuslab/convmixer-cifar10: 25 epochs of 512, AdamW, rate 0.05.
+
+  Differences: padded crops in place of scaled ones and RandAugment; 10 epochs of warm-up and then a
+  cosine for their piecewise linear one-cycle.
+  """
+  c.data.source, c.data.name = "tfds", "cifar10"
+  c.batch_size = 512
+  c.epochs = 25
+  c.augment = "pad_crop(4) | flip"
+  c.optim.name = "adamw"
+  c.optim.learning_rate = 0.05
+  c.optim.weight_decay = 0.005
+  c.optim.weight_decay_mask = ""
+  c.optim.schedule.warmup = 10
+
+
+def imagenet(c):
+  """The authors' github.com/locuslab/convmixer: 300 epochs of 640, AdamW, rate 0.01.
+
+  150 epochs for convmixer_1536_20. Differences: a cosine in place of one-cycle (not critical,
+  they say), padded crops, and no RandAugment or random erasing. Weight decay is PyTorch's default
+  of timm's script, 2e-5. The data set has to fit the device (data.max_gib), so that this is for
+  parts of it, such as data.train="train[:5%]".
+  """
+  c.model.name = "convmixer_768_32"
+  c.data.source, c.data.name = "tfds", "imagenet2012"
+  c.data.image_size = 224
+  c.data.test = "validation"  # the labels of the test split are not public
+  c.data.mean = (0.485, 0.456, 0.406)
+  c.data.std = (0.229, 0.224, 0.225)
+  c.batch_size = 640
+  c.epochs = 300
+  c.augment = "pad_crop(28) | flip | mixup(0.5)"
+  c.optim.name = "adamw"
+  c.optim.learning_rate = 0.01
+  c.optim.eps = 1e-3
+  c.optim.weight_decay = 2e-5
+  c.optim.clip_norm = 1.0
+
+
+def get_config(preset: str = "digits"):
+  config = default()
+  config.model.name = "convmixer_256_8"
+  return pick(preset, {"digits": digits, "cifar10": cifar10, "imagenet": imagenet}, config)

@@ -1,0 +1,65 @@
+"""MnasNets. Default: a narrow one on the embedded digits, minutes on two CPU cores.
+
+python -m cnnjax.main --config=configs/mnasnet.py
+python -m cnnjax.main --config=configs/mnasnet.py:cifar10 --config.model.name=semnasnet_100
+python -m cnnjax.main --config=configs/mnasnet.py:imagenet
+"""
+
+from cnnjax.config import default, pick
+
+
+def digits(c):
+  c.model.name = "mnasnet_050"
+  c.model.small_images = True
+  c.model.momentum = 0.9  # a run of 300 steps is short for averages over 100
+  c.data.image_size = 16
+  c.batch_size = 64
+  c.epochs = 15
+  c.augment = "pad_crop(2)"
+  c.optim.name = "adam"
+  c.optim.learning_rate = 3e-3
+  c.optim.schedule.warmup = 1
+
+
+def cifar10(c):
+  """The recipe of github.com/kuangliu/pytorch-cifar, which does not have this network itself."""
+  c.model.name = "mnasnet_100"
+  c.model.small_images = True
+  c.model.dropout = 0.0
+  c.data.source, c.data.name = "tfds", "cifar10"
+  c.epochs = 200
+  c.augment = "pad_crop(4) | flip"
+  c.optim.weight_decay = 5e-4
+  c.optim.weight_decay_mask = ""
+
+
+def imagenet(c):
+  """github.com/1e100/mnasnet_trainer, which made torchvision's weights: SGD, cosine, 330 epochs.
+
+  mnasnet_100 at 740 images a step; mnasnet_050 takes 1000, rate 1.0, no weight decay, 300 epochs.
+  (The paper, section 5, has RMSProp and 4096 images a step.) Its warmup starts at a tenth of the
+  rate, here at 0. It crops 224 pixels at random scales; here images are resized to 224, padded and
+  cropped, and the data set has to fit the device (data.max_gib), so that this is for parts of it,
+  such as data.train="train[:5%]".
+  """
+  c.model.name = "mnasnet_100"
+  c.model.momentum = 0.9997  # as in torchvision
+  c.data.source, c.data.name = "tfds", "imagenet2012"
+  c.data.image_size = 224
+  c.data.test = "validation"  # the labels of the test split are not public
+  c.data.mean = (0.485, 0.456, 0.406)
+  c.data.std = (0.229, 0.224, 0.225)
+  c.batch_size = 740
+  c.epochs = 330
+  c.augment = "pad_crop(28) | flip"
+  c.optim.learning_rate = 0.5
+  c.optim.nesterov = True
+  c.optim.weight_decay = 1e-5
+  c.optim.weight_decay_mask = ""
+  c.optim.schedule.warmup = 5
+
+
+def get_config(preset: str = "digits"):
+  config = default()
+  presets = {"digits": digits, "cifar10": cifar10, "imagenet": imagenet}
+  return pick(preset, presets, config)

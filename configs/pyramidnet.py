@@ -1,0 +1,73 @@
+"""PyramidNets. Default: six blocks of 16 to 64 features on the embedded digits.
+
+python -m cnnjax.main --config=configs/pyramidnet.py
+python -m cnnjax.main --config=configs/pyramidnet.py:cifar10
+python -m cnnjax.main --config=configs/pyramidnet.py:cifar100 \
+    --config.model.name=pyramidnet272_a200_bn
+
+Any depth and alpha: --config.model.stage_sizes="(18,18,18)" --config.model.alpha=120.
+"""
+
+from cnnjax.config import default, pick
+
+
+def digits(c):
+  c.model.name = "pyramidnet110_a48"
+  c.model.stage_sizes = (2, 2, 2)
+  c.batch_size = 64
+  c.epochs = 20
+  c.augment = "pad_crop(1)"
+  c.task.label_smoothing = 0.1
+  c.optim.nesterov = True
+  c.optim.weight_decay = 5e-4
+  c.optim.schedule.warmup = 1
+
+
+def cifar10(c):
+  """Han et al. 2016 (arXiv:1610.02915): 300 epochs of 128, rate 0.1, / 10 at 150 and 225.
+
+  As in the authors' github.com/jhkim89/PyramidNet: Nesterov momentum and weight decay 1e-4 on every
+  parameter. The rate is 0.5 on CIFAR-100.
+  """
+  c.model.name = "pyramidnet110_a84"
+  c.data.source, c.data.name = "tfds", "cifar10"
+  c.epochs = 300
+  c.augment = "pad_crop(4) | flip"
+  c.optim.nesterov = True
+  c.optim.weight_decay = 1e-4
+  c.optim.weight_decay_mask = ""
+  c.optim.schedule.name = "step"
+  c.optim.schedule.boundaries = (150, 225)
+
+
+def cifar100(c):
+  cifar10(c)
+  c.data.name = "cifar100"
+  c.optim.learning_rate = 0.5
+
+
+def imagenet(c):
+  """PyramidNet-101 as in the authors' github.com/dyhan0920/PyramidNet-PyTorch: 100 epochs of 128.
+
+  Rate 0.05, / 10 every 30 epochs. Differences: padded crops in place of random-resized crops and
+  colour jitter. The data set has to fit the device (data.max_gib), so that this is for parts of it,
+  such as data.train="train[:5%]".
+  """
+  cifar10(c)
+  c.model.name = "pyramidnet101_a360"
+  c.data.name = "imagenet2012"
+  c.data.image_size = 224
+  c.data.test = "validation"  # the labels of the test split are not public
+  c.data.mean = (0.485, 0.456, 0.406)
+  c.data.std = (0.229, 0.224, 0.225)
+  c.epochs = 100
+  c.augment = "pad_crop(28) | flip"
+  c.optim.learning_rate = 0.05
+  c.optim.schedule.boundaries = (30, 60, 90)
+
+
+def get_config(preset: str = "digits"):
+  config = default()
+  config.model.name = "pyramidnet110_a84"
+  presets = {"digits": digits, "cifar10": cifar10, "cifar100": cifar100, "imagenet": imagenet}
+  return pick(preset, presets, config)

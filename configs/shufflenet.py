@@ -1,0 +1,60 @@
+"""ShuffleNetV2. Default: the smallest one on the embedded digits, minutes on two CPU cores.
+
+python -m cnnjax.main --config=configs/shufflenet.py
+python -m cnnjax.main --config=configs/shufflenet.py:cifar10
+python -m cnnjax.main --config=configs/shufflenet.py:imagenet
+"""
+
+from cnnjax.config import default, pick
+
+
+def digits(c):
+  c.model.name = "shufflenet_v2_x0_5"
+  c.model.small_images = True
+  c.model.head_features = 256
+  c.data.image_size = 16
+  c.batch_size = 64
+  c.epochs = 15
+  c.augment = "pad_crop(2)"
+  c.optim.name = "adam"
+  c.optim.learning_rate = 3e-3
+  c.optim.schedule.warmup = 1
+
+
+def cifar10(c):
+  """github.com/kuangliu/pytorch-cifar: rate 0.1, cosine over 200 epochs."""
+  c.model.name = "shufflenet_v2_x1_0"
+  c.model.small_images = True
+  c.data.source, c.data.name = "tfds", "cifar10"
+  c.epochs = 200
+  c.augment = "pad_crop(4) | flip"
+  c.optim.weight_decay = 5e-4
+  c.optim.weight_decay_mask = ""
+
+
+def imagenet(c):
+  """The authors' recipe, the same as for v1 (section 4): 300k steps of 1024, from a rate of 0.5.
+
+  github.com/megvii-model/ShuffleNet-Series, ShuffleNetV1/train.py. The rate falls linearly there,
+  as a cosine here; biases and norms do not decay in either. It crops 224 pixels at random scales
+  and changes colours; here images are resized to 224, padded and cropped, and the data set has to
+  fit the device (data.max_gib), so that this is for parts of it, such as data.train="train[:5%]".
+  """
+  c.model.name = "shufflenet_v2_x1_0"
+  c.data.source, c.data.name = "tfds", "imagenet2012"
+  c.data.image_size = 224
+  c.data.test = "validation"  # the labels of the test split are not public
+  c.data.mean = (0.485, 0.456, 0.406)
+  c.data.std = (0.229, 0.224, 0.225)
+  c.batch_size = 1024
+  c.epochs = "300000 steps"
+  c.augment = "pad_crop(28) | flip"
+  c.task.label_smoothing = 0.1
+  c.optim.learning_rate = 0.5
+  c.optim.weight_decay = 4e-5
+
+
+def get_config(preset: str = "digits"):
+  config = default()
+  presets = {"digits": digits, "cifar10": cifar10, "imagenet": imagenet}
+  return pick(preset, presets, config)
