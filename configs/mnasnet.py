@@ -11,10 +11,10 @@ from cnnjax.config import default, pick
 def digits(c):
   c.model.name = "mnasnet_050"
   c.model.small_images = True
-  c.model.momentum = 0.9  # a run of 300 steps is short for averages over 100
+  c.model.norm_momentum = 0.9  # a run of 900 steps is short for averages over 100
   c.data.image_size = 16
   c.batch_size = 64
-  c.epochs = 15
+  c.epochs = 40
   c.augment = "pad_crop(2)"
   c.optim.name = "adam"
   c.optim.learning_rate = 3e-3
@@ -43,7 +43,7 @@ def imagenet(c):
   such as data.train="train[:5%]".
   """
   c.model.name = "mnasnet_100"
-  c.model.momentum = 0.9997  # as in torchvision
+  c.model.norm_momentum = 0.9997  # as in torchvision
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 224
   c.data.test = "validation"  # the labels of the test split are not public

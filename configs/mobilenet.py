@@ -16,7 +16,7 @@ def digits(c):
   c.model.small_images = True
   c.data.image_size = 16
   c.batch_size = 64
-  c.epochs = 15
+  c.epochs = 40
   c.augment = "pad_crop(2)"
   c.optim.name = "adam"
   c.optim.learning_rate = 3e-3
@@ -71,7 +71,7 @@ def imagenet_v3(c):
   imagenet(c)
   c.model.name = "mobilenetv3_large_100"
   c.model.padding = "same"
-  c.model.momentum = 0.997
+  c.model.norm_momentum = 0.997
   c.batch_size = 4096
   c.epochs = "218000 steps"
   c.task.label_smoothing = 0.1
@@ -91,7 +91,7 @@ def imagenet_v4(c):
   """
   imagenet_v3(c)
   c.model.name = "mobilenetv4_conv_medium"
-  c.model.epsilon = 1e-3
+  c.model.norm_epsilon = 1e-3
   c.data.image_size = 256
   c.augment = "pad_crop(32) | flip"
   c.epochs = "156000 steps"

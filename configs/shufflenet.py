@@ -14,7 +14,7 @@ def digits(c):
   c.model.head_features = 256
   c.data.image_size = 16
   c.batch_size = 64
-  c.epochs = 15
+  c.epochs = 40
   c.augment = "pad_crop(2)"
   c.optim.name = "adam"
   c.optim.learning_rate = 3e-3

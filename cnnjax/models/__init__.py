@@ -5,13 +5,42 @@ from anywhere with `@models.register("my_net")`.
 """
 
 from cnnjax.models import (  # noqa: F401
-  alexnet, convmixer, convnext, densenet, efficientnet, googlenet, inception_v3, inception_v4,
-  lenet, mlp, mnasnet, mobilenet, mobilenet_v3, mobilenet_v4, nfnet, pyramidnet, regnet, resnet,
-  shufflenet, simple_cnn, squeezenet, vgg, vit, xception,
+  alexnet,
+  convmixer,
+  convnext,
+  densenet,
+  efficientnet,
+  googlenet,
+  inception_v3,
+  inception_v4,
+  lenet,
+  mlp,
+  mnasnet,
+  mobilenet,
+  mobilenet_v3,
+  mobilenet_v4,
+  nfnet,
+  pyramidnet,
+  regnet,
+  resnet,
+  shufflenet,
+  simple_cnn,
+  squeezenet,
+  vgg,
+  vit,
+  xception,
 )  # fmt: skip
 from cnnjax.models.features import FeatureInfo, feature_info, features
 from cnnjax.models.registry import (
-  Rate, Scale, Size, create, fields, import_modules, lookup, names, register,
+  Rate,
+  Scale,
+  Size,
+  create,
+  fields,
+  import_modules,
+  lookup,
+  names,
+  register,
 )  # fmt: skip
 from cnnjax.models.summary import Summary, summarize
 

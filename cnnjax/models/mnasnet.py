@@ -7,8 +7,8 @@ arXiv:1807.11626, figure 7. Parameters at 1000 classes: A1, with squeeze-and-exc
 Padding is 1 or 2 pixels on each side, as in torchvision (B1) and timm (both); the authors' code
 (tensorflow/tpu, models/official/mnasnet) pads as TensorFlow: `padding="same"`. Batch norm has the
 momentum of the paper (section 5), 0.99; torchvision has 0.9997, whose averages take ten thousand
-steps to settle, timm 0.9. Epsilon 1e-5 is theirs, the authors' is 1e-3. Initialisation as in the
-authors' code, see models/mobilenet.py.
+steps to settle, timm 0.9. Epsilon 1e-5 is theirs, the authors' is 1e-3. Initialisation as in
+models/mobilenet.py.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -64,8 +64,8 @@ class MNASNet(nn.Module):
   small_images: bool = False
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
   norm: layers.Norm = "batch"
-  momentum: Rate = 0.99  # of batch norm
-  epsilon: Scale = 1e-5  # of the norm
+  norm_momentum: Rate = 0.99  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
@@ -77,8 +77,8 @@ class MNASNet(nn.Module):
     """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
     layers.check_images(x)
     layer, depthwise = make_layers(
-      norm=self.norm, momentum=self.momentum, epsilon=self.epsilon, padding=self.padding,
-      act="relu", dtype=self.dtype,
+      norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      padding=self.padding, act="relu", dtype=self.dtype,
     )  # fmt: skip
     stride = 1 if self.small_images else 2
     stem = layers.make_divisible(32 * self.width)

@@ -12,9 +12,10 @@ Keras, as the authors' code, pads as TensorFlow (`padding="same"`, one pixel off
 epsilon 1e-3 and momentum 0.99 (v1) or 0.999 (v2); its v1 does so only where a stride meets an even
 number of pixels. The classifier of its v1 is a 1x1 convolution, of the same parameters.
 
-Initialisation as in timm (efficientnet_init_weights, after the authors' tensorflow/tpu): kernels
-normal, variance 2 / fan_out, where a depthwise kernel has one output (torchvision counts all its
-channels); the last layer uniform in +-1 / sqrt(classes).
+Initialisation: kernels normal, variance 2 / fan_out, where a depthwise kernel has one output, as in
+timm (efficientnet_init_weights, after the authors' tensorflow/tpu; torchvision counts all of its
+channels). The last layer normal, deviation 0.01, as in torchvision: timm's, uniform in +-1 /
+sqrt(classes), starts at a loss of 5 where there are 10 classes.
 """
 
 import functools
@@ -31,7 +32,7 @@ from cnnjax.models.registry import Rate, Scale, Size, register
 
 # [height, width, 1, channels]: the fan-in, height * width, is the fan-out of one output.
 depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-head_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+head_init = nn.initializers.normal(0.01)
 
 
 class SeparableConv(nn.Module):
@@ -136,8 +137,8 @@ class MobileNetV1(nn.Module):
   activation: Literal[tuple(layers.ACTIVATIONS)] = "relu6"
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
   norm: layers.Norm = "batch"
-  momentum: Rate = 0.9  # of batch norm
-  epsilon: Scale = 1e-5  # of the norm
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
@@ -148,8 +149,8 @@ class MobileNetV1(nn.Module):
     """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
     layers.check_images(x)
     layer, depthwise = make_layers(
-      norm=self.norm, momentum=self.momentum, epsilon=self.epsilon, padding=self.padding,
-      act=self.activation, dtype=self.dtype,
+      norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      padding=self.padding, act=self.activation, dtype=self.dtype,
     )  # fmt: skip
     stride = 1 if self.small_images else 2
     stem = layers.make_divisible(32 * self.width)
@@ -201,8 +202,8 @@ class MobileNetV2(nn.Module):
   activation: Literal[tuple(layers.ACTIVATIONS)] = "relu6"
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
   norm: layers.Norm = "batch"
-  momentum: Rate = 0.9  # of batch norm
-  epsilon: Scale = 1e-5  # of the norm
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
@@ -214,8 +215,8 @@ class MobileNetV2(nn.Module):
     """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
     layers.check_images(x)
     layer, depthwise = make_layers(
-      norm=self.norm, momentum=self.momentum, epsilon=self.epsilon, padding=self.padding,
-      act=self.activation, dtype=self.dtype,
+      norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      padding=self.padding, act=self.activation, dtype=self.dtype,
     )  # fmt: skip
     stride = 1 if self.small_images else 2
     stem = layers.make_divisible(32 * self.width)

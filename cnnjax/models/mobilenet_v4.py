@@ -137,8 +137,8 @@ class MobileNetV4(nn.Module):
   activation: Literal[tuple(layers.ACTIVATIONS)] = "relu"
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
   norm: layers.Norm = "batch"
-  momentum: Rate = 0.9  # of batch norm
-  epsilon: Scale = 1e-5  # of the norm
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
@@ -150,8 +150,8 @@ class MobileNetV4(nn.Module):
     """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
     layers.check_images(x)
     layer, depthwise = make_layers(
-      norm=self.norm, momentum=self.momentum, epsilon=self.epsilon, padding=self.padding,
-      act=self.activation, dtype=self.dtype,
+      norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      padding=self.padding, act=self.activation, dtype=self.dtype,
     )  # fmt: skip
     stride = 1 if self.small_images else 2
     stem = layers.make_divisible(self.stem_features * max(1.0, self.width))

@@ -94,7 +94,7 @@ def _depthwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding:
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any) -> jax.Array:
-  height, width, inputs, features = kernel.shape
+  inputs, features = kernel.shape[2:]
   groups = x.shape[-1] // inputs
   copies = _copies(x, kernel, strides, padding)
   seen = jnp.concatenate([c.reshape(-1, groups, inputs) for c in copies], axis=-1)

@@ -64,9 +64,9 @@ def test_squeezes_follow_the_input_of_the_block():
 
 
 def test_momentum_of_each_source():
-  assert models.fields("mnasnet_100")["momentum"] == 0.99
+  assert models.fields("mnasnet_100")["norm_momentum"] == 0.99
   for source, momentum in ("torchvision", 0.9997), ("timm", 0.9):
-    assert transfer.rules_for("mnasnet_100", source).overrides == {"momentum": momentum}
+    assert transfer.rules_for("mnasnet_100", source).overrides == {"norm_momentum": momentum}
 
 
 def test_small_images():

@@ -23,6 +23,6 @@ _TORCHVISION = (
 )
 
 RULES = [
-  Rules("torchvision", "mnasnet_*", _TORCHVISION, overrides=dict(momentum=0.9997)),
-  Rules("timm", "mnasnet_* semnasnet_*", TIMM_V2, overrides=dict(momentum=0.9)),
+  Rules("torchvision", "mnasnet_*", _TORCHVISION, overrides=dict(norm_momentum=0.9997)),
+  Rules("timm", "mnasnet_* semnasnet_*", TIMM_V2, overrides=dict(norm_momentum=0.9)),
 ]

@@ -175,10 +175,10 @@ def _keras_v3(sizes: Sequence[int]) -> tuple:
 
 
 def _keras(momentum: float) -> dict:
-  return dict(padding="same", epsilon=1e-3, momentum=momentum)
+  return dict(padding="same", norm_epsilon=1e-3, norm_momentum=momentum)
 
 
-_TIMM_NORM = dict(momentum=0.9, epsilon=1e-5)
+_TIMM_NORM = dict(norm_momentum=0.9, norm_epsilon=1e-5)
 
 RULES = [
   Rules("torchvision", "mobilenetv2_*", _TORCHVISION_V2),

@@ -195,8 +195,8 @@ def keras(name, size, examples, dtype):
 
 
 def keras_resnet20(size):
-  from keras import layers as L
   from keras import Model, ops
+  from keras import layers as L
 
   norm = lambda x: L.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
   conv = lambda x, n, s: L.Conv2D(n, 3, s, padding="same", use_bias=False)(x)

@@ -123,7 +123,7 @@ def table(results: dict) -> str:
   """The tables of README.md, one for each machine."""
   text = ""
   for key, entry in results.items():
-    labels = list(dict.fromkeys(l for row in entry["models"].values() for l in row["ratios"]))
+    labels = list(dict.fromkeys(name for row in entry["models"].values() for name in row["ratios"]))
     text += f"\n**{key}** ({', '.join(f'{k} {v}' for k, v in entry['versions'].items())})\n\n"
     header = ["model", "input", "ms", "FLOPs / 6 MACs", *labels]
     text += f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n"
