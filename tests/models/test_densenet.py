@@ -44,7 +44,20 @@ COUNTS = [
 # fmt: on
 
 
-@pytest.mark.parametrize("row", COUNTS, ids=lambda row: row[0])
+# The same code as the others, and long to trace.
+LONG = {
+  "densenet161", "densenet169", "densenet201", "densenet264", "densenet264_k48",
+  "densenet100_k24", "densenet_bc250_k24", "densenet_bc190_k40",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "row",
+  [
+    pytest.param(row, id=row[0], marks=[pytest.mark.slow] if row[0] in LONG else [])
+    for row in COUNTS
+  ],
+)
 def test_counts(check_counts, row):
   check_counts(*row)
 
@@ -108,31 +121,23 @@ def training_step(model, variables, x):
 COMPILER = {"xla_backend_optimization_level": 1}
 
 
-def compiled_step(x, **fields):
-  model = models.create("densenet121", 5, small_images=True, growth_rate=4, **fields)
-  variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
-  lowered = jax.jit(functools.partial(training_step, model)).lower(variables, x)
-  return model, lowered.compile(compiler_options=COMPILER)
-
-
-def test_memory_efficient_gives_the_same(random_variables):
-  x = normal(8, 8, 8, 3)
-  fields = dict(stage_sizes=(2, 1), dropout=0.2)
-  model, plain = compiled_step(x, **fields)
-  _, efficient = compiled_step(x, **fields, memory_efficient=True)
-  variables = random_variables(model, x)
+def test_memory_efficient_changes_nothing_but_memory(random_variables):
+  x = normal(16, 16, 16, 3)
+  results, memory = [], []
+  for memory_efficient in (False, True):
+    model = models.create(
+      "densenet121", 5, stage_sizes=(5,), growth_rate=4, small_images=True, dropout=0.2,
+      memory_efficient=memory_efficient,
+    )  # fmt: skip
+    variables = random_variables(model, x)
+    lowered = jax.jit(functools.partial(training_step, model)).lower(variables, x)
+    compiled = lowered.compile(compiler_options=COMPILER)
+    results.append(compiled(variables, x))
+    memory.append(compiled.memory_analysis().temp_size_in_bytes)
   close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
-  jax.tree.map(close, plain(variables, x), efficient(variables, x))
-
-
-def test_memory_efficient_takes_less_memory():
-  x = jax.ShapeDtypeStruct((16, 16, 16, 3), jnp.float32)
-  plain, efficient = (
-    compiled_step(x, stage_sizes=(8,), bottleneck=False, memory_efficient=memory_efficient)[1]
-    for memory_efficient in (False, True)
-  )
-  size = lambda compiled: compiled.memory_analysis().temp_size_in_bytes
-  assert size(efficient) < 0.5 * size(plain)
+  jax.tree.map(close, *results)
+  plain, efficient = memory
+  assert efficient < 0.6 * plain  # less, the deeper it is
 
 
 @pytest.mark.slow

@@ -96,6 +96,12 @@ every_form = pytest.mark.parametrize("name", FORMS)
 # One of each builder, for what does not depend on the variant.
 BUILDERS = {models.lookup(name).builder: name for name in reversed(FORMS)}
 every_builder = pytest.mark.parametrize("name", BUILDERS.values())
+# What compiles: the first form of each builder, and the others in the slow part.
+every_form_slowly = pytest.mark.parametrize(
+  "name",
+  [name if name in BUILDERS.values() else pytest.param(name, marks=pytest.mark.slow)
+   for name in FORMS],
+)  # fmt: skip
 
 
 def create(name, num_classes=CLASSES, **overrides):
@@ -226,7 +232,7 @@ def test_shapes(name):
   assert pooled.dtype == jnp.float32 and pooled.ndim == 2
 
 
-@every_form
+@every_form_slowly
 def test_a_training_step_reaches_everything(name, trained):
   variables, _, _, program = trained(name)
   (gradients, logits, updated), evaluated = program(jax.random.key(0))
@@ -238,7 +244,7 @@ def test_a_training_step_reaches_everything(name, trained):
   assert same == (not before and not drops(name))
 
 
-@every_form
+@every_form_slowly
 def test_deterministic_given_a_key(name, trained):
   *_, program = trained(name)
   (once, _), (again, _), (other, _) = (program(jax.random.key(key)) for key in (0, 0, 1))

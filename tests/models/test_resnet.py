@@ -344,7 +344,7 @@ def gradients_and_logits(model, variables, x):
 
 
 @pytest.mark.parametrize("kind", [
-  dict(), dict(preact=True, block="bottleneck")
+  dict(), pytest.param(dict(preact=True, block="bottleneck"), marks=pytest.mark.slow),
 ], ids=str)  # fmt: skip
 def test_remat_changes_nothing(kind, random_variables):
   """The blocks that are computed again drop the same things."""
@@ -379,7 +379,10 @@ def stacked(variables):
 
 
 @pytest.mark.parametrize("kind", [
-  dict(shortcut="A"), dict(preact=True, block="bottleneck", remat=True, attention="se")
+  dict(shortcut="A"),
+  pytest.param(
+    dict(preact=True, block="bottleneck", remat=True, attention="se"), marks=pytest.mark.slow
+  ),
 ], ids=str)  # fmt: skip
 def test_scan_is_the_same_network(kind, random_variables):
   kind = dict(stage_sizes=(3,), stem_features=4, **kind)
