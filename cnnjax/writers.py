@@ -4,15 +4,23 @@ import datetime
 import json
 import pathlib
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import rich.console
 import rich.progress
-import tensorboardX
 
 from cnnjax import tasks
+
+# Where there is a torch, tensorboardX imports it, for writers that are not used here: seconds at
+# start-up, and a second framework in the process. None in its place says that there is none.
+_hidden = sys.modules.setdefault("torch", None) is None
+import tensorboardX  # noqa: E402
+
+if _hidden:
+  del sys.modules["torch"]
 
 METRICS = "metrics.jsonl"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal

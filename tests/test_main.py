@@ -78,7 +78,7 @@ def resolved(monkeypatch):
     (["--config.learning_rate=1"], "mean 'optim.learning_rate'"),
     (["--config.optim=1"], "'optim' is a group"),
     (["--config.model.name=resnt20"], "mean 'resnet20'"),
-    (["--config.model.drop_pth=0.1"], "Choose from: block, drop_path"),
+    (["--config.model.drop_pth=0.1"], "Choose from: attention, block"),
     (["--config.model.num_classes=3"], "'model.num_classes'"),
     (["--config.data.source=digit"], "mean 'digits'"),
     (["--config.data.test=tst"], "mean 'test'"),

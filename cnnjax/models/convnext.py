@@ -148,6 +148,7 @@ BIG = (3, 3, 27, 3)
 
 
 def widths(first: int) -> tuple[int, ...]:
+  """Of the four stages: each doubles."""
   return first, 2 * first, 4 * first, 8 * first
 
 

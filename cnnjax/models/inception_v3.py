@@ -32,10 +32,12 @@ Table = list[list]
 
 
 def v3_a(pool: int) -> Table:
+  """Figure 5, with 5x5 as in the authors' code; `pool` features behind the pool."""
   return [[(64, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)], ["avg", (pool, 1)]]
 
 
 def v3_b(width: int) -> Table:
+  """Figure 6, with n = 7; `width` features inside the factorised branches."""
   return [
     [(192, 1)],
     [(width, 1), (width, (1, 7)), (192, (7, 1))],
@@ -126,6 +128,7 @@ class AuxiliaryHead(nn.Module):
 
 
 def halve(x: jax.Array) -> jax.Array:
+  """The pool between stages, without padding."""
   return layers.max_pool(x, 3, strides=2)
 
 

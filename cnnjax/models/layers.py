@@ -76,6 +76,7 @@ class Conv(nn.Conv):
 
 
 def identity(x: jax.Array) -> jax.Array:
+  """x."""
   return x
 
 

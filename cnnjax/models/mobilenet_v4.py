@@ -40,14 +40,17 @@ class Row(NamedTuple):
 
 
 def conv(kernel_size: int, features: int, strides: int = 1) -> Row:
+  """A convolution with norm and activation."""
   return Row("conv", kernel_size, 0, 1, features, strides)
 
 
 def fused(kernel_size: int, expand: int, features: int, strides: int = 1) -> Row:
+  """See FusedBottleneck."""
   return Row("fused", kernel_size, 0, expand, features, strides)
 
 
 def uib(kernel_size1: int, kernel_size2: int, expand: int, features: int, strides: int = 1) -> Row:
+  """See UniversalBottleneck."""
   return Row("uib", kernel_size1, kernel_size2, expand, features, strides)
 
 

@@ -85,6 +85,8 @@ def register(
   def decorator(builder: Builder) -> Builder:
     if name in _ENTRIES:
       raise UserError(f"a model named {name!r} is already registered; choose another name")
+    if taken := sorted({"init", "apply"} & set(inspect.signature(builder).parameters)):
+      raise UserError(f"model {name!r}: a field named {taken[0]!r} hides the method of the module")
     own = {key: parameter.default for key, parameter in _parameters(builder).items()}
     merged = own | _checked_overrides(name, builder, defaults)
     if missing := [key for key, value in merged.items() if value is inspect.Parameter.empty]:

@@ -143,6 +143,7 @@ class RegNet(nn.Module):
 def regnet(
   depth: int, w_0: int, w_a: float, w_m: float, group_width: int, se_ratio: float = 0.0
 ) -> dict[str, Any]:
+  """A row of the tables: the numbers of the design space, and SE for a RegNetY."""
   section = "4" if se_ratio else "3.3"
   return dict(
     depth=depth, w_0=w_0, w_a=w_a, w_m=w_m, group_width=group_width, se_ratio=se_ratio,

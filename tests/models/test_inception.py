@@ -100,7 +100,7 @@ def test_width_and_depth_of_inception_v3():
 def test_residual_block_by_hand(act, random_variables):
   conv = functools.partial(layers.conv, dtype=jnp.float32)
   norm = functools.partial(layers.norm, epsilon=1e-3, dtype=jnp.float32)
-  unit = functools.partial(inception_v3.conv_unit, 0.5, conv=conv, norm=norm)
+  unit = functools.partial(layers.ConvNormAct, width=0.5, conv=conv, norm=norm)
   block = inception_v4.ResidualMixed(
     [[(16, 1)], [(16, 1)]], unit, conv, scale=0.3, drop_path=0.0, act=act
   )

@@ -74,7 +74,7 @@ def test_bfloat16_gives_float32_logits_and_parameters():
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_too_small_an_input_says_so(size):
   model = models.create("simple_cnn_keras", 10)
-  with pytest.raises(UserError, match="too small"):
+  with pytest.raises(UserError, match="smallest image that this model takes is 10x10, got"):
     jax.eval_shape(
       lambda x: model.init(jax.random.key(0), x, train=False), jnp.zeros((1, size, size, 1))
     )
