@@ -336,7 +336,8 @@ def _keep(module: nn.Module, collection: str, name: str, value: Any) -> None:
 def run_block(block: nn.Module, x: jax.Array, *, remat: bool, **options: Any) -> jax.Array:
   """block(x, **options); with `remat`, computed again in the backward pass and not kept.
 
-  jax.checkpoint (arXiv:1604.06174): the same outputs and gradients, memory for time.
+  jax.checkpoint (arXiv:1604.06174): the same outputs and gradients, memory for time. On CPU before
+  jax 0.12 XLA merges the second computation with the first again, and nothing is saved.
   """
   if not remat:
     return block(x, **options)

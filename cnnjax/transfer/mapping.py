@@ -192,7 +192,7 @@ def _laid_out(
   for pattern, reorder in rules.reorder.items():
     if re.search(pattern, ours):
       array = reorder(array)
-  if ours.endswith("/kernel"):
+  if ours.endswith("/kernel") and array.ndim > 1:
     if SOURCES[rules.source] is _TORCH:
       array = array.transpose((*range(2, array.ndim), 1, 0))
     elif theirs.endswith("depthwise_kernel") or (

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from cnnjax import models
+from cnnjax import config, models, workdir
 from cnnjax.errors import UserError
 from cnnjax.models import registry
 
@@ -131,3 +131,44 @@ def test_what_is_converted():
   for dtype in (jnp.bfloat16, "bfloat16", jnp.dtype("bfloat16")):
     assert models.create("mlp", 10, dtype=dtype).dtype == jnp.bfloat16
   assert models.create("mlp", 10).dtype == jnp.float32
+
+
+def test_a_module_of_a_fork_registers_its_models(tmp_path, monkeypatch):
+  """The config key `imports`, as a command and as a run that goes on use it."""
+  (tmp_path / "my_nets_of_a_fork.py").write_text(
+    "from cnnjax import models\n"
+    "@models.register('my_fork_net')\n"
+    "def build(num_classes, dtype, *, width: int = 8):\n"
+    "  return models.create('mlp', num_classes, dtype=dtype, features=(width,))\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  settings = config.default()
+  settings.data.source = "synthetic"
+  settings.model.name = "my_fork_net"
+  with pytest.raises(UserError, match="unknown model 'my_fork_net'"):
+    config.validate(settings)
+  settings.imports = ("my_nets_of_a_fork",)
+  config.validate(settings)
+  workdir.claim(tmp_path / "run", settings)
+  monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+  assert workdir.load_config(tmp_path / "run").model.width == 8
+
+
+@pytest.mark.parametrize("text, words", [
+  (None, "cannot import 'a_fork_that_fails'.*ModuleNotFoundError.*PYTHONPATH"),
+  ("1 / 0", "cannot import 'a_fork_that_fails'.*ZeroDivisionError"),
+])  # fmt: skip
+def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, text, words):
+  if text:
+    (tmp_path / "a_fork_that_fails.py").write_text(text)
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(UserError, match=words):
+    models.import_modules(["a_fork_that_fails"])
+
+
+def test_a_field_may_not_hide_a_method():
+  class Hides(Net):
+    init: str = "zeros"
+
+  with pytest.raises(UserError, match="'init' hides the method"):
+    models.register("hides")(Hides)

@@ -1,0 +1,99 @@
+"""The mechanism: strict, and everything that is wrong is told at once. The tables are tested by the
+parity tests of the families."""
+
+import fnmatch
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import models, transfer
+from cnnjax.errors import UserError
+from cnnjax.transfer import mapping
+
+RULES = transfer.Rules("torchvision", "none", ((r"^layer(\d)\.(\d)\.", "stage<1>_block<2+1>."),))
+LIKE = {
+  "params": {
+    "stage1_block1": {"kernel": jnp.zeros((3, 3, 2, 4)), "bias": jnp.zeros(4)},
+    "norm": {"scale": jnp.zeros(4)},
+    "head": {"kernel": jnp.zeros((4, 5))},
+  },
+  "batch_stats": {"norm": {"mean": jnp.zeros(4)}},
+}
+
+
+def weights(**changes):
+  rng = np.random.default_rng(0)
+  shapes = {
+    "layer1.0.weight": (4, 2, 3, 3), "layer1.0.bias": (4,), "norm.weight": (4,),
+    "norm.running_mean": (4,), "norm.num_batches_tracked": (), "head.weight": (5, 4),
+  }  # fmt: skip
+  found = {name: rng.normal(size=shape) for name, shape in shapes.items()} | changes
+  return {name: value for name, value in found.items() if value is not None}
+
+
+@pytest.mark.smoke
+def test_names_and_layouts():
+  theirs = weights()
+  ours = transfer.convert(theirs, LIKE, RULES)
+  assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, LIKE)
+  assert jax.tree.leaves(ours)[0].dtype == np.float32
+  kernel = ours["params"]["stage1_block1"]["kernel"]
+  assert kernel[2, 1, 0, 3] == np.float32(theirs["layer1.0.weight"][3, 0, 2, 1])
+  np.testing.assert_array_equal(
+    ours["params"]["head"]["kernel"], theirs["head.weight"].T.astype(np.float32)
+  )
+
+
+def test_all_problems_in_one_error():
+  wrong = {
+    "layer1.0.bias": None,  # missing
+    "layer1.0.extra": np.zeros(3),  # unexpected
+    "head.weight": np.zeros((5, 3)),  # mis-shaped
+    "layer1.00.weight": np.zeros((4, 2, 3, 3)),  # unexpected: no such block
+    "norm/weight": np.zeros(4),  # twice
+  }
+  with pytest.raises(UserError) as error:
+    transfer.convert(weights(**wrong), LIKE, RULES)
+  for words in (
+    "5 problems",
+    "missing: params/stage1_block1/bias",
+    "unexpected: layer1.0.extra",
+    "unexpected: layer1.00.weight",
+    "mis-shaped: head.weight is [5, 3], params/head/kernel takes [4, 5]",
+    "twice: norm/weight and norm.weight",
+  ):
+    assert words in str(error.value)
+
+
+def test_a_flattened_map_keeps_its_order():
+  """Theirs stands behind [channels, height, width], ours behind [height, width, channels]."""
+  rng = np.random.default_rng(0)
+  image, weight = rng.normal(size=(2, 3, 4)), rng.normal(size=(5, 24))
+  ours = mapping.flattened(2, 3, 4)(weight)
+  np.testing.assert_allclose(
+    ours @ image.transpose(1, 2, 0).ravel(), weight @ image.ravel(), rtol=1e-12
+  )
+
+
+def test_no_rules_says_which_there_are():
+  with pytest.raises(UserError, match=r"no rules take weights of pytorchcv to convnext_tiny.*timm"):
+    transfer.rules_for("convnext_tiny", "pytorchcv")
+  with pytest.raises(UserError, match="Did you mean 'torchvision'"):
+    transfer.rules_for("resnet50", "torchvison")
+  with pytest.raises(UserError, match="Did you mean 'resnet50'"):
+    transfer.rules_for("resnt50", "timm")
+
+
+def test_weights_of_another_network_are_refused():
+  with pytest.raises(UserError, match=r"107 problems: mis-shaped: head.weight is \[3\]"):
+    transfer.load("resnet20", {"head.weight": np.zeros(3)}, source="pytorchcv", num_classes=10)
+
+
+@pytest.mark.parametrize("rules", mapping._all_rules(), ids=lambda r: f"{r.source}-{r.models[:20]}")
+def test_every_table_is_for_models_that_exist(rules):
+  for pattern in rules.models.split():
+    assert fnmatch.filter(models.names(), pattern), pattern
+  name = fnmatch.filter(models.names(), rules.models.split()[0])[0]
+  models.create(name, 10, **rules.overrides)
