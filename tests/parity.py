@@ -238,18 +238,9 @@ def _same_training(
 
 
 def fits(name: str, source: str, state_dict: Callable[[], Any], **options: Any) -> None:
-  """Every tensor of a reference has its place in ours, by shapes alone: nothing is allocated."""
+  """Every tensor of a reference has its place in ours, by shapes alone; none of theirs is drawn."""
   t = torch()
   with t.device("meta"):
     shapes = {k: v.shape for k, v in state_dict().items()}
   zeros = {k: np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
-  rules = transfer.rules_for(name, source)
-  from cnnjax import models
-
-  num_classes = options.pop("num_classes", 1000)
-  input_shape = options.pop("input_shape", None) or models.lookup(name).input_shape
-  model = models.create(name, num_classes, **{**rules.overrides, **options})
-  like = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), jnp.zeros((1, *input_shape)), train=False)
-  )
-  transfer.convert(zeros, like, rules)
+  transfer.load(name, zeros, source=source, **options)
