@@ -167,7 +167,7 @@ def test_the_auxiliary_head_as_in_torchvision():
   theirs = parity.randomize(inception.InceptionAux(24, 7))
   conv = functools.partial(layers.conv, dtype=jnp.float32)
   norm = functools.partial(layers.norm, epsilon=1e-3, dtype=jnp.float32)
-  unit = functools.partial(inception_v3.conv_unit, 1.0, conv=conv, norm=norm)
+  unit = functools.partial(layers.ConvNormAct, conv=conv, norm=norm)
 
   class Network(nn.Module):
     @nn.compact

@@ -50,11 +50,6 @@ def test_option_a_shortcut():
   assert not y[..., :2].any() and not y[..., 5:].any()
 
 
-def test_max_pool_pads_with_minus_infinity():
-  x = -jnp.ones((1, 4, 4, 1))
-  assert jnp.array_equal(layers.max_pool(x, 3, strides=2, padding=1), -jnp.ones((1, 2, 2, 1)))
-
-
 def test_activations_at_known_points():
   at = {name: float(function(jnp.float32(-1.0))) for name, function in layers.ACTIVATIONS.items()}
   expected = {
@@ -82,25 +77,9 @@ def test_convolution_is_the_same_with_and_without_the_barrier():
   assert each.shape == x.shape
 
 
-@pytest.mark.parametrize(
-  "size, window, strides, padding", [(6, 2, 2, 0), (7, 3, 2, 1), (5, 2, 2, 0)]
-)
-def test_max_pool_as_a_maximum_of_shifted_copies(size, window, strides, padding):
-  """Forward and backward as the window reduction, where nothing ties."""
-  x = normal(2, size, size, 3)
-  reference = lambda x: nn.max_pool(
-    x, window_shape=(window, window), strides=(strides, strides),
-    padding=[(padding, padding)] * 2,
-  )  # fmt: skip
-  ours = lambda x: layers.max_pool(x, window, strides=strides, padding=padding)
-  both = lambda f: (f(x), jax.grad(lambda x: jnp.sum(f(x) ** 2))(x))
-  jax.tree.map(np.testing.assert_array_equal, *jax.jit(lambda: (both(ours), both(reference)))())
-
-
 def test_no_window_fits():
   """As the library says it: no pixel is left."""
   x = normal(2, 3, 3, 4)
-  assert layers.max_pool(x, 5, strides=1, padding=0).shape == (2, 0, 0, 4)
   conv = layers.conv(6, 5, padding=0, dtype=jnp.float32, train=False)
   assert conv.apply({"params": {"kernel": normal(5, 5, 4, 6)}}, x).shape == (2, 0, 0, 6)
 

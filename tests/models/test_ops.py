@@ -94,6 +94,51 @@ def test_a_choice_that_is_none():
     pass
 
 
+POOLS = {
+  "max": ops.max_pool,
+  "average": ops.avg_pool,
+  "average of what is there": functools.partial(ops.avg_pool, count_padding=False),
+}
+
+
+@pytest.mark.parametrize("window, strides, padding", [(2, 2, 0), (3, 2, 1), (3, 1, "SAME")])
+@pytest.mark.parametrize("kind", POOLS)
+def test_pools(kind, window, strides, padding):
+  """Behind a norm, which XLA fuses with a pool and may compute twice, rounded in two ways."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(4, 33, 33, 16)).astype(np.float32)
+  scale = rng.uniform(0.5, 1.5, size=16).astype(np.float32)
+
+  def after_a_norm(x):
+    x = (x - x.mean((0, 1, 2))) * jax.lax.rsqrt(x.var((0, 1, 2)) + 1e-3) * scale + 0.3
+    return POOLS[kind](jax.nn.relu(x), window, strides=strides, padding=padding)
+
+  traced = lambda: jax.jit(functools.partial(both, lambda x: after_a_norm(x))).trace(x)
+  ours = traced()
+  assert "reduce_window" not in str(ours.jaxpr)
+  with ops.plain():
+    theirs = traced()
+  assert "reduce_window" in str(theirs.jaxpr)
+  ours, theirs = (program.lower().compile()(x) for program in (ours, theirs))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5), ours, theirs)
+
+
+def test_of_pixels_that_tie_the_first_takes_the_gradient():
+  x = jnp.asarray(np.random.default_rng(0).integers(3, size=(2, 9, 9, 4)), jnp.bfloat16)
+  gradient = lambda x: jax.grad(lambda x: ops.max_pool(x, 3, strides=2, padding=1).sum())(x)
+  ours = gradient(x)
+  with ops.plain():
+    np.testing.assert_array_equal(ours, gradient(x))
+
+
+def test_max_pool_pads_with_minus_infinity_and_keeps_nan():
+  x = -jnp.ones((1, 4, 4, 1))
+  pool = functools.partial(ops.max_pool, window=3, strides=2, padding=1)
+  assert jnp.array_equal(pool(x), -jnp.ones((1, 2, 2, 1)))
+  assert np.isnan(pool(x.at[0, 1, 1].set(np.nan))).all()
+  assert pool(x[:, :1, :1], padding=0).shape == (1, 0, 0, 1)  # no window fits
+
+
 @pytest.mark.parametrize("window, strides, padding", [(3, 2, 0), (3, 2, 1), (2, 2, 0)])
 @pytest.mark.parametrize("size", range(4, 9))
 def test_ceil_counts_the_last_window(size, window, strides, padding):
