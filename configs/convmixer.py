@@ -43,9 +43,10 @@ def imagenet(c):
   """The authors' github.com/locuslab/convmixer: 300 epochs of 640, AdamW, rate 0.01.
 
   150 epochs for convmixer_1536_20. Differences: a cosine in place of one-cycle (not critical,
-  they say), padded crops, and no RandAugment or random erasing. Weight decay is PyTorch's default
-  of timm's script, 2e-5. The data set has to fit the device (data.max_gib), so that this is for
-  parts of it, such as data.train="train[:5%]".
+  they say), padded crops, no RandAugment and no random erasing; mixup and CutMix in every step,
+  where their script draws one of them. Weight decay and label smoothing are the defaults of that
+  script, a copy of timm's: 2e-5, 0.1. The data set has to fit the device (data.max_gib), so that
+  this is for parts of it, such as data.train="train[:5%]".
   """
   c.model.name = "convmixer_768_32"
   c.data.source, c.data.name = "tfds", "imagenet2012"
@@ -55,7 +56,8 @@ def imagenet(c):
   c.data.std = (0.229, 0.224, 0.225)
   c.batch_size = 640
   c.epochs = 300
-  c.augment = "pad_crop(28) | flip | mixup(0.5)"
+  c.augment = "pad_crop(28) | flip | mixup(0.5) | cutmix(0.5)"
+  c.task.label_smoothing = 0.1
   c.optim.name = "adamw"
   c.optim.learning_rate = 0.01
   c.optim.eps = 1e-3

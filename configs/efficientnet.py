@@ -26,8 +26,8 @@ def digits(c):
 def cifar10(c):
   """The recipe of github.com/kuangliu/pytorch-cifar: rate 0.1, cosine over 200 epochs.
 
-  Its EfficientNetB0 has the stride-1 stem as here, but keeps the stride of the second stage, has no
-  last 1x1 convolution, and squeezes a quarter of the expanded features.
+  Its EfficientNetB0 has the stride-1 stem as here, but keeps the stride of the second stage and has
+  no last 1x1 convolution.
   """
   c.model.small_images = True
   c.data.source, c.data.name = "tfds", "cifar10"

@@ -34,9 +34,11 @@ def cifar10(c):
 
 
 def imagenet(c):
-  """github.com/1e100/mnasnet_trainer, which made torchvision's weights: SGD, cosine, 330 epochs.
+  """github.com/1e100/mnasnet_trainer, the recipe that torchvision names: SGD, cosine, 330 epochs.
 
   mnasnet_100 at 740 images a step; mnasnet_050 takes 1000, rate 1.0, no weight decay, 300 epochs.
+  Torchvision's weights of both are of earlier versions of it (mnasnet_100: 200 epochs, pull request
+  829), those of its other widths of another recipe.
   (The paper, section 5, has RMSProp and 4096 images a step.) Its warmup starts at a tenth of the
   rate, here at 0. It crops 224 pixels at random scales; here images are resized to 224, padded and
   cropped, and the data set has to fit the device (data.max_gib), so that this is for parts of it,

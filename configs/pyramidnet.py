@@ -47,11 +47,12 @@ def cifar100(c):
 
 
 def imagenet(c):
-  """PyramidNet-101 as in the authors' github.com/dyhan0920/PyramidNet-PyTorch: 100 epochs of 128.
+  """The authors' github.com/dyhan0920/PyramidNet-PyTorch: 100 epochs of 128.
 
-  Rate 0.05, / 10 every 30 epochs. Differences: padded crops in place of random-resized crops and
-  colour jitter. The data set has to fit the device (data.max_gib), so that this is for parts of it,
-  such as data.train="train[:5%]".
+  Rate 0.05, / 10 every 30 epochs. Its README gives this for PyramidNet-200, and does not say how
+  the published PyramidNet-101, which is here, was trained. Differences: padded crops in place of
+  random-resized crops and colour jitter. The data set has to fit the device (data.max_gib), so that
+  this is for parts of it, such as data.train="train[:5%]".
   """
   cifar10(c)
   c.model.name = "pyramidnet101_a360"

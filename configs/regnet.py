@@ -33,7 +33,7 @@ def cifar10(c):
 
 
 def imagenet(c):
-  """The authors' recipe, arXiv:2003.13678 section 5 and MODEL_ZOO.md of facebookresearch/pycls.
+  """The authors' recipe, arXiv:2003.13678 appendix C and MODEL_ZOO.md of facebookresearch/pycls.
 
   SGD, 100 epochs, half a cosine from 0.1 per 128 images, 5 epochs of warm-up, weight decay 5e-5.
   Batches of 1024 up to 1.6GF, 512 up to 16GF, 256 for 32GF. Reported top-1 errors: X-200MF 31.1 %,

@@ -1,7 +1,7 @@
 """AlexNet, the network of 2012 and the one that goes by its name today.
 
 - `alexnet`: "One weird trick", arXiv:1404.5997, as in torchvision: one tower, no normalisation;
-  61,100,840 parameters at 1000 classes.
+  61,100,840 parameters at 1000 classes. (The paper has 384 features in convolution 4, not 256.)
 - `alexnet_2012`: Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional
   Neural Networks", NIPS 2012, section 3: two towers, that is, convolutions 2, 4 and 5 in two
   groups; local response normalisation by the formula of section 3.3; 227x227 pixels without padding
@@ -107,7 +107,7 @@ class AlexNet(nn.Module):
 
 
 VARIANTS = {
-  "alexnet": dict(input_shape=(224, 224, 3), reference="arXiv:1404.5997 section 5"),
+  "alexnet": dict(input_shape=(224, 224, 3), reference="arXiv:1404.5997, as in torchvision"),
   "alexnet_2012": dict(
     features=(96, 256, 384, 384, 256), groups=2, lrn=True, stem_padding=0, dropout_first=False,
     weight_init="2012", input_shape=(227, 227, 3),

@@ -4,7 +4,7 @@
 
 - Squeeze-and-excitation, arXiv:1709.01507 section 3.
 - CBAM, arXiv:1807.06521 section 3: channel attention, then spatial; either alone by name.
-- ECA, arXiv:1910.03151 section 3.3.
+- ECA, arXiv:1910.03151 section 3.2.
 """
 
 import math

@@ -1,13 +1,14 @@
 """Densely connected networks, arXiv:1608.06993: each layer sees the feature maps of all before it.
 
 - ImageNet, table 1: `densenet121` 7,978,856, `densenet169` 14,149,480, `densenet201` 20,013,928,
-  `densenet161` (growth rate 48) 28,681,000, `densenet264` 33,337,704 at 1000 classes. Two networks
-  are called DenseNet-264: that of the paper has growth rate 32; `densenet264_k48`, 72,686,632, is
-  that of the report on memory (arXiv:1707.06990).
-- CIFAR, section 4.2: `densenet40_k12` 1,019,722, `densenet_bc100_k12` 769,162, `densenet_bc190_k40`
-  25,624,430 at 10 classes. Another depth L: (L - 4) / 3 layers in each of three blocks, half of
-  that for BC, which has bottlenecks and compresses by half; see `cifar`. The plain ones of
-  pytorchcv compress as well and begin with 2k maps: 599,050 for its densenet40_k12
+  `densenet264` 33,337,704 at 1000 classes. `densenet161` (growth rate 48, 28,681,000) is not in the
+  paper's last version, but in torchvision. Two networks are called DenseNet-264: that of the paper
+  has growth rate 32; `densenet264_k48`, 72,686,632, is that of the report on memory
+  (arXiv:1707.06990).
+- CIFAR, section 3 and table 2: `densenet40_k12` 1,019,722, `densenet_bc100_k12` 769,162,
+  `densenet_bc190_k40` 25,624,430 at 10 classes. Another depth L: (L - 4) / 3 layers in each of
+  three blocks, half of that for BC, which has bottlenecks and compresses by half; see `cifar`. The
+  plain ones of pytorchcv compress as well and begin with 2k maps: 599,050 for its densenet40_k12
   (`compression=0.5, stem_features=0`).
 
 torchvision and timm have dropout only behind the 3x3; here it is behind every convolution but the
@@ -190,14 +191,16 @@ def cifar(depth: int, growth_rate: int, *, bc: bool) -> dict[str, Any]:
 
 
 IMAGENET = dict(input_shape=(224, 224, 3), reference="arXiv:1608.06993 table 1")
+WIDE = dict(reference="github.com/liuzhuang13/DenseNet")
 VARIANTS = {
   "densenet121": IMAGENET | dict(stage_sizes=(6, 12, 24, 16)),
-  "densenet161": IMAGENET | dict(stage_sizes=(6, 12, 36, 24), growth_rate=48),
+  "densenet161": IMAGENET
+  | dict(stage_sizes=(6, 12, 36, 24), growth_rate=48, reference="arXiv:1608.06993, torchvision"),
   "densenet169": IMAGENET | dict(stage_sizes=(6, 12, 32, 32)),
   "densenet201": IMAGENET | dict(stage_sizes=(6, 12, 48, 32)),
   "densenet264": IMAGENET | dict(stage_sizes=(6, 12, 64, 48)),
   "densenet264_k48": IMAGENET
-  | dict(stage_sizes=(6, 12, 64, 48), growth_rate=48, reference="arXiv:1707.06990 section 4"),
+  | dict(stage_sizes=(6, 12, 64, 48), growth_rate=48, reference="arXiv:1707.06990"),
   "densenet40_k12": cifar(40, 12, bc=False),
   "densenet100_k12": cifar(100, 12, bc=False),
   "densenet100_k24": cifar(100, 24, bc=False),
@@ -205,9 +208,9 @@ VARIANTS = {
   "densenet_bc250_k24": cifar(250, 24, bc=True),
   "densenet_bc190_k40": cifar(190, 40, bc=True),
   # "Wide" ones of the authors' repository.
-  "densenet_bc40_k36": cifar(40, 36, bc=True),
-  "densenet_bc40_k48": cifar(40, 48, bc=True),
-  "densenet_bc40_k60": cifar(40, 60, bc=True),
+  "densenet_bc40_k36": cifar(40, 36, bc=True) | WIDE,
+  "densenet_bc40_k48": cifar(40, 48, bc=True) | WIDE,
+  "densenet_bc40_k60": cifar(40, 60, bc=True) | WIDE,
 }
 for _name, _row in VARIANTS.items():
   register(_name, **_row)(DenseNet)

@@ -263,8 +263,8 @@ def head(
 def global_pool(x: jax.Array, kind: Pool = "avg") -> jax.Array:
   """[batch, height, width, channels] to [batch, channels], float32. Call it in a compact method.
 
-  "avg+max" is the mean of both, as "avgmax" in timm. "gem": arXiv:1711.02512 section 3.2, the mean
-  of p-th powers, to the 1/p, with one trainable p (`gem/p`) from 3; values below 1e-6 are raised.
+  "avg+max" is the mean of both, as "avgmax" in timm. "gem": arXiv:1711.02512, the mean of p-th
+  powers, to the 1/p, with one trainable p (`gem/p`) from 3; values below 1e-6 are raised.
   """
   x = x.astype(jnp.float32)
   if kind == "avg":

@@ -1,8 +1,9 @@
 """MnasNet: inverted residuals whose kernels, widths and squeezes were searched for.
 
-arXiv:1807.11626, figure 7. Parameters at 1000 classes: A1, with squeeze-and-excitation,
-`semnasnet_100` 3,887,038; B1, without, `mnasnet_100` 4,383,312, `mnasnet_050` 2,218,512,
-`mnasnet_130` 6,282,256 (torchvision's mnasnet1_3). Widths leave the last convolution at 1280.
+arXiv:1807.11626. Parameters at 1000 classes: A1, with squeeze-and-excitation, figure 7,
+`semnasnet_100` 3,887,038; B1, without, as in the code below, `mnasnet_100` 4,383,312, `mnasnet_050`
+2,218,512, `mnasnet_130` 6,282,256 (torchvision's mnasnet1_3). Widths leave the last convolution at
+1280.
 
 Padding is 1 or 2 pixels on each side, as in torchvision (B1) and timm (both); the authors' code
 (tensorflow/tpu, models/official/mnasnet) pads as TensorFlow: `padding="same"`. Batch norm has the
@@ -114,12 +115,12 @@ class MNASNet(nn.Module):
     return layers.head(self.num_classes, kernel_init=head_init)(x)
 
 
-for _prefix, _stages, _widths in (
-  ("mnasnet", B1, (0.5, 0.75, 1.0, 1.3, 1.4)),
-  ("semnasnet", A1, (0.5, 0.75, 1.0, 1.4)),
+for _prefix, _stages, _widths, _reference in (
+  ("mnasnet", B1, (0.5, 0.75, 1.0, 1.3, 1.4), "arXiv:1807.11626, B1 of the authors' code"),
+  ("semnasnet", A1, (0.5, 0.75, 1.0, 1.4), "arXiv:1807.11626 figure 7"),
 ):
   for _width in _widths:
     register(
       f"{_prefix}_{round(100 * _width):03}", stages=_stages, width=_width,
-      input_shape=(224, 224, 3), reference="arXiv:1807.11626 figure 7",
+      input_shape=(224, 224, 3), reference=_reference,
     )(MNASNet)  # fmt: skip

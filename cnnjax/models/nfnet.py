@@ -117,7 +117,7 @@ class Block(nn.Module):
     gain = nn.initializers.ones if self.skip_init else nn.initializers.zeros
     y = conv(self.features, 1, gain_init=gain, name="conv4")(act(y), train=train)
     squeeze = max(1, self.features // 2)
-    init = nn.initializers.lecun_normal()  # what Haiku draws; the gates start near a half
+    init = nn.initializers.lecun_normal()  # nearly what Haiku draws; the gates start near a half
     y = 2 * SqueezeExcite(squeeze, kernel_init=init, dtype=self.dtype, name="se")(y)
     y = layers.drop_path(y, drop_path, train=train)
     if self.skip_init:
@@ -135,7 +135,7 @@ class NFNet(nn.Module):
   # For 32x32: no strides in the stem, where the paper's has two; maps of 32x32 to 4x4 follow.
   small_images: bool = False
   activation: Literal[tuple(ACTIVATIONS)] = "gelu_tanh"
-  alpha: Scale = 0.2  # how much a branch adds to the deviation, arXiv:2101.08692 section 3
+  alpha: Scale = 0.2  # a branch adds its square to the variance, arXiv:2102.06171 section 3
   skip_init: bool = True  # else the last gain of each branch starts at 0
   variance_floor: bool = True  # how weights are kept from a division by 0
   pool: layers.Pool = "avg"

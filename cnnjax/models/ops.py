@@ -18,7 +18,7 @@ from flax import linen as nn
 from cnnjax.errors import unknown
 
 # What is rewritten on CPU; `without` leaves some of it out.
-CHOICES = ("barrier", "dot", "depthwise", "grouped", "product", "pool")
+CHOICES = ("barrier", "dot", "depthwise", "grouped", "product", "pool", "order", "library")
 _left_out: frozenset[str] = frozenset()
 
 
@@ -47,6 +47,22 @@ def plain() -> contextlib.AbstractContextManager[None]:
 
 def _rewrites(choice: str) -> bool:
   return choice not in _left_out and jax.default_backend() == "cpu"
+
+
+def compiler_options() -> dict[str, str]:
+  """What `jax.jit` is to tell XLA about a program that trains.
+
+  - order: of the orders in which the operations can run, one that needs less memory; caches are
+    small. 
+  - library: XNNPACK's successor, YNNPACK, for sums and for matrix products.
+  """
+  options = {}
+  if _rewrites("order"):
+    options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+  if _rewrites("library"):
+    kinds = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+    options["xla_cpu_experimental_ynn_fusion_type"] = kinds
+  return options
 
 
 def convolve(

@@ -1,17 +1,17 @@
 """PyramidNet, arXiv:1610.02915: pre-activation blocks that widen a little each, alpha in all.
 
 Block n of N has 16 + alpha n / N features, rounded (64 + alpha n / N on ImageNet), and 4 times as
-many at the ends of a bottleneck (section 2.1, additive). A block has a norm more than in ResNet v2
-and a relu less (figure 6d); its shortcut pads the missing channels with zeros behind,
-after an average pool where the stride is 2.
+many at the ends of a bottleneck (the paper's additive form). A block has a norm more than in ResNet
+v2, behind the last convolution, and a relu less, the first; its shortcut pads the missing channels
+with zeros behind, after an average pool where the stride is 2.
 
-CIFAR, table 4, at 10 classes: `pyramidnet110_a84` 3,904,446, `pyramidnet110_a270` 28,485,477,
+CIFAR, at 10 classes: `pyramidnet110_a84` 3,904,446, `pyramidnet110_a270` 28,485,477,
 `pyramidnet200_a240_bn` 26,752,702, `pyramidnet272_a200_bn` 26,210,842 ("bn": bottleneck). ImageNet:
 `pyramidnet101_a360` 42,455,070 at 1000. Names and counts are those of pytorchcv.
 
 As in the authors' code (github.com/jhkim89/PyramidNet, github.com/dyhan0920/PyramidNet-PyTorch) the
-widths are rounded from a running sum; the floor of the paper's equation 3 would lose a fraction in
-every block. Kernels are normal with variance 2 / fan out, there and here.
+widths are rounded from a running sum; the floor that the paper takes of each would lose a fraction
+in every block. Kernels are normal with variance 2 / fan out, there and here.
 """
 
 import functools
@@ -111,8 +111,7 @@ class PyramidNet(nn.Module):
 
 
 CIFAR = dict(
-  input_shape=(32, 32, 3), reference="arXiv:1610.02915 table 4", stem_features=16,
-  small_images=True,
+  input_shape=(32, 32, 3), reference="arXiv:1610.02915", stem_features=16, small_images=True,
 )  # fmt: skip
 BOTTLENECK = CIFAR | dict(block="bottleneck")
 VARIANTS = {

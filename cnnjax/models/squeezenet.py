@@ -3,8 +3,8 @@
 Parameters at 1000 classes: `squeezenet1_0` 1,248,424, `squeezenet1_1` 1,235,496; 1.1 (from
 github.com/forresti/SqueezeNet) has a smaller stem and pools earlier, for 2.4 times fewer MACs.
 
-The authors' last convolution, 1x1, is padded by a pixel, which lowers the mean that its global pool
-takes; torchvision's and ours is not.
+In 1.0 the authors' last convolution, 1x1, is padded by a pixel, which lowers the mean that its
+global pool takes; torchvision's and ours is not, nor is theirs in 1.1.
 """
 
 import functools

@@ -62,7 +62,7 @@ class VGG(nn.Module):
     """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
     layers.check_images(x, smallest=2 ** len(self.stage_sizes))
     # he_normal_fan_out, and for dense layers a deviation of 0.01, as in torchvision. The paper
-    # (section 3.1) has 0.01 everywhere, from which the deep ones do not train.
+    # (section 3.1) says variance 0.01, and starts the deep ones from layers of a trained A.
     kernel_init = nn.initializers.normal(0.01)
     conv = functools.partial(layers.conv, use_bias=self.conv_bias, dtype=self.dtype)
     norm = layers.no_norm

@@ -63,7 +63,8 @@ def ours(name, size, examples, dtype, without=(), overrides=None):
 
   state, key = jax.jit(init)(), jax.random.key(1)
   with ops.without(*without):
-    lowered = jax.jit(step, donate_argnums=0).lower(state, key)
+    options = ops.compiler_options()
+    lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(state, key)
   compiled = lowered.compile()
   macs = models.summarize(models.create(name, CLASSES, **(overrides or {})), (size, size, 3)).macs
   facts = {
