@@ -90,7 +90,9 @@ def build(config: ConfigDict) -> Program:
       model, optimizer, task.no_metrics(), image_shape, config.seed, mesh, abstract=abstract
     ),
     train_step=jax.jit(
-      steps.several(one_step, batches.take, loop=per_dispatch > 1), donate_argnums=0
+      steps.several(one_step, batches.take, loop=per_dispatch > 1),
+      donate_argnums=0,
+      compiler_options=models.ops.compiler_options(),
     ),
     eval_step=jax.jit(steps.eval_step(model, task, normalize)),
     no_metrics=lambda: sharding.put(task.no_metrics(), sharding.replicated(mesh)),

@@ -5,8 +5,8 @@ python -m cnnjax.main --config=configs/densenet.py:cifar10
 python -m cnnjax.main --config=configs/densenet.py:cifar10 --config.model.name=densenet40_k12
 python -m cnnjax.main --config=configs/densenet.py:imagenet --config.model.memory_efficient=True
 
-Any depth and growth rate: --config.model.stage_sizes="(16,16,16)" --config.model.growth_rate=12,
-with half of (depth - 4) / 3 layers in a block where there are bottlenecks.
+The first three with any depth and growth rate: --config.model.depth=160
+--config.model.growth_rate=24.
 """
 
 from cnnjax.config import default, pick

@@ -9,13 +9,14 @@ from cnnjax.config import default, pick
 
 
 def digits(c):
+  # Chosen on a validation split; SGD at the default rate reaches a third of the digits.
   c.model.small_images = True
+  c.data.image_size = 16
   c.batch_size = 64
-  c.epochs = 20
-  c.augment = "pad_crop(1)"
-  c.task.label_smoothing = 0.1
-  c.optim.nesterov = True
-  c.optim.weight_decay = 5e-4
+  c.epochs = 25
+  c.augment = "pad_crop(2)"
+  c.optim.name = "adam"
+  c.optim.learning_rate = 2e-3
   c.optim.schedule.warmup = 1
 
 

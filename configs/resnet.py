@@ -5,7 +5,7 @@ python -m cnnjax.main --config=configs/resnet.py:cifar10
 python -m cnnjax.main --config=configs/resnet.py:imagenet --config.model.name=resnet101
 
 Every variant by its name, --config.model.name=preact_resnet164, wrn_28_10, seresnet20; on ImageNet
-resnet50d, seresnet50, cbam_resnet50, eca_resnet50. Attention in any of them:
+resnet50d, seresnet50, cbamresnet50, ecaresnet50. Attention in any of them:
 --config.model.attention=cbam_spatial. Very deep ones compile fast with --config.model.scan=True.
 """
 

@@ -9,9 +9,10 @@ def main() -> int:
   """Prints a row a model, as each is counted (half a second or so)."""
   parser = errors.ArgumentParser(prog="python -m cnnjax.models", description=__doc__)
   parser.add_argument("pattern", nargs="?", default="*", help="a shell pattern of names")
-  names = models.names(parser.parse_args().pattern)
+  pattern = parser.parse_args().pattern
+  names = models.names(pattern)
   if not names:
-    raise errors.UserError(f"no model matches; all: {', '.join(models.names())}")
+    raise errors.unknown("model", pattern, models.names())
   console = Console()
   console.print(
     "Parameters and multiply-accumulates of one image at the usual input size; 1000 classes, or 10"

@@ -40,7 +40,7 @@ class AlexNet(nn.Module):
   # For 32x32, as in github.com/bearpaw/pytorch-classification: padding 5 in the stem, 2x2 pools,
   # and a global pool in place of the hidden layers.
   small_images: bool = False
-  hidden_features: Size = 4096  # of the two dense layers
+  hidden_features: Size = 4096  # of the two dense layers; not with small_images
   pool: layers.Pool = "avg"  # with small_images
   dropout: Rate = 0.5
   dropout_first: bool = True  # before each hidden layer, as in torchvision; else after it: 2012
@@ -48,6 +48,13 @@ class AlexNet(nn.Module):
   # with deviation 0.01, biases 1 in convolutions 2, 4, 5 and in the hidden layers.
   weight_init: Literal["torch", "2012"] = "torch"
   dtype: Any = jnp.float32
+  NEEDS = (
+    ("lrn_alpha", "lrn", True),
+    ("stem_padding", "small_images", False),
+    ("hidden_features", "small_images", False),
+    ("dropout_first", "small_images", False),
+    ("pool", "small_images", True),
+  )
 
   def __post_init__(self):
     if len(self.features) != len(KERNEL_SIZES):

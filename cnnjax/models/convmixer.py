@@ -3,14 +3,15 @@
 Parameters at 1000 classes: `convmixer_768_32` 21,110,248, `convmixer_1536_20` 51,625,960,
 `convmixer_1024_20_ks9_p14` 24,383,464, as in timm (features, depth; kernel and patch are 7 or as
 named). `convmixer_256_8` is that of the authors' github.com/locuslab/convmixer-cifar10, 594,186 at
-10 classes. `convmixer_768_32` has relu, as the authors trained it; the others GELU.
+10 classes, for 32x32 as it is. `convmixer_768_32` has relu, as the authors trained it; the others
+GELU.
 
 Initialisation: kernels uniform in +-1 / sqrt(fan in), torch's default, which the authors leave;
 biases zero, where torch draws them from the same range.
 """
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,10 @@ from cnnjax.models.registry import Rate, Size, register
 
 
 class ConvActNorm(nn.Module):
-  """Convolution, activation, norm, in this order; "SAME" pads even kernels as torch does."""
+  """Convolution, activation, norm, in this order; "SAME" pads even kernels as torch does.
+
+  [batch, height, width, any] to [batch, height / strides, width / strides, features].
+  """
 
   features: int
   kernel_size: int
@@ -43,7 +47,7 @@ class ConvActNorm(nn.Module):
 
 
 class Block(nn.Module):
-  """Mixes pixels (x + depthwise), then channels (1x1)."""
+  """Mixes pixels (x + depthwise), then channels (1x1); the shape of x stays."""
 
   kernel_size: int
   unit: Any  # ConvActNorm, bound to what the network shares
@@ -57,14 +61,20 @@ class Block(nn.Module):
 
 
 class ConvMixer(nn.Module):
-  """Patch embedding, equal blocks, global pool, head."""
+  """Patch embedding, equal blocks, global pool, head.
+
+  All maps have one size. Their features are read out behind each quarter of the depth.
+  """
 
   num_classes: int
   features: Size = 768  # of every layer: h in the paper
   depth: Size = 32  # blocks
   kernel_size: Size = 7  # of the depthwise convolutions, odd or even
-  patch_size: Size = 7  # 1 or 2 for 32x32
-  act: Literal[tuple(layers.ACTIVATIONS)] = "gelu"
+  patch_size: Size = 7  # pixels on each side
+  # For 32x32: patches of a quarter of that, rounded up, as a stem's stride of 4 elsewhere. So 7
+  # becomes 2, what the authors take for CIFAR-10 (github.com/locuslab/convmixer-cifar10).
+  small_images: bool = False
+  activation: layers.Activation = "gelu"
   norm: layers.Norm = "batch"
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
@@ -74,25 +84,30 @@ class ConvMixer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
-    layers.check_images(x, smallest=self.patch_size)
-    unit = functools.partial(ConvActNorm, act=self.act, norm=self.norm, dtype=self.dtype)
-    patch = self.patch_size
+    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+
+    Images of a patch or more. What is left at their edges of no whole patch is not seen.
+    """
+    patch = -(-self.patch_size // 4) if self.small_images else self.patch_size
+    layers.check_images(x, smallest=patch)
+    unit = functools.partial(ConvActNorm, act=self.activation, norm=self.norm, dtype=self.dtype)
     x = unit(self.features, patch, strides=patch, padding=0, name="patch_embed")(x, train=train)
     x = layers.feature(self, "stem", x, stride=patch)
-    for i in range(self.depth):
+    stages = layers.stages_of(self.depth)
+    for i in range(1, self.depth + 1):
       x = layers.run_block(
-        Block(self.kernel_size, unit, name=f"block{i + 1}"), x, train=train, remat=self.remat,
-        drop_path=self.drop_path * i / max(1, self.depth - 1),
+        Block(self.kernel_size, unit, name=f"block{i}"), x, train=train, remat=self.remat,
+        drop_path=self.drop_path * (i - 1) / max(1, self.depth - 1),
       )  # fmt: skip
-    x = layers.feature(self, "stage1", x, stride=patch)
+      if i in stages:
+        x = layers.feature(self, stages[i], x, stride=patch)
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes)(x)
 
 
 IMAGENET = dict(input_shape=(224, 224, 3), reference="arXiv:2201.09792 table 1")
 VARIANTS = {
-  "convmixer_768_32": IMAGENET | dict(act="relu"),
+  "convmixer_768_32": IMAGENET | dict(activation="relu"),
   "convmixer_1536_20": IMAGENET | dict(features=1536, depth=20, kernel_size=9),
   "convmixer_1024_20_ks9_p14": IMAGENET
   | dict(features=1024, depth=20, kernel_size=9, patch_size=14),

@@ -23,7 +23,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
-from cnnjax.models.registry import Rate, Size, register
+from cnnjax.models.registry import Factor, Rate, Size, register
 
 # The authors' trunc_normal_(std=0.02) cuts at -2 and 2, a hundred deviations away.
 kernel_init = nn.initializers.normal(0.02)
@@ -32,7 +32,7 @@ kernel_init = nn.initializers.normal(0.02)
 class Block(nn.Module):
   """x + layer_scale * branch(x); the branch is depthwise, norm, 1x1, GELU, response norm, 1x1.
 
-  The 1x1 convolutions are dense layers over the channels.
+  The 1x1 convolutions are dense layers over the channels. The shape of x stays.
   """
 
   kernel_size: int
@@ -86,7 +86,7 @@ class ConvNeXt(nn.Module):
   kernel_size: Size = 7  # of the depthwise convolutions, arXiv:2201.03545 section 2.5
   # For 32x32: patches of 2x2 in place of 4x4, so that maps of 16x16, 8x8, 4x4 and 2x2 follow.
   small_images: bool = False
-  layer_scale: float = 1e-6  # what each branch is multiplied by at first, arXiv:2103.17239; 0: none
+  layer_scale: Factor = 1e-6  # what each branch starts as multiplied by, arXiv:2103.17239; 0: none
   response_norm: bool = False  # V2
   norm: layers.Norm = "layer"
   pool: layers.Pool = "avg"
@@ -104,7 +104,10 @@ class ConvNeXt(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """[batch, height, width, channels] to float32 logits [batch, classes]."""
+    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+
+    Images of 32x32 or more for four stages, with `small_images` of 16x16.
+    """
     patch = 2 if self.small_images else 4
     layers.check_images(x, smallest=patch * 2 ** (len(self.features) - 1))
     norm = functools.partial(layers.norm, self.norm, epsilon=1e-6, train=train)

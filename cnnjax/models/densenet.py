@@ -5,10 +5,11 @@
   paper's last version, but in torchvision. Two networks are called DenseNet-264: that of the paper
   has growth rate 32; `densenet264_k48`, 72,686,632, is that of the report on memory
   (arXiv:1707.06990).
-- CIFAR, section 3 and table 2: `densenet40_k12` 1,019,722, `densenet_bc100_k12` 769,162,
-  `densenet_bc190_k40` 25,624,430 at 10 classes. Another depth L: (L - 4) / 3 layers in each of
-  three blocks, half of that for BC, which has bottlenecks and compresses by half; see `cifar`. The
-  plain ones of pytorchcv compress as well and begin with 2k maps: 599,050 for its densenet40_k12
+- CIFAR, section 3 and table 2, `densenet` or `densenet_bc`, depth, growth rate: `densenet40_k12`
+  1,019,722, `densenet_bc100_k12` 769,162, `densenet_bc190_k40` 25,624,430 at 10 classes. BC has
+  bottlenecks and compresses by half. Any other is one of these with `depth` and `growth_rate` of
+  your own, `models.create("densenet_bc100_k12", 10, depth=160, growth_rate=24)`. The plain ones of
+  pytorchcv compress as well and begin with 2k maps: 599,050 for its densenet40_k12
   (`compression=0.5, stem_features=0`).
 
 torchvision and timm have dropout only behind the 3x3; here it is behind every convolution but the
@@ -34,8 +35,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cnnjax.errors import UserError
 from cnnjax.models import layers
-from cnnjax.models.registry import Check, Rate, Size, register
+from cnnjax.models.registry import Check, Count, Rate, Size, register
 
 Share = Annotated[float, Check(lambda share: 0 < share <= 1, "above 0 and at most 1")]
 StemFeatures = Annotated[int, Check(lambda n: n >= 0, "at least 0 (0: twice the growth rate)")]
@@ -65,7 +67,7 @@ def recomputed(run: Callable, apply: Callable) -> Callable:
 
 
 class NormActConv(nn.Module):
-  """Concatenation, norm, relu, convolution; then dropout."""
+  """Concatenation, norm, relu, convolution that keeps the size; then dropout."""
 
   features: int
   kernel_size: int
@@ -95,7 +97,10 @@ class NormActConv(nn.Module):
 
 
 class DenseBlock(nn.Module):
-  """`size` layers; each appends `growth_rate` maps that it makes of all maps before."""
+  """`size` layers; each appends `growth_rate` maps that it makes of all maps before.
+
+  [batch, height, width, channels] to [batch, height, width, channels + size * growth_rate].
+  """
 
   size: int
   growth_rate: int
@@ -117,6 +122,22 @@ class DenseBlock(nn.Module):
     return jnp.concatenate(maps, axis=-1)
 
 
+def three_blocks(depth: int, *, bottleneck: bool) -> tuple[int, int, int]:
+  """Layers in each dense block of a CIFAR network, arXiv:1608.06993 section 3.
+
+  `depth` counts the convolutions, two a layer with bottlenecks, and the last layer: 4 are the stem,
+  two transitions and the head. UserError where no equal blocks make it.
+  """
+  step = 6 if bottleneck else 3  # a layer more in each block
+  size, rest = divmod(depth - 4, step)
+  if size < 1 or rest:
+    lower = 4 + max(1, size) * step
+    raise UserError(
+      f"a depth is 4 more than a multiple of {step}, such as {lower} or {lower + step}; got {depth}"
+    )
+  return size, size, size
+
+
 class DenseNet(nn.Module):
   """Stem, dense blocks with a transition between each two, norm, relu, global pool, head.
 
@@ -125,7 +146,9 @@ class DenseNet(nn.Module):
   """
 
   num_classes: int
-  stage_sizes: tuple[Size, ...] = (6, 12, 24, 16)  # layers in each dense block
+  # Layers in each dense block. (): by `depth`.
+  stage_sizes: tuple[Size, ...] | tuple[()] = (6, 12, 24, 16)
+  depth: Count = 0  # of a CIFAR network, see `three_blocks`; 0: by `stage_sizes`
   growth_rate: Size = 32  # maps that each layer adds: k
   bottleneck: bool = True  # a 1x1 convolution to 4k maps before each 3x3: B
   compression: Share = 0.5  # share of the maps that a transition leaves: theta; C when below 1
@@ -136,15 +159,29 @@ class DenseNet(nn.Module):
   norm: layers.Norm = "batch"
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # behind every convolution but the first
-  head_dropout: Rate = 0.0  # before the last layer
+  head_dropout: Rate = 0.0  # before the last layer, which is `dropout` in most other families
   memory_efficient: bool = False  # compute concatenation, norm and relu again when training
   remat: bool = False  # compute whole dense blocks again in the backward pass, convolutions too
   dtype: Any = jnp.float32
 
+  def __post_init__(self):
+    if bool(self.depth) == bool(self.stage_sizes):
+      raise UserError(
+        f"a DenseNet takes its layers from depth or from stage_sizes, the other 0 or (); got depth "
+        f"{self.depth} and stage_sizes {self.stage_sizes}"
+      )
+    if self.depth:
+      three_blocks(self.depth, bottleneck=self.bottleneck)
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
-    last_stride = 2 ** (len(self.stage_sizes) - 1)  # of the transitions; each halves, rounding down
+    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+
+    Images of 29x29 or more for four blocks; with `small_images` of 8x8, for three of 4x4.
+    """
+    stage_sizes = self.stage_sizes or three_blocks(self.depth, bottleneck=self.bottleneck)
+    last_stride = 2 ** (len(stage_sizes) - 1)  # of the transitions; each halves, rounding down
     layers.check_images(x, smallest=last_stride if self.small_images else 4 * last_stride - 3)
     conv = functools.partial(layers.conv, dtype=self.dtype)
     norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
@@ -153,13 +190,13 @@ class DenseNet(nn.Module):
       memory_efficient=self.memory_efficient,
     )  # fmt: skip
     x, stride = self._stem(x, conv, norm, train=train)
-    for stage, size in enumerate(self.stage_sizes, 1):
+    for stage, size in enumerate(stage_sizes, 1):
       block = DenseBlock(size, self.growth_rate, self.bottleneck, unit, name=f"block{stage}")
       x = layers.run_block(block, x, remat=self.remat, train=train)
-      if stage == len(self.stage_sizes):
+      if stage == len(stage_sizes):
         x = nn.relu(norm(train=train, name="final_norm")(x))
       x = layers.feature(self, f"stage{stage}", x, stride=stride)
-      if stage < len(self.stage_sizes):
+      if stage < len(stage_sizes):
         features = max(1, int(x.shape[-1] * self.compression))
         *_, x = unit(features, 1, name=f"transition{stage}")([x], train=train)
         x = layers.avg_pool(x, 2, strides=2)
@@ -182,9 +219,9 @@ class DenseNet(nn.Module):
 
 
 def cifar(depth: int, growth_rate: int, *, bc: bool) -> dict[str, Any]:
-  """The CIFAR network of `depth` layers, plain or with bottlenecks and compression (BC)."""
+  """The CIFAR network of that depth, plain or with bottlenecks and compression (BC)."""
   return dict(
-    stage_sizes=((depth - 4) // (6 if bc else 3),) * 3, growth_rate=growth_rate, bottleneck=bc,
+    depth=depth, stage_sizes=(), growth_rate=growth_rate, bottleneck=bc,
     compression=0.5 if bc else 1.0, stem_features=0 if bc else 16, small_images=True,
     input_shape=(32, 32, 3), reference="arXiv:1608.06993 table 2",
   )  # fmt: skip

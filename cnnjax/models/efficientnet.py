@@ -12,11 +12,13 @@
   lite3 8,197,096, lite4 13,006,568.
 
 Where implementations differ, the defaults are those of the authors' code and Keras: padding as in
-TensorFlow, batch norm with epsilon 1e-3 and momentum 0.99 (0.9 in V2). torchvision and timm pad
-each side alike (`padding="symmetric"`), with epsilon 1e-5 in B0 to B4 (torchvision) or everywhere
-(timm; its tf_efficientnet_* are as ours). Initialisation as in the authors' code
-(tensorflow/tpu, efficientnet_model.py): convolutions normal, variance 2 / fan_out, where a
-depthwise kernel has one output; head uniform in +-1 / sqrt(classes).
+TensorFlow, batch norm with epsilon 1e-3 and momentum 0.99 (0.9 in V2). So `efficientnet_b0` gives
+the logits of timm's tf_efficientnet_b0, not those of the networks that timm and torchvision call as
+we do: these pad each side alike (`padding="symmetric"`), with momentum 0.9 and epsilon 1e-5 in timm
+and in B0 to B4 of torchvision.
+
+Initialisation as in the authors' code (tensorflow/tpu, efficientnet_model.py): convolutions normal,
+variance 2 / fan_out, where a depthwise kernel has one output; head uniform in +-1 / sqrt(classes).
 """
 
 import functools
@@ -29,11 +31,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
-from cnnjax.models.attention import SqueezeExcite
+from cnnjax.models.mobilenet import InvertedResidual, make_layers, stage_strides
 from cnnjax.models.registry import Rate, Scale, Size, register
 
-# [height, width, 1, channels]: fan_in is what the authors' code calls fan_out, height * width.
-depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 head_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
@@ -41,69 +41,36 @@ class Stage(NamedTuple):
   """Blocks of one kind; the first has the stride. A row of the tables below."""
 
   block: Literal["mbconv", "fused"]
-  expand: int  # features inside the block, as a multiple of its input's
-  kernel_size: int
-  strides: int
-  features: int
-  repeats: int
+  expand: Size  # features inside the block, as a multiple of its input's
+  kernel_size: Size
+  strides: Size
+  features: Size
+  repeats: Size
 
 
-class MBConv(nn.Module):
-  """x + project(se(depthwise(expand(x)))); without x where the shape changes.
+class FusedMBConv(nn.Module):
+  """x + project(expand(x)): one full convolution in place of the 1x1 and the depthwise.
 
-  The squeeze is a share of the features of x, not of the expanded ones.
+  Without expansion it is the only one, with the activation. No squeeze-and-excitation. Without x
+  where the shape changes.
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
   expand: int
   kernel_size: int
-  strides: int
   features: int
-  se_ratio: float
-  activation: str
+  strides: int
   layer: Callable[..., nn.Module]  # a partial of layers.ConvNormAct
-  conv: Callable[..., nn.Module]
-  dtype: Any
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
-    width, act = x.shape[-1], self.activation
-    inner = self.expand * width
-    y = x
-    if self.expand != 1:
-      y = self.layer(inner, 1, act=act, name="expand")(y, train=train)
-    y = self.layer(
-      inner, self.kernel_size, strides=self.strides, groups=inner, act=act,
-      conv=functools.partial(self.conv, kernel_init=depthwise_init), name="depthwise",
-    )(y, train=train)  # fmt: skip
-    if self.se_ratio:
-      squeeze = max(1, int(self.se_ratio * width))
-      y = SqueezeExcite(squeeze, act=act, dtype=self.dtype, name="se")(y)
-    y = self.layer(self.features, 1, act=None, name="project")(y, train=train)
-    return residual(x, y, train=train, drop_path=drop_path)
-
-
-class FusedMBConv(MBConv):
-  """x + project(expand(x)): one full convolution in place of the 1x1 and the depthwise.
-
-  Without expansion it is the only one, with the activation. No squeeze-and-excitation.
-  """
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
-    full = functools.partial(
-      self.layer, kernel_size=self.kernel_size, strides=self.strides, act=self.activation
-    )
+    full = functools.partial(self.layer, kernel_size=self.kernel_size, strides=self.strides)
     if self.expand == 1:
       y = full(self.features, name="project")(x, train=train)
     else:
       y = full(self.expand * x.shape[-1], name="expand")(x, train=train)
       y = self.layer(self.features, 1, act=None, name="project")(y, train=train)
-    return residual(x, y, train=train, drop_path=drop_path)
-
-
-def residual(x: jax.Array, y: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
-  """x + y with stochastic depth where the shapes agree, else y."""
-  return x + layers.drop_path(y, drop_path, train=train) if x.shape == y.shape else y
+    return x + layers.drop_path(y, drop_path, train=train) if x.shape == y.shape else y
 
 
 # fmt: off
@@ -158,8 +125,9 @@ class EfficientNet(nn.Module):
   stem_features: Size = 32
   head_features: Size = 1280  # of the last convolution
   se_ratio: Rate = 0.25  # squeeze of the MBConv blocks, as a share of their input; 0: none
-  activation: Literal[tuple(layers.ACTIVATIONS)] = "silu"
-  # For 32x32: stem and second stage without stride, so that 4x4 pixels are left and not 1x1.
+  activation: layers.Activation = "silu"
+  # For 32x32: stem and second stage (the first that has one) without stride, so that 4x4 pixels are
+  # left and not 1x1.
   small_images: bool = False
   padding: Literal["same", "symmetric"] = "same"  # at stride 2: as in TensorFlow or as in torch
   norm: layers.Norm = "batch"
@@ -175,41 +143,41 @@ class EfficientNet(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
     layers.check_images(x)
-    conv = functools.partial(layers.conv, dtype=self.dtype)
-    norm = functools.partial(
-      layers.norm,
-      self.norm,
-      dtype=self.dtype,
-      momentum=self.norm_momentum,
-      epsilon=self.norm_epsilon,
-    )
-    padding = "SAME" if self.padding == "same" else None
-    layer = functools.partial(layers.ConvNormAct, conv=conv, norm=norm, padding=padding)
+    layer, depthwise = make_layers(
+      norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      padding=self.padding, act=self.activation, dtype=self.dtype,
+    )  # fmt: skip
     stem, head = self.stem_features, self.head_features
     if self.scale_ends:
       stem, head = self._width(stem), self._width(head)
     stride = 1 if self.small_images else 2
-    x = layer(stem, 3, strides=stride, act=self.activation, name="conv_stem")(x, train=train)
+    x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
     x = layers.feature(self, "stem", x, stride=stride)
 
     repeats = [self._depth(i) for i in range(len(self.stages))]
+    strides = stage_strides([stage.strides for stage in self.stages], self.small_images)
     done = 0
     for i, stage in enumerate(self.stages, 1):
-      strides = 1 if self.small_images and i == 2 else stage.strides
       for n in range(1, repeats[i - 1] + 1):
-        block = (FusedMBConv if stage.block == "fused" else MBConv)(
-          expand=stage.expand, kernel_size=stage.kernel_size, strides=strides if n == 1 else 1,
-          features=self._width(stage.features), se_ratio=self.se_ratio,
-          activation=self.activation, layer=layer, conv=conv, dtype=self.dtype,
-          name=f"stage{i}_block{n}",
+        options = dict(
+          features=self._width(stage.features), strides=strides[i - 1] if n == 1 else 1,
+          kernel_size=stage.kernel_size, layer=layer, name=f"stage{i}_block{n}",
         )  # fmt: skip
+        if stage.block == "fused":
+          block = FusedMBConv(expand=stage.expand, **options)
+        else:  # the squeeze is a share of the features of x, not of the expanded ones
+          squeeze = max(1, int(self.se_ratio * x.shape[-1])) if self.se_ratio else 0
+          block = InvertedResidual(
+            expanded=stage.expand * x.shape[-1], squeeze=squeeze, squeeze_act=self.activation,
+            depthwise=depthwise, dtype=self.dtype, **options,
+          )  # fmt: skip
         rate = self.drop_path * done / sum(repeats)
         x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rate)
         done += 1
-      stride *= strides
+      stride *= strides[i - 1]
       x = layers.feature(self, f"stage{i}", x, stride=stride)
 
-    x = layer(head, 1, act=self.activation, name="conv_head")(x, train=train)
+    x = layer(head, 1, name="conv_head")(x, train=train)
     x = layers.feature(self, "head_conv", x, stride=stride)
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes, kernel_init=head_init)(x)

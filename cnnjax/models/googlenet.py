@@ -133,7 +133,8 @@ class GoogLeNet(nn.Module):
   norm: Literal["none", "batch", "group", "layer"] = "batch"
   norm_epsilon: Scale = 1e-3
   conv_bias: bool = False
-  lrn: bool = False  # local response normalisation around convolutions 2 and 3 of the stem
+  # Local response normalisation around convolutions 2 and 3 of the stem; not with small_images.
+  lrn: bool = False
   last_pool: Literal[2, 3] = 2  # window of the pool before stage 3, with layout v1
   # For 32x32, as in github.com/kuangliu/pytorch-cifar: the stem is one 3x3/1 with 192 features.
   small_images: bool = False
@@ -145,6 +146,12 @@ class GoogLeNet(nn.Module):
   aux_dropout: Rate = 0.7
   remat: bool = False  # compute modules again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (
+    ("lrn", "small_images", False),
+    ("last_pool", "layout", "v1"),
+    ("aux_adaptive_pool", "aux_logits", True),
+    ("aux_dropout", "aux_logits", True),
+  )
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

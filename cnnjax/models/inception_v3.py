@@ -63,6 +63,8 @@ V3_C = [
 class Mixed(nn.Module):
   """An Inception module: the branches of a table, side by side, concatenated.
 
+  [batch, height, width, any] to [batch, height, width, what the branches end with together]. Where
+  the table has strides, n pixels become (n - 3) // 2 + 1.
   With `keep_size` every stride is 1 and all padding keeps the size.
   """
 
@@ -107,6 +109,7 @@ class Mixed(nn.Module):
 class AuxiliaryHead(nn.Module):
   """The auxiliary classifier, arXiv:1512.00567 section 4 and figure 8, sizes as in TF-slim.
 
+  [batch, height, width, any] to float32 logits [batch, classes].
   On maps of less than 17x17 pixels (299x299 images have that) the pool leaves less than the 5x5
   that the second kernel covers: those are padded to 5x5. Initialisation as in torchvision.
   """
@@ -219,7 +222,7 @@ class InceptionV3(Inception):
 
   stage_sizes: tuple[Size, ...] = (3, 4, 2)
   count_padding: bool = True
-  dropout: Rate = 0.5  # as in torchvision; TF-slim has 0.2
+  dropout: Rate = 0.5  # before the last layer, as in torchvision; TF-slim has 0.2
 
   def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
     # As torchvision and timm draw: normal of deviation 0.1, cut at +-2, which is 20 deviations.

@@ -4,7 +4,8 @@
 - Inception-ResNet-v2, figure 15 and those that it names: `inception_resnet_v2` 55,843,464, as in
   timm. Keras, as TF-slim, has no gamma: `norm_scale=False`, 55,813,192.
 
-Both with epsilon 1e-3 in batch norm, and average pools that do not count padded pixels.
+Both with average pools that do not count padded pixels, and with batch norm as in timm: epsilon
+1e-3, moving averages that keep 0.9 of the old one (TF-slim: 0.9997).
 """
 
 import functools
@@ -59,7 +60,10 @@ RESNET_C = [[(192, 1)], [(192, 1), (224, (1, 3)), (256, (3, 1))]]
 
 
 class ResidualMixed(nn.Module):
-  """relu(x + scale * conv(module(x))): arXiv:1602.07261 figures 16, 17 and 19, section 3.3."""
+  """relu(x + scale * conv(module(x))): arXiv:1602.07261 figures 16, 17 and 19, section 3.3.
+
+  The shape of x stays.
+  """
 
   branches: Table
   unit: Callable[..., nn.Module]

@@ -26,6 +26,7 @@ ACTIVATIONS = {
   "gelu": functools.partial(nn.gelu, approximate=False),  # exact (erf), as in torch and the paper
 }
 
+Activation = Literal[tuple(ACTIVATIONS)]
 Norm = Literal["batch", "group", "layer"]  # what `norm` takes
 Pool = Literal["avg", "max", "avg+max", "gem"]  # what `global_pool` takes
 Drop = float | jax.Array | None  # a rate of `drop_path`; traced in a scan; None: 0
@@ -38,13 +39,13 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def make_divisible(value: float, divisor: int = 8, *, lowest: int | None = None) -> int:
-  """A width as the nearest multiple of `divisor`, at least `lowest` (None: `divisor`).
+def make_divisible(value: float, divisor: int = 8) -> int:
+  """A width as the nearest multiple of `divisor`, at least `divisor`.
 
   Not below 90 % of `value`: then the next multiple. The rule of MobileNet (arXiv:1801.04381, the
   authors' code) and of all that scale widths as it does.
   """
-  rounded = max(lowest or divisor, int(value + divisor / 2) // divisor * divisor)
+  rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
   return rounded if rounded >= 0.9 * value else rounded + divisor
 
 
@@ -232,6 +233,20 @@ def half(kernel_size: int | tuple[int, int]) -> list[tuple[int, int]]:
   return [((k - 1) // 2, (k - 1) // 2) for k in sizes]
 
 
+class Dense(nn.Dense):
+  """nn.Dense that says in words when its input does not fit its kernel."""
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    if self.has_variable("params", "kernel"):
+      taken = self.get_variable("params", "kernel").shape[0]
+      if x.shape[-1] != taken:
+        raise UserError(
+          f"{'/'.join(self.path)} was made for {taken} features, its input has {x.shape[-1]}: are "
+          "the images of another size, or have they other channels?"
+        )
+    return super().__call__(x)
+
+
 def dense(
   features: int,
   *,
@@ -241,8 +256,9 @@ def dense(
   name: str | None = None,
 ) -> nn.Module:
   """A fully connected layer with bias. Kernel as torch.nn.Linear draws it; bias zero."""
-  return nn.Dense(
+  return Dense(
     features=features,
+    dot_general=lambda x, kernel, *_, **__: ops.product(x, kernel),
     kernel_init=kernel_init,
     bias_init=bias_init,
     dtype=dtype,
@@ -319,6 +335,15 @@ def feature(module: nn.Module, name: str, x: jax.Array, *, stride: int) -> jax.A
     x = x + module.get_variable("perturbations", name).astype(x.dtype)
   _keep(module, "features", name, Feature(x, stride))
   return x
+
+
+def stages_of(depth: int) -> dict[int, str]:
+  """Where a network of `depth` equal blocks is read out: the last block, from 1, of each quarter.
+
+  {3: "stage1", 6: "stage2", 9: "stage3", 12: "stage4"} for 12; below 4 blocks each is a stage.
+  """
+  stages = min(4, depth)
+  return {depth * stage // stages: f"stage{stage}" for stage in range(1, stages + 1)}
 
 
 def auxiliary(module: nn.Module, name: str, logits: jax.Array) -> None:

@@ -55,22 +55,26 @@ class LeNet5(nn.Module):
   """LeNet-5 of today: every S2 map feeds every C3 map, pooling without parameters, softmax."""
 
   num_classes: int
-  activation: Literal[tuple(layers.ACTIVATIONS)] = "tanh"
+  activation: layers.Activation = "tanh"
   pool: Literal["avg", "max"] = "avg"
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
     conv = functools.partial(glorot_conv, dtype=self.dtype, train=train)
     activation = layers.ACTIVATIONS[self.activation]
     pool = layers.avg_pool if self.pool == "avg" else layers.max_pool
 
     x = centre_on_field(x)
     x = activation(conv(6, 5, name="c1")(x))
+    x = layers.feature(self, "stage1", x, stride=1)
     x = pool(x, 2, strides=2, padding=0)
     x = activation(conv(16, 5, name="c3")(x))
+    x = layers.feature(self, "stage2", x, stride=2)
     x = pool(x, 2, strides=2, padding=0)
     x = activation(conv(120, 5, name="c5")(x))
+    x = layers.feature(self, "stage3", x, stride=4)
     x = activation(conv(84, 1, name="f6")(x))
     return layers.head(self.num_classes)(layers.flatten(x))
 
@@ -81,6 +85,7 @@ class LeNet51998(nn.Module):
 
   The logits are minus the squared distances of F6 to the fixed prototypes of the classes (equation
   7), unscaled: softmax cross-entropy on them is the paper's equation 9 without its constant j.
+  With 0 classes it gives F6, [batch, 84].
   """
 
   num_classes: int
@@ -88,17 +93,23 @@ class LeNet51998(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
     conv = functools.partial(
       layers.conv, padding="VALID", use_bias=True, dtype=self.dtype, train=train
     )
     x = centre_on_field(x)
     x = squash(conv(6, 5, kernel_init=uniform(25), name="c1")(x))
+    x = layers.feature(self, "stage1", x, stride=1)
     x = squash(Subsample(dtype=self.dtype, name="s2")(x))
     x = squash(C3(dtype=self.dtype, name="c3")(x))
+    x = layers.feature(self, "stage2", x, stride=2)
     x = squash(Subsample(dtype=self.dtype, name="s4")(x))
     x = squash(conv(120, 5, kernel_init=uniform(400), name="c5")(x))
+    x = layers.feature(self, "stage3", x, stride=4)
     x = squash(conv(84, 1, kernel_init=uniform(120), name="f6")(x))
     f6 = layers.flatten(x).astype(jnp.float32)
+    if self.num_classes == 0:
+      return f6
     return -jnp.sum((f6[:, None, :] - prototypes(self.num_classes)) ** 2, axis=-1)
 
 
@@ -139,6 +150,7 @@ class C3(nn.Module):
 
 def centre_on_field(x: jax.Array) -> jax.Array:
   """Pads [batch, 28 to 32, 28 to 32, channels] with zeros to [batch, 32, 32, channels]."""
+  layers.check_images(x)
   height, width = x.shape[1:3]
   if not (28 <= height <= 32 and 28 <= width <= 32):
     raise UserError(

@@ -18,12 +18,14 @@ class MLP(nn.Module):
   """Flatten, then Dense, ReLU and dropout for each of `features`, then the head."""
 
   num_classes: int
-  features: tuple[Size, ...] = (512, 256)
+  features: tuple[Size, ...] | tuple[()] = (512, 256)
   dropout: Rate = 0.5
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of one size to float32 logits [batch, classes]."""
+    layers.check_images(x)
     x = layers.flatten(x)
     for i, features in enumerate(self.features, 1):
       x = nn.relu(layers.dense(features, dtype=self.dtype, name=f"dense{i}")(x))

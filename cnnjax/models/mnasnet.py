@@ -20,18 +20,18 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, stage_strides
-from cnnjax.models.registry import Rate, Scale, Size, register
+from cnnjax.models.registry import Factor, Rate, Scale, Size, register
 
 
 class Stage(NamedTuple):
   """Inverted residuals of one kind; the first has the stride."""
 
-  expand: int  # features inside a block, as a multiple of its input's
-  kernel_size: int
-  features: int
-  repeats: int
-  strides: int
-  se_ratio: float = 0.0  # of the squeeze to the input of the block; 0: none
+  expand: Size  # features inside a block, as a multiple of its input's
+  kernel_size: Size
+  features: Size
+  repeats: Size
+  strides: Size
+  se_ratio: Factor = 0.0  # of the squeeze to the input of the block; 0: none
 
 
 A1 = (

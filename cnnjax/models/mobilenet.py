@@ -36,7 +36,10 @@ head_init = nn.initializers.normal(0.01)
 
 
 class SeparableConv(nn.Module):
-  """pointwise(depthwise(x)), each with norm and activation: arXiv:1704.04861 section 3.1."""
+  """pointwise(depthwise(x)), each with norm and activation: arXiv:1704.04861 section 3.1.
+
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
+  """
 
   features: int
   strides: int
@@ -57,6 +60,7 @@ class InvertedResidual(nn.Module):
 
   arXiv:1801.04381 section 3.3; squeeze-and-excitation as in arXiv:1807.11626 and arXiv:1905.02244.
   No activation after the projection: it is linear. No expansion where x is as wide already.
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
   expanded: int  # features inside
@@ -67,6 +71,7 @@ class InvertedResidual(nn.Module):
   dtype: Any
   kernel_size: int = 3
   squeeze: int = 0  # features of the squeeze; 0: no squeeze-and-excitation
+  squeeze_act: str = "relu"
   gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
   residual: bool = True  # x is added wherever shapes allow
 
@@ -79,7 +84,9 @@ class InvertedResidual(nn.Module):
       self.expanded, self.kernel_size, strides=self.strides, groups=self.expanded, name="depthwise"
     )(y, train=train)
     if self.squeeze:
-      y = SqueezeExcite(self.squeeze, gate=self.gate, dtype=self.dtype, name="se")(y)
+      y = SqueezeExcite(
+        self.squeeze, act=self.squeeze_act, gate=self.gate, dtype=self.dtype, name="se"
+      )(y)
     y = self.layer(self.features, 1, act=None, name="project")(y, train=train)
     if not self.residual or x.shape != y.shape:
       return y
@@ -112,9 +119,9 @@ def stage_strides(strides: Sequence[int], small_images: bool) -> list[int]:
 class StageV1(NamedTuple):
   """Separable convolutions of one width; the first has the stride. Table 1 of the paper."""
 
-  features: int
-  repeats: int
-  strides: int
+  features: Size
+  repeats: Size
+  strides: Size
 
 
 V1 = (
@@ -134,7 +141,7 @@ class MobileNetV1(nn.Module):
   width: Scale = 1.0  # times the features everywhere, rounded to multiples of 8
   # For 32x32, as in github.com/kuangliu/pytorch-cifar: stem without stride; 2x2 pixels are left.
   small_images: bool = False
-  activation: Literal[tuple(layers.ACTIVATIONS)] = "relu6"
+  activation: layers.Activation = "relu6"
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
   norm: layers.Norm = "batch"
   norm_momentum: Rate = 0.9  # of batch norm
@@ -172,10 +179,10 @@ class MobileNetV1(nn.Module):
 class StageV2(NamedTuple):
   """Inverted residuals of one width; the first has the stride: t, c, n, s of table 2."""
 
-  expand: int  # features inside a block, as a multiple of its input's
-  features: int
-  repeats: int
-  strides: int
+  expand: Size  # features inside a block, as a multiple of its input's
+  features: Size
+  repeats: Size
+  strides: Size
 
 
 V2 = (
@@ -199,7 +206,7 @@ class MobileNetV2(nn.Module):
   # For 32x32, as in github.com/kuangliu/pytorch-cifar: stem and second stage (the first that has
   # one) without stride; 4x4 pixels are left.
   small_images: bool = False
-  activation: Literal[tuple(layers.ACTIVATIONS)] = "relu6"
+  activation: layers.Activation = "relu6"
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
   norm: layers.Norm = "batch"
   norm_momentum: Rate = 0.9  # of batch norm

@@ -31,12 +31,12 @@ from cnnjax.models.registry import Rate, Scale, Size, register
 class Row(NamedTuple):
   """One block, a row of tables 1 and 2. Rows of the same width are a stage."""
 
-  kernel_size: int
-  expanded: int  # features inside, at width 1
-  features: int
+  kernel_size: Size
+  expanded: Size  # features inside, at width 1
+  features: Size
   se: bool
-  act: str
-  strides: int = 1
+  act: layers.Activation
+  strides: Size = 1
 
 
 LARGE = (

@@ -21,7 +21,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.mobilenet import head_init, make_layers, stage_strides
-from cnnjax.models.registry import Rate, Scale, Size, register
+from cnnjax.models.registry import Count, Rate, Scale, Size, register
 
 
 class Row(NamedTuple):
@@ -32,11 +32,11 @@ class Row(NamedTuple):
   """
 
   kind: Literal["conv", "fused", "uib"]
-  kernel_size1: int  # uib: of the depthwise before the expansion, 0 for none; else of the full one
-  kernel_size2: int  # uib: of the depthwise after the expansion, 0 for none
-  expand: int  # features inside, as a multiple of those of the input
-  features: int
-  strides: int = 1
+  kernel_size1: Count  # uib: of the depthwise before the expansion, 0: none; else of the full one
+  kernel_size2: Count  # uib: of the depthwise after the expansion, 0: none
+  expand: Size  # features inside, as a multiple of those of the input
+  features: Size
+  strides: Size = 1
 
 
 def conv(kernel_size: int, features: int, strides: int = 1) -> Row:
@@ -55,7 +55,10 @@ def uib(kernel_size1: int, kernel_size2: int, expand: int, features: int, stride
 
 
 class FusedBottleneck(nn.Module):
-  """x + project(expand(x)), the expansion a full convolution; without x where the shape changes."""
+  """x + project(expand(x)), the expansion a full convolution; without x where the shape changes.
+
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
+  """
 
   row: Row  # its features those of the network's width
   layer: Callable[..., nn.Module]  # ConvNormAct, with what the network shares
@@ -73,7 +76,8 @@ class FusedBottleneck(nn.Module):
 class UniversalBottleneck(nn.Module):
   """x + project(depthwise2(expand(depthwise1(x)))); without x where the shape changes.
 
-  Activation after the expansion and after depthwise2. The last depthwise has the stride.
+  Activation after the expansion and after depthwise2. The last depthwise has the stride. Shapes as
+  in FusedBottleneck.
   """
 
   row: Row
@@ -137,7 +141,7 @@ class MobileNetV4(nn.Module):
   hidden_features: Size = 1280  # of the one behind it; the width does not change it
   # For 32x32: stem and first stage without stride; 4x4 pixels are left.
   small_images: bool = False
-  activation: Literal[tuple(layers.ACTIVATIONS)] = "relu"
+  activation: layers.Activation = "relu"
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
   norm: layers.Norm = "batch"
   norm_momentum: Rate = 0.9  # of batch norm

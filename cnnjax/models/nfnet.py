@@ -45,6 +45,7 @@ class StandardizedConv(nn.Module):
   """A convolution with scaled weight standardisation, arXiv:2102.06171 section 3.
 
   The weights of each output have mean 0 and variance gain**2 / fan_in.
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
   features: int
@@ -83,6 +84,7 @@ class Block(nn.Module):
   """shortcut + alpha * branch(beta * act(x)), pre-activated; arXiv:2102.06171 section 5.
 
   The branch is 1x1, two grouped 3x3, 1x1, and squeeze-and-excitation times 2.
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
   features: int
@@ -153,7 +155,7 @@ class NFNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """[batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
     layers.check_images(x)
     conv = functools.partial(StandardizedConv, variance_floor=self.variance_floor, dtype=self.dtype)
     act = ACTIVATIONS[self.activation]

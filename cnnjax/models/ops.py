@@ -6,6 +6,7 @@ some of the rewriting off, and experiments/benchmarks/train_step shows each choi
 
 import contextlib
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -52,9 +53,9 @@ def _rewrites(choice: str) -> bool:
 def compiler_options() -> dict[str, str]:
   """What `jax.jit` is to tell XLA about a program that trains.
 
-  - order: of the orders in which the operations can run, one that needs less memory; caches are
-    small. 
-  - library: XNNPACK's successor, YNNPACK, for sums and for matrix products.
+  - order: operations run in an order that needs little memory. MobileNet-v2, batch 16, 96x96:
+    248 to 197 ms on jax 0.12, temporary memory 445 to 169 MB.
+  - library: sums and matrix products by YNNPACK. ResNet-20, batch 128: 427 to 353 ms.
   """
   options = {}
   if _rewrites("order"):
@@ -88,7 +89,7 @@ def convolve(
   if isinstance(padding, str):
     padding = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, padding)
   if window == (1, 1) and groups == 1 and not np.any(padding) and _rewrites("dot"):
-    return jnp.dot(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+    return product(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
   if groups == x.shape[-1] == kernel.shape[-1] and groups > 1 and _rewrites("depthwise"):
     return _depthwise(x, kernel, strides, padding)
   if groups > 1 and _rewrites("grouped"):
@@ -122,7 +123,16 @@ def _grouped(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: A
 
 def _by_product(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any) -> jax.Array:
   copies = _copies(x, kernel, strides, padding)
-  return jnp.concatenate(copies, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+  return product(jnp.concatenate(copies, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
+
+
+def product(x: jax.Array, weights: jax.Array) -> jax.Array:
+  """x @ weights, as matrices: else XLA transposes all of x in memory for the weights' gradient.
+
+  ResNet-50, batch 16, 96x96: 0.80 of the time of a step; DenseNet-121 0.86 (jax 0.12).
+  """
+  *pixels, inputs = x.shape
+  return (x.reshape(math.prod(pixels), inputs) @ weights).reshape(*pixels, weights.shape[-1])
 
 
 def _shifted(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:

@@ -27,7 +27,10 @@ from cnnjax.models.registry import Rate, Size, register
 
 
 class Block(nn.Module):
-  """shortcut(x) + branch(x); the branch is norm, conv, norm, relu, conv, ..., norm."""
+  """shortcut(x) + branch(x); the branch is norm, conv, norm, relu, conv, ..., norm.
+
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
+  """
 
   features: int
   block: str

@@ -12,14 +12,19 @@ returns one:
 A family calls the same decorator once a row of its variant table, with the row as defaults. What
 a variant accepts is read from the signature: every argument but `num_classes` and `dtype` has a
 default, and its annotation says what `create` lets through: bool, int, float, str,
-`tuple[int, ...]`, `Literal["max", "avg"]`, a NamedTuple of these, or one of `Rate`, `Size` and
-`Scale` below. Values with any other annotation pass unchecked.
+`tuple[int, ...]` (at least one; `tuple[int, ...] | tuple[()]` for none as well),
+`Literal["max", "avg"]`, a NamedTuple of these, or one of `Rate`, `Size`, `Count`, `Scale` and
+`Factor` below. Values with any other annotation pass unchecked.
+
+An option may need another one to do anything. Its class says so, and `create` refuses it where it
+would be ignored: `NEEDS = (("lrn_alpha", "lrn", True),)`.
 """
 
 import dataclasses
 import fnmatch
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import (
@@ -34,6 +39,7 @@ from typing import (
 )
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from cnnjax.errors import UserError, unknown
@@ -48,7 +54,9 @@ class Check(NamedTuple):
 
 Rate = Annotated[float, Check(lambda rate: 0 <= rate < 1, "at least 0 and below 1")]
 Size = Annotated[int, Check(lambda size: size >= 1, "at least 1")]
-Scale = Annotated[float, Check(lambda scale: scale > 0, "above 0")]
+Count = Annotated[int, Check(lambda count: count >= 0, "at least 0")]
+Scale = Annotated[float, Check(lambda scale: 0 < scale < math.inf, "above 0 and finite")]
+Factor = Annotated[float, Check(lambda factor: 0 <= factor < math.inf, "at least 0 and finite")]
 Classes = Annotated[int, Check(lambda classes: classes >= 0, "at least 0 (0: pooled features)")]
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -113,13 +121,19 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
     [batch, height, width, channels]; it returns float32 logits [batch, num_classes].
 
   Raises:
-    UserError: unknown name or override, or a value of the wrong type or out of range.
+    UserError: unknown name or override, a value of the wrong type or out of range, or one that
+      does nothing with the other values.
   """
   entry = lookup(name)
+  values = entry.defaults | _checked_overrides(name, entry.builder, overrides)
+  for key, other, value in getattr(entry.builder, "NEEDS", ()):
+    # Not what the variant has of its own, and what a saved run therefore repeats.
+    if values[key] != entry.defaults[key] and values[other] != value:
+      raise UserError(f"{name}.{key}={values[key]!r} does nothing without {other}={value!r}")
   return entry.builder(
     num_classes=_checked(f"{name}.num_classes", num_classes, Classes),
     dtype=_dtype(dtype),
-    **entry.defaults | _checked_overrides(name, entry.builder, overrides),
+    **values,
   )
 
 
@@ -143,7 +157,7 @@ def import_modules(modules: Iterable[str]) -> None:
 
 def lookup(name: str) -> Entry:
   """The entry of `name`: builder, defaults, usual input shape, reference."""
-  if name not in _ENTRIES:
+  if not isinstance(name, str) or name not in _ENTRIES:
     raise unknown("model", name, _ENTRIES)
   return _ENTRIES[name]
 
@@ -181,8 +195,10 @@ def _checked_overrides(
 
 
 def _checked(what: str, value: Any, annotation: Any) -> Any:
-  """`value` as `annotation` wants it (list to tuple, int to float), or a UserError."""
+  """`value` as `annotation` wants it (list to tuple, int to float, numpy's), or a UserError."""
   origin, args = get_origin(annotation), get_args(annotation)
+  if isinstance(value, np.generic):
+    value = value.item()
   if origin is Annotated:
     value, check = _checked(what, value, args[0]), args[1]
     if not check.holds(value):
@@ -192,9 +208,14 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
     if value not in args:
       raise unknown(what, value, args)
     return value
+  if tuple[()] in args:
+    empty = isinstance(value, tuple | list) and not value
+    return () if empty else _checked(what, value, args[0])
   if origin is tuple and args[1:] == (Ellipsis,):
     if not isinstance(value, tuple | list):
       raise UserError(f"{what} must be a tuple, got {value!r}")
+    if not value:
+      raise UserError(f"{what} must not be empty, got {value!r}")
     return tuple(_checked(f"{what}[{i}]", item, args[0]) for i, item in enumerate(value))
   if isinstance(annotation, type) and hasattr(annotation, "_fields"):  # a NamedTuple
     return _row(what, value, annotation)

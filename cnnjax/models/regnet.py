@@ -37,6 +37,7 @@ class Block(nn.Module):
   """relu(shortcut(x) + branch(x)); the branch is 1x1, grouped 3x3, squeeze-and-excitation, 1x1.
 
   The block of figure 4 with bottleneck ratio 1. The squeeze is a share of the features of x.
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
   features: int

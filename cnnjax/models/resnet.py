@@ -9,16 +9,18 @@
 - Wide ResNet, arXiv:1605.07146: `wrn_28_10` 36,479,194 at 10 classes.
 - ResNeXt, arXiv:1611.05431: `resnext50_32x4d` 25,028,904 at 1000 classes.
 - Attention at the end of each branch (models/attention.py): `seresnet50` 28,088,024
-  (arXiv:1709.01507), `cbam_resnet50` 28,089,624 (arXiv:1807.06521), `eca_resnet50` 25,557,118
-  (arXiv:1910.03151).
+  (arXiv:1709.01507), `cbamresnet50` 28,089,624 (arXiv:1807.06521; pytorchcv's cbam_resnet50),
+  `ecaresnet50` 25,557,118 (arXiv:1910.03151).
 - ResNet-D, arXiv:1812.01187 section 4.2: `resnet50d` 25,576,264.
 - BiT, arXiv:1912.11370: `resnetv2_50x1_bit`, group norm and standardised weights, 25,549,352.
 
-Keras has another ResNet: v1 with a bias in every convolution (`conv_bias=True` on `resnet50_v1`,
-25,583,592 trainable), and a v2 whose stages end, not begin, with the stride; that one is not here.
-pytorchcv has a norm and a relu behind the stem of v2 (128 parameters more), and a `wrn50_2` of its
-own, with biases. The squeeze of SE is a 16th of the features, as in the paper; timm rounds it up to
-a multiple of 8, which makes its `seresnet18` and `seresnet34` 1,032 and 1,548 larger.
+Batch norm is that of torchvision and timm: epsilon 1e-5, moving averages that keep 0.9 of the old
+one. Keras has another ResNet: v1 with a bias in every convolution (`conv_bias=True` on
+`resnet50_v1`, 25,583,592 trainable), and a v2 whose stages end, not begin, with the stride; that
+one is not here. pytorchcv has a norm and a relu behind the stem of v2 (128 parameters more), and a
+`wrn50_2` of its own, with biases. The squeeze of SE is a 16th of the features, as in the paper;
+timm rounds it up to a multiple of 8, which makes its `seresnet18` and `seresnet34` 1,032 and 1,548
+larger.
 """
 
 import functools
@@ -47,6 +49,7 @@ class ConvSpec(NamedTuple):
 class Block(nn.Module):
   """relu(shortcut(x) + branch(x)); the branch is conv, norm, relu, ..., conv, norm, attention.
 
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   In the residual branch, dropout stands before every convolution but the first.
   """
 
@@ -92,7 +95,7 @@ class PreActBlock(nn.Module):
   """shortcut(x) + branch(x); the branch is norm, relu, conv, norm, relu, conv, ..., attention.
 
   A projection shortcut is a bare convolution of the pre-activated input, as in the authors' code
-  and in timm; identity and option A take x itself.
+  and in timm; identity and option A take x itself. Shapes and dropout as in Block.
   """
 
   convs: tuple[ConvSpec, ...]
@@ -150,7 +153,7 @@ class ResNet(nn.Module):
   block: Literal["basic", "bottleneck"] = "basic"  # 3x3, 3x3 or 1x1, 3x3, 1x1
   preact: bool = False  # norm and relu before the convolutions: v2, arXiv:1603.05027
   # 7x7/2, or the three 3x3 of ResNet-C and D (arXiv:1812.01187 section 4.2); then 3x3/2 max pool,
-  # which pads zeros in "bit". small_images is for 32x32: 3x3/1 and no pool.
+  # which pads zeros in "bit". small_images is for 32x32: 3x3/1 and no pool, so that "bit" is "7x7".
   stem: Literal["7x7", "deep", "bit"] = "7x7"
   small_images: bool = False
   stem_features: Size = 64
@@ -170,7 +173,7 @@ class ResNet(nn.Module):
   zero_init_gamma: bool = False
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # between the convolutions of a block, arXiv:1605.07146 section 2.4
-  head_dropout: Rate = 0.0  # before the last layer
+  head_dropout: Rate = 0.0  # before the last layer, which is `dropout` in most other families
   drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   # One program for the equal blocks of a stage, whose parameters are stacked as `stageN_rest`, so
@@ -179,6 +182,7 @@ class ResNet(nn.Module):
   # convolutions are slow: a step of resnet56, batch 16, 0.3 to 4.4 s of CPU (jax 0.12; 0.10 alike).
   scan: bool = False
   dtype: Any = jnp.float32
+  NEEDS = (("final_norm", "preact", True),)
 
   def __post_init__(self):
     bottleneck_only = (self.groups, self.width_per_group, self.stride_in_1x1)
@@ -341,14 +345,16 @@ VARIANTS = {
   "seresnet152": BOTTLENECK | SE | dict(stage_sizes=(3, 8, 36, 3)),
   "seresnext50_32x4d": BOTTLENECK | SE
   | dict(stage_sizes=(3, 4, 6, 3), groups=32, width_per_group=4),
-  "cbam_resnet18": IMAGENET | CBAM | dict(stage_sizes=(2, 2, 2, 2)),
-  "cbam_resnet34": IMAGENET | CBAM | dict(stage_sizes=(3, 4, 6, 3)),
-  "cbam_resnet50": BOTTLENECK | CBAM | dict(stage_sizes=(3, 4, 6, 3)),
-  "cbam_resnet101": BOTTLENECK | CBAM | dict(stage_sizes=(3, 4, 23, 3)),
-  "eca_resnet18": IMAGENET | ECA | dict(stage_sizes=(2, 2, 2, 2)),
-  "eca_resnet34": IMAGENET | ECA | dict(stage_sizes=(3, 4, 6, 3)),
-  "eca_resnet50": BOTTLENECK | ECA | dict(stage_sizes=(3, 4, 6, 3)),
-  "eca_resnet101": BOTTLENECK | ECA | dict(stage_sizes=(3, 4, 23, 3)),
+  "cbamresnet18": IMAGENET | CBAM | dict(stage_sizes=(2, 2, 2, 2)),
+  "cbamresnet34": IMAGENET | CBAM | dict(stage_sizes=(3, 4, 6, 3)),
+  "cbamresnet50": BOTTLENECK | CBAM | dict(stage_sizes=(3, 4, 6, 3)),
+  "cbamresnet101": BOTTLENECK | CBAM | dict(stage_sizes=(3, 4, 23, 3)),
+  "cbamresnet152": BOTTLENECK | CBAM | dict(stage_sizes=(3, 8, 36, 3)),
+  "ecaresnet18": IMAGENET | ECA | dict(stage_sizes=(2, 2, 2, 2)),
+  "ecaresnet34": IMAGENET | ECA | dict(stage_sizes=(3, 4, 6, 3)),
+  "ecaresnet50": BOTTLENECK | ECA | dict(stage_sizes=(3, 4, 6, 3)),
+  "ecaresnet101": BOTTLENECK | ECA | dict(stage_sizes=(3, 4, 23, 3)),
+  "ecaresnet152": BOTTLENECK | ECA | dict(stage_sizes=(3, 8, 36, 3)),
   "resnetv2_50x1_bit": BOTTLENECK | V2 | BIT | dict(stage_sizes=(3, 4, 6, 3)),
   "resnetv2_101x1_bit": BOTTLENECK | V2 | BIT | dict(stage_sizes=(3, 4, 23, 3)),
   "seresnet20": CIFAR | SE | dict(stage_sizes=(3, 3, 3)),

@@ -35,6 +35,7 @@ class ShuffleBlock(nn.Module):
   """One half of the channels, and a branch of the other, shuffled: figure 3 (c) and (d).
 
   With a stride both halves are branches of all of x, and the channels are new.
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
   features: int

@@ -20,12 +20,12 @@ class SimpleCNN(nn.Module):
 
   num_classes: int
   conv_features: tuple[Size, ...] = (32, 64)
-  dense_features: tuple[Size, ...] = (128,)
+  dense_features: tuple[Size, ...] | tuple[()] = (128,)
   kernel_size: Size = 3
   padding: Literal["SAME", "VALID"] = "SAME"
   pool: Literal["max", "avg", "none"] = "max"
   pool_every: Size = 1
-  activation: Literal[tuple(layers.ACTIVATIONS)] = "relu"
+  activation: layers.Activation = "relu"
   conv_dropout: Rate = 0.0  # on the flattened output of the convolutions
   dropout: Rate = 0.0  # after each hidden dense layer
   batch_norm: bool = False  # between each convolution and its activation
@@ -33,8 +33,9 @@ class SimpleCNN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of one size to float32 logits [batch, classes]."""
     layers.check_images(x, smallest=self._smallest())
-    activation = layers.ACTIVATIONS[self.activation]
+    activation, stride = layers.ACTIVATIONS[self.activation], 1
     for i, features in enumerate(self.conv_features, 1):
       x = layers.conv(
         features,
@@ -47,10 +48,11 @@ class SimpleCNN(nn.Module):
       )(x)
       if self.batch_norm:
         x = layers.batch_norm(dtype=self.dtype, train=train, name=f"norm{i}")(x)
-      x = activation(x)
+      x = layers.feature(self, f"stage{i}", activation(x), stride=stride)
       if i % self.pool_every == 0 and self.pool != "none":
         pool = layers.max_pool if self.pool == "max" else layers.avg_pool
         x = pool(x, 2, strides=2, padding=0)
+        stride *= 2
     x = layers.dropout(layers.flatten(x), self.conv_dropout, train=train)
     for i, features in enumerate(self.dense_features, 1):
       x = activation(layers.dense(features, dtype=self.dtype, name=f"dense{i}")(x))

@@ -45,7 +45,7 @@ class SqueezeNet(nn.Module):
 
   num_classes: int
   stem_features: Size = 96
-  stem_kernel_size: Size = 7
+  stem_kernel_size: Size = 7  # not with small_images
   stage_sizes: tuple[Size, ...] = (3, 4, 1)  # fire modules in each stage
   squeeze: tuple[Size, ...] = (16, 16, 32, 32, 48, 48, 64, 64)  # of each; 8 times as many come out
   bypass: bool = False  # x + fire(x) in every other module, section 6: "simple bypass"
@@ -54,6 +54,7 @@ class SqueezeNet(nn.Module):
   dropout: Rate = 0.5
   remat: bool = False  # compute fire modules again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("stem_kernel_size", "small_images", False),)
 
   def __post_init__(self):
     if sum(self.stage_sizes) != len(self.squeeze):

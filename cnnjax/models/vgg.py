@@ -51,11 +51,12 @@ class VGG(nn.Module):
   # For 32x32, as in github.com/kuangliu/pytorch-cifar: a global pool, of one pixel at that size, in
   # place of the hidden layers.
   small_images: bool = False
-  hidden_features: Size = 4096  # of the two dense layers
+  hidden_features: Size = 4096  # of the two dense layers; not with small_images
   pool: layers.Pool = "avg"  # with small_images
   dropout: Rate = 0.5  # after each hidden layer; with small_images before the head
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("hidden_features", "small_images", False), ("pool", "small_images", True))
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

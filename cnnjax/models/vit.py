@@ -54,16 +54,26 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-  """Patches and a class token, their positions, blocks, norm, the class token or a mean, head."""
+  """Patches and a class token, their positions, blocks, norm, the class token or a mean, head.
+
+  Features are the patches as maps, all of one size, behind each quarter of the depth; those of the
+  last stage behind the last norm. With a class token the logits do not depend on these: a gradient
+  with respect to a stage (Grad-CAM) wants an earlier one.
+  """
 
   num_classes: int
   features: Size = 768  # of a token
   depth: Size = 12  # blocks
   heads: Size = 12
-  patch_size: Size = 16
+  patch_size: Size = 16  # pixels on each side
+  # For 32x32: patches of a quarter of that, rounded up, as a stem's stride of 4 elsewhere. So 16
+  # becomes 4, usual on CIFAR-10 (github.com/kentaroy47/vision-transformers-cifar10).
+  small_images: bool = False
   mlp_ratio: Scale = 4.0  # hidden features of the perceptrons, in features
   pool: Literal["token", "avg"] = "token"  # avg: of the patches, without a class token
-  dropout: Rate = 0.0  # of tokens and behind each dense layer but qkv, as in appendix B.1
+  # Of tokens and behind each dense layer of the blocks but qkv, as in appendix B.1; not before the
+  # last layer.
+  dropout: Rate = 0.0
   drop_path: Rate = 0.0  # of the last block; linear in depth from 0 in the first
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
@@ -75,15 +85,18 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
-    patch = self.patch_size
+    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+
+    Images of a patch or more. What is left at their edges of no whole patch is not seen.
+    """
+    patch = -(-self.patch_size // 4) if self.small_images else self.patch_size
     layers.check_images(x, smallest=patch)
     x = layers.conv(
       self.features, patch, strides=patch, padding=0, use_bias=True, dtype=self.dtype, train=train,
       kernel_init=layers.torch_linear, name="patch_embed",
     )(x)  # fmt: skip
     x = layers.feature(self, "stem", x, stride=patch)
-    batch, height, width, features = x.shape
+    shape = batch, height, width, features = x.shape
     x = x.reshape(batch, height * width, features)
     tokens = int(self.pool == "token")  # that are no patches
     if tokens:
@@ -91,17 +104,27 @@ class ViT(nn.Module):
       x = jnp.concatenate([jnp.tile(token, (batch, 1, 1)).astype(x.dtype), x], axis=1)
     x = x + self._positions(x.shape[1]).astype(x.dtype)
     x = layers.dropout(x, self.dropout, train=train)
-    for i in range(self.depth):
-      block = Block(self.heads, self.mlp_ratio, self.dropout, self.dtype, name=f"block{i + 1}")
+    stages = layers.stages_of(self.depth)
+    for i in range(1, self.depth + 1):
+      block = Block(self.heads, self.mlp_ratio, self.dropout, self.dtype, name=f"block{i}")
       x = layers.run_block(
         block, x, train=train, remat=self.remat,
-        drop_path=self.drop_path * i / max(1, self.depth - 1),
+        drop_path=self.drop_path * (i - 1) / max(1, self.depth - 1),
       )  # fmt: skip
-    x = layers.norm("layer", epsilon=1e-6, dtype=self.dtype, train=train, name="final_norm")(x)
-    maps = x[:, tokens:].reshape(batch, height, width, features)
-    maps = layers.feature(self, "stage1", maps, stride=patch)
-    pooled = x[:, 0] if tokens else layers.global_pool(maps)
+      if i == self.depth:
+        norm = layers.norm("layer", epsilon=1e-6, dtype=self.dtype, train=train, name="final_norm")
+        x = norm(x)
+      if i in stages:
+        x = self._feature(stages[i], x, shape, stride=patch)
+    pooled = x[:, 0] if tokens else jnp.mean(x, axis=1, dtype=jnp.float32)
     return layers.head(self.num_classes, kernel_init=kernel_init)(pooled)
+
+  def _feature(self, name: str, x: jax.Array, shape: tuple[int, ...], *, stride: int) -> jax.Array:
+    """Marks the patches among the tokens x as a map of that shape; returns x."""
+    tokens = x.shape[1] - shape[1] * shape[2]
+    maps = layers.feature(self, name, x[:, tokens:].reshape(shape), stride=stride)
+    patches = maps.reshape(shape[0], -1, shape[3])
+    return jnp.concatenate([x[:, :tokens], patches], axis=1)  # which XLA knows to be x
 
   def _positions(self, count: int) -> jax.Array:
     """[1, tokens, features]; UserError when the parameters are for another number of tokens."""

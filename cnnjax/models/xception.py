@@ -22,7 +22,10 @@ from cnnjax.models.registry import Rate, Scale, Size, register
 
 
 class SeparableConvNorm(nn.Module):
-  """A 3x3 convolution of each channel, a 1x1 convolution, norm: no activation between."""
+  """A 3x3 convolution of each channel, a 1x1 convolution, norm: no activation between.
+
+  [batch, height, width, any] to [batch, height, width, features].
+  """
 
   features: int
   conv: Callable[..., nn.Module]
@@ -40,6 +43,7 @@ class Block(nn.Module):
   """shortcut(x) + branch(x); the branch is relu, separable convolution, norm, ..., 3x3/2 max pool.
 
   The pool is for strides of 2, the 1x1 convolution of the shortcut where the shape changes.
+  [batch, height, width, any] to [batch, height / strides, width / strides, widths[-1]], rounded up.
   """
 
   widths: tuple[int, ...]  # of the convolutions

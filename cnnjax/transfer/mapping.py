@@ -35,9 +35,16 @@ _KERAS = {
   "moving_variance": ("batch_stats", "var"),
 }
 SOURCES = {
-  "torchvision": _TORCH, "timm": _TORCH, "pytorchcv": _TORCH, "efficientnet_pytorch": _TORCH,
+  "torchvision": _TORCH,
+  "timm": _TORCH,
+  "timm_tf": _TORCH,  # its models tf_*: named like the others, padded as in TensorFlow
+  "pytorchcv": _TORCH,
+  "efficientnet_pytorch": _TORCH,  # github.com/lukemelas/EfficientNet-PyTorch
+  "pytorch_cifar": _TORCH,  # github.com/kuangliu/pytorch-cifar
+  "pytorch_resnet_cifar10": _TORCH,  # github.com/akamaster/pytorch_resnet_cifar10
+  "bvlc_googlenet": _TORCH,  # Caffe's network in torch, of the parts of torchvision's
   "keras": _KERAS,
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +71,14 @@ class Rules:
 
 def flattened(channels: int, height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
   """For a torch dense weight `[out, channels * height * width]`: its columns in our order."""
-  return lambda w: (
-    w.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(w.shape[0], -1)
-  )
+
+  def reorder(weight: np.ndarray) -> np.ndarray:
+    if weight.shape[1:] != (channels * height * width,):
+      return weight  # and be told that it is mis-shaped
+    maps = weight.reshape(-1, channels, height, width)
+    return maps.transpose(0, 2, 3, 1).reshape(weight.shape)
+
+  return reorder
 
 
 def rules_for(name: str, source: str) -> Rules:
@@ -111,8 +123,8 @@ def load(
 
   Args:
     name: a registered name.
-    weights: names to arrays, as that framework saves them.
-    source: one of SOURCES.
+    weights: names to arrays, as that framework saves them; torch tensors of any kind.
+    source: one of SOURCES; "timm_tf" for what timm calls tf_*.
     num_classes: the number of classes of the weights.
     input_shape: [height, width, channels]; default: the usual one of the model.
     **overrides: fields of the model, over those that the rules set (paddings, epsilons).
@@ -150,7 +162,7 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
     if ours in found:
       problems.append(f"twice: {theirs} and {came_from[ours]} are both {ours}")
       continue
-    array = _laid_out(np.asarray(value), ours, wanted[ours].shape, theirs, rules)
+    array = _laid_out(_array(value), ours, wanted[ours].shape, theirs, rules)
     if array.shape != wanted[ours].shape:
       problems.append(
         f"mis-shaped: {theirs} is {list(np.shape(value))}, {ours} takes {list(wanted[ours].shape)}"
@@ -162,6 +174,11 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
   return flax.traverse_util.unflatten_dict(
     {path: found[path].astype(np.float32) for path in wanted}, sep="/"
   )
+
+
+def _array(value: Any) -> np.ndarray:
+  """`value` as numpy has it. Of torch's it takes no parameters, no bfloat16, none on a GPU."""
+  return np.asarray(value.detach().cpu().float() if hasattr(value, "detach") else value)
 
 
 def _our_path(theirs: str, rules: Rules, wanted: Mapping[str, Any]) -> str:
@@ -199,6 +216,6 @@ def _laid_out(
       array.ndim == len(shape) == 4 and array.shape[2:] == (shape[3], 1)
     ):
       array = array.transpose(0, 1, 3, 2)  # [height, width, channels, 1]
-    if array.shape != shape and array.size == np.prod(shape) and set(array.shape[:-2]) <= {1}:
+    if array.shape[-2:] == shape[-2:] and {*array.shape[:-2], *shape[:-2]} <= {1}:
       array = array.reshape(shape)  # a dense layer as a 1x1 convolution, or the other way round
   return array

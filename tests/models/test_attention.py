@@ -98,7 +98,7 @@ def test_eca_kernel_sizes(channels, size):
 
 def test_the_parts_of_cbam_in_a_network():
   def parts(kind):
-    model = models.create("cbam_resnet18", 0, attention=kind, stage_sizes=(1,))
+    model = models.create("cbamresnet18", 0, attention=kind, stage_sizes=(1,))
     x = jnp.zeros((1, 32, 32, 3))
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)["params"]
     return set(params["stage1_block1"]) - {"conv1", "conv2", "norm1", "norm2"}

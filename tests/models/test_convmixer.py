@@ -33,7 +33,13 @@ def test_counts(check_counts, row):
 @pytest.mark.parametrize("kernel_size", [3, 4])
 def test_by_hand(kernel_size, random_variables):
   model = models.create(
-    "convmixer_768_32", 5, features=6, depth=1, patch_size=2, kernel_size=kernel_size, act="gelu"
+    "convmixer_768_32",
+    5,
+    features=6,
+    depth=1,
+    patch_size=2,
+    kernel_size=kernel_size,
+    activation="gelu",
   )
   x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
   variables = jax.tree.map(np.asarray, random_variables(model, x))
@@ -70,24 +76,54 @@ def test_by_hand(kernel_size, random_variables):
 
 def test_patches_set_the_stride():
   model = models.create("convmixer_256_8", 10, patch_size=1, depth=2)
-  assert models.feature_info(model, (8, 8, 3)) == {"stem": (1, 256), "stage1": (1, 256)}
+  assert models.feature_info(model, (8, 8, 3)) == dict.fromkeys(
+    ("stem", "stage1", "stage2"), (1, 256)
+  )
   logits = jax.eval_shape(
     lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0], jnp.zeros((2, 1, 3, 1))
   )
   assert logits.shape == (2, 10)
 
 
+def test_each_quarter_of_the_depth_is_a_stage(random_variables):
+  """As in a network that ends there: behind blocks 1, 2, 3 and 5 of 5."""
+  create = functools.partial(
+    models.create, "convmixer_256_8", 5, features=6, patch_size=2, kernel_size=3
+  )
+  x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+  variables = random_variables(create(depth=5), x)
+  run = lambda depth: jax.jit(functools.partial(models.features, create(depth=depth)))(variables, x)
+  maps = run(5)
+  assert [*maps] == ["stage1", "stage2", "stage3", "stage4", "stem"]  # jit sorts
+  for name, other in run(3).items():
+    np.testing.assert_allclose(maps[name], other, rtol=1e-5, atol=1e-5)
+  head = variables["params"]["head"]
+  logits = maps["stage4"].mean(axis=(1, 2)) @ head["kernel"] + head["bias"]
+  expected = jax.jit(functools.partial(create(depth=5).apply, train=False))(variables, x)
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+# Patches of a quarter, rounded up: also of one that is given.
+@pytest.mark.parametrize("name, overrides, patch", [
+  ("convmixer_768_32", {}, 2), ("convmixer_1024_20_ks9_p14", {}, 4), ("convmixer_256_8", {}, 1),
+  ("convmixer_768_32", dict(patch_size=4), 1),
+])  # fmt: skip
+def test_small_images_take_small_patches(name, overrides, patch):
+  model = models.create(name, 5, depth=1, small_images=True, **overrides)
+  assert models.feature_info(model, (32, 32, 3))["stem"].stride == patch
+
+
 @pytest.mark.parity
-@pytest.mark.parametrize("act, kernel_size", [("relu", 7), ("gelu", 4)])
-def test_timm_in_training(act, kernel_size):
+@pytest.mark.parametrize("activation, kernel_size", [("relu", 7), ("gelu", 4)])
+def test_timm_in_training(activation, kernel_size):
   t = parity.torch()
   from timm.models.convmixer import ConvMixer
 
   acts = {"relu": t.nn.ReLU, "gelu": t.nn.GELU}
-  reference = ConvMixer(24, 2, kernel_size, num_classes=10, act_layer=acts[act])
+  reference = ConvMixer(24, 2, kernel_size, num_classes=10, act_layer=acts[activation])
   parity.same_logits(
     "convmixer_768_32", "timm", reference, size=28, num_classes=10, train=True,
-    features=24, depth=2, kernel_size=kernel_size, act=act,
+    features=24, depth=2, kernel_size=kernel_size, activation=activation,
   )  # fmt: skip
 
 

@@ -188,11 +188,37 @@ def test_dropout_stands_behind_every_convolution_but_the_first():
     ({"compression": 0.0}, "compression must be above 0 and at most 1"),
     ({"growth_rate": 0}, "growth_rate must be at least 1"),
     ({"stem_features": -1}, "stem_features must be at least 0"),
+    ({"depth": 100}, r"depth or from stage_sizes.*got depth 100 and stage_sizes \(6, 12, 24, 16\)"),
+    ({"stage_sizes": ()}, r"depth or from stage_sizes.*got depth 0 and stage_sizes \(\)"),
+    ({"depth": 101, "stage_sizes": ()}, "multiple of 6, such as 100 or 106; got 101"),
+    ({"depth": 101, "stage_sizes": (), "bottleneck": False}, "of 3, such as 100 or 103; got 101"),
+    ({"depth": 4, "stage_sizes": ()}, "multiple of 6, such as 10 or 16; got 4"),
+    ({"depth": 3, "stage_sizes": ()}, "multiple of 6, such as 10 or 16; got 3"),
+    ({"depth": -6, "stage_sizes": ()}, "depth must be at least 0"),
   ],
 )
 def test_bad_fields(overrides, message):
   with pytest.raises(UserError, match=message):
     models.create("densenet121", 5, **overrides)
+
+
+@pytest.mark.parametrize("name, overrides, sizes", [
+  ("densenet_bc40_k36", {}, (6, 6, 6)),
+  ("densenet_bc40_k36", dict(depth=22), (3, 3, 3)),
+  ("densenet40_k12", dict(depth=10), (2, 2, 2)),
+  ("densenet40_k12", dict(depth=0, stage_sizes=(1, 3)), (1, 3)),
+  ("densenet121", dict(depth=16, stage_sizes=()), (2, 2, 2)),
+])  # fmt: skip
+def test_depth(name, overrides, sizes):
+  """The convolutions are as many as the depth says, but for the last layer, which is dense."""
+  model = models.create(name, 10, growth_rate=4, **overrides)
+  init = functools.partial(model.init, train=False)
+  params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+  layers_in = lambda block: sum(key.endswith("growth") for key in block)
+  assert [layers_in(params[f"block{i + 1}"]) for i in range(len(sizes))] == [*sizes]
+  kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
+  if model.depth:
+    assert len(kernels) + 1 == model.depth
 
 
 @pytest.mark.parametrize("small_images, smallest", [(False, 29), (True, 8)])

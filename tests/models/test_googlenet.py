@@ -139,12 +139,16 @@ def test_same_training_as_torchvision():
 
 @pytest.mark.parity
 def test_same_as_the_paper_in_torch():
-  parity.same_logits("googlenet_2014", "torchvision", paper_googlenet(), size=97, num_classes=10)
+  reference = paper_googlenet()
+  parity.same_logits("googlenet_2014", "bvlc_googlenet", reference, size=97, num_classes=10)
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name, size", [("googlenet", 97), ("googlenet_2014", 224)])
-def test_same_auxiliary_logits(name, size):
+@pytest.mark.parametrize(
+  "name, source, size",
+  [("googlenet", "torchvision", 97), ("googlenet_2014", "bvlc_googlenet", 224)],
+)
+def test_same_auxiliary_logits(name, source, size):
   t = parity.torch()
   reference = (
     paper_googlenet() if name == "googlenet_2014"
@@ -152,7 +156,7 @@ def test_same_auxiliary_logits(name, size):
   )  # fmt: skip
   parity.randomize(reference)
   model, variables = transfer.load(
-    name, reference.state_dict(), source="torchvision", num_classes=10,
+    name, reference.state_dict(), source=source, num_classes=10,
     input_shape=(size, size, 3), dropout=0.0, aux_dropout=0.0,
   )  # fmt: skip
   x = parity.images(size).astype(np.float64)  # a batch norm of few values amplifies rounding

@@ -50,6 +50,14 @@ def test_option_a_shortcut():
   assert not y[..., :2].any() and not y[..., 5:].any()
 
 
+@pytest.mark.parametrize("depth, ends", [
+  (1, [1]), (2, [1, 2]), (5, [1, 2, 3, 5]), (12, [3, 6, 9, 12]), (32, [8, 16, 24, 32]),
+])  # fmt: skip
+def test_equal_blocks_are_read_out_by_quarters(depth, ends):
+  found = layers.stages_of(depth)
+  assert [*found] == ends and [*found.values()] == [f"stage{i + 1}" for i in range(len(ends))]
+
+
 def test_activations_at_known_points():
   at = {name: float(function(jnp.float32(-1.0))) for name, function in layers.ACTIVATIONS.items()}
   expected = {

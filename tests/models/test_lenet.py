@@ -92,6 +92,30 @@ def test_logits_of_1998_are_minus_squared_distances(random_variables):
   np.testing.assert_allclose(logits, np.stack([-4.0 * differing] * 2), rtol=1e-5, atol=1e-5)
 
 
+def test_without_classes_1998_gives_f6(random_variables):
+  model, x = models.create("lenet5_1998", 0), normal(2, 28, 28, 1)
+  variables = random_variables(model, x)
+  f6 = jax.jit(functools.partial(model.apply, train=False))(variables, x)
+  logits = jax.jit(functools.partial(models.create("lenet5_1998", 10).apply, train=False))(
+    variables, x
+  )
+  assert (f6.shape, f6.dtype) == ((2, 84), jnp.float32)
+  distances = ((f6[:, None] - lenet.prototypes(10)) ** 2).sum(axis=-1)
+  np.testing.assert_allclose(logits, -distances, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "lenet5_1998"])
+def test_maps_of_the_stages(name):
+  """C1, C3 and C5 of the paper, 28x28, 10x10 and 1x1."""
+  model, images = models.create(name, 10), jnp.zeros((2, 28, 28, 1))
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+  maps = jax.eval_shape(functools.partial(models.features, model), variables, images)
+  assert {key: x.shape[1:] for key, x in maps.items()} == {
+    "stage1": (28, 28, 6), "stage2": (10, 10, 16), "stage3": (1, 1, 120),
+  }  # fmt: skip
+  assert [info.stride for info in models.feature_info(model, (28, 28, 1)).values()] == [1, 2, 4]
+
+
 def test_images_stand_in_the_middle_of_the_field():
   x = normal(2, 28, 29, 1)
   padded = np.pad(x, ((0, 0), (2, 2), (1, 2), (0, 0)))

@@ -29,7 +29,7 @@ SMALL = {
   "ConvMixer": lambda f: dict(features=8, depth=2, patch_size=2, kernel_size=3),
   "ConvNeXt": lambda f: dict(stage_sizes=(1, 1, 1, 1), features=(8, 8, 16, 16)),
   "DenseNet": lambda f: dict(
-    stage_sizes=(2,) * len(f["stage_sizes"]), growth_rate=4, stem_features=8
+    depth=0, stage_sizes=(2,) * (len(f["stage_sizes"]) or 3), growth_rate=4, stem_features=8
   ),
   "EfficientNet": lambda f: dict(
     stages=thin([f["stages"][i] for i in (0, 1, 3)]), stem_features=8, head_features=16, width=1.0
@@ -219,9 +219,10 @@ def test_shapes(name):
   found = features_at(size)
   assert {key: (f.stride, f.x.shape[-1]) for key, f in found.items()} == info
   assert list(info) == sorted(info, key=lambda key: info[key].stride)
-  # Moving the edge by some strides moves that of the map by as many pixels.
+  assert found or name == "mlp"
+  # Moving the edge by some strides moves that of the map by as many pixels; LeNet's field stays.
   step = 4 * max((f.stride for f in found.values()), default=1)
-  if found:
+  if found and not name.startswith("lenet"):
     for key, larger in features_at(size + step).items():
       assert larger.x.shape[1] - found[key].x.shape[1] == step // larger.stride, key
 
@@ -229,7 +230,7 @@ def test_shapes(name):
   pooled = jax.eval_shape(
     functools.partial(headless.apply, train=False), shapes(headless, grey), grey
   )
-  assert pooled.dtype == jnp.float32 and pooled.ndim == 2
+  assert pooled.dtype == jnp.float32 and pooled.ndim == 2 and pooled.shape[1] > 0
 
 
 @every_form_slowly
@@ -254,6 +255,23 @@ def test_deterministic_given_a_key(name, trained):
 
 def drops(name):
   return any(value for key, value in FORMS[name].items() if key in ("dropout", "drop_path"))
+
+
+@pytest.mark.slow
+@every_builder
+def test_a_training_step_in_bfloat16(name, trained):
+  """On the same key, so that dropout is the same.
+
+  Logits are 5 % off at most; 13 % in Inceptions, whose last norms see 4 values a channel.
+  """
+  variables, images, weights, program = trained(name)
+  (_, full, _), _ = program(jax.random.key(0))
+  step, key = training(create(name, dtype="bfloat16"), weights), jax.random.key(0)
+  gradients, low, updated = compiled(step, variables, images, key)(variables, images, key)
+  for path, leaf in jax.tree_util.tree_leaves_with_path((gradients, updated)):
+    assert leaf.dtype == jnp.float32 and np.isfinite(leaf).all(), jax.tree_util.keystr(path)
+  assert low.dtype == jnp.float32
+  assert np.abs(low - full).max() < (0.25 if "inception" in name else 0.1) * np.abs(full).max()
 
 
 @every_builder

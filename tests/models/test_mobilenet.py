@@ -77,11 +77,6 @@ def test_widths_are_rounded(value, divisor, expected):
   assert layers.make_divisible(value, divisor) == expected
 
 
-def test_lowest_width():
-  assert layers.make_divisible(3, 8, lowest=16) == 16
-  assert layers.make_divisible(40, 8, lowest=16) == 40
-
-
 ones = lambda *shape: np.ones(shape, np.float32)
 SYMMETRIC = dict(norm="batch", momentum=0.9, epsilon=1e-5, padding="symmetric", act=None)
 
@@ -213,6 +208,19 @@ def test_timm(name):
 @pytest.mark.parametrize("name", ["mobilenetv2_035", "mobilenetv3_small_075"])
 def test_timm_of_other_widths(name):
   parity.same_logits(name, "timm", parity.timm_model(name), size=64)
+
+
+@pytest.mark.parity
+def test_timm_padded_as_in_tensorflow():
+  reference = parity.timm_model("tf_mobilenetv3_small_075")
+  parity.same_logits("mobilenetv3_small_075", "timm_tf", reference, size=64)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["large_075", "large_100", "small_100"])
+def test_timm_padded_as_in_tensorflow_fits(name):
+  make = lambda: parity.timm_model(f"tf_mobilenetv3_{name}").state_dict()
+  parity.fits(f"mobilenetv3_{name}", "timm_tf", make, input_shape=(32, 32, 3))
 
 
 @pytest.mark.parity

@@ -1,7 +1,10 @@
 """The registry: what a fork does, and every way a user can be wrong."""
 
+import ast
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 
@@ -100,6 +103,14 @@ def test_every_entry_is_complete(name):
     ("mlp", {"features": 512}, "mlp.features must be a tuple, got 512"),
     ("mlp", {"features": (512, 2.5)}, r"mlp.features\[1\] must be of type int, got 2.5"),
     ("mlp", {"features": (512, 0)}, r"mlp.features\[1\] must be at least 1, got 0"),
+    ("simple_cnn", {"conv_features": ()}, r"simple_cnn.conv_features must not be empty, got \(\)"),
+    ("resnet18", {"stage_sizes": []}, r"resnet18.stage_sizes must not be empty, got \[\]"),
+    ("vgg11", {"stage_sizes": ()}, "vgg11.stage_sizes must not be empty"),
+    ("efficientnet_b0", {"stages": ()}, "efficientnet_b0.stages must not be empty"),
+    ("mobilenetv2_100", {"width": float("inf")}, "width must be above 0 and finite, got inf"),
+    ("convnext_tiny", {"layer_scale": float("nan")}, "layer_scale must be at least 0 and finite"),
+    ("convnext_tiny", {"layer_scale": -1.0}, "layer_scale must be at least 0 and finite"),
+    ("resnet18", {"stem_features": np.float32(64)}, "stem_features must be of type int, got 64.0"),
     ("resnet18", {"stem_features": 64.0}, "resnet18.stem_features must be of type int, got 64.0"),
     ("resnet18", {"stem_features": True}, "resnet18.stem_features must be of type int, got True"),
     ("resnet18", {"preact": 1}, "resnet18.preact must be of type bool, got 1"),
@@ -107,6 +118,7 @@ def test_every_entry_is_complete(name):
     ("resnet18", {"groups": 32}, "need block='bottleneck'"),
     ("lenet5", {"activation": "tahn"}, "unknown lenet5.activation 'tahn'. Did you mean 'tanh'"),
     ("lenet5", {"parent": None}, "unknown option of lenet5 'parent'"),
+    (["lenet5"], {}, r"unknown model \['lenet5'\]. Did you mean 'lenet5'"),
     ("lenet5", {"dtype": "float31"}, "unknown dtype 'float31'. Did you mean 'float32'"),
     ("lenet5", {"dtype": jnp.int32}, "unknown dtype 'int32'"),
     ("lenet5", {"dtype": None}, "unknown dtype"),
@@ -122,6 +134,78 @@ def test_wrong_input_is_one_clear_line(name, overrides, message):
 def test_num_classes(num_classes):
   with pytest.raises(UserError, match=r"lenet5\.num_classes must be"):
     models.create("lenet5", num_classes)
+
+
+# What a row of the tables of MobileNets and their like may not have, and what is said of it.
+@pytest.mark.parametrize(
+  "name, key, row, message",
+  [
+    ("mobilenetv1_100", "stages", dict(strides=0), "strides must be at least 1, got 0"),
+    ("mobilenetv2_100", "stages", dict(strides=0), "strides must be at least 1, got 0"),
+    ("mobilenetv2_100", "stages", dict(expand=0), "expand must be at least 1, got 0"),
+    ("mobilenetv3_large_100", "blocks", dict(act="rulu"), "act 'rulu'. Did you mean 'relu'"),
+    ("mobilenetv3_large_100", "blocks", dict(expanded=0), "expanded must be at least 1, got 0"),
+    ("mnasnet_100", "stages", dict(kernel_size=0), "kernel_size must be at least 1, got 0"),
+    ("mnasnet_100", "stages", dict(se_ratio=-0.5), "se_ratio must be at least 0 and finite"),
+    ("efficientnet_b0", "stages", dict(repeats=0), "repeats must be at least 1, got 0"),
+  ],
+)
+def test_wrong_rows(name, key, row, message):
+  first, *others = models.fields(name)[key]
+  with pytest.raises(UserError, match=rf"{name}\.{key}\[0\]\.{message}"):
+    models.create(name, 10, **{key: (first._replace(**row), *others)})
+
+
+@pytest.mark.parametrize(
+  "stages, message",
+  [
+    (((),), r"stages\[0\] must not be empty"),
+    (((("uib", 3, -1, 2, 8),),), r"kernel_size2 must be at least 0, got -1"),
+    (((("uib", 3, 3, 0, 8),),), "expand must be at least 1, got 0"),
+  ],
+)
+def test_wrong_stages_of_mobilenet_v4(stages, message):
+  with pytest.raises(UserError, match=message):
+    models.create("mobilenetv4_conv_small", 10, stages=stages)
+
+
+@pytest.mark.parametrize(
+  "name, overrides, needs",
+  [
+    ("vgg11", {"pool": "gem"}, "small_images=True"),
+    ("vgg11", {"hidden_features": 8, "small_images": True}, "small_images=False"),
+    ("alexnet", {"pool": "gem"}, "small_images=True"),
+    ("alexnet", {"hidden_features": 8, "small_images": True}, "small_images=False"),
+    ("alexnet", {"stem_padding": 0, "small_images": True}, "small_images=False"),
+    ("alexnet", {"dropout_first": False, "small_images": True}, "small_images=False"),
+    ("alexnet", {"lrn_alpha": 2e-5}, "lrn=True"),
+    ("googlenet", {"lrn": True, "small_images": True}, "small_images=False"),
+    ("googlenet", {"aux_dropout": 0.5}, "aux_logits=True"),
+    ("googlenet", {"aux_adaptive_pool": False}, "aux_logits=True"),
+    ("bn_inception", {"last_pool": 3}, "layout='v1'"),
+    ("resnet18", {"final_norm": False}, "preact=True"),
+    ("squeezenet1_0", {"stem_kernel_size": 5, "small_images": True}, "small_images=False"),
+  ],
+)
+def test_an_option_that_would_do_nothing(name, overrides, needs):
+  key, value = next(iter(overrides.items()))
+  with pytest.raises(UserError, match=f"{name}.{key}={value!r} does nothing without {needs}"):
+    models.create(name, 10, **overrides)
+  other, needed = needs.split("=")
+  models.create(name, 10, **overrides | {other: ast.literal_eval(needed)})
+
+
+@pytest.mark.parametrize("name", ["alexnet_2012", "googlenet_2014", "squeezenet1_1"])
+def test_what_a_variant_has_of_its_own_is_not_refused(name):
+  """Nor is it in the config file of a run of it, which has every field."""
+  models.create(name, 10, **{**models.fields(name), "small_images": True})
+
+
+def test_numbers_of_numpy():
+  model = models.create("mlp", np.int64(10), features=(np.int32(5),), dropout=np.float32(0.5))
+  assert (model.num_classes, model.features, model.dropout) == (10, (5,), 0.5)
+  assert [type(x) for x in (model.num_classes, *model.features, model.dropout)] == [int, int, float]
+  assert models.create("resnet18", 10, preact=np.bool_(True)).preact is True
 
 
 def test_what_is_converted():

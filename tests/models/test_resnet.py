@@ -68,15 +68,17 @@ COUNTS = [
   ("seresnet101", {}, IMAGENET, {1000: 49326872}, 105344, 7806148608),
   ("seresnet152", {}, IMAGENET, {1000: 66821848}, 151424, 11520204800),
   ("seresnext50_32x4d", {}, IMAGENET, {1000: 27559896}, 68224, 4232994816),
-  ("cbam_resnet18", {}, IMAGENET, {1000: 11779392}, 9616, 1815063764),
-  ("cbam_resnet34", {}, IMAGENET, {1000: 21960468}, 17056, 3665434742),
-  ("cbam_resnet50", {}, IMAGENET, {1000: 28089624, 10: 26061114, 100: 26245524}, 53152,
+  ("cbamresnet18", {}, IMAGENET, {1000: 11779392}, 9616, 1815063764),
+  ("cbamresnet34", {}, IMAGENET, {1000: 21960468}, 17056, 3665434742),
+  ("cbamresnet50", {}, IMAGENET, {1000: 28089624, 10: 26061114, 100: 26245524}, 53152,
    4095573110),
-  ("cbam_resnet101", {}, IMAGENET, {1000: 49330172}, 105410, 7812577278),
-  ("eca_resnet18", {}, IMAGENET, {1000: 11689548}, 9600, 1814082688),
-  ("eca_resnet34", {}, IMAGENET, {1000: 21797746}, 17024, 3663779904),
-  ("eca_resnet50", {}, IMAGENET, {1000: 25557118, 10: 23528608, 100: 23713018}, 53120, 4089272064),
-  ("eca_resnet101", {}, IMAGENET, {1000: 44549331}, 105344, 7801580288),
+  ("cbamresnet101", {}, IMAGENET, {1000: 49330172}, 105410, 7812577278),
+  ("cbamresnet152", {}, IMAGENET, {1000: 66826848}, 151524, 11529025510),
+  ("ecaresnet18", {}, IMAGENET, {1000: 11689548}, 9600, 1814082688),
+  ("ecaresnet34", {}, IMAGENET, {1000: 21797746}, 17024, 3663779904),
+  ("ecaresnet50", {}, IMAGENET, {1000: 25557118, 10: 23528608, 100: 23713018}, 53120, 4089272064),
+  ("ecaresnet101", {}, IMAGENET, {1000: 44549331}, 105344, 7801580288),
+  ("ecaresnet152", {}, IMAGENET, {1000: 60193064}, 151424, 11513878272),
   ("resnext29_8x64d", {}, CIFAR, {10: 34426698, 100: 34518948}, 57472, 5387266048),
   ("resnext29_16x64d", {}, CIFAR, {10: 68155210, 100: 68247460}, 100480, 10688866304),
   ("resnet20", {}, CIFAR, {10: 269722, 100: 275572}, 1376, 40551040),
@@ -131,7 +133,7 @@ def test_counts(measure, check_counts, name, overrides, input_shape, parameters,
   assert macs in (None, measure(name, next(iter(parameters)), input_shape, **overrides).macs)
 
 
-@pytest.mark.parametrize("name", ["seresnet50", "cbam_resnet18", "preact_resnet110_bottleneck"])
+@pytest.mark.parametrize("name", ["seresnet50", "cbamresnet18", "preact_resnet110_bottleneck"])
 def test_counts_do_not_depend_on_scan(measure, name):
   few = dict(stage_sizes=(2, 3, 1))
   plain = measure(name, 10, CIFAR, scan=False, **few)
@@ -540,13 +542,13 @@ PARITY = [
   ("resnetv2_50x1_bit", "timm", "resnetv2_50x1_bit", {}, 64, False),
   ("resnet18d", "timm", "resnet18d", {}, 72, True),  # odd maps, where the pool hangs over the edge
   ("resnet50d", "timm", "resnet50d", {}, 64, False),
-  ("eca_resnet18", "timm", "resnet18", ECA, 64, True),
-  ("eca_resnet50", "timm", "resnet50", ECA, 64, False),
+  ("ecaresnet18", "timm", "resnet18", ECA, 64, True),
+  ("ecaresnet50", "timm", "resnet50", ECA, 64, False),
   ("seresnet50", "timm", "seresnet50", {}, 64, False),
   ("seresnext50_32x4d", "timm", "seresnext50_32x4d", {}, 64, False),
   ("seresnet18", "pytorchcv", "seresnet18", {}, 64, True),
-  ("cbam_resnet18", "pytorchcv", "cbam_resnet18", {}, 64, True),
-  ("cbam_resnet50", "pytorchcv", "cbam_resnet50", {}, 64, False),
+  ("cbamresnet18", "pytorchcv", "cbam_resnet18", {}, 64, True),
+  ("cbamresnet50", "pytorchcv", "cbam_resnet50", {}, 64, False),
   ("resnet50_v1", "pytorchcv", "resnet50", {}, 64, False),  # the stride in the first 1x1
 ]
 
@@ -580,13 +582,29 @@ def test_parity_on_small_images(name, theirs):
 def test_parity_with_option_a():
   """Rows and channels of the shortcut, odd images as well."""
   reference = torch_resnet((3, 3, 3), 16, preact=False)
-  parity.same_logits("resnet20", "torchvision", reference, size=30, num_classes=10, train=True)
+  parity.same_logits(
+    "resnet20", "pytorch_resnet_cifar10", reference, size=30, num_classes=10, train=True
+  )
 
 
 @pytest.mark.parity
 def test_parity_with_pytorch_cifar_preact_resnet18():
   reference = torch_resnet((2, 2, 2, 2), 64, preact=True)
-  parity.same_logits("preact_resnet18", "torchvision", reference, size=32, num_classes=10)
+  parity.same_logits("preact_resnet18", "pytorch_cifar", reference, size=32, num_classes=10)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_parity_with_pytorch_cifar(name):
+  """torchvision's network with its stem and its names."""
+  nn = parity.torch().nn
+  reference = parity.torchvision_model(name, num_classes=10)
+  reference.conv1, reference.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+  theirs = {"downsample": "shortcut", "fc": "linear"}
+  rename = lambda key: "module." + ".".join(theirs.get(part, part) for part in key.split("."))
+  state_dict = reference.state_dict
+  reference.state_dict = lambda: {rename(key): value for key, value in state_dict().items()}
+  parity.same_logits(name, "pytorch_cifar", reference, size=32, num_classes=10)
 
 
 @pytest.mark.parity
@@ -606,8 +624,9 @@ def test_parity_with_keras():
     "resnet50", "resnet200", "resnetv2_34", "resnetv2_101", "resnetv2_152", "resnetv2_101x1_bit",
     "resnet34d", "resnet101d", "resnet152d", "seresnet101", "seresnet152",
   )),
-  ("eca_resnet34", "timm", "resnet34", ECA), ("eca_resnet101", "timm", "resnet101", ECA),
-  *((name, "pytorchcv", name, {}) for name in ("seresnet34", "cbam_resnet34", "cbam_resnet101")),
+  *((f"ecaresnet{n}", "timm", f"resnet{n}", ECA) for n in (34, 101, 152)),
+  *((f"cbamresnet{n}", "pytorchcv", f"cbam_resnet{n}", {}) for n in (34, 101, 152)),
+  ("seresnet34", "pytorchcv", "seresnet34", {}),
   ("resnet101_v1", "pytorchcv", "resnet101", {}), ("resnet152_v1", "pytorchcv", "resnet152", {}),
 ])  # fmt: skip
 def test_their_weights_fit(name, source, theirs, options):

@@ -71,6 +71,41 @@ def test_bfloat16_gives_float32_logits_and_parameters():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("name", ["mlp", "simple_cnn", "lenet5", "lenet5_1998"])
+@pytest.mark.parametrize(
+  "images",
+  [jnp.zeros((1, 28, 28), "float32"), jnp.zeros((1, 28, 28, 1), "uint8")],
+  ids=["3-D", "uint8"],
+)
+def test_what_are_not_images_says_so(name, images):
+  model = models.create(name, 10)
+  with pytest.raises(UserError, match="takes normalised float images"):
+    jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+
+
+@pytest.mark.parametrize("name, shape, message", [
+  ("mlp", (28, 28, 3), "dense1 was made for 784 features, its input has 2352"),
+  ("mlp", (32, 32, 1), "dense1 was made for 784 features, its input has 1024"),
+  ("simple_cnn", (32, 32, 1), "dense1 was made for 9216 features, its input has 12544"),
+  ("simple_cnn_keras", (32, 32, 1), "head was made for 1600 features, its input has 2304"),
+  ("simple_cnn", (28, 28, 3), "conv1 was made for 1 channels, its input has 3"),
+  ("lenet5_1998", (28, 28, 3), "c1 was made for 1 channels, its input has 3"),
+])  # fmt: skip
+def test_other_images_than_it_was_made_for(name, shape, message):
+  model = models.create(name, 10)
+  run = lambda x: model.init(jax.random.key(0), x, train=False)
+  variables = jax.eval_shape(run, jnp.zeros((1, 28, 28, 1)))
+  with pytest.raises(UserError, match=message):
+    jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, jnp.zeros((1, *shape)))
+
+
+def test_maps_of_the_stages_of_simple_cnn():
+  """Each convolution before its pool: 28 - 2 - 2 pixels, then half."""
+  info = lambda name: models.feature_info(models.create(name, 10), models.lookup(name).input_shape)
+  assert info("simple_cnn") == {"stage1": (1, 32), "stage2": (1, 64)}  # a pool behind both
+  assert info("simple_cnn_small") == {"stage1": (1, 16), "stage2": (2, 32)}
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_too_small_an_input_says_so(size):
   model = models.create("simple_cnn_keras", 10)

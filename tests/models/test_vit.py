@@ -11,6 +11,7 @@ import pytest
 
 from cnnjax import models
 from cnnjax.errors import UserError
+from cnnjax.models import vit
 
 IMAGENET = (224, 224, 3)
 TINY = dict(features=12, depth=2, heads=3, patch_size=4)
@@ -76,20 +77,63 @@ def test_position_embeddings_are_for_one_image_size():
     jax.eval_shape(functools.partial(model.apply, train=False), variables, jnp.zeros((1, 8, 12, 3)))
 
 
-def test_features_are_maps_without_the_class_token(random_variables):
-  model = models.create("vit_tiny_patch16_224", 0, **TINY)
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_features_are_maps_without_the_class_token(pool, random_variables):
+  model = models.create("vit_tiny_patch16_224", 5, **TINY, pool=pool)
   x = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)
   variables = random_variables(model, x)
-  maps = models.features(model, variables, x)
-  assert {name: m.shape for name, m in maps.items()} == {
-    "stem": (2, 2, 3, 12),
-    "stage1": (2, 2, 3, 12),
-  }
-  assert models.feature_info(model, (8, 12, 3))["stage1"] == (4, 12)
-  # Behind the last norm, whose scale and bias are taken off again here.
-  p = variables["params"]["final_norm"]
-  plain = (maps["stage1"] - p["bias"]) / p["scale"]
-  np.testing.assert_allclose(np.mean(plain, axis=-1), 0, atol=1e-4)
+  maps = jax.jit(functools.partial(models.features, model))(variables, x)
+  assert {name: m.shape for name, m in maps.items()} == dict.fromkeys(
+    ("stem", "stage1", "stage2"), (2, 2, 3, 12)
+  )
+  p = variables["params"]
+  tokens = maps["stem"].reshape(2, 6, 12)
+  if pool == "token":
+    tokens = jnp.concatenate([jnp.tile(p["token"], (2, 1, 1)), tokens], axis=1)
+  tokens += p["position_embedding"]
+  run = jax.jit(functools.partial(vit.Block(3, 4.0, 0.0, jnp.float32).apply, train=False))
+  for i in 1, 2:
+    tokens = run({"params": p[f"block{i}"]}, tokens, drop_path=0.0)
+    y = tokens[:, -6:]
+    if i == 2:  # behind the last norm
+      y = (y - y.mean(-1, keepdims=True)) / jnp.sqrt(y.var(-1, keepdims=True) + 1e-6)
+      y = y * p["final_norm"]["scale"] + p["final_norm"]["bias"]
+    np.testing.assert_allclose(maps[f"stage{i}"], y.reshape(2, 2, 3, 12), rtol=1e-4, atol=1e-4)
+
+
+def test_each_quarter_of_the_depth_is_a_stage():
+  model = models.create("vit_tiny_patch16_224", 5, features=12, patch_size=4, pool="avg")
+  assert models.feature_info(model, (8, 12, 3)) == dict.fromkeys(
+    ("stem", "stage1", "stage2", "stage3", "stage4"), (4, 12)
+  )
+
+
+@pytest.mark.parametrize("stage, reaches", [("stage1", True), ("stage2", False)])
+def test_the_class_token_depends_on_the_patches_of_all_stages_but_the_last(
+  stage, reaches, random_variables
+):
+  """By perturbations, as for Grad-CAM: they go on into the next block."""
+  model = models.create("vit_tiny_patch16_224", 5, **TINY)
+  variables = random_variables(model, jnp.zeros((1, 8, 8, 3)))
+  x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
+
+  @jax.jit
+  @jax.grad
+  def gradient(perturbation):
+    perturbed = {**variables, "perturbations": {stage: perturbation}}
+    return model.apply(perturbed, x, train=False)[0, 0]
+
+  found = gradient(jnp.zeros((1, 2, 2, 12)))
+  assert np.all(np.any(found, axis=-1) == reaches)
+
+
+# Patches of a quarter: also of one that is given, and not less than a pixel.
+@pytest.mark.parametrize("patch_size, patch", [(16, 4), (32, 8), (8, 2), (1, 1)])
+def test_small_images_take_small_patches(patch_size, patch):
+  model = models.create(
+    "vit_tiny_patch16_224", 5, depth=1, patch_size=patch_size, small_images=True
+  )
+  assert models.feature_info(model, (32, 32, 3))["stem"].stride == patch
 
 
 def test_heads_must_divide_features():

@@ -2,10 +2,13 @@
 parity tests of the families."""
 
 import fnmatch
+import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity
 import pytest
 
 from cnnjax import models, transfer
@@ -67,6 +70,61 @@ def test_all_problems_in_one_error():
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+  "source, name, theirs, ours",
+  [
+    ("torchvision", "head.weight", (4, 6), (4, 6)),  # [out, in] there
+    ("torchvision", "head.weight", (8, 2, 1, 1), (1, 1, 8, 2)),  # [2, 8, 1, 1] is due
+    ("torchvision", "head.weight", (4, 4, 1, 1), (1, 1, 8, 2)),
+    ("torchvision", "head.weight", (6, 1), (6, 1)),
+    ("torchvision", "head.weight", (6, 4, 1, 1), (6, 4)),
+    ("keras", "head/kernel", (6, 4), (4, 6)),
+  ],
+)
+def test_as_many_numbers_in_another_shape(source, name, theirs, ours):
+  like = {"params": {"head": {"kernel": jnp.zeros(ours)}}}
+  with pytest.raises(UserError, match=re.escape(f"mis-shaped: {name} is {list(theirs)}")):
+    transfer.convert({name: np.zeros(theirs)}, like, transfer.Rules(source, "none", ()))
+
+
+@pytest.mark.parametrize("theirs, ours", [((6, 4, 1, 1), (4, 6)), ((6, 4), (1, 1, 4, 6))])
+def test_a_dense_layer_is_a_1x1_convolution(theirs, ours):
+  weight = np.random.default_rng(0).normal(size=theirs).astype(np.float32)
+  like = {"params": {"head": {"kernel": jnp.zeros(ours)}}}
+  found = transfer.convert({"head.weight": weight}, like, RULES)["params"]["head"]["kernel"]
+  assert found.shape == ours
+  np.testing.assert_array_equal(found.reshape(4, 6), weight.reshape(6, 4).T)
+
+
+@pytest.mark.parity
+def test_torch_tensors_of_any_kind():
+  """Parameters, as named_parameters() gives them, and half precision."""
+  torch = parity.torch()
+  theirs = {name: torch.tensor(value) for name, value in weights().items()}
+  theirs["head.weight"] = torch.nn.Parameter(theirs["head.weight"])
+  theirs["norm.weight"] = theirs["norm.weight"].to(torch.bfloat16)
+  ours = transfer.convert(theirs, LIKE, RULES)
+  expected = transfer.convert(weights(), LIKE, RULES)
+  close = functools.partial(np.testing.assert_allclose, rtol=2**-8)
+  jax.tree.map(close, ours, expected)
+  assert ours["params"]["norm"]["scale"].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv3_large_100"])
+def test_padding_and_epsilon_of_timm_by_source(name):
+  """Its tf_* have the names of the others."""
+  symmetric, same = (transfer.rules_for(name, source).overrides for source in ("timm", "timm_tf"))
+  assert models.create(name, 10, **symmetric).padding == "symmetric"
+  assert models.create(name, 10, **same).padding == "same"
+  assert (symmetric["norm_epsilon"], same["norm_epsilon"]) == (1e-5, 1e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet18", "googlenet_2014"])
+def test_torchvision_has_none_of_these(name):
+  with pytest.raises(UserError, match="no rules take weights of torchvision"):
+    transfer.rules_for(name, "torchvision")
+
+
 def test_a_flattened_map_keeps_its_order():
   """Theirs stands behind [channels, height, width], ours behind [height, width, channels]."""
   rng = np.random.default_rng(0)
@@ -75,6 +133,31 @@ def test_a_flattened_map_keeps_its_order():
   np.testing.assert_allclose(
     ours @ image.transpose(1, 2, 0).ravel(), weight @ image.ravel(), rtol=1e-12
   )
+
+
+@pytest.mark.parametrize("shape", [(5, 18), (24, 5), (5, 2, 3, 4)])
+def test_a_flattened_map_of_another_size_is_mis_shaped(shape):
+  rules = transfer.Rules("torchvision", "none", (), {"head/kernel": mapping.flattened(2, 3, 4)})
+  like = {"params": {"head": {"kernel": jnp.zeros((24, 5))}}}
+  with pytest.raises(UserError, match=r"mis-shaped: head\.weight is"):
+    transfer.convert({"head.weight": np.zeros(shape)}, like, rules)
+
+
+@pytest.mark.parametrize(
+  "name, source, weight, theirs, wrong",
+  [
+    ("convnext_tiny", "torchvision", "stage1_block1/layer_scale", (96, 1, 1), (8, 12)),
+    ("dm_nfnet_f0", "timm", "stem_conv1/gain", (16, 1, 1, 1), (4, 4)),
+  ],
+)
+def test_a_vector_with_axes_of_one(name, source, weight, theirs, wrong):
+  rules, like = transfer.rules_for(name, source), jnp.zeros(theirs[0])
+  for part in reversed(weight.split("/")):
+    like = {part: like}
+  convert = lambda shape: transfer.convert({weight: np.ones(shape)}, {"params": like}, rules)
+  assert jax.tree.leaves(convert(theirs))[0].shape == theirs[:1]
+  with pytest.raises(UserError, match=f"mis-shaped: {weight}"):
+    convert(wrong)
 
 
 def test_no_rules_says_which_there_are():

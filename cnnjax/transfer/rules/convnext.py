@@ -58,7 +58,7 @@ RULES = [
     "torchvision",
     "convnext_tiny convnext_small convnext_base convnext_large",
     _TORCHVISION,
-    reorder={"/layer_scale$": np.ravel},  # [features, 1, 1] there
+    reorder={"/layer_scale$": np.squeeze},  # [features, 1, 1] there
   ),
   Rules("timm", "convnext_* convnextv2_*", _TIMM),
   Rules("keras", "convnext_*", _KERAS),

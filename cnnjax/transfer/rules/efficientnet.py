@@ -1,7 +1,7 @@
 """EfficientNets of torchvision, timm, Keras and github.com/lukemelas/EfficientNet-PyTorch.
 
-timm's tf_efficientnet_* have the names of its efficientnet_*, with the padding and the epsilon of
-TensorFlow: give `padding="same", norm_epsilon=1e-3` with them.
+timm's tf_efficientnet_* ("timm_tf") have the names of its efficientnet_*, with the padding and the
+epsilon of TensorFlow.
 """
 
 from cnnjax.transfer.mapping import Rules
@@ -89,6 +89,7 @@ def _efficientnet_pytorch(repeats: tuple[int, ...]) -> tuple:
 
 
 _TORCH = dict(padding="symmetric", norm_momentum=0.9, norm_epsilon=1e-5)
+_TIMM_TF = dict(padding="same", norm_momentum=0.9, norm_epsilon=1e-3)
 # The last layer of preprocessing is part of the model in Keras; our images come normalised.
 _PREPROCESSING = (r"^normalization(_\d+)?/(mean|variance|count)$",)
 
@@ -102,6 +103,8 @@ RULES = [
         overrides=dict(padding="symmetric")),
   Rules("timm", "efficientnet_b* efficientnet_lite*", _TIMM_V1, overrides=_TORCH),
   Rules("timm", "efficientnetv2_*", _TIMM_V2, overrides=_TORCH),
+  Rules("timm_tf", "efficientnet_b* efficientnet_lite*", _TIMM_V1, overrides=_TIMM_TF),
+  Rules("timm_tf", "efficientnetv2_*", _TIMM_V2, overrides=_TIMM_TF),
   Rules("efficientnet_pytorch", "efficientnet_b0 efficientnet_lite0",
         _efficientnet_pytorch((1, 2, 2, 3, 3, 4, 1))),
   Rules("keras", "efficientnet_b* efficientnetv2_*", _KERAS, ignore=_PREPROCESSING),

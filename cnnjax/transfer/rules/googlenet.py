@@ -1,4 +1,4 @@
-"""GoogLeNet of torchvision, BN-Inception of pytorchcv.
+"""GoogLeNet of torchvision, that of 2014 built of its parts, BN-Inception of pytorchcv.
 
 The published weights of torchvision's GoogLeNet want images of mean 0.5 and deviation 0.5 a channel
 (its `transform_input` makes these of its usual ones).
@@ -43,9 +43,12 @@ _PYTORCHCV = (
   (r"^output\.", "head."),
 )  # fmt: skip
 
+_AUX = dict(
+  reorder={r"aux\d_head/dense/kernel": flattened(128, 4, 4)}, overrides={"aux_logits": True}
+)
+
 RULES = [
-  Rules("torchvision", "googlenet googlenet_2014", _TORCHVISION,
-        reorder={r"aux\d_head/dense/kernel": flattened(128, 4, 4)},
-        overrides={"aux_logits": True}),
+  Rules("torchvision", "googlenet", _TORCHVISION, **_AUX),
+  Rules("bvlc_googlenet", "googlenet_2014", _TORCHVISION, **_AUX),
   Rules("pytorchcv", "bn_inception", _PYTORCHCV),
 ]  # fmt: skip

@@ -179,6 +179,7 @@ def _keras(momentum: float) -> dict:
 
 
 _TIMM_NORM = dict(norm_momentum=0.9, norm_epsilon=1e-5)
+_TIMM_TF = _keras(0.9)  # the padding and the epsilon of TensorFlow
 
 RULES = [
   Rules("torchvision", "mobilenetv2_*", _TORCHVISION_V2),
@@ -188,6 +189,10 @@ RULES = [
   Rules("timm", "mobilenetv2_*", TIMM_V2),
   Rules("timm", "mobilenetv3_large_*", _timm_v3(_LARGE), overrides=_TIMM_NORM),
   Rules("timm", "mobilenetv3_small_*", _timm_v3(_SMALL), overrides=_TIMM_NORM),
+  Rules("timm_tf", "mobilenetv3_large_*", _timm_v3(_LARGE), overrides=_TIMM_TF),
+  Rules(
+    "timm_tf", "mobilenetv3_small_075 mobilenetv3_small_100", _timm_v3(_SMALL), overrides=_TIMM_TF
+  ),
   Rules("timm", "mobilenetv4_conv_small*", _TIMM_V4_SMALL),
   Rules("timm", "mobilenetv4_conv_medium mobilenetv4_conv_large", _TIMM_V4),
   Rules("keras", "mobilenetv1_*", _KERAS_V1, overrides=_keras(0.99)),

@@ -21,7 +21,7 @@ RULES = [
     "timm",
     "dm_nfnet_*",
     _TIMM,
-    reorder={"/gain$": np.ravel},  # [features, 1, 1, 1] there
+    reorder={"/gain$": np.squeeze},  # [features, 1, 1, 1] there
     overrides=dict(activation="gelu", variance_floor=False),
   ),
 ]

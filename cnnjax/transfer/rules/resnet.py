@@ -1,4 +1,4 @@
-"""ResNets of torchvision, timm, pytorchcv and Keras.
+"""ResNets of torchvision, timm, pytorchcv, Keras and two repositories for CIFAR.
 
 In timm, ECA is `timm.create_model("resnet50", block_args=dict(attn_layer="eca"))`. The squeeze of
 its seresnet18 and seresnet34 is wider than ours (see models/resnet.py), so these are not here.
@@ -7,7 +7,6 @@ its seresnet18 and seresnet34 is wider than ours (see models/resnet.py), so thes
 from cnnjax.transfer.mapping import Rules
 
 _TORCHVISION = (
-  (r"^module\.", ""),
   (r"^conv1\.", "stem_conv."),
   (r"^bn1\.", "stem_norm."),
   (r"layer(\d+)\.(\d+)\.", "stage<1>_block<2+1>."),
@@ -15,11 +14,13 @@ _TORCHVISION = (
   (r"downsample\.0\.", "shortcut_conv."),
   (r"downsample\.1\.", "shortcut_norm."),
   (r"^fc\.", "head."),
-  # Code that names the rest alike: github.com/akamaster/pytorch_resnet_cifar10 (option A,
-  # saved from a DataParallel), and github.com/kuangliu/pytorch-cifar with its preact_resnet18.
+)
+_CIFAR = (
+  (r"^module\.", ""),  # saved from a DataParallel
   (r"\.shortcut\.0\.", ".shortcut_conv."),
   (r"\.shortcut\.1\.", ".shortcut_norm."),
   (r"^linear\.", "head."),
+  *_TORCHVISION,
 )
 _TIMM = (
   *_TORCHVISION,
@@ -74,19 +75,22 @@ _KERAS = (
 )
 _PLAIN = "resnet18 resnet34 resnet50 resnet101 resnet152"
 _WIDE = "wide_resnet* resnext50_32x4d resnext101*"
-_CIFAR = "resnet20 resnet32 resnet44 resnet56 resnet110 resnet1202"
 
 RULES = [
-  Rules("torchvision", f"{_PLAIN} {_WIDE} {_CIFAR} preact_resnet18", _TORCHVISION),
+  Rules("torchvision", f"{_PLAIN} {_WIDE}", _TORCHVISION),
+  Rules("pytorch_resnet_cifar10", "resnet20 resnet32 resnet44 resnet56 resnet110 resnet1202",
+        _CIFAR),
+  Rules("pytorch_cifar", "preact_resnet18", _CIFAR),
+  Rules("pytorch_cifar", _PLAIN, _CIFAR, overrides=dict(small_images=True)),
   Rules("timm", "resnet18d resnet34d resnet50d resnet101d resnet152d", _TIMM_D),
   Rules("timm", "resnetv2_*", _TIMM_V2),
   Rules(
     "timm",
-    f"{_PLAIN} {_WIDE} resnet200 seresnet50 seresnet101 seresnet152 seresnext* eca_resnet*",
+    f"{_PLAIN} {_WIDE} resnet200 seresnet50 seresnet101 seresnet152 seresnext* ecaresnet*",
     _TIMM,
   ),
   Rules("pytorchcv", "resnet*_v1 resnet18 resnet34 resnet200 seresnet18 seresnet34 seresnet50 "
-        "seresnet101 seresnet152 cbam_resnet* preact_resnet110 preact_resnet164 preact_resnet1001 "
+        "seresnet101 seresnet152 cbamresnet* preact_resnet110 preact_resnet164 preact_resnet1001 "
         "wrn_* resnext29_*", _PYTORCHCV),
   # Theirs project where the paper pads zeros.
   Rules("pytorchcv", "resnet20 resnet56 resnet110 resnet1202 seresnet20", _PYTORCHCV,
