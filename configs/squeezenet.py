@@ -9,15 +9,16 @@ from cnnjax.config import default, pick
 
 
 def digits(c):
+  # Chosen on a validation split. At 1e-3, or without dropout, the relu behind the last convolution
+  # leaves classes dead.
   c.model.small_images = True
-  c.model.dropout = 0.2
   c.data.image_size = 16
   c.batch_size = 64
-  c.epochs = 30
+  c.epochs = 60
   c.augment = "pad_crop(2)"
   c.optim.name = "adam"
-  c.optim.learning_rate = 1e-3
-  c.optim.schedule.warmup = 2
+  c.optim.learning_rate = 3e-4
+  c.optim.schedule.warmup = 6
 
 
 def cifar10(c):

@@ -14,7 +14,7 @@ def digits(c):
   c.model.depth = 4
   c.model.patch_size = 2
   c.batch_size = 64
-  c.epochs = 60
+  c.epochs = 120
   c.augment = "pad_crop(1)"
   c.optim.name = "adamw"
   c.optim.learning_rate = 2e-3

@@ -3,7 +3,7 @@
 python experiments/benchmarks/train_step/run.py [--models resnet50 ...] [--peers keras torch ...]
 
 Every peer is a process of its own; they take turns, a few steps each, round after round, so that
-what else the machine does falls on all alike. A row is the time of ours over the time of a peer,
+what else the machine does falls on all alike. A ratio is the time of a peer over that of ours,
 round by round: the median, and the middle 80 % of the rounds. The table is written to README.md
 and everything to results.json, under a name of the device, the precision and jax's version.
 """
@@ -20,10 +20,13 @@ import sys
 import time
 
 HERE = pathlib.Path(__file__).parent
+RESULTS, README = HERE / "results.json", HERE / "README.md"
 sys.path.insert(0, str(HERE))
 import peers  # noqa: E402
 
 PEERS = ("keras", "torch", "torch_compile")
+# XLA's count of what a step of DenseNet-BC-100-12 needs, batch 64 (arXiv:1707.06990).
+MEMORY = {"plain": {}, "memory_efficient": {"memory_efficient": True}, "remat": {"remat": True}}
 PACKAGES = ("jax", "flax", "torch", "torchvision", "keras")
 
 
@@ -119,27 +122,52 @@ def compare(name: str, args: argparse.Namespace) -> dict:
   }
 
 
+def memory(dtype: str) -> dict:
+  """FLOPs and temporary bytes of a step, by the way of training."""
+  facts, setting = {}, dict(name="densenet_bc100_k12", size=32, examples=64, dtype=dtype)
+  for label, overrides in MEMORY.items():
+    worker = Worker(peer="ours", overrides=overrides, **setting)
+    facts[label] = worker.facts
+    worker.stop()
+  return facts
+
+
 def table(results: dict) -> str:
-  """The tables of README.md, one for each machine."""
+  """The tables of README.md, for each machine."""
   text = ""
   for key, entry in results.items():
     labels = list(dict.fromkeys(name for row in entry["models"].values() for name in row["ratios"]))
     text += f"\n**{key}** ({', '.join(f'{k} {v}' for k, v in entry['versions'].items())})\n\n"
-    header = ["model", "input", "ms", "FLOPs / 6 MACs", *labels]
+    header = ["model", "input", "ms", "FLOPs / 6 MACs", "temporary MB", *labels]
     text += f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n"
     for name, row in entry["models"].items():
       cells = [name, f"{row['batch']}x{row['size']}x{row['size']}", f"{row['milliseconds']:.0f}"]
-      cells.append(f"{row['facts']['flops_over_6_macs']:.2f}")
+      facts = row["facts"]
+      cells += [f"{facts['flops_over_6_macs']:.2f}", f"{facts['temp_bytes'] / 1e6:.0f}"]
       for label in labels:
         found = row["ratios"].get(label)
         cells.append(f"{found[0]:.2f} ({found[1]:.2f}-{found[2]:.2f})" if found else "")
       text += f"| {' | '.join(cells)} |\n"
+    if "memory" in entry:
+      text += "\n| DenseNet-BC-100-12, batch 64 | temporary MB | GFLOPs |\n|---|---|---|\n"
+      plain = entry["memory"]["plain"]
+      for label, facts in entry["memory"].items():
+        size, flops = facts["temp_bytes"], facts["flops"]
+        text += f"| {label} | {size / 1e6:.0f} ({size / plain['temp_bytes']:.0%}) "
+        text += f"| {flops / 1e9:.0f} ({flops / plain['flops']:.0%}) |\n"
   return text
+
+
+def write(results: dict) -> None:
+  """results.json, and the tables of README.md."""
+  RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+  head, marker, _ = README.read_text().partition("<!-- table -->\n")
+  README.write_text(head + marker + table(results))
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--models", nargs="+", choices=peers.MODELS, default=list(peers.MODELS))
+  parser.add_argument("--models", nargs="*", choices=peers.MODELS, default=list(peers.MODELS))
   parser.add_argument("--peers", nargs="*", choices=PEERS, default=["keras", "torch"])
   parser.add_argument("--without", nargs="*", default=[], help="choices of cnnjax.models.ops")
   parser.add_argument("--size", type=int, default=96)
@@ -147,13 +175,13 @@ def main() -> None:
   parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
   parser.add_argument("--rounds", type=int, default=10)
   parser.add_argument("--seconds", type=float, default=2.0, help="of ours in each round")
+  parser.add_argument("--memory", action="store_true", help="also count the memory of a DenseNet")
   parser.add_argument("--work", type=json.loads, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.work:
     work(args.work)
     return
-  file, readme = HERE / "results.json", HERE / "README.md"
-  results = json.loads(file.read_text()) if file.is_file() else {}
+  results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
   versions = {name: importlib.metadata.version(name) for name in PACKAGES}
   device = subprocess.run(
     [sys.executable, "-c", "import jax; print(jax.devices()[0].device_kind)"],
@@ -167,9 +195,10 @@ def main() -> None:
   for name in args.models:
     entry["models"][name] = compare(name, args)
     print(name, json.dumps(entry["models"][name]), flush=True)
-    file.write_text(json.dumps(results, indent=2) + "\n")
-    head, marker, _ = readme.read_text().partition("<!-- table -->\n")
-    readme.write_text(head + marker + table(results))
+    write(results)
+  if args.memory:
+    entry["memory"] = memory(args.dtype)
+    write(results)
 
 
 if __name__ == "__main__":
