@@ -6,12 +6,10 @@ import pathlib
 import random
 import re
 
-import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from cnnjax import config as configs
-from cnnjax import durations, train
+from cnnjax import durations
 from cnnjax.config import MAY_CHANGE, default, differences, flatten, from_json, override, to_json
 from cnnjax.errors import UserError
 
@@ -71,32 +69,6 @@ def test_every_file_has_a_default_preset_without_a_download(file):
   assert "cifar10" in presets(file)
   # The families of ImageNet have its recipe, those before them the small sets.
   assert ("imagenet" in presets(file)) or {"mnist", "fashion_mnist"} <= set(presets(file))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "file, preset",
-  [(f, p) for f in FILES for p in presets(f) if p != "digits"],
-  ids=lambda x: getattr(x, "stem", x),
-)
-def test_first_steps_of_every_preset(file, preset, tmp_path):
-  """On noise in the place of the images, as large, of as many channels and classes."""
-  config = configs.load(f"{file}:{preset}")
-  size, channels, classes = {
-    "cifar10": (32, 3, 10), "imagenet2012": (224, 3, 1000),
-    "mnist": (28, 1, 10), "fashion_mnist": (28, 1, 10),
-  }[config.data.name]  # fmt: skip
-  data = ConfigDict(default().data)
-  data.update(source="synthetic", mean=config.data.mean, std=config.data.std)
-  data.synthetic.update(
-    train_examples=8, test_examples=4, num_classes=classes, channels=channels,
-    image_size=config.data.image_size or size,
-  )  # fmt: skip
-  config.data = data
-  config.update(batch_size=4, eval_batch_size=4, epochs="2 steps", log_every="1 steps")
-  config.mesh.data = 1
-  _, metrics, _ = train.train(config, tmp_path / "run")
-  assert np.isfinite(metrics["train/loss"]) and np.isfinite(metrics["test/loss"])
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda x: x.stem)
