@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from cnnjax.errors import unknown
 
-# What is rewritten on CPU; `without` leaves some of it out.
+# What is rewritten, and asked of the compiler, on CPU; `without` leaves some of it out.
 CHOICES = ("barrier", "dot", "depthwise", "grouped", "product", "pool", "order", "library")
 _left_out: frozenset[str] = frozenset()
 

@@ -66,7 +66,7 @@ def ours(name, size, examples, dtype, without=(), overrides=None):
     options = ops.compiler_options()
     lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(state, key)
   compiled = lowered.compile()
-  macs = models.summarize(models.create(name, CLASSES, **(overrides or {})), (size, size, 3)).macs
+  macs = models.summarize(model, (size, size, 3)).macs
   facts = {
     "flops": compiled.cost_analysis()["flops"],
     "flops_over_6_macs": compiled.cost_analysis()["flops"] / (6 * macs * examples),
