@@ -63,16 +63,22 @@ def check_images(x: jax.Array, *, smallest: int = 1) -> None:
     )
 
 
+def _check_inputs(
+  layer: nn.Module, x: jax.Array, what: str, *, groups: int = 1, hint: str = ""
+) -> None:
+  """UserError unless the last axis of x is what the layer's kernel, if it has one yet, takes."""
+  if layer.has_variable("params", "kernel"):
+    taken = layer.get_variable("params", "kernel").shape[-2] * groups
+    if x.shape[-1] != taken:
+      path = "/".join(layer.path)
+      raise UserError(f"{path} was made for {taken} {what}, its input has {x.shape[-1]}{hint}")
+
+
 class Conv(nn.Conv):
   """nn.Conv that says in words when the number of channels does not fit its kernel."""
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    if self.has_variable("params", "kernel"):
-      taken = self.get_variable("params", "kernel").shape[2] * self.feature_group_count
-      if x.shape[-1] != taken:
-        raise UserError(
-          f"{'/'.join(self.path)} was made for {taken} channels, its input has {x.shape[-1]}"
-        )
+    _check_inputs(self, x, "channels", groups=self.feature_group_count)
     return super().__call__(x)
 
 
@@ -237,13 +243,8 @@ class Dense(nn.Dense):
   """nn.Dense that says in words when its input does not fit its kernel."""
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    if self.has_variable("params", "kernel"):
-      taken = self.get_variable("params", "kernel").shape[0]
-      if x.shape[-1] != taken:
-        raise UserError(
-          f"{'/'.join(self.path)} was made for {taken} features, its input has {x.shape[-1]}: are "
-          "the images of another size, or have they other channels?"
-        )
+    hint = ": are the images of another size, or have they other channels?"
+    _check_inputs(self, x, "features", hint=hint)
     return super().__call__(x)
 
 
