@@ -6,10 +6,11 @@ import pathlib
 import random
 import re
 
+import jax
 import pytest
 
 from cnnjax import config as configs
-from cnnjax import durations
+from cnnjax import durations, train
 from cnnjax.config import MAY_CHANGE, default, differences, flatten, from_json, override, to_json
 from cnnjax.errors import UserError
 
@@ -59,6 +60,38 @@ def test_every_preset_is_valid(file, preset, no_data_needed):
   assert (config.data.source == "tfds") == bool(config.data.name)
   parsed = [durations.parse(b, "") for b in config.optim.schedule.boundaries]
   assert len({unit for _, unit in parsed}) <= 1 and parsed == sorted(parsed)
+
+
+SHAPES = {  # of images, and how many classes
+  "cifar10": (32, 3, 10), "cifar100": (32, 3, 100), "imagenet2012": (224, 3, 1000),
+  "mnist": (28, 1, 10), "fashion_mnist": (28, 1, 10),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "file, preset",
+  [(f, p) for f in FILES for p in presets(f) if p != "digits"],
+  ids=lambda x: getattr(x, "stem", x),
+)
+def test_every_preset_makes_a_training_step(file, preset):
+  """Traced, not compiled, on noise in the place of the images; two batches of it are an epoch."""
+  config = configs.load(f"{file}:{preset}")
+  size, channels, classes = SHAPES[config.data.name]
+  statistics = dict(mean=config.data.mean, std=config.data.std)
+  examples = dict(
+    train_examples=2 * config.batch_size, test_examples=4, num_classes=classes,
+    channels=channels, image_size=config.data.image_size or size,
+  )  # fmt: skip
+  config.data = default().data
+  config.data.update(source="synthetic", **statistics)
+  config.data.synthetic.update(examples)
+  config.mesh.data = 1
+  configs.validate(config)
+  program = train.build(config)
+  state = program.new_state(abstract=True)
+  after = jax.eval_shape(program.train_step, state, program.batches.feed(0), 1)
+  assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda x: x.stem)
@@ -436,53 +469,6 @@ def test_random_mutations_are_valid_or_a_user_error():
     valid += 1
     assert not differences(config, again), settings
   assert 5 < valid < 150
-
-
-# Durations
-
-
-@pytest.mark.parametrize(
-  "value, steps",
-  [
-    ("500 steps", 500),
-    ("1 step", 1),
-    ("1e3 steps", 1000),
-    (" 7steps ", 7),
-    (2, 200),
-    (2.5, 250),
-    ("2.5 epochs", 250),
-    ("1 epoch", 100),
-    (0, 0),
-    (1e-9, 0),
-    ("1e6 examples", 15625),
-    ("64 examples", 1),
-    ("1 example", 0),
-    ("1e-2 epochs", 1),
-  ],
-)
-def test_durations_in_steps(value, steps):
-  assert durations.in_steps(value, "epochs", steps_per_epoch=100, batch_size=64) == steps
-
-
-@pytest.mark.parametrize(
-  "value",
-  [
-    "",
-    "5",
-    "steps",
-    "5 weeks",
-    "five steps",
-    "5 steps more",
-    "1.2.3 steps",
-    "e steps",
-    None,
-    (1,),
-    "--5 steps",
-  ],
-)
-def test_what_is_not_a_duration(value):
-  with pytest.raises(UserError, match=r'^epochs is .*"500 steps", "2.5 epochs" or "1e6 examples"$'):
-    durations.parse(value, "epochs")
 
 
 # JSON, and going on

@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.efficientnet import FusedMBConv
 from cnnjax.models.mobilenet import head_init, make_layers, stage_strides
 from cnnjax.models.registry import Count, Rate, Scale, Size, register
 
@@ -39,13 +41,24 @@ class Row(NamedTuple):
   strides: Size = 1
 
 
+def check(row: Row) -> None:
+  """UserError where a number that the kind of block needs is 0."""
+  if row.kind != "uib" and not row.kernel_size1:
+    raise UserError(f"stages: {row} has a convolution, so kernel_size1 must be at least 1, got 0")
+  if row.kind == "uib" and row.strides > 1 and not (row.kernel_size1 or row.kernel_size2):
+    raise UserError(
+      f"stages: {row} has no depthwise convolution that could take its stride; set kernel_size1 or "
+      "kernel_size2"
+    )
+
+
 def conv(kernel_size: int, features: int, strides: int = 1) -> Row:
   """A convolution with norm and activation."""
   return Row("conv", kernel_size, 0, 1, features, strides)
 
 
 def fused(kernel_size: int, expand: int, features: int, strides: int = 1) -> Row:
-  """See FusedBottleneck."""
+  """See FusedMBConv in models/efficientnet.py."""
   return Row("fused", kernel_size, 0, expand, features, strides)
 
 
@@ -54,35 +67,16 @@ def uib(kernel_size1: int, kernel_size2: int, expand: int, features: int, stride
   return Row("uib", kernel_size1, kernel_size2, expand, features, strides)
 
 
-class FusedBottleneck(nn.Module):
-  """x + project(expand(x)), the expansion a full convolution; without x where the shape changes.
+class UniversalBottleneck(nn.Module):
+  """x + project(depthwise2(expand(depthwise1(x)))); without x where the shape changes.
 
+  Activation after the expansion and after depthwise2. The last depthwise has the stride.
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
   row: Row  # its features those of the network's width
   layer: Callable[..., nn.Module]  # ConvNormAct, with what the network shares
   depthwise: Callable[..., nn.Module]  # the same for a depthwise convolution
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
-    row = self.row
-    expanded = layers.make_divisible(row.expand * x.shape[-1])
-    y = self.layer(expanded, row.kernel_size1, strides=row.strides, name="expand")(x, train=train)
-    y = self.layer(row.features, 1, act=None, name="project")(y, train=train)
-    return x + layers.drop_path(y, drop_path, train=train) if x.shape == y.shape else y
-
-
-class UniversalBottleneck(nn.Module):
-  """x + project(depthwise2(expand(depthwise1(x)))); without x where the shape changes.
-
-  Activation after the expansion and after depthwise2. The last depthwise has the stride. Shapes as
-  in FusedBottleneck.
-  """
-
-  row: Row
-  layer: Callable[..., nn.Module]
-  depthwise: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
@@ -175,14 +169,18 @@ class MobileNetV4(nn.Module):
           strides=strides[i - 1] if n == 1 else 1,
         )
         done += 1
-        name, options = f"stage{i}_block{n}", dict(train=train, remat=self.remat)
+        check(row)
+        name, options = f"stage{i}_block{n}", dict(drop_path=self.drop_path * done / depth)
         if row.kind == "conv":
           block = layer(row.features, row.kernel_size1, strides=row.strides, name=name)
+          options = {}
+        elif row.kind == "fused":
+          block = FusedMBConv(
+            row.expand, row.kernel_size1, row.features, row.strides, layer=layer, name=name
+          )
         else:
-          kind = FusedBottleneck if row.kind == "fused" else UniversalBottleneck
-          block = kind(row, layer=layer, depthwise=depthwise, name=name)
-          options |= dict(drop_path=self.drop_path * done / depth)
-        x = layers.run_block(block, x, **options)
+          block = UniversalBottleneck(row, layer=layer, depthwise=depthwise, name=name)
+        x = layers.run_block(block, x, train=train, remat=self.remat, **options)
       stride *= strides[i - 1]
       x = layers.feature(self, f"stage{i}", x, stride=stride)
 

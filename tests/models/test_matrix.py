@@ -279,6 +279,9 @@ def test_bfloat16_and_remat(name, trained):
   variables, images, weights, program = trained(name)
   plain, full = program(jax.random.key(0))
   half, remat = create(name, dtype="bfloat16"), "remat" in FORMS[name]
+  if remat:
+    forward = jax.make_jaxpr(evaluation(create(name, remat=True)))(variables, images)
+    assert {"remat2", "checkpoint"} & {equation.primitive.name for equation in forward.eqns}
 
   def run(variables, images, key):
     step = training(create(name, remat=True), weights) if remat else lambda *args: plain

@@ -9,6 +9,7 @@ import parity
 import pytest
 
 from cnnjax import models
+from cnnjax.errors import UserError
 from cnnjax.models import layers, mobilenet, mobilenet_v4
 
 IMAGENET = (224, 224, 3)
@@ -157,6 +158,16 @@ def test_stride_of_a_universal_bottleneck_is_in_the_last_depthwise(sizes, middle
   y, kept = jax.eval_shape(run, ones(1, 8, 8, 8))
   assert y.shape == (1, 4, 4, 16)
   assert kept["intermediates"]["depthwise1"]["__call__"][0].shape == (1, middle, middle, 8)
+
+
+@pytest.mark.parametrize("row, words", [
+  (mobilenet_v4.conv(0, 8), "kernel_size1"), (mobilenet_v4.fused(0, 4, 8), "kernel_size1"),
+  (mobilenet_v4.uib(0, 0, 2, 8, strides=2), "take its stride"),
+])  # fmt: skip
+def test_rows_of_v4_that_cannot_be_built(row, words):
+  model = models.create("mobilenetv4_conv_small", 5, stages=((row,),))
+  with pytest.raises(UserError, match=words):
+    jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), ones(1, 8, 8, 3))
 
 
 def test_initial_kernels():
