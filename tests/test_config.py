@@ -87,6 +87,7 @@ def test_every_preset_makes_a_training_step(file, preset):
   config.data.update(source="synthetic", **statistics)
   config.data.synthetic.update(examples)
   config.mesh.data = 1
+  config.epochs = "100000 steps"  # room for every warm-up
   configs.validate(config)
   program = train.build(config)
   state = program.new_state(abstract=True)
