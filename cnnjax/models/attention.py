@@ -57,7 +57,8 @@ class SqueezeExcite(nn.Module):
 class ECA(nn.Module):
   """A weight a channel from the means of its neighbours: a 1-D convolution over the channels.
 
-  Its kernel size follows the channels (equation 12, gamma 2, b 1): 5 at 256, 7 at 2048.
+  Its kernel size follows the channels (equation 12, gamma 2, b 1): 5 at 256, 7 at 2048. So it is in
+  timm; the authors' published ResNet-50 has sizes chosen stage by stage, 3, 5, 5, 7.
   """
 
   @nn.compact

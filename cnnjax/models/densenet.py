@@ -170,6 +170,10 @@ class DenseNet(nn.Module):
         f"a DenseNet takes its layers from depth or from stage_sizes, the other 0 or (); got depth "
         f"{self.depth} and stage_sizes {self.stage_sizes}"
       )
+    if self.remat and self.memory_efficient:
+      raise UserError(
+        "remat computes whole dense blocks again, memory_efficient only what is cheap; choose one"
+      )
     if self.depth:
       three_blocks(self.depth, bottleneck=self.bottleneck)
     super().__post_init__()

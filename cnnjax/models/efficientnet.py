@@ -32,7 +32,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.mobilenet import InvertedResidual, make_layers, stage_strides
-from cnnjax.models.registry import Rate, Scale, Size, register
+from cnnjax.models.registry import Odd, Rate, Scale, Size, register
 
 head_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 
   block: Literal["mbconv", "fused"]
   expand: Size  # features inside the block, as a multiple of its input's
-  kernel_size: Size
+  kernel_size: Odd
   strides: Size
   features: Size
   repeats: Size

@@ -20,14 +20,14 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, stage_strides
-from cnnjax.models.registry import Factor, Rate, Scale, Size, register
+from cnnjax.models.registry import Factor, Odd, Rate, Scale, Size, register
 
 
 class Stage(NamedTuple):
   """Inverted residuals of one kind; the first has the stride."""
 
   expand: Size  # features inside a block, as a multiple of its input's
-  kernel_size: Size
+  kernel_size: Odd
   features: Size
   repeats: Size
   strides: Size

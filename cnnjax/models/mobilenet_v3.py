@@ -25,13 +25,13 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, stage_strides
-from cnnjax.models.registry import Rate, Scale, Size, register
+from cnnjax.models.registry import Odd, Rate, Scale, Size, register
 
 
 class Row(NamedTuple):
   """One block, a row of tables 1 and 2. Rows of the same width are a stage."""
 
-  kernel_size: Size
+  kernel_size: Odd
   expanded: Size  # features inside, at width 1
   features: Size
   se: bool

@@ -42,7 +42,9 @@ class Row(NamedTuple):
 
 
 def check(row: Row) -> None:
-  """UserError where a number that the kind of block needs is 0."""
+  """UserError where a kernel is missing or even, so that a block would change the size."""
+  if even := [size for size in (row.kernel_size1, row.kernel_size2) if size and size % 2 == 0]:
+    raise UserError(f"stages: {row}: kernel sizes must be odd, or 0 for none, got {even[0]}")
   if row.kind != "uib" and not row.kernel_size1:
     raise UserError(f"stages: {row} has a convolution, so kernel_size1 must be at least 1, got 0")
   if row.kind == "uib" and row.strides > 1 and not (row.kernel_size1 or row.kernel_size2):
@@ -146,6 +148,11 @@ class MobileNetV4(nn.Module):
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
 
+  def __post_init__(self):
+    for row in (row for stage in self.stages for row in stage):
+      check(Row(*row))
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
@@ -169,7 +176,6 @@ class MobileNetV4(nn.Module):
           strides=strides[i - 1] if n == 1 else 1,
         )
         done += 1
-        check(row)
         name, options = f"stage{i}_block{n}", dict(drop_path=self.drop_path * done / depth)
         if row.kind == "conv":
           block = layer(row.features, row.kernel_size1, strides=row.strides, name=name)

@@ -13,8 +13,8 @@ A family calls the same decorator once a row of its variant table, with the row 
 a variant accepts is read from the signature: every argument but `num_classes` and `dtype` has a
 default, and its annotation says what `create` lets through: bool, int, float, str,
 `tuple[int, ...]` (at least one; `tuple[int, ...] | tuple[()]` for none as well),
-`Literal["max", "avg"]`, a NamedTuple of these, or one of `Rate`, `Size`, `Count`, `Scale` and
-`Factor` below. Values with any other annotation pass unchecked.
+`Literal["max", "avg"]`, a NamedTuple of these, or one of `Rate`, `Size`, `Count`, `Odd`, `Scale`
+and `Factor` below. Values with any other annotation pass unchecked.
 
 An option may need another one to do anything. Its class says so, and `create` refuses it where it
 would be ignored: `NEEDS = (("lrn_alpha", "lrn", True),)`.
@@ -24,7 +24,6 @@ import dataclasses
 import fnmatch
 import importlib
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterable
 from typing import (
@@ -55,8 +54,9 @@ class Check(NamedTuple):
 Rate = Annotated[float, Check(lambda rate: 0 <= rate < 1, "at least 0 and below 1")]
 Size = Annotated[int, Check(lambda size: size >= 1, "at least 1")]
 Count = Annotated[int, Check(lambda count: count >= 0, "at least 0")]
-Scale = Annotated[float, Check(lambda scale: 0 < scale < math.inf, "above 0 and finite")]
-Factor = Annotated[float, Check(lambda factor: 0 <= factor < math.inf, "at least 0 and finite")]
+Odd = Annotated[int, Check(lambda size: size >= 1 and size % 2 == 1, "odd and at least 1")]
+Scale = Annotated[float, Check(lambda scale: 0 < scale < 1e6, "above 0 and below a million")]
+Factor = Annotated[float, Check(lambda factor: 0 <= factor < 1e6, "at least 0, below a million")]
 Classes = Annotated[int, Check(lambda classes: classes >= 0, "at least 0 (0: pooled features)")]
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -205,7 +205,7 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
       raise UserError(f"{what} must be {check.text}, got {value!r}")
     return value
   if origin is Literal:
-    if value not in args:
+    if (type(value), value) not in [(type(arg), arg) for arg in args]:  # 3.0 is not 3, nor True 1
       raise unknown(what, value, args)
     return value
   if tuple[()] in args:

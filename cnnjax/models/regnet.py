@@ -24,9 +24,8 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.attention import SqueezeExcite
-from cnnjax.models.registry import Check, Rate, Size, register
+from cnnjax.models.registry import Check, Factor, Rate, Size, register
 
-Slope = Annotated[float, Check(lambda slope: slope >= 0, "at least 0")]
 Step = Annotated[float, Check(lambda step: step > 1, "above 1")]
 Width = Annotated[int, Check(lambda n: n >= 8 and n % 8 == 0, "a multiple of 8, at least 8")]
 
@@ -94,7 +93,7 @@ class RegNet(nn.Module):
   num_classes: int
   depth: Size = 13  # blocks; this and the next four make the network: see `stages`
   w_0: Width = 24  # features of the first block
-  w_a: Slope = 36.44  # how many more each next block should have
+  w_a: Factor = 36.44  # how many more each next block should have
   w_m: Step = 2.49  # from stage to stage features grow by a power of it
   group_width: Size = 8  # features of each group of the 3x3
   keep_width: bool = False  # rounding to groups takes away at most 10 %, as in torchvision

@@ -148,6 +148,8 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
   Raises:
     UserError: a tensor is missing, unexpected or mis-shaped; all of them are listed.
   """
+  if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+    raise UserError("weights must be a mapping from names to arrays, such as a torch state_dict")
   wanted = flax.traverse_util.flatten_dict(like, sep="/")
   found: dict[str, np.ndarray] = {}
   came_from: dict[str, str] = {}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnnjax.models import layers
+from cnnjax import models
+from cnnjax.models import layers, ops
 
 
 def normal(*shape):
@@ -23,6 +24,24 @@ class Apply(nn.Module):
   @nn.compact
   def __call__(self, x):
     return self.function(x)
+
+
+@pytest.mark.smoke
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="this XLA merges what is done again")
+def test_remat_needs_less_memory_in_training():
+  """Compiled as the trainer does: some orders of operations undo it."""
+
+  def memory(remat):
+    model = models.create("resnet20", 10, stage_sizes=(4, 4), remat=remat)
+    x = jax.ShapeDtypeStruct((16, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    loss = lambda params, stats, x: apply({"params": params, "batch_stats": stats}, x)[0].sum()
+    step = jax.jit(jax.grad(loss), compiler_options=ops.compiler_options(model))
+    compiled = step.lower(variables["params"], variables["batch_stats"], x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert memory(remat=True) < 0.5 * memory(remat=False)
 
 
 @pytest.mark.smoke

@@ -63,7 +63,7 @@ def ours(name, size, examples, dtype, without=(), overrides=None):
 
   state, key = jax.jit(init)(), jax.random.key(1)
   with ops.without(*without):
-    options = ops.compiler_options()
+    options = ops.compiler_options(model)
     lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(state, key)
   compiled = lowered.compile()
   macs = models.summarize(model, (size, size, 3)).macs
