@@ -12,7 +12,7 @@ import pytest
 from cnnjax.config import default, override
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
   """A function from overrides to a config that trains in seconds: a small CNN on small images."""
 

@@ -71,36 +71,18 @@ def wait_for(process, workdir, step):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tiny, tmp_path_factory):
   """The config of a run, its workdir and its end, trained in one go."""
-  from cnnjax.config import default
-
-  config = default()
-  config.model = {
-    "name": "simple_cnn",
-    "conv_features": (4,),
-    "dense_features": (8,),
-    "batch_norm": True,
-  }
-  for key, value in {
-    "data.source": "synthetic",
-    "data.synthetic.train_examples": 101,
-    "data.synthetic.test_examples": 37,
-    "data.synthetic.image_size": 8,
-    "data.synthetic.channels": 1,
+  config = tiny(**{
     "data.validation": 20,
     "batch_size": 8,
     "epochs": 40,
-    "mesh.data": 1,
     "log_every": "7 steps",
     "eval_every": 2,
     "checkpoint_every": "11 steps",
     "augment": "pad_crop(1) | mixup(0.2)",
-    "optim.weight_decay": 1e-4,
     "model.dropout": 0.3,
-    "optim.schedule.warmup": "2 steps",
-  }.items():
-    override(config, key, value)
+  })  # fmt: skip
   workdir = tmp_path_factory.mktemp("undisturbed")
   end, _, _ = train.train(config, workdir)
   return config, workdir, end

@@ -9,9 +9,12 @@ of README.md from the metrics that the runs left in runs/baselines/.
 import argparse
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
+
+from cnnjax import models
 
 HERE = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/baselines")
@@ -21,10 +24,29 @@ FAMILIES = (
   "convmixer", "vit", "mobilenet", "mnasnet", "shufflenet", "efficientnet", "regnet", "convnext",
   "nfnet",
 )  # fmt: skip
+# The other designs of these families, by the same recipes.
+VARIANTS = {
+  "seresnet20": "resnet.py --config.model.name=seresnet20",
+  "cbam_resnet20": "resnet.py --config.model.attention=cbam",
+  "eca_resnet20": "resnet.py --config.model.attention=eca",
+  "resnet18d": "resnet.py --config.model.name=resnet18d --config.model.small_images=True"
+  " --config.model.features=16 --config.model.stem_features=16",
+  "mobilenetv1": "mobilenet.py --config.model.name=mobilenetv1_025",
+  "mobilenetv3": "mobilenet.py --config.model.name=mobilenetv3_small_050",
+  "mobilenetv4": "mobilenet.py --config.model.name=mobilenetv4_conv_small_035",
+  "efficientnetv2": "efficientnet.py --config.model.name=efficientnetv2_s --config.model.width=0.25"
+  " --config.model.depth=0.25",
+  "efficientnet_lite": "efficientnet.py --config.model.name=efficientnet_lite0",
+  "inception_v4": "inception.py --config.model.name=inception_v4"
+  " --config.model.stage_sizes='(1,1,1)'",
+  "inception_resnet_v2": "inception.py --config.model.name=inception_resnet_v2"
+  " --config.model.stage_sizes='(1,1,1)'",
+}
 # name: arguments of cnnjax.main
 EXPERIMENTS = {
   **{f"resnet20-digits-{s}": f"--config=configs/resnet.py --config.seed={s}" for s in (0, 1, 2)},
   **{f"{name}-digits": f"--config=configs/{name}.py" for name in FAMILIES},
+  **{f"{name}-digits": f"--config=configs/{rest}" for name, rest in VARIANTS.items()},
   "lenet5-mnist": "--config=configs/lenet.py:mnist --config.epochs=12",
   "simple_cnn-mnist": "--config=configs/simple_cnn.py:mnist",
   "simple_cnn-fashion_mnist": "--config=configs/simple_cnn.py:fashion_mnist",
@@ -36,7 +58,7 @@ EXPERIMENTS = {
 def run(name: str, before: dict) -> dict:
   """Trains to the end, and returns what the workdir says of it, and what was known `before`."""
   folder = RUNS / name
-  command = ["-m", "cnnjax.main", *EXPERIMENTS[name].split(), f"--workdir={folder}"]
+  command = ["-m", "cnnjax.main", *shlex.split(EXPERIMENTS[name]), f"--workdir={folder}"]
   began = time.monotonic()
   subprocess.run([sys.executable, *command], check=True)
   took = round(time.monotonic() - began)
@@ -57,13 +79,26 @@ def run(name: str, before: dict) -> dict:
   }
 
 
+def describe(model: dict) -> str:
+  """The variant, and what the config has otherwise, but for dropout and the like."""
+  usual = models.fields(model["name"])
+  shape = (
+    "attention", "depth", "features", "growth_rate", "heads", "patch_size", "small_images",
+    "stage_sizes", "stem_features", "width",
+  )  # fmt: skip
+  plain = lambda value: json.loads(json.dumps(value))
+  own = [f"{k}={model[k]}" for k in shape if k in model and plain(usual.get(k)) != model[k]]
+  return ", ".join([model["name"], *own])
+
+
 def table(results: dict[str, dict]) -> str:
   """The rows of README.md."""
-  rows = ["| command | seed | test accuracy | time | jax |", "|---|---|---|---|---|"]
+  rows = ["| command | model | seed | test accuracy | time | jax |", "|---|---|---|---|---|---|"]
   for result in results.values():
     took = f"{result['seconds']} s" if result["seconds"] else "not in one go"
     rows.append(
-      f"| `{result['command']}` | {result['seed']} | {result['test/accuracy']:.2%} | {took} "
+      f"| `{result['command']}` | {describe(result['config']['model'])} | {result['seed']} "
+      f"| {result['test/accuracy']:.2%} | {took} "
       f"| {result['versions']['jax']} |"
     )
   return "\n".join(rows) + "\n"

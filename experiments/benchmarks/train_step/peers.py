@@ -8,14 +8,15 @@ import os
 
 CLASSES = 1000
 MOMENTUM, RATE = 0.9, 0.01
-# name: (ours, torchvision's, keras.applications')
+# name: (ours, torchvision's, keras.applications'); None: there is none
 MODELS = {
   "resnet50": ("resnet50", "resnet50", "ResNet50"),
   "densenet121": ("densenet121", "densenet121", "DenseNet121"),
   "inception_v3": ("inception_v3", "inception_v3", "InceptionV3"),
   "mobilenet_v2": ("mobilenetv2_100", "mobilenet_v2", "MobileNetV2"),
   "efficientnet_b0": ("efficientnet_b0", "efficientnet_b0", "EfficientNetB0"),
-  "resnet20": ("resnet20", None, None),  # built below from the paper
+  "resnext50": ("resnext50_32x4d", "resnext50_32x4d", None),
+  "resnet20": ("resnet20", "torch_resnet20", "keras_resnet20"),  # below, from the paper
 }
 
 

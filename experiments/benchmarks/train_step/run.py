@@ -5,7 +5,8 @@ python experiments/benchmarks/train_step/run.py [--models resnet50 ...] [--peers
 Every peer is a process of its own; they take turns, a few steps each, round after round, so that
 what else the machine does falls on all alike. A ratio is the time of a peer over that of ours,
 round by round: the median, and the middle 80 % of the rounds. The table is written to README.md
-and everything to results.json, under a name of the device, the precision and jax's version.
+and everything to results.json, under a name of the device, the precision and jax's version; a run
+with other peers or choices adds its columns to a row.
 """
 
 import argparse
@@ -23,6 +24,8 @@ HERE = pathlib.Path(__file__).parent
 RESULTS, README = HERE / "results.json", HERE / "README.md"
 sys.path.insert(0, str(HERE))
 import peers  # noqa: E402
+
+from cnnjax.models import ops  # noqa: E402
 
 PEERS = ("keras", "torch", "torch_compile")
 # XLA's count of what a step of DenseNet-BC-100-12 needs, batch 64 (arXiv:1707.06990).
@@ -85,7 +88,8 @@ def compare(name: str, args: argparse.Namespace) -> dict:
   common = dict(size=size, examples=examples, dtype=args.dtype)
   mine = dict(peer="ours", name=peers.MODELS[name][0], **common)
   wanted = {"ours": mine}
-  wanted |= {peer: dict(peer=peer, name=name, **common) for peer in args.peers}
+  there = [p for p in args.peers if peers.MODELS[name][2 if p == "keras" else 1]]
+  wanted |= {peer: dict(peer=peer, name=name, **common) for peer in there}
   wanted |= {f"without {choice}": {**mine, "without": [choice]} for choice in args.without}
   workers, failed = {}, {}
   for label, arguments in wanted.items():
@@ -93,6 +97,8 @@ def compare(name: str, args: argparse.Namespace) -> dict:
       workers[label] = Worker(**arguments)
     except RuntimeError as e:
       failed[label] = str(e)
+  if "ours" not in workers:
+    raise SystemExit(f"{name} of ours does not run: {failed['ours']}")
   first = workers["ours"].time(1)
   steps = max(1, round(args.seconds / first))
   times = {label: [] for label in workers}
@@ -169,7 +175,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--models", nargs="*", choices=peers.MODELS, default=list(peers.MODELS))
   parser.add_argument("--peers", nargs="*", choices=PEERS, default=["keras", "torch"])
-  parser.add_argument("--without", nargs="*", default=[], help="choices of cnnjax.models.ops")
+  parser.add_argument("--without", nargs="*", choices=ops.CHOICES, default=[])
   parser.add_argument("--size", type=int, default=96)
   parser.add_argument("--batch", type=int, default=16)
   parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -193,7 +199,9 @@ def main() -> None:
   entry = results.setdefault(key, {"models": {}})
   entry["versions"] = versions
   for name in args.models:
-    entry["models"][name] = compare(name, args)
+    row = compare(name, args)
+    row["ratios"] = entry["models"].get(name, {"ratios": {}})["ratios"] | row["ratios"]
+    entry["models"][name] = row
     print(name, json.dumps(entry["models"][name]), flush=True)
     write(results)
   if args.memory:
