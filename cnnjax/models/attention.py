@@ -36,7 +36,10 @@ def attend(
 
 
 class SqueezeExcite(nn.Module):
-  """x times gate(expand(act(reduce(mean of x)))): a weight a channel from the global mean."""
+  """x times gate(expand(act(reduce(mean of x)))): a weight a channel from the global mean.
+
+  x is [batch, height, width, channels]; its shape stays.
+  """
 
   features: int  # of the squeeze
   dtype: Any
@@ -59,6 +62,7 @@ class ECA(nn.Module):
 
   Its kernel size follows the channels (equation 12, gamma 2, b 1): 5 at 256, 7 at 2048. So it is in
   timm; the authors' published ResNet-50 has sizes chosen stage by stage, 3, 5, 5, 7.
+  x is [batch, height, width, channels]; its shape stays.
   """
 
   @nn.compact
@@ -75,7 +79,10 @@ class ECA(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-  """CBAM section 3, equation 2: one perceptron sees the mean and the maximum, and adds them up."""
+  """CBAM section 3, equation 2: one perceptron sees the mean and the maximum, and adds them up.
+
+  x is [batch, height, width, channels]; its shape stays.
+  """
 
   features: int  # of the hidden layer
   dtype: Any
@@ -91,7 +98,10 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-  """CBAM section 3, equation 3: a 7x7 convolution, with batch norm as in the authors' code."""
+  """CBAM section 3, equation 3: a 7x7 convolution, with batch norm as in the authors' code.
+
+  x is [batch, height, width, channels]; its shape stays.
+  """
 
   dtype: Any
 

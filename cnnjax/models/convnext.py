@@ -64,6 +64,7 @@ class ResponseNorm(nn.Module):
   """Global response normalisation, arXiv:2301.00808 section 4, algorithm 1.
 
   A channel is weighted by its L2 norm over the image, relative to the mean of all channels.
+  x is [batch, height, width, channels]; its shape stays.
   """
 
   @nn.compact

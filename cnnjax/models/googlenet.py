@@ -67,7 +67,11 @@ INITS = {
 
 
 class Inception(nn.Module):
-  """Four branches side by side: 1x1; 1x1, 3x3; 1x1, 5x5; pool, 1x1."""
+  """Four branches side by side: 1x1; 1x1, 3x3; 1x1, 5x5; pool, 1x1.
+
+  [batch, height, width, any] to [batch, height, width, what the branches end with together]; height
+  and width are halved, rounded up, where the spec has no 1x1.
+  """
 
   spec: Spec
   kernels5: tuple[int, ...]  # of the convolutions of the 5x5 branch
@@ -104,7 +108,10 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-  """Average pool to 4x4, 1x1 convolution, dense layer, logits; arXiv:1409.4842 section 5."""
+  """Average pool to 4x4, 1x1 convolution, dense layer, logits; arXiv:1409.4842 section 5.
+
+  [batch, height, width, any] to float32 logits [batch, classes].
+  """
 
   num_classes: int
   unit: Callable[..., nn.Module]

@@ -195,6 +195,7 @@ def local_response_norm(
 
   The formula and the constants of section 3.3 of Krizhevsky et al. 2012. Caffe and torch take the
   mean for the sum, so that their alpha is `size` times ours.
+  x is [batch, height, width, channels]; its shape stays.
   """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   squares = jnp.pad(wide**2, ((0, 0),) * (x.ndim - 1) + ((size // 2, (size - 1) // 2),))
@@ -207,6 +208,9 @@ class ConvNormAct(nn.Module):
 
   `conv` and `norm` are partials of the functions above that bind what a whole network shares:
   dtype, initialiser, kind, momentum, epsilon.
+
+  [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up,
+  if the kernel is odd and `padding` None; `width` scales the features.
   """
 
   features: int
@@ -307,6 +311,7 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
 
   Window i is the pixels from floor(i n / size) to ceil((i + 1) n / size): windows overlap where n
   is not a multiple, and repeat pixels where there are fewer than `size`.
+  [batch, height, width, channels] to [batch, size, size, channels].
   """
   for axis in (1, 2):
     n = x.shape[axis]
@@ -408,6 +413,7 @@ def drop_path(x: jax.Array, rate: Drop, *, train: bool) -> jax.Array:
 
   What survives is scaled by 1 / (1 - rate), so that evaluation is the identity (the paper scales at
   test time instead). Rng collection "dropout". Call it on a residual branch, in a compact method.
+  x is [batch, ...], such as [batch, height, width, channels]; its shape stays.
   """
   return DropPath()(x, rate, train=train)
 
@@ -438,6 +444,9 @@ def option_a_shortcut(x: jax.Array, features: int, *, strides: int) -> jax.Array
   Every `strides`-th pixel, and zeros for the channels that are missing: half of them in front, half
   behind. Where the zeros go only renames channels; this order is that of
   github.com/akamaster/pytorch_resnet_cifar10, whose published weights then fit.
+
+  [batch, height, width, channels] to [batch, height / strides, width / strides, features], rounded
+  up.
   """
   missing = features - x.shape[-1]
   if missing < 0:

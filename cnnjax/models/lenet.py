@@ -114,7 +114,10 @@ class LeNet51998(nn.Module):
 
 
 class Subsample(nn.Module):
-  """Sum of 2x2 pixels, times a trainable coefficient, plus a trainable bias, one of each a map."""
+  """Sum of 2x2 pixels, times a trainable coefficient, plus a trainable bias, one of each a map.
+
+  [batch, height, width, channels] to [batch, height / 2, width / 2, channels], rounded down.
+  """
 
   dtype: Any
 
@@ -127,7 +130,10 @@ class Subsample(nn.Module):
 
 
 class C3(nn.Module):
-  """5x5 convolution whose 16 maps each see some of the 6 maps of S2: 60 * 25 + 16 parameters."""
+  """5x5 convolution whose 16 maps each see some of the 6 maps of S2: 60 * 25 + 16 parameters.
+
+  [batch, height, width, 6] to [batch, height - 4, width - 4, 16].
+  """
 
   dtype: Any
 

@@ -155,6 +155,8 @@ def max_pool(
 ) -> jax.Array:
   """Max pooling over square windows; the padding is -inf. Of pixels that tie the first counts.
 
+  [batch, height, width, channels] to the same with (n + 2 * padding - window) // strides + 1 pixels
+  for n, on each axis; "VALID" is padding 0, and "SAME" gives n / strides, rounded up.
   `ceil`: a last window that hangs over the edge counts as well, as ceil_mode in torch.
   """
   pads = _pool_pads(x.shape[1:3], window, strides, padding, ceil)
@@ -175,6 +177,7 @@ def avg_pool(
 ) -> jax.Array:
   """Average pooling over square windows.
 
+  [batch, height, width, channels] to the sizes of `max_pool`.
   `count_padding`: padded pixels count as zeros, as in torch by default; else the mean is that of
   the pixels that are there, as in TensorFlow. `ceil` as in `max_pool`, with `count_padding` false.
   """

@@ -21,7 +21,10 @@ from cnnjax.models.registry import Rate, Size, register
 
 
 class Fire(nn.Module):
-  """1x1 to few features, then 1x1 and 3x3 side by side, each to 4 times as many."""
+  """1x1 to few features, then 1x1 and 3x3 side by side, each to 4 times as many.
+
+  [batch, height, width, any] to [batch, height, width, 8 * squeeze]; with `bypass` the shape stays.
+  """
 
   squeeze: int
   bypass: bool

@@ -22,7 +22,10 @@ from cnnjax.models.registry import Rate, Size, register
 
 
 class Block(nn.Module):
-  """3x3 convolutions, each with its norm and relu."""
+  """3x3 convolutions, each with its norm and relu.
+
+  [batch, height, width, any] to [batch, height, width, features].
+  """
 
   features: int
   size: int
