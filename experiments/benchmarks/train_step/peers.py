@@ -35,6 +35,7 @@ def ours(name, size, examples, dtype, without=(), overrides=None):
 
   from cnnjax import models
   from cnnjax.models import ops
+  from cnnjax.state import CPU_INIT_OPTIONS
 
   model = models.create(name, CLASSES, dtype=dtype, **(overrides or {}))
   images, labels = map(jnp.asarray, batch(size, examples))
@@ -62,7 +63,8 @@ def ours(name, size, examples, dtype, without=(), overrides=None):
     params = optax.apply_updates(variables["params"], updates)
     return {**updated, "params": params}, opt_state
 
-  state, key = jax.jit(init)(), jax.random.key(1)
+  quick = CPU_INIT_OPTIONS if jax.default_backend() == "cpu" else None
+  state, key = jax.jit(init, compiler_options=quick)(), jax.random.key(1)
   with ops.without(*without):
     options = ops.compiler_options(model)
     lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(state, key)
