@@ -24,7 +24,8 @@ concatenation of all maps before it and its normalised copy: of order l^2 maps. 
 norm and relu again in the backward pass; no convolution is computed twice. Outputs, statistics and
 gradients are the same. A training step of `densenet_bc100_k12`, batch 64, float32 on CPU, by XLA's
 own count of temporary memory: 3,119 to 646 MB, 21 %, for 2 % more FLOPs (jax 0.12; 39 % and 8 % on
-0.10; experiments/benchmarks/train_step). Published: 5,453 to 1,655 MB, 30 %, of all memory on a GPU (the authors' models/README.md).
+0.10; experiments/benchmarks/train_step). Published: 5,453 to 1,655 MB, 30 %, of all memory on a
+GPU (the authors' models/README.md).
 """
 
 import functools
