@@ -87,7 +87,8 @@ def register(
   """Decorator that registers a linen Module class, or a function returning a module, as `name`.
 
   `defaults` replace defaults of the builder for this variant. Raises UserError for a name that is
-  taken and for defaults that the builder does not accept.
+  taken, for defaults that the builder does not accept, and for a builder that takes no num_classes
+  or no dtype, or a Module that is not called with `train`.
   """
 
   def decorator(builder: Builder) -> Builder:
@@ -95,6 +96,14 @@ def register(
       raise UserError(f"a model named {name!r} is already registered; choose another name")
     if taken := sorted({"init", "apply"} & set(inspect.signature(builder).parameters)):
       raise UserError(f"model {name!r}: a field named {taken[0]!r} hides the method of the module")
+    lacking = {"num_classes", "dtype"} - set(inspect.signature(builder).parameters)
+    if inspect.isclass(builder):
+      lacking |= {"train"} - set(inspect.signature(builder.__call__).parameters)
+    if lacking:
+      raise UserError(
+        f"model {name!r} lacks {', '.join(sorted(lacking))}: a model has fields num_classes and "
+        "dtype, and is called as __call__(self, x, *, train)"
+      )
     own = {key: parameter.default for key, parameter in _parameters(builder).items()}
     merged = own | _checked_overrides(name, builder, defaults)
     if missing := [key for key, value in merged.items() if value is inspect.Parameter.empty]:
@@ -149,9 +158,12 @@ def import_modules(modules: Iterable[str]) -> None:
     except UserError:
       raise
     except Exception as e:
+      hint = ""
+      if isinstance(e, ModuleNotFoundError):
+        hint = "; it is named without .py, and must be on the Python path"
+        hint += " (PYTHONPATH, or the folder that the command runs in)"
       raise UserError(
-        f"cannot import {name!r} (config key 'imports'): {type(e).__name__}: {e}; it must be on "
-        "the Python path (PYTHONPATH, or the folder that the command runs in)"
+        f"cannot import {name!r} (config key 'imports'): {type(e).__name__}: {e}{hint}"
       ) from e
 
 

@@ -78,7 +78,7 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
   if warmup >= total_steps:
     raise UserError(
       f"optim.schedule.warmup {config.warmup!r} is {warmup} steps, and the whole "
-      f"run is {total_steps}"
+      f"run is {total_steps}; shorten it (0: none) or train longer"
     )
   schedule = SCHEDULES[config.name](config, peak, total_steps - warmup, warmup, to_steps)
   if not warmup:

@@ -258,6 +258,17 @@ def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, text, words):
     models.import_modules(["a_fork_that_fails"])
 
 
+def test_what_every_model_has():
+  class Bare(nn.Module):
+    def __call__(self, x):
+      return x
+
+  with pytest.raises(UserError, match="'bare' lacks dtype, num_classes, train: .*__call__"):
+    models.register("bare")(Bare)
+  with pytest.raises(UserError, match="'bare' lacks dtype: "):
+    models.register("bare")(lambda num_classes: Bare())
+
+
 def test_a_field_may_not_hide_a_method():
   class Hides(Net):
     init: str = "zeros"
