@@ -31,16 +31,10 @@ VARIANTS = {
   "eca_resnet20": "resnet.py --config.model.attention=eca",
   "resnet18d": "resnet.py --config.model.name=resnet18d --config.model.small_images=True"
   " --config.model.features=16 --config.model.stem_features=16",
-  "mobilenetv1": "mobilenet.py --config.model.name=mobilenetv1_025",
+  "mobilenetv1": "mobilenet.py --config.model.name=mobilenetv1_050 --config.epochs=80",
   "mobilenetv3": "mobilenet.py --config.model.name=mobilenetv3_small_050",
   "mobilenetv4": "mobilenet.py --config.model.name=mobilenetv4_conv_small_035",
-  "efficientnetv2": "efficientnet.py --config.model.name=efficientnetv2_s --config.model.width=0.25"
-  " --config.model.depth=0.25",
-  "efficientnet_lite": "efficientnet.py --config.model.name=efficientnet_lite0",
-  "inception_v4": "inception.py --config.model.name=inception_v4"
-  " --config.model.stage_sizes='(1,1,1)'",
-  "inception_resnet_v2": "inception.py --config.model.name=inception_resnet_v2"
-  " --config.model.stage_sizes='(1,1,1)'",
+  "efficientnet_lite": "efficientnet.py --config.model.name=efficientnet_lite0 --config.epochs=40",
 }
 # name: arguments of cnnjax.main
 EXPERIMENTS = {
