@@ -24,7 +24,7 @@ def main() -> int:
     entry = models.lookup(name)
     classes = 1000 if entry.input_shape[0] >= 64 else 10
     # Equal blocks are then traced once; the counts are the same.
-    options = {"scan": True} if "scan" in models.fields(name) else {}
+    options = {"scan": True} if "scan" in entry.defaults else {}
     size = models.summarize(models.create(name, classes, **options), entry.input_shape)
     shape = "x".join(map(str, entry.input_shape))
     row = f"{name:{width}} {size.parameters:>13,} {_giga(size.macs):>9}  {shape:<11}"

@@ -13,7 +13,7 @@ the rate of large is the same for all blocks. Initialisation as in models/mobile
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,9 @@ from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.efficientnet import FusedMBConv
 from cnnjax.models.mobilenet import head_init, make_layers, stage_strides
-from cnnjax.models.registry import Count, Rate, Scale, Size, register
+from cnnjax.models.registry import Check, Count, Rate, Scale, Size, register
+
+OddOrNone = Annotated[Count, Check(lambda n: n == 0 or n % 2 == 1, "odd, or 0 for none")]
 
 
 class Row(NamedTuple):
@@ -34,17 +36,16 @@ class Row(NamedTuple):
   """
 
   kind: Literal["conv", "fused", "uib"]
-  kernel_size1: Count  # uib: of the depthwise before the expansion, 0: none; else of the full one
-  kernel_size2: Count  # uib: of the depthwise after the expansion, 0: none
+  # uib: of the depthwise before the expansion, 0: none; else of the full one
+  kernel_size1: OddOrNone
+  kernel_size2: OddOrNone  # uib: of the depthwise after the expansion, 0: none
   expand: Size  # features inside, as a multiple of those of the input
   features: Size
   strides: Size = 1
 
 
 def check(row: Row) -> None:
-  """UserError where a kernel is missing or even, so that a block would change the size."""
-  if even := [size for size in (row.kernel_size1, row.kernel_size2) if size and size % 2 == 0]:
-    raise UserError(f"stages: {row}: kernel sizes must be odd, or 0 for none, got {even[0]}")
+  """UserError where a kernel that the kind of block needs is 0."""
   if row.kind != "uib" and not row.kernel_size1:
     raise UserError(f"stages: {row} has a convolution, so kernel_size1 must be at least 1, got 0")
   if row.kind == "uib" and row.strides > 1 and not (row.kernel_size1 or row.kernel_size2):

@@ -158,12 +158,13 @@ def import_modules(modules: Iterable[str]) -> None:
     except UserError:
       raise
     except Exception as e:
-      hint = ""
-      if isinstance(e, ModuleNotFoundError):
-        hint = "; it is named without .py, and must be on the Python path"
-        hint += " (PYTHONPATH, or the folder that the command runs in)"
+      hint = (
+        "; it is named without .py, and must be on the Python path (PYTHONPATH, or the folder that "
+        "the command runs in)"
+      )
       raise UserError(
-        f"cannot import {name!r} (config key 'imports'): {type(e).__name__}: {e}{hint}"
+        f"cannot import {name!r} (config key 'imports'): {type(e).__name__}: {e}"
+        f"{hint if isinstance(e, ModuleNotFoundError) else ''}"
       ) from e
 
 
@@ -212,9 +213,10 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
   if isinstance(value, np.generic):
     value = value.item()
   if origin is Annotated:
-    value, check = _checked(what, value, args[0]), args[1]
-    if not check.holds(value):
-      raise UserError(f"{what} must be {check.text}, got {value!r}")
+    value = _checked(what, value, args[0])
+    for check in args[1:]:
+      if not check.holds(value):
+        raise UserError(f"{what} must be {check.text}, got {value!r}")
     return value
   if origin is Literal:
     if (type(value), value) not in [(type(arg), arg) for arg in args]:  # 3.0 is not 3, nor True 1

@@ -110,14 +110,18 @@ def test_every_entry_is_complete(name):
     (
       "mobilenetv2_100",
       {"width": float("inf")},
-      "above 0 and below a million, got inf",
+      "width must be above 0 and below a million, got inf",
     ),
     (
       "convnext_tiny",
       {"layer_scale": float("nan")},
-      "must be at least 0, below a million",
+      "layer_scale must be at least 0, below a million",
     ),
-    ("convnext_tiny", {"layer_scale": -1.0}, "must be at least 0, below a million"),
+    (
+      "convnext_tiny",
+      {"layer_scale": -1.0},
+      "layer_scale must be at least 0, below a million",
+    ),
     ("resnet18", {"stem_features": np.float32(64)}, "stem_features must be of type int, got 64.0"),
     ("resnet18", {"stem_features": 64.0}, "resnet18.stem_features must be of type int, got 64.0"),
     ("resnet18", {"stem_features": True}, "resnet18.stem_features must be of type int, got True"),

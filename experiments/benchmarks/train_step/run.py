@@ -202,7 +202,7 @@ def main() -> None:
     row = compare(name, args)
     row["ratios"] = entry["models"].get(name, {"ratios": {}})["ratios"] | row["ratios"]
     entry["models"][name] = row
-    print(name, json.dumps(entry["models"][name]), flush=True)
+    print(name, json.dumps(row), flush=True)
     write(results)
   if args.memory:
     entry["memory"] = memory(args.dtype)
