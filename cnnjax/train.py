@@ -92,7 +92,7 @@ def build(config: ConfigDict) -> Program:
     train_step=jax.jit(
       steps.several(one_step, batches.take, loop=per_dispatch > 1),
       donate_argnums=0,
-      compiler_options=models.ops.compiler_options(model),
+      compiler_options=models.ops.compiler_options(model, params),
     ),
     eval_step=jax.jit(steps.eval_step(model, task, normalize)),
     no_metrics=lambda: sharding.put(task.no_metrics(), sharding.replicated(mesh)),

@@ -162,7 +162,8 @@ def test_memory_of_the_published_setting():
       return {"params": params, "batch_stats": statistics}, momentum
 
     lowered = step.lower(variables, variables["params"], x)
-    compiled = lowered.compile(compiler_options=COMPILER | ops.compiler_options(model))
+    options = COMPILER | ops.compiler_options(model, variables["params"])
+    compiled = lowered.compile(compiler_options=options)
     return compiled.memory_analysis().temp_size_in_bytes, compiled.cost_analysis()["flops"]
 
   (plain_memory, plain_flops), (memory, flops) = measure(False), measure(True)

@@ -37,7 +37,9 @@ def test_remat_needs_less_memory_in_training():
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
     apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
     loss = lambda params, stats, x: apply({"params": params, "batch_stats": stats}, x)[0].sum()
-    step = jax.jit(jax.grad(loss), compiler_options=ops.compiler_options(model))
+    step = jax.jit(
+      jax.grad(loss), compiler_options=ops.compiler_options(model, variables["params"])
+    )
     compiled = step.lower(variables["params"], variables["batch_stats"], x).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnnjax import models
 from cnnjax.errors import UserError
 from cnnjax.models import ops
 
@@ -152,3 +153,21 @@ def test_ceil_counts_the_last_window(size, window, strides, padding):
   assert pool(ceil=False).shape[1] == (size + 2 * padding - window) // strides + 1
   mean = ops.avg_pool(x, window, strides=strides, padding=padding, ceil=True, count_padding=False)
   np.testing.assert_array_equal(mean, jnp.ones((1, count, count, 1)))
+
+
+@pytest.mark.parametrize(
+  ("name", "channels", "overrides", "ordered"),
+  [
+    ("mobilenetv1_025", 3, {}, True),
+    ("resnet20", 1, {}, False),  # the stem of grey images is no depthwise convolution
+    ("mobilenetv1_025", 3, {"remat": True}, False),
+  ],
+)
+def test_order_is_asked_where_it_pays(name, channels, overrides, ordered):
+  model = models.create(name, 10, **overrides)
+  x = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
+  init = functools.partial(model.init, train=False)
+  params = jax.eval_shape(init, jax.random.key(0), x)["params"]
+  assert ("xla_cpu_scheduler_type" in ops.compiler_options(model, params)) == ordered
+  with ops.plain():
+    assert ops.compiler_options(model, params) == {}

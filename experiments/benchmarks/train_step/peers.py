@@ -66,7 +66,7 @@ def ours(name, size, examples, dtype, without=(), overrides=None):
   quick = CPU_INIT_OPTIONS if jax.default_backend() == "cpu" else None
   state, key = jax.jit(init, compiler_options=quick)(), jax.random.key(1)
   with ops.without(*without):
-    options = ops.compiler_options(model)
+    options = ops.compiler_options(model, state[0]["params"])
     lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(state, key)
   compiled = lowered.compile()
   macs = models.summarize(model, (size, size, 3)).macs
