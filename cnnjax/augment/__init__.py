@@ -2,64 +2,65 @@
 
 Images are float32 in [0, 1], `[batch, height, width, channels]`, not yet normalised; targets are
 distributions over the classes, `[batch, num_classes]`. A config names the operations in order:
-`"pad_crop(4) | flip | mixup(0.2)"`. An operation is made by a function of its arguments, which
-checks them; a new one is that function and a line in `OPERATIONS`.
+`"pad_crop(4) | flip | rotate(15, p=0.5) | choice(mixup(0.8), cutmix(1.0))"`. With `p`, an operation
+is done to each example with that probability; those that mix a batch say what p is for them. An
+operation is made by a function of its arguments, which checks them; a new one is that function and
+a line in `OPERATIONS`. Views of an image for evaluation are in `views`.
 """
 
-import ast
-import inspect
 from collections.abc import Callable
 
-import jax
+from cnnjax.augment import color, compose, erasing, geometry, mixing, parser, policies, views
 
-from cnnjax.augment import geometry, mixing
-from cnnjax.errors import UserError, unknown
+__all__ = ["OPERATIONS", "create", "parse", "views"]
 
 OPERATIONS: dict[str, Callable] = {
   "flip": geometry.flip,
   "pad_crop": geometry.pad_crop,
+  "vertical_flip": geometry.vertical_flip,
+  "random_resized_crop": geometry.random_resized_crop,
+  "rotate": geometry.rotate,
+  "zoom": geometry.zoom,
+  "translate": geometry.translate,
+  "shear": geometry.shear,
+  "affine": geometry.affine,
+  "brightness": color.brightness,
+  "contrast": color.contrast,
+  "saturation": color.saturation,
+  "hue": color.hue,
+  "color_jitter": color.color_jitter,
+  "grayscale": color.grayscale,
+  "gaussian_noise": color.gaussian_noise,
+  "gaussian_blur": color.gaussian_blur,
+  "solarize": color.solarize,
+  "posterize": color.posterize,
+  "equalize": color.equalize,
+  "autocontrast": color.autocontrast,
+  "sharpness": color.sharpness,
+  "invert": color.invert,
+  "rand_augment": policies.rand_augment,
+  "auto_augment": policies.auto_augment,
+  "trivial_augment": policies.trivial_augment,
+  "augmix": policies.augmix,
   "mixup": mixing.mixup,
   "cutmix": mixing.cutmix,
+  "choice": compose.choice,
+  "cutout": erasing.cutout,
+  "random_erasing": erasing.random_erasing,
+  "grid_mask": erasing.grid_mask,
 }
 
 
 def parse(spec: str | None) -> list[Callable]:
-  """The operations that `spec` names, with their arguments bound.
+  """The operations that `spec` names, with their arguments bound; parser.py says how it is read.
 
   Raises:
-    UserError: an unknown operation, or arguments that it does not take.
+    UserError: text that cannot be read, an unknown operation, or arguments that it does not take.
   """
-  operations = []
-  for part in filter(None, (part.strip() for part in (spec or "").split("|"))):
-    try:
-      node = ast.parse(part, mode="eval").body
-      call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-      name = call.func.id
-      args = [ast.literal_eval(arg) for arg in call.args]
-      kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, AttributeError, TypeError):
-      raise UserError(
-        f"augment: cannot read {part!r}; write it as name or name(number), "
-        "such as 'pad_crop(4) | flip'"
-      ) from None
-    if name not in OPERATIONS:
-      raise unknown("augmentation", name, OPERATIONS)
-    try:
-      inspect.signature(OPERATIONS[name]).bind(*args, **kwargs)
-    except TypeError as e:
-      signature = str(inspect.signature(OPERATIONS[name])).split(" ->")[0]
-      raise UserError(f"augment: {part!r}: {e}; it takes {name}{signature}") from None
-    operations.append(OPERATIONS[name](*args, **kwargs))
-  return operations
+  makers = {name: compose.with_probability(name, make) for name, make in OPERATIONS.items()}
+  return parser.read(spec, makers, "augment", "augmentation", "pad_crop(4) | flip")
 
 
 def create(spec: str | None) -> Callable:
   """One function (key, images, targets) -> (images, targets) that does all that `spec` names."""
-  operations = parse(spec)
-
-  def augment(key: jax.Array, images: jax.Array, targets: jax.Array):
-    for i, operation in enumerate(operations):
-      images, targets = operation(jax.random.fold_in(key, i), images, targets)
-    return images, targets
-
-  return augment
+  return compose.chain(parse(spec))

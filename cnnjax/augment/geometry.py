@@ -1,21 +1,43 @@
-"""Flips and crops, each example on its own."""
+"""Flips, crops and affine warps, each example on its own.
+
+Conventions are torchvision's: a pixel is a square of side 1, its value is at its centre; x runs to
+the right and y down; angles are in degrees, and the fixed point is the centre of the image.
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from cnnjax.augment import checks
 from cnnjax.errors import UserError
+
+INTERPOLATIONS = ("nearest", "bilinear")  # of a warp
+
+
+def integers(uniform: jax.Array, n: jax.Array | int) -> jax.Array:
+  """From numbers uniform in [0, 1), integers from 0 to n - 1, int32."""
+  return (uniform * n).astype(jnp.int32)
 
 
 def flip(p: float = 0.5) -> Callable:
   """Mirrors each image left to right with probability `p`."""
+  return _flip("flip", p, axis=2)
+
+
+def vertical_flip(p: float = 0.5) -> Callable:
+  """Mirrors each image top to bottom with probability `p`."""
+  return _flip("vertical_flip", p, axis=1)
+
+
+def _flip(name: str, p: float, axis: int) -> Callable:
   if not (isinstance(p, int | float) and 0 <= p <= 1):
-    raise UserError(f"augment: flip takes a probability between 0 and 1, not {p!r}")
+    raise UserError(f"augment: {name} takes a probability between 0 and 1, not {p!r}")
 
   def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
     chosen = jax.random.bernoulli(key, float(p), (images.shape[0], 1, 1, 1))
-    return jnp.where(chosen, images[:, :, ::-1], images), targets
+    return jnp.where(chosen, jnp.flip(images, axis), images), targets
 
   return apply
 
@@ -38,3 +60,249 @@ def pad_crop(pixels: int) -> Callable:
     return jax.vmap(crop)(padded, corners), targets
 
   return apply
+
+
+def _cubic(distance: jax.Array) -> jax.Array:
+  """Keys's kernel with a = -1/2, which Pillow has, and torchvision where it antialiases."""
+  distance = jnp.abs(distance)
+  near = (1.5 * distance - 2.5) * distance**2 + 1
+  far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+  return jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0))
+
+
+# The weight of a pixel by its signed distance. Nearest: the one whose square holds the point.
+KERNELS = {
+  "nearest": lambda distance: jnp.float32((distance > -0.5) & (distance <= 0.5)),
+  "bilinear": lambda distance: jnp.maximum(1 - jnp.abs(distance), 0),
+  "bicubic": _cubic,
+}
+
+
+def resized_crop(
+  images: jax.Array,
+  top: jax.Array,
+  left: jax.Array,
+  height: jax.Array,
+  width: jax.Array,
+  interpolation: str = "bilinear",
+) -> jax.Array:
+  """The box of each image, given in whole pixels `[batch]`, enlarged to the size of the image.
+
+  Nothing outside of the box counts, as when one crops first. A box is never larger than its
+  image, so there is nothing to antialias.
+  """
+  kernel = KERNELS[interpolation]
+
+  def weights(start: jax.Array, length: jax.Array, size: int) -> jax.Array:  # [batch, out, in]
+    place = (jnp.arange(size) + 0.5) * length[:, None] / size - 0.5  # in pixels of the box
+    pixel = jnp.arange(size) - start[:, None]
+    weight = kernel(pixel[:, None, :] - place[:, :, None])
+    weight *= ((pixel >= 0) & (pixel < length[:, None]))[:, None, :]
+    return weight / weight.sum(-1, keepdims=True)
+
+  # One dot an axis: on CPU gathers are slower. In full precision, or an image on a GPU has 10 bits.
+  rows = weights(top, height, images.shape[1])
+  columns = weights(left, width, images.shape[2])
+  resized = jnp.einsum("boh,bhwc->bowc", rows, images, precision="highest")
+  resized = jnp.einsum("bpw,bowc->bopc", columns, resized, precision="highest")
+  return jnp.clip(resized, 0, 1)  # bicubic overshoots
+
+
+def _boxes(
+  key: jax.Array,
+  batch: int,
+  height: int,
+  width: int,
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+) -> tuple[jax.Array, ...]:
+  """(top, left, height, width) of a box an example, each `[batch]`, by torchvision's rule.
+
+  Ten draws of area and ratio, of which the first that fits counts, all at once; if none fits, the
+  largest box in the centre whose ratio is allowed.
+  """
+  drawn = jax.random.uniform(key, (batch, 22))  # one call: each takes 0.2 s to compile on CPU
+  area = height * width * (scale[0] + (scale[1] - scale[0]) * drawn[:, :10])
+  aspect = ratio[0] * (ratio[1] / ratio[0]) ** drawn[:, 10:20]
+  widths = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
+  heights = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
+  fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+  found = fits.any(1)
+  pick = lambda values: jnp.take_along_axis(values, fits.argmax(1)[:, None], axis=1)[:, 0]
+
+  shape = width / height
+  whole_width = width if shape <= ratio[1] else round(height * ratio[1])
+  whole_height = height if shape >= ratio[0] else round(width / ratio[0])
+  box_height = jnp.where(found, pick(heights), whole_height)
+  box_width = jnp.where(found, pick(widths), whole_width)
+  top = integers(drawn[:, 20], height - box_height + 1)
+  left = integers(drawn[:, 21], width - box_width + 1)
+  return (
+    jnp.where(found, top, (height - whole_height) // 2),
+    jnp.where(found, left, (width - whole_width) // 2),
+    box_height,
+    box_width,
+  )
+
+
+def random_resized_crop(
+  scale: tuple[float, float] = (0.08, 1.0),
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  interpolation: str = "bilinear",
+) -> Callable:
+  """A box of random area and aspect ratio, enlarged to the old size (arXiv:1409.4842, section 6).
+
+  `scale` bounds the share of the area and `ratio` width by height, uniform in its logarithm, by
+  torchvision's rule. For sets that are on the device; streamed ones are cropped as they are read.
+  """
+  name = "random_resized_crop"
+  scale = checks.interval(name, "scale", scale, 0.0001, 1)
+  ratio = checks.interval(name, "ratio", ratio, 0.01, 100)
+  checks.one_of("interpolation", interpolation, KERNELS)
+
+  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
+    boxes = _boxes(key, *images.shape[:3], scale, ratio)
+    return resized_crop(images, *boxes, interpolation), targets
+
+  return apply
+
+
+def inverse_matrices(
+  degrees: jax.Array | float = 0.0,
+  translate: tuple[jax.Array | float, jax.Array | float] = (0.0, 0.0),
+  scale: jax.Array | float = 1.0,
+  shear: tuple[jax.Array | float, jax.Array | float] = (0.0, 0.0),
+  center: tuple[jax.Array | float, jax.Array | float] = (0.0, 0.0),
+) -> jax.Array:
+  """Where the pixels of warped images come from, `[..., 2, 3]`: torchvision's inverse matrix.
+
+  The image is sheared (degrees along x, along y), enlarged by `scale` and turned clockwise by
+  `degrees`, all about `center` (pixels from the centre of the image), then moved by `translate`
+  (pixels). All of one shape, which may be none.
+  """
+  angle, shear_x, shear_y = (jnp.deg2rad(jnp.float32(v)) for v in (degrees, *shear))
+  a = jnp.cos(angle - shear_y) / jnp.cos(shear_y)
+  b = -(a * jnp.tan(shear_x) + jnp.sin(angle))
+  c = jnp.sin(angle - shear_y) / jnp.cos(shear_y)
+  d = jnp.cos(angle) - c * jnp.tan(shear_x)
+  (center_x, center_y), (move_x, move_y) = center, translate
+
+  def row(m_x: jax.Array, m_y: jax.Array, at: jax.Array | float) -> jax.Array:
+    offset = at - m_x * (center_x + move_x) - m_y * (center_y + move_y)
+    return jnp.stack(jnp.broadcast_arrays(m_x, m_y, offset), axis=-1)
+
+  rows = row(d / scale, -b / scale, center_x), row(-c / scale, a / scale, center_y)
+  return jnp.stack(jnp.broadcast_arrays(*rows), axis=-2)
+
+
+def warp(
+  images: jax.Array, matrices: jax.Array, interpolation: str = "bilinear", fill: float = 0.0
+) -> jax.Array:
+  """Each image `[batch, height, width, channels]` through its own matrix `[batch, 2, 3]`.
+
+  A matrix maps (x, y, 1) of a pixel of the result to the place in the image that it shows, both in
+  pixels from the centre of the image. All around the image lies `fill`; bilinear sampling blends
+  into it, as torchvision does for fill 0.
+  """
+  batch, height, width, channels = images.shape
+  x = jnp.arange(width) - (width - 1) / 2
+  y = (jnp.arange(height) - (height - 1) / 2)[:, None]
+
+  def place(row: jax.Array, size: int) -> jax.Array:  # [batch, height, width], in [-1, size]
+    m_x, m_y, offset = (row[:, i, None, None] for i in range(3))
+    return jnp.clip(m_x * x + m_y * y + offset + (size - 1) / 2, -1, size)
+
+  place_x, place_y = place(matrices[:, 0], width), place(matrices[:, 1], height)
+  padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=fill)
+  padded = padded.reshape(batch, -1, channels)
+
+  def at(row: jax.Array, column: jax.Array) -> jax.Array:  # the pixels of these whole numbers
+    index = ((row + 1) * (width + 2) + column + 1).astype(jnp.int32)
+    get = lambda image, index: image.at[index].get(mode="promise_in_bounds")
+    return jax.vmap(get)(padded, index)
+
+  if interpolation == "nearest":
+    warped = at(jnp.round(place_y), jnp.round(place_x))
+  else:
+    left, top = jnp.floor(place_x), jnp.floor(place_y)
+    right, bottom = jnp.minimum(left + 1, width), jnp.minimum(top + 1, height)
+    share_x, share_y = (place_x - left)[..., None], (place_y - top)[..., None]
+    upper = at(top, left) * (1 - share_x) + at(top, right) * share_x
+    lower = at(bottom, left) * (1 - share_x) + at(bottom, right) * share_x
+    warped = upper * (1 - share_y) + lower * share_y
+  # On CPU XLA fuses the gather into each use of the result and computes it anew there: a layer of
+  # policies.py on 128 images of 32x32 takes 16 ms without this barrier and those of color.look_up,
+  # and 3 with them.
+  return jax.lax.optimization_barrier(warped)
+
+
+def _affine(
+  name: str,
+  degrees: float = 0.0,
+  translate: float | tuple[float, float] = 0.0,
+  scale: tuple[float, float] = (1.0, 1.0),
+  shear: float | tuple[float, float] = 0.0,
+  interpolation: str = "bilinear",
+  fill: float = 0.0,
+) -> Callable:
+  checks.number(name, "degrees", degrees, 0, 360)
+  translate = checks.pair(name, "a fraction of the size", translate, 1)
+  scale = checks.interval(name, "the lowest and the highest zoom", scale, 0.01, 100)
+  shear = checks.pair(name, "shear in degrees", shear, 89, other=0.0)
+  checks.one_of("interpolation", interpolation, INTERPOLATIONS)
+  checks.number(name, "fill", fill, 0, 1)
+
+  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
+    batch, height, width, _ = images.shape
+    across, down = translate[0] * width, translate[1] * height
+    symmetric = [(-limit, limit) for limit in (degrees, across, down, *shear)]
+    low, high = np.array([*symmetric, scale], np.float32).T
+    drawn = jax.random.uniform(key, (batch, 6), minval=low, maxval=high)
+    angle, move_x, move_y, shear_x, shear_y, size = drawn.T
+    move = jnp.round(move_x), jnp.round(move_y)  # whole pixels, as torchvision moves
+    matrices = inverse_matrices(angle, move, size, (shear_x, shear_y))
+    return warp(images, matrices, interpolation, float(fill)), targets
+
+  return apply
+
+
+def affine(
+  degrees: float = 0.0,
+  translate: float | tuple[float, float] = 0.0,
+  scale: tuple[float, float] = (1.0, 1.0),
+  shear: float | tuple[float, float] = 0.0,
+  interpolation: str = "bilinear",
+  fill: float = 0.0,
+) -> Callable:
+  """Rotation, translation, zoom and shear in one warp: torchvision's RandomAffine.
+
+  Each is drawn uniformly for each image: the angle from +-`degrees`; the translation, in whole
+  pixels, from +-`translate` of the width and of the height (a number, or one for each); the zoom
+  from `scale`, above 1 larger; the shear from +-`shear` degrees (a number, along x alone, or
+  one for x and one for y). What comes in from outside is `fill`.
+  """
+  return _affine("affine", degrees, translate, scale, shear, interpolation, fill)
+
+
+def rotate(degrees: float, interpolation: str = "bilinear", fill: float = 0.0) -> Callable:
+  """Turns each image by an angle from +-`degrees`; see `affine`."""
+  return _affine("rotate", degrees=degrees, interpolation=interpolation, fill=fill)
+
+
+def zoom(low: float, high: float, interpolation: str = "bilinear", fill: float = 0.0) -> Callable:
+  """Enlarges each image by a factor between `low` and `high` (below 1: shrinks); see `affine`."""
+  return _affine("zoom", scale=(low, high), interpolation=interpolation, fill=fill)
+
+
+def translate(
+  fraction: float | tuple[float, float], interpolation: str = "bilinear", fill: float = 0.0
+) -> Callable:
+  """Moves each image by up to `fraction` of its size, in whole pixels; see `affine`."""
+  return _affine("translate", translate=fraction, interpolation=interpolation, fill=fill)
+
+
+def shear(
+  degrees: float | tuple[float, float], interpolation: str = "bilinear", fill: float = 0.0
+) -> Callable:
+  """Shears each image by up to `degrees`; see `affine`."""
+  return _affine("shear", shear=degrees, interpolation=interpolation, fill=fill)

@@ -1,61 +1,112 @@
-"""Mixup and CutMix: every example is mixed with another of its batch, and so are the targets."""
+"""Mixup and CutMix: every example is mixed with another of its batch, and so are the targets.
+
+Both take a mode, which timm's `Mixup` has as well: "batch" draws once a batch; "pair" once for two
+examples that are each other's partner; "elem" once an example. `p` is the probability that a batch,
+a pair or an example is mixed. Partners are drawn anew for each batch. In modes "batch" and "pair"
+the sum of the targets over the batch stays as it was; in mode "elem" that holds on average.
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from cnnjax.errors import UserError
+from cnnjax.augment import checks, erasing
 
-
-def _check_alpha(name: str, alpha: float) -> None:
-  if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1e6:
-    raise UserError(f"augment: {name} takes alpha, a number that is at least 0, not {alpha!r}")
+MODES = ("batch", "pair", "elem")
 
 
-def _ratio(key: jax.Array, alpha: float) -> jax.Array:
-  """The share of the first image, from Beta(alpha, alpha); at alpha 0, all of it."""
-  return jax.random.beta(key, alpha, alpha) if alpha else jnp.ones(())
+def _check(name: str, alpha: float, mode: str, p: float) -> None:
+  checks.number(name, "alpha", alpha, 0)
+  checks.number(name, "p", p, 0, 1)
+  checks.one_of(f"mode of {name}", mode, MODES)
 
 
-def mixup(alpha: float) -> Callable:
-  """Convex combinations with one ratio a batch (arXiv:1710.09412, section 2)."""
-  _check_alpha("mixup", alpha)
+def beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:
+  """Samples of Beta(alpha, alpha), exact for every alpha above 0.
+
+  `cos(pi v) sqrt(u**(-1 / alpha) - 1)` is Student's t with 2 alpha degrees of freedom, over the
+  root of them (Bailey, Mathematics of Computation 62, 1994), and (1 + t / sqrt(1 + t**2)) / 2 of
+  that is beta (Devroye, One line of code, 1996). `jax.random.beta` rejects in loops, which took
+  1.5 s to compile on CPU.
+  """
+  radius, angle = jax.random.uniform(key, (2, *shape))
+  power = jnp.log1p(-radius) / alpha  # log u**(1 / alpha)
+  cosine = jnp.cos(jnp.pi * angle)
+  u, rest = jnp.exp(power), -jnp.expm1(power)  # for digits: no difference of nearly equal numbers
+  below = u / (u + rest * cosine**2)  # 1 - t**2 / (1 + t**2)
+  smaller = 0.5 * below / (1 + jnp.sqrt(1 - below))
+  return jnp.where(cosine < 0, smaller, 1 - smaller)
+
+
+def _ratios(key: jax.Array, alpha: float, p: float, n: int) -> jax.Array:
+  """The shares of the first image, `[n]`; 1 where nothing is mixed, and at alpha 0."""
+  if not alpha:
+    return jnp.ones(n)
+  ratio_key, chosen_key = jax.random.split(key)
+  ratio = beta(ratio_key, alpha, (n,))
+  return ratio if p == 1 else jnp.where(jax.random.bernoulli(chosen_key, float(p), (n,)), ratio, 1)
+
+
+def _partners(key: jax.Array, batch: int, mode: str) -> tuple[jax.Array, jax.Array | slice]:
+  """Whom each example is mixed with, `[batch]`, and which of the draws are the examples'."""
+  place = jax.random.permutation(key, batch)
+  if mode != "pair":
+    return place, slice(None)
+  opposite = batch - 1 - place  # of an odd batch, one is its own partner
+  return jnp.argsort(place)[opposite], jnp.minimum(place, opposite)
+
+
+def _blend(ratio: jax.Array, x: jax.Array, partner: jax.Array) -> jax.Array:
+  ratio = ratio.reshape(-1, *[1] * (x.ndim - 1))
+  return ratio * x + (1 - ratio) * x[partner]
+
+
+def mixup(alpha: float, mode: str = "batch", p: float = 1.0) -> Callable:
+  """Convex combinations, the ratio from Beta(alpha, alpha) (arXiv:1710.09412, section 2)."""
+  _check("mixup", alpha, mode, p)
 
   def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    ratio_key, order_key = jax.random.split(key)
-    ratio = _ratio(ratio_key, alpha)
-    order = jax.random.permutation(order_key, images.shape[0])
-    mix = lambda x: ratio * x + (1 - ratio) * x[order]
-    return mix(images), mix(targets)
+    batch = images.shape[0]
+    ratio_key, partner_key = jax.random.split(key)
+    partner, own = _partners(partner_key, batch, mode)
+    ratio = _ratios(ratio_key, alpha, p, 1 if mode == "batch" else batch)[own]
+    return _blend(ratio, images, partner), _blend(ratio, targets, partner)
 
   return apply
 
 
-def cutmix(alpha: float) -> Callable:
-  """Pastes one box a batch from another image (arXiv:1905.04899, section 3.1).
+def boxes(
+  ratio: jax.Array, row: jax.Array, column: jax.Array, height: int, width: int
+) -> jax.Array:
+  """Masks `[n, height, width]` of boxes with the centres (`row`, `column`), clipped at the border.
+
+  Before that their area is about 1 - `ratio` of the image (arXiv:1905.04899, algorithm A1).
+  """
+  side = jnp.sqrt(1 - ratio)
+  half_height, half_width = ((size * side).astype(jnp.int32) // 2 for size in (height, width))
+  return erasing.rectangles(
+    row - half_height, row + half_height, column - half_width, column + half_width, height, width
+  )
+
+
+def cutmix(alpha: float, mode: str = "batch", p: float = 1.0) -> Callable:
+  """Pastes a box from another image (arXiv:1905.04899, section 3.1).
 
   The box is clipped at the border; targets are mixed by the area that was really pasted.
   """
-  _check_alpha("cutmix", alpha)
+  _check("cutmix", alpha, mode, p)
 
   def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
     batch, height, width, _ = images.shape
-    ratio_key, order_key, row_key, column_key = jax.random.split(key, 4)
-    side = jnp.sqrt(1 - _ratio(ratio_key, alpha))
-
-    def inside(key, size):  # [size] bool, the box along one axis
-      centre = jax.random.randint(key, (), 0, size)
-      half = (size * side).astype(jnp.int32) // 2
-      position = jnp.arange(size)
-      return (position >= centre - half) & (position < centre + half)
-
-    box = inside(row_key, height)[:, None] & inside(column_key, width)[None, :]
-    order = jax.random.permutation(order_key, batch)
-    kept = 1 - box.mean()
-    return (
-      jnp.where(box[None, :, :, None], images[order], images),
-      kept * targets + (1 - kept) * targets[order],
-    )
+    n = 1 if mode == "batch" else batch
+    ratio_key, partner_key, box_key = jax.random.split(key, 3)
+    partner, own = _partners(partner_key, batch, mode)
+    ratio = _ratios(ratio_key, alpha, p, n)
+    centres = jax.random.randint(box_key, (n, 2), 0, np.array([height, width]))[own]
+    box = boxes(ratio[own], centres[:, 0], centres[:, 1], height, width)
+    kept = 1 - box.mean((1, 2))
+    return jnp.where(box[..., None], images[partner], images), _blend(kept, targets, partner)
 
   return apply

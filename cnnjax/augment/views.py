@@ -1,0 +1,106 @@
+"""Test-time augmentation: the same image several times, for a mean of predictions.
+
+A text such as `"flip | scales(0.9, 1.0, 1.1)"` names them; views of views are their product, here
+six. Every view has the size of the image, so that one compiled network serves. Views commute with
+normalisation, so they may stand before or after it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax.augment import checks, parser
+from cnnjax.errors import UserError
+
+
+def flip() -> Callable:
+  """Each image as it is, and mirrored left to right."""
+  return lambda images: jnp.stack([images, jnp.flip(images, axis=2)])
+
+
+def five_crop(share: float) -> Callable:
+  """The corners and the centre, `share` of either side, enlarged.
+
+  In torchvision's order: top left, top right, bottom left, bottom right, centre.
+  """
+  checks.number("five_crop", "the share of each side", share, 0.1, 1)
+
+  def apply(images: jax.Array) -> jax.Array:
+    _, height, width, _ = images.shape
+    h, w = max(1, round(share * height)), max(1, round(share * width))
+    bottom, right = height - h, width - w
+    centre = round(bottom / 2), round(right / 2)
+    corners = (0, 0), (0, right), (bottom, 0), (bottom, right), centre
+    crops = jnp.stack([images[:, top : top + h, left : left + w] for top, left in corners])
+    return jax.image.resize(crops, (len(corners), *images.shape), "linear")
+
+  return apply
+
+
+def ten_crop(share: float) -> Callable:
+  """The views of `five_crop`, and all of them mirrored (AlexNet, NIPS 2012, section 4.1).
+
+  The paper crops 224 of 256 pixels: a share of 0.875.
+  """
+  checks.number("ten_crop", "the share of each side", share, 0.1, 1)
+  crops = five_crop(share)
+  return lambda images: jnp.concatenate([crops(images), crops(jnp.flip(images, axis=2))])
+
+
+def scales(*factors: float) -> Callable:
+  """The image enlarged about its centre by each of `factors`; below 1 it shrinks.
+
+  What comes in from outside repeats the pixels at the border. Several scales at test time:
+  arXiv:1409.1556, section 3.2.
+  """
+  if not factors:
+    raise UserError("augment: scales takes factors, as scales(0.9, 1.0, 1.1)")
+  for factor in factors:
+    checks.number("scales", "factors, each", factor, 0.1, 10)
+
+  def scaled(images: jax.Array, factor: float) -> jax.Array:
+    size = np.array(images.shape[1:3])
+    margin = np.ceil(np.maximum(size / factor - size, 0) / 2).astype(int)
+    padded = jnp.pad(images, ((0, 0), *((m, m) for m in margin), (0, 0)), "edge")
+    move = size / 2 - factor * (size / 2 + margin)  # the centre stays where it is
+    return jax.image.scale_and_translate(
+      padded, images.shape, (1, 2), jnp.full(2, factor), jnp.asarray(move, jnp.float32), "linear"
+    )
+
+  return lambda images: jnp.stack([scaled(images, factor) for factor in factors])
+
+
+VIEWS: dict[str, Callable] = {
+  "flip": flip,
+  "five_crop": five_crop,
+  "ten_crop": ten_crop,
+  "scales": scales,
+}
+
+
+def parse(spec: str | None) -> list[Callable]:
+  """The views that `spec` names: functions from images to `[views, *images.shape]`.
+
+  Raises:
+    UserError: an unknown one, or arguments that it does not take.
+  """
+  return parser.read(spec, VIEWS, "eval_views", "test-time view", "flip | scales(0.9, 1.0, 1.1)")
+
+
+def create(spec: str | None) -> Callable:
+  """A function from images `[batch, height, width, channels]` to all views that `spec` names.
+
+  They are `[views, batch, height, width, channels]`; of None, the images alone. The first named
+  varies slowest: "flip | scales(1.0, 1.1)" gives both scales as they are, then both mirrored.
+  """
+  operations = parse(spec)
+
+  def apply(images: jax.Array) -> jax.Array:
+    views = images[None]
+    for operation in operations:
+      views = jax.vmap(operation)(views).reshape(-1, *images.shape)
+    return views
+
+  return apply

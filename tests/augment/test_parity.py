@@ -1,0 +1,277 @@
+"""Colours, warps, crops and policies beside Pillow's and torchvision's, in 8-bit levels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import pytest
+import scipy.stats
+
+from cnnjax.augment import color, geometry, policies
+
+pytestmark = pytest.mark.parity
+HEIGHT, WIDTH = 30, 26
+SPACES = {
+  "rand_augment": ("RandAugment", 31),
+  "trivial_augment": ("TrivialAugmentWide", 31),
+  "augmix": ("AugMix", 10),
+}
+
+
+def photos():
+  """Three 8-bit images `[3, height, width, 3]`: waves in colour, noise, and a narrow range."""
+  rng = np.random.default_rng(0)
+  y, x = np.mgrid[:HEIGHT, :WIDTH] / 8
+  waves = np.stack([np.sin(x + y), np.cos(x - 2 * y), np.sin(3 * x) * np.cos(y)], -1)
+  noise = rng.integers(0, 256, (HEIGHT, WIDTH, 3))
+  images = np.stack([127 + 127 * waves, noise, 90 + noise / 4])
+  return images.astype(np.uint8)
+
+
+IMAGES = photos()
+GREYS = IMAGES[..., :1]
+
+
+def floats(images):
+  return jnp.asarray(images, jnp.float32) / 255
+
+
+def spread(value):
+  return jnp.full((len(IMAGES), 1, 1, 1), value)
+
+
+def transforms():
+  """torchvision.transforms.v2, beside any build of torch."""
+  parity.torch()
+  import torchvision.transforms.v2
+
+  return torchvision.transforms.v2
+
+
+def tensors(images):
+  """As torch has them, `[batch, channels, height, width]`."""
+  return parity.torch().tensor(np.asarray(images).transpose(0, 3, 1, 2).copy())
+
+
+def back(tensor):
+  return tensor.numpy().transpose(0, 2, 3, 1)
+
+
+def pillow(change, images):
+  from PIL import Image
+
+  one = lambda image: np.asarray(change(Image.fromarray(image.squeeze()))).reshape(image.shape)
+  return np.stack([one(image) for image in images])
+
+
+def enhance(name, factor):
+  def change(image):
+    from PIL import ImageEnhance
+
+    return getattr(ImageEnhance, name)(image).enhance(factor)
+
+  return change
+
+
+def image_op(name, *args):
+  def change(image):
+    from PIL import ImageOps
+
+    return getattr(ImageOps, name)(image, *args)
+
+  return change
+
+
+def fixed(operation):
+  return lambda x: operation(jax.random.key(0), x, None)[0]
+
+
+@pytest.mark.parametrize("images", [IMAGES, GREYS], ids=["rgb", "grey"])
+@pytest.mark.parametrize(
+  "ours, theirs, levels",
+  [
+    *(
+      (lambda x, adjust=adjust, f=f: adjust(x, spread(f)), enhance(name, f), levels)
+      for f in (0.0, 0.3, 1.0, 1.7)
+      for name, adjust, levels in (
+        ("Brightness", color.adjust_brightness, 1),
+        ("Contrast", color.adjust_contrast, 1.5),  # Pillow rounds the mean
+        ("Color", color.adjust_saturation, 2),  # and grey: here by up to 0.7 levels more
+        ("Sharpness", color.adjust_sharpness, 1.5),  # and the smoothed image
+      )
+    ),
+    *((fixed(color.solarize(t / 255)), image_op("solarize", t), 0.01) for t in (0, 100, 255)),
+    *((fixed(color.posterize(b)), image_op("posterize", b), 0.01) for b in (1, 4, 8)),
+    (fixed(color.equalize()), image_op("equalize"), 0.01),
+    (fixed(color.autocontrast()), image_op("autocontrast"), 1),  # Pillow rounds down
+    (fixed(color.invert()), image_op("invert"), 0.01),
+    (
+      fixed(color.grayscale()),
+      lambda image: image.convert("L").convert(image.mode),
+      0.6,  # Pillow rounds
+    ),
+  ],
+)
+def test_colours_are_pillows(ours, theirs, levels, images):
+  ours = 255 * np.asarray(ours(floats(images)))
+  assert np.abs(ours - pillow(theirs, images)).max() <= levels + 1e-3
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.2, 0.0, 0.05, 0.4])
+def test_hue_is_torchvisions(shift):
+  theirs = transforms().functional.adjust_hue(tensors(floats(IMAGES)), shift)
+  np.testing.assert_allclose(
+    color.adjust_hue(floats(IMAGES), spread(shift)), back(theirs), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("kernel_size, sigma", [(3, 0.1), (5, 0.8), (9, 2.0)])
+def test_blur_is_torchvisions(kernel_size, sigma):
+  theirs = transforms().functional.gaussian_blur(tensors(floats(IMAGES)), kernel_size, sigma)
+  ours = color.blurred(floats(IMAGES), jnp.full(len(IMAGES), sigma), kernel_size)
+  np.testing.assert_allclose(ours, back(theirs), atol=1e-5)
+
+
+def close_but_for(ours, theirs, share, atol):
+  """Nearest sampling at the middle between two pixels falls to either side."""
+  wrong = np.abs(np.asarray(ours) - theirs).max(-1) > atol
+  assert wrong.mean() <= share, f"{wrong.mean():.1%} of the pixels differ"
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+@pytest.mark.parametrize(
+  "degrees, translate, scale, shear",
+  [
+    (0, (0, 0), 1, (0, 0)),
+    (33, (0, 0), 1, (0, 0)),
+    (-170, (0, 0), 1, (0, 0)),
+    (0, (5, -3), 1, (0, 0)),
+    (0, (0, 0), 1.27, (0, 0)),
+    (0, (0, 0), 0.6, (0, 0)),
+    (0, (0, 0), 1, (20, 0)),
+    (0, (0, 0), 1, (0, -15)),
+    (25, (2, 4), 0.8, (10, -12)),
+  ],
+)
+def test_warps_are_torchvisions(degrees, translate, scale, shear, interpolation):
+  v2 = transforms()
+  mode = v2.InterpolationMode(interpolation)
+  matrices = geometry.inverse_matrices(degrees, translate, scale, shear)
+  matrices = jnp.broadcast_to(matrices, (len(IMAGES), 2, 3))
+  theirs = v2.functional.affine(
+    tensors(floats(IMAGES)), degrees, list(translate), scale, list(shear), interpolation=mode
+  )
+  ours = geometry.warp(floats(IMAGES), matrices, interpolation)
+  share = 0.01 if interpolation == "nearest" else 0
+  close_but_for(ours, back(theirs), share, 1e-4)
+
+
+@pytest.mark.parametrize("degrees", [90, 7.5, -40])
+def test_rotation_turns_as_torchvisions_rotate(degrees):
+  """Which is the other way round than its affine, and the way of the policies."""
+  v2 = transforms()
+  theirs = v2.functional.rotate(
+    tensors(floats(IMAGES)), degrees, interpolation=v2.InterpolationMode.BILINEAR
+  )
+  matrices = jnp.broadcast_to(geometry.inverse_matrices(-degrees), (len(IMAGES), 2, 3))
+  np.testing.assert_allclose(geometry.warp(floats(IMAGES), matrices), back(theirs), atol=1e-4)
+
+
+def test_a_fill_is_torchvisions():
+  v2 = transforms()
+  theirs = v2.functional.affine(tensors(floats(IMAGES)), 30.0, [0, 0], 0.7, [0.0, 0.0], fill=0.3)
+  matrices = jnp.broadcast_to(geometry.inverse_matrices(30, (0, 0), 0.7), (len(IMAGES), 2, 3))
+  ours = geometry.warp(floats(IMAGES), matrices, "nearest", 0.3)
+  close_but_for(ours, back(theirs), 0.01, 1e-4)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest-exact", "bilinear", "bicubic"])
+def test_resized_crops_are_torchvisions(interpolation):
+  v2 = transforms()
+  boxes = [(0, 0, HEIGHT, WIDTH), (3, 5, 11, 7), (29, 0, 1, 26)]  # top, left, height, width
+  theirs = [
+    v2.functional.resized_crop(
+      tensors(floats(IMAGES[i : i + 1])), *box, size=[HEIGHT, WIDTH],
+      interpolation=v2.InterpolationMode(interpolation), antialias=True,
+    )
+    for i, box in enumerate(boxes)
+  ]  # fmt: skip
+  theirs = np.clip(np.concatenate([back(x) for x in theirs]), 0, 1)
+  ours = geometry.resized_crop(
+    floats(IMAGES), *jnp.array(boxes).T, interpolation.removesuffix("-exact")
+  )
+  close_but_for(ours, theirs, 0.01 if interpolation == "nearest-exact" else 0, 1e-5)
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (20, 64), (64, 11)])
+def test_boxes_are_drawn_as_torchvisions(height, width):
+  """Long images fall back to the centre in some of the draws or in all."""
+  scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
+  torch, v2 = parity.torch(), transforms()
+  torch.manual_seed(0)
+  transform, image = v2.RandomResizedCrop(8, scale, ratio), torch.zeros(3, height, width)
+  draws = [transform.make_params([image]) for _ in range(3000)]
+  theirs = np.array([[d[k] for k in ("top", "left", "height", "width")] for d in draws])
+  ours = np.stack(geometry._boxes(jax.random.key(0), 3000, height, width, scale, ratio), 1)
+  for column in range(4):
+    assert scipy.stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
+  area = [boxes[:, 2] * boxes[:, 3] for boxes in (ours, theirs)]
+  assert scipy.stats.ks_2samp(*area).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_magnitudes_are_torchvisions(space):
+  name, bins = SPACES[space]
+  theirs = getattr(transforms(), name)._AUGMENTATION_SPACE
+  ours = policies.magnitudes(space, bins, HEIGHT, WIDTH)
+  excluded = {"Identity", "Invert"} if space == "augmix" else {"Invert"}
+  assert set(theirs) == set(policies.OPERATIONS) - excluded
+  for operation, (make, signed) in theirs.items():
+    values = make(bins, HEIGHT, WIDTH)
+    values = np.zeros(bins) if values is None else values.numpy()
+    row = ours[policies.OPERATIONS.index(operation)]
+    np.testing.assert_allclose(row, values, rtol=1e-6, atol=1e-6, err_msg=operation)
+    assert signed == (operation in policies.SIGNED), operation
+
+
+@pytest.mark.parametrize("policy", policies.POLICIES)
+def test_learnt_policies_are_torchvisions(policy):
+  v2 = transforms()
+  transform = v2.AutoAugment(v2.AutoAugmentPolicy(policy))
+  assert transform._policies == list(policies.POLICIES[policy])
+  theirs = v2.AutoAugment._AUGMENTATION_SPACE  # and magnitudes those of RandAugment, of 10 bins
+  ours = policies.magnitudes("rand_augment", 10, HEIGHT, WIDTH)
+  for operation, (make, signed) in theirs.items():
+    values = make(10, HEIGHT, WIDTH)
+    if values is not None:
+      row = ours[policies.OPERATIONS.index(operation)]
+      np.testing.assert_allclose(row, values.numpy(), rtol=1e-6, atol=1e-6)
+    assert signed == (operation in policies.SIGNED)
+
+
+@pytest.fixture(scope="module")
+def layer():
+  return jax.jit(policies.layer, static_argnames="interpolation")
+
+
+@pytest.mark.parametrize("images", [IMAGES, GREYS], ids=["rgb", "grey"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+@pytest.mark.parametrize("operation", policies.OPERATIONS)
+def test_a_layer_does_what_torchvisions_does(layer, operation, interpolation, images):
+  """Every operation at three magnitudes, both ways, on 8-bit images."""
+  v2 = transforms()
+  transform = v2.RandAugment()
+  mode = v2.InterpolationMode(interpolation)
+  index = policies.OPERATIONS.index(operation)
+  table = policies.magnitudes("rand_augment", 31, HEIGHT, WIDTH)[index]
+  for bin_ in (0, 9, 27):
+    for sign in (1, -1) if operation in policies.SIGNED else (1,):
+      magnitude = sign * float(table[bin_])
+      theirs = transform._apply_image_or_video_transform(
+        tensors(images), operation, magnitude, mode, transform._fill
+      )
+      ours = layer(
+        floats(images), jnp.full(3, index), jnp.full(3, magnitude), interpolation=interpolation
+      )
+      # torchvision rounds the result of a blend down, and grey before it: 1 + 0.81 levels.
+      close_but_for(255 * ours, back(theirs), 0.01, 1.85)
