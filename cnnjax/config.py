@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,7 +30,15 @@ def default() -> ConfigDict:
   "2.5 epochs", "1e6 examples".
   """
   c = ConfigDict(type_safe=False)
-  # [keys] From here to [end] this source is what `--help` shows.
+  for group in (_run, _data, _learning):
+    group(c)
+  c.lock()
+  c.model.unlock()
+  return c
+
+
+# [keys] The lines from here to [end] that set a key are what `--help` shows.
+def _run(c: ConfigDict) -> None:
   c.seed = 0  # every random choice of a run follows from it
   c.batch_size = 128  # examples per step, over all devices
   c.epochs = 10  # how long to train; a duration
@@ -41,17 +49,48 @@ def default() -> ConfigDict:
   c.model = ConfigDict(type_safe=False)
   c.model.name = "resnet20"  # any field of the model may stand beside it: model.drop_path=0.1
 
+  c.mesh = ConfigDict(type_safe=False)
+  c.mesh.data = -1  # devices that share the batch; -1: all there are
+
+  c.steps_per_dispatch = None  # steps in one program; None: 1 on CPU, 32 on GPU and TPU
+  c.eval_batch_size = 500  # changes nothing but memory and speed
+  c.eval_views = None  # predictions are means over views: "flip", "five_crop(0.9)"; cnnjax/augment
+  c.log_every = "100 steps"  # a duration; an epoch's end is always logged
+  c.eval_every = 1  # a duration
+  c.checkpoint_every = 1  # a duration
+
+
+def _data(c: ConfigDict) -> None:
   c.data = ConfigDict(type_safe=False)
-  c.data.source = "digits"  # digits (embedded), tfds, synthetic
+  c.data.source = "digits"  # digits (embedded), folder, tfds, synthetic; arrays from Python
   c.data.name = None  # tfds: the data set, as "cifar10", "mnist:3.0.1" or "name/config"
   c.data.data_dir = None  # tfds: where data sets lie; None: TFDS's own default
+  c.data.path = None  # folder: with PATH/train/<class>/*.jpg, PATH/<class>/*.jpg; or a CSV, JSONL
   c.data.train = "train"  # split to train on; with tfds any expression, such as "train[:90%]"
   c.data.validation = None  # None, a share (0.1) or number (5000) of train, or a split
-  c.data.test = "test"  # split of the final result; never used to choose anything
-  c.data.image_size = None  # resize images to this many pixels square; None: as they are
+  c.data.test = "test"  # split of the final result, never used to choose; or a share or number
+  c.data.split_seed = 0  # of what is held out as a share or number, and of long_tail
+  c.data.long_tail = None  # keep a long tail of train: the largest class over the smallest, as 100
+  c.data.image_size = None  # pixels, square, that are trained on; None: as they are
+  c.data.progressive = ()  # smaller sizes first, in equal parts of the run: (128, 160)
+  c.data.channels = None  # 1 or 3; None: those of the data set, of files 3
+  c.data.crop = "center"  # for training: center, random_resized (arXiv:1409.4842; streaming)
+  c.data.crop_scale = (0.08, 1.0)  # random_resized: share of the area
+  c.data.crop_ratio = (3 / 4, 4 / 3)  # random_resized: width over height
+  c.data.interpolation = "bilinear"  # nearest, bilinear, bicubic, lanczos, area
+  c.data.eval_size = None  # pixels, square, that are evaluated on; None: image_size
+  c.data.eval_crop = 1.0  # evaluation: the crop over the short side, as 0.875 on ImageNet
   c.data.mean = None  # per channel, images in [0, 1]; None: that of the training split
   c.data.std = None  # likewise
-  c.data.max_gib = 8.0  # the largest data set to keep on the device, in GiB
+  c.data.sampling = "uniform"  # of classes: oversample, undersample, class_balanced, square_root
+  c.data.repeats = 1  # of an example in a batch, each augmented anew (arXiv:1901.09335)
+  c.data.remainder = "drop"  # examples at the end of an epoch: drop, pad (with others)
+  c.data.pipeline = "auto"  # resident (on the device), streaming; auto: resident if it fits
+  c.data.max_gib = 8.0  # the largest split to keep on a device, in GiB
+  c.data.shard_resident = False  # each device keeps a part of a resident split, not all of it
+  c.data.threads = None  # streaming: that decode images; None: one a core
+  c.data.workers = 0  # streaming: processes that decode, with so many threads each; 0: none
+  c.data.max_unreadable = 10  # images that are skipped at most; they are named in the workdir
   c.data.synthetic = ConfigDict(type_safe=False)
   c.data.synthetic.train_examples = 1024
   c.data.synthetic.test_examples = 256
@@ -61,10 +100,14 @@ def default() -> ConfigDict:
 
   c.augment = None  # in order, such as "pad_crop(4) | flip | mixup(0.2)"; see cnnjax/augment
 
+
+def _learning(c: ConfigDict) -> None:
   c.task = ConfigDict(type_safe=False)
-  c.task.name = "classification"
+  c.task.name = "classification"  # multi_label, where an image may have several
   c.task.label_smoothing = 0.0  # arXiv:1512.00567, section 7
   c.task.aux_weight = 0.3  # of the loss of each auxiliary head; arXiv:1409.4842, section 5
+  c.task.class_weights = None  # in the loss: auto (1 / frequency), effective_number, or a list
+  c.task.effective_beta = 0.999  # effective_number: beta of arXiv:1901.05555
 
   c.optim = ConfigDict(type_safe=False)
   c.optim.name = "sgd"  # sgd, adam, adamw
@@ -89,20 +132,8 @@ def default() -> ConfigDict:
   c.optim.schedule.multiplier = 2.0  # warm_restarts: each period is so much longer
   c.optim.schedule.peak_decay = 1.0  # warm_restarts: each peak is multiplied by it
 
-  c.mesh = ConfigDict(type_safe=False)
-  c.mesh.data = -1  # devices that share the batch; -1: all there are
 
-  c.steps_per_dispatch = None  # steps in one program; None: 1 on CPU, 32 on GPU and TPU
-  c.eval_batch_size = 500  # changes nothing but memory and speed
-  c.log_every = "100 steps"  # a duration; an epoch's end is always logged
-  c.eval_every = 1  # a duration
-  c.checkpoint_every = 1  # a duration
-  # [end]
-  c.lock()
-  c.model.unlock()
-  return c
-
-
+# [end]
 # The keys that take something else than the type of their default. A float takes an int as well.
 _DURATION = (int, float, str)
 _TYPES: dict[str, tuple[type | None, ...]] = {
@@ -113,26 +144,42 @@ _TYPES: dict[str, tuple[type | None, ...]] = {
     "data.name": (str, None), "data.data_dir": (str, None), "data.image_size": (int, None),
     "data.validation": (float, int, str, None), "data.mean": (tuple, None),
     "data.std": (tuple, None), "augment": (str, None), "optim.schedule.boundaries": (tuple,),
-    "imports": (tuple,),
+    "imports": (tuple,), "data.path": (str, None), "data.progressive": (tuple,),
+    "data.test": (str, float, int), "data.long_tail": (float, None), "data.channels": (int, None),
+    "data.crop_scale": (tuple,), "data.crop_ratio": (tuple,),
+    "data.eval_size": (int, None), "data.threads": (int, None),
+    "task.class_weights": (str, tuple, None), "eval_views": (str, None),
 }  # fmt: skip
 Rule = tuple[Callable[[Any], bool], str]
 _ABOVE_0: Rule = (lambda v: v > 0, "above 0")
 _AT_LEAST_0: Rule = (lambda v: v >= 0, "at least 0")
 _SHARE: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+_SEED: Rule = (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32")  # as jax.random.key takes
+_HELD_OUT: Rule = (
+  lambda v: isinstance(v, str) or (0 < v < 1 if isinstance(v, float) else v > 0),
+  "a share between 0 and 1, a number of examples, or a split",
+)
 # What a value that is not None must be, beside its type.
 _RULES: dict[str, Rule] = {
     "batch_size": _ABOVE_0, "eval_batch_size": _ABOVE_0, "steps_per_dispatch": _ABOVE_0,
-    "seed": (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32"),  # what jax.random.key takes
+    "seed": _SEED,
     "mesh.data": (lambda v: v == -1 or v > 0, "above 0, or -1"),
     "data.image_size": _ABOVE_0, "data.max_gib": _ABOVE_0,
-    "data.validation": (
-        lambda v: isinstance(v, str) or (0 < v < 1 if isinstance(v, float) else v > 0),
-        "a share between 0 and 1, a number of examples, or a split"),
+    "data.validation": _HELD_OUT, "data.test": _HELD_OUT, "data.split_seed": _SEED,
+    "data.long_tail": (lambda v: v >= 1, "at least 1"), "data.eval_size": _ABOVE_0,
+    "data.progressive": (
+        lambda v: all(type(x) is int and x > 0 for x in v), "sizes in pixels, above 0"),
+    "data.channels": (lambda v: v in (1, 3), "1 or 3"),
+    "data.crop_scale": (lambda v: _is_range(v) and v[1] <= 1, "two shares in order, in (0, 1]"),
+    "data.crop_ratio": (lambda v: _is_range(v), "two numbers above 0, in order"),
+    "data.eval_crop": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "data.repeats": _ABOVE_0, "data.threads": _ABOVE_0, "data.workers": _AT_LEAST_0,
+    "data.max_unreadable": _AT_LEAST_0,
     "data.mean": (lambda v: all(map(_is_number, v)), "a number per channel"),
     "data.std": (lambda v: all(_is_number(x) and x > 0 for x in v), "a number above 0 per channel"),
     "data.synthetic.train_examples": _ABOVE_0, "data.synthetic.test_examples": _ABOVE_0,
     "data.synthetic.num_classes": _ABOVE_0, "data.synthetic.image_size": _ABOVE_0,
-    "data.synthetic.channels": _ABOVE_0, "task.label_smoothing": _SHARE,
+    "data.synthetic.channels": _ABOVE_0, "task.label_smoothing": _SHARE, "task.effective_beta": _SHARE,
     "task.aux_weight": _AT_LEAST_0,
     "imports": (lambda v: all(isinstance(name, str) for name in v), "names of modules"),
     "optim.learning_rate": _ABOVE_0, "optim.momentum": _SHARE, "optim.b1": _SHARE,
@@ -142,10 +189,19 @@ _RULES: dict[str, Rule] = {
     "optim.schedule.multiplier": (lambda v: v >= 1, "at least 1"),
     "optim.schedule.peak_decay": _ABOVE_0,
 }  # fmt: skip
-_CHOICES = {"dtype": ("float32", "bfloat16"), "optim.weight_decay_kind": ("l2", "decoupled")}
+_CHOICES = {
+  "dtype": ("float32", "bfloat16"),
+  "optim.weight_decay_kind": ("l2", "decoupled"),
+  "data.crop": ("center", "random_resized"),
+  "data.interpolation": ("nearest", "bilinear", "bicubic", "lanczos", "area"),
+  "data.sampling": ("uniform", "oversample", "undersample", "class_balanced", "square_root"),
+  "data.remainder": ("drop", "pad"),
+  "data.pipeline": ("auto", "resident", "streaming"),
+}
 # What may differ when a run goes on: where it ends, and what does not change its arithmetic.
 MAY_CHANGE = (
-    "epochs", "imports", "data.data_dir", "data.max_gib", "mesh.data", "steps_per_dispatch",
+    "epochs", "imports", "data.data_dir", "data.path", "data.max_gib", "data.shard_resident",
+    "data.threads", "data.workers", "data.max_unreadable", "mesh.data", "steps_per_dispatch",
     "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
 )  # fmt: skip
 
@@ -225,6 +281,30 @@ def pick(
   return config
 
 
+def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[str]) -> ConfigDict:
+  """The config of `load(argument)` after the overrides among the `words` of a command line.
+
+  `flags` are what else the command takes, for its errors.
+  """
+  given: dict[str, str] = {}
+  rest = iter(words)
+  for word in rest:
+    flag, equals, value = word.partition("=")
+    if not flag.startswith("--config."):
+      raise unknown("argument", word, ["--config", "--config.KEY=VALUE", "--help", *flags])
+    if not equals and ((value := next(rest, None)) is None or value.startswith("--")):
+      raise UserError(f"{flag} needs a value: {flag}=VALUE")
+    if flag in given:
+      raise UserError(f"{flag} is given twice")
+    given[flag] = value
+  if not argument:
+    raise UserError("which config? --config=FILE[:PRESET], such as --config=configs/resnet.py")
+  config = load(argument)
+  for flag, value in given.items():
+    override(config, flag.removeprefix("--config."), parse_value(value))
+  return config
+
+
 def parse_value(text: str) -> Any:
   """A value from the command line: a Python literal, true/false/none in any case, or the text."""
   words = {"true": True, "false": False, "none": None, "null": None}
@@ -247,7 +327,8 @@ def override(config: ConfigDict, key: str, value: Any) -> None:
         f"{next(k for k in flat if k.startswith(key + '.'))!r}"
       )
     raise unknown_key(key, flat)
-  if key in _TYPES and tuple in _TYPES[key] and isinstance(value, int | float | str):
+  types = _TYPES.get(key, ())
+  if tuple in types and isinstance(value, int | float | str) and type(value) not in types:
     value = (value,)
   node = config
   for parent in parents:
@@ -303,6 +384,10 @@ def _check_type(key: str, value: Any, types: tuple[type | None, ...]) -> None:
     raise UserError(f"config key {key!r} takes {names}, not {value!r}")
 
 
+def _is_range(value: tuple) -> bool:
+  return len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
+
+
 def _is_number(value: Any) -> bool:
   return type(value) in (int, float) and abs(value) < 2**63  # no NaN, nothing a float cannot hold
 
@@ -339,6 +424,7 @@ def _check_names(config: ConfigDict) -> None:
   models.create(**config.model, num_classes=2, dtype=config.dtype)
   data.check(config.data)
   augment.parse(config.augment)
+  augment.views.parse(config.eval_views)
   tasks.check(config.task)
   optim.check(config.optim)
 

@@ -32,7 +32,11 @@ def evaluate(step: Callable, variables: Any, pipeline: Any, batch_size: int) -> 
 
 
 def evaluate_checkpoint(
-  workdir: pathlib.Path, split: str = "test", checkpoint: str = "last", **overrides: Any
+  workdir: pathlib.Path,
+  split: str = "test",
+  checkpoint: str = "last",
+  splits: Any = None,
+  **overrides: Any,
 ) -> tuple[int, int, dict[str, float]]:
   """(step, number of examples, metrics) of a run's checkpoint on a split of its data.
 
@@ -40,6 +44,7 @@ def evaluate_checkpoint(
     workdir: where the run is.
     split: "train", "validation" or "test", as the run's config has them.
     checkpoint: "last" or "best".
+    splits: what the run was given by `data.from_arrays`, if it was.
     **overrides: config keys that may differ from the run's, such as `eval_batch_size`.
 
   Raises:
@@ -47,7 +52,7 @@ def evaluate_checkpoint(
   """
   import jax  # late: --help need not import JAX
 
-  from cnnjax import checkpoints, data, models, sharding, state, steps, tasks
+  from cnnjax import augment, checkpoints, data, models, sharding, state, steps, tasks
   from cnnjax import config as configs
   from cnnjax.workdir import load_config
 
@@ -67,23 +72,23 @@ def evaluate_checkpoint(
       else ""
     )
     raise UserError(f"{workdir} holds no {checkpoint} checkpoint{why}")
-  found = data.load(config.data, (split,))[split]
+  skipped = data.Skipped(config.data.max_unreadable)
+  found = data.load(config.data, (split,), skipped, splits, evaluating=True)[split]
   if found is None:
     raise UserError("this run has no validation split; choose --split=test or --split=train")
   mesh = sharding.make_mesh(-1)  # all devices there are: the result is the same
   model = models.create(**config.model, num_classes=len(found.classes), dtype=config.dtype)
-  variables = manager.restore_variables(
-    at, state.abstract_variables(model, found.images.shape[1:], mesh)
-  )
-  meta = manager.meta(at)
+  image_shape = data.Crops.of(config.data, found.shape).shape(config.data.image_size)
+  variables = manager.restore_variables(at, state.abstract_variables(model, image_shape, mesh))
   step = jax.jit(
     steps.eval_step(
       model,
-      tasks.create(config.task, len(found.classes)),
-      steps.normalizer(meta["mean"], meta["std"]),
+      tasks.create(config.task, len(found.classes), None),
+      steps.normalizer(**manager.meta(at)),
+      augment.views.create(config.eval_views),
     )
   )
-  pipeline = data.Resident(found, mesh, config.data.max_gib)
+  pipeline = data.pipeline(found, config.data, mesh, skipped)
   return at, len(found), evaluate(step, variables, pipeline, config.eval_batch_size)
 
 
@@ -95,18 +100,29 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--split", default="test", help="train, validation or test")
   parser.add_argument("--checkpoint", default="last", help="last or best")
   parser.add_argument("--batch_size", type=int, help="examples at a time")
+  parser.add_argument("--views", help="predictions are means over views, such as flip")
+  parser.add_argument("--size", type=int, help="size of the images, if not the run's")
   parser.add_argument("--data_dir", help="where TFDS data sets lie, if not where they were")
+  parser.add_argument("--path", help="where the images of a folder lie, if not where they were")
   args = parser.parse_args(argv)
-  overrides = {"eval_batch_size": args.batch_size, "data.data_dir": args.data_dir}
+  overrides = {
+    "eval_batch_size": args.batch_size,
+    "eval_views": args.views,
+    "data.eval_size": args.size,
+    "data.data_dir": args.data_dir,
+    "data.path": args.path,
+  }
   step, examples, metrics = evaluate_checkpoint(
     args.workdir,
     args.split,
     args.checkpoint,
     **{key: value for key, value in overrides.items() if value is not None},
   )
+  more = [name for name in metrics if name not in ("accuracy", "loss")]
   print(
     f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}), {args.split} split: "
     f"accuracy {metrics['accuracy']:.2%} of {examples:,} examples, loss {metrics['loss']:.4f}"
+    + "".join(f", {name.replace('_', ' ')} {metrics[name]:.2%}" for name in more)
   )
   return 0
 

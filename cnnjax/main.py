@@ -10,22 +10,20 @@ import pathlib
 import re
 import signal
 import sys
-import textwrap
 
 from cnnjax import config as configs
-from cnnjax.errors import ArgumentParser, UserError, run, unknown
+from cnnjax.errors import ArgumentParser, UserError, run
 
 
 def keys_help() -> str:
   """The config keys with their defaults and comments, as config.py has them."""
-  source = inspect.getsource(configs.default)
-  lines = source.split("# [keys]")[1].split("# [end]")[0].splitlines()[1:]
-  shown = (line for line in lines if "ConfigDict(" not in line)
-  return re.sub("^c", "--config", textwrap.dedent("\n".join(shown)), flags=re.MULTILINE)
+  keys = inspect.getsource(configs).split("# [keys]")[1].split("# [end]")[0].splitlines()
+  shown = [line for line in keys if line.startswith("  c.") and "ConfigDict(" not in line]
+  return re.sub("^  c", "--config", "\n".join(shown), flags=re.MULTILINE)
 
 
-def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-  """The flags, and the overrides as (dotted key, text)."""
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+  """The flags, and the other words, which are overrides."""
   parser = ArgumentParser(
     prog="python -m cnnjax.main",
     description=__doc__,
@@ -45,30 +43,14 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[tuple[str, s
     "fresh folder under runs/",
   )
   args, rest = parser.parse_known_args(argv)
-  overrides = []
-  rest = iter(rest)
-  for word in rest:
-    flag, equals, value = word.partition("=")
-    if not flag.startswith("--config."):
-      raise unknown("argument", word, ["--config", "--config.KEY=VALUE", "--help", "--workdir"])
-    if not equals and ((value := next(rest, None)) is None or value.startswith("--")):
-      raise UserError(f"{flag} needs a value: {flag}=VALUE")
-    overrides.append((flag.removeprefix("--config."), value))
-  if not args.config:
-    raise UserError("which config? --config=FILE[:PRESET], such as --config=configs/resnet.py")
   if args.workdir is not None and not args.workdir.name:
     raise UserError(f"--workdir={args.workdir} names no folder for the run")
-  keys = [key for key, _ in overrides]
-  if twice := [key for key in keys if keys.count(key) > 1]:
-    raise UserError(f"--config.{twice[0]} is given twice")
-  return args, overrides
+  return args, rest
 
 
 def main(argv: list[str] | None = None) -> int:
-  args, overrides = parse(argv)
-  config = configs.load(args.config)
-  for key, text in overrides:
-    configs.override(config, key, configs.parse_value(text))
+  args, rest = parse(argv)
+  config = configs.from_arguments(args.config, rest, ["--workdir"])
   try:
     from cnnjax import train  # late: --help and a wrong flag need not import JAX
 

@@ -1,8 +1,10 @@
 """Where arrays live: the mesh, and how what is on the host gets there."""
 
+import math
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnnjax.errors import UserError
@@ -43,6 +45,22 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
   """Split over the devices along `axis`."""
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+  """Which rows of a batch lie on the devices of this process, in order."""
+  places = over_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+  return np.unique(np.concatenate([np.arange(batch_size)[place] for place in places]))
+
+
+def padded(n: int, mesh: Mesh) -> int:
+  """The least number from `n` on that the devices can share equally."""
+  return math.ceil(n / mesh.size) * mesh.size
+
+
+def put_rows(tree: Any, sharding: NamedSharding) -> Any:
+  """Each process's rows of host arrays as global arrays."""
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:

@@ -1,5 +1,7 @@
 """All that a training run carries from one step to the next."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -8,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from clu import metrics
+from flax.errors import ScopeParamShapeError
 from jax.sharding import Mesh
 
 from cnnjax import sharding
+from cnnjax.errors import UserError
 
 NEVER = jnp.iinfo(jnp.int32).max
 # At its usual level LLVM spends 5 s (jax 0.10) to 47 s (0.12) on the random bits of a ResNet-20
@@ -73,6 +77,21 @@ def create(
 def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh: Mesh) -> Any:
   """Shapes and shardings of the variables; a model refuses images that it cannot take here."""
   return _laid_out(lambda: _init(model, image_shape, 0), mesh)
+
+
+def check_sizes(
+  model: nn.Module, variables: Any, image_shape: tuple[int, int, int], sizes: Sequence[int]
+) -> None:
+  """Raises UserError unless the model takes square images of `sizes` beside `image_shape`."""
+  for size in sizes:
+    images = jax.ShapeDtypeStruct((1, size, size, image_shape[-1]), jnp.float32)
+    try:
+      jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+    except (ScopeParamShapeError, TypeError) as e:
+      raise UserError(
+        f"the parameters of {type(model).__name__} are for images of {image_shape[0]} pixels, and "
+        f"it would see some of {size} (data.eval_size, data.progressive): {e}"
+      ) from e
 
 
 def _init(model: nn.Module, image_shape: tuple[int, int, int], seed: int) -> dict[str, Any]:

@@ -24,6 +24,16 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
   return lambda images: (images - mean) / std
 
 
+def augmented(
+  task: Any, augment: Callable, seed: int, step: jax.Array | int, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """(images in [0, 1], targets, a key for dropout) of `step`: what is trained on, normalised."""
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  augment_key, dropout_key = jax.random.split(key)
+  images, targets = augment(augment_key, to_float(batch["image"]), task.targets(batch["label"]))
+  return images, targets, dropout_key
+
+
 def train_step(
   model: nn.Module,
   task: Any,
@@ -35,9 +45,7 @@ def train_step(
   """Returns the pure function (state, batch) -> state of one step."""
 
   def step(state: TrainState, batch: Batch) -> TrainState:
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    augment_key, dropout_key = jax.random.split(key)
-    images, targets = augment(augment_key, to_float(batch["image"]), task.targets(batch["label"]))
+    images, targets, dropout_key = augmented(task, augment, seed, state.step, batch)
     images = normalize(images)
 
     def loss_fn(params):
@@ -84,11 +92,16 @@ def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
   return steps if loop else once
 
 
-def eval_step(model: nn.Module, task: Any, normalize: Callable) -> Callable:
-  """Returns the pure function (variables, batch, mask) -> metrics, summed where `mask` is true."""
+def eval_step(model: nn.Module, task: Any, normalize: Callable, views: Callable) -> Callable:
+  """Returns the pure function (variables, batch, mask) -> metrics, summed where `mask` is true.
+
+  A prediction is the mean over the `views` of an image; see `augment.views`.
+  """
 
   def step(variables: Any, batch: Batch, mask: jax.Array) -> Any:
-    logits = model.apply(variables, normalize(to_float(batch["image"])), train=False)
+    images = views(to_float(batch["image"]))
+    logits = [model.apply(variables, normalize(view), train=False) for view in images]
+    logits = task.mean_prediction(logits)
     targets = task.targets(batch["label"])
     return task.metrics(logits, targets, task.eval_loss(logits, targets), mask)
 

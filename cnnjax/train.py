@@ -14,7 +14,6 @@ from cnnjax import (
   augment,
   checkpoints,
   data,
-  durations,
   models,
   optim,
   sharding,
@@ -34,81 +33,65 @@ from cnnjax.signals import catch_signals
 class Program:
   """What a config comes to: the compiled functions and the numbers that the loop needs."""
 
-  batches: data.Resident  # the training split, in order
-  evaluations: dict[str, data.Resident]  # the splits that are evaluated
+  inputs: data.Inputs  # batches of each split, and how long the run is
   new_state: Callable[..., state.TrainState]  # (abstract=False)
   train_step: Callable  # (state, feed, n) -> state, n steps on
   eval_step: Callable  # (variables, batch, mask) -> metrics
   no_metrics: Callable[[], Any]  # an empty window of training metrics, on the mesh
   schedule: Callable  # step -> learning rate
-  total: int  # steps of the whole run
   every: dict[str, int]  # steps between two of each: log, eval, checkpoint
   per_dispatch: int  # steps in one program at most
-  meta: dict[str, Any]  # what a checkpoint needs beside the arrays
   summary: dict[str, str]  # the start-up block
 
 
-def build(config: ConfigDict) -> Program:
+def build(config: ConfigDict, given: dict[str, data.Split] | None = None) -> Program:
   """Loads the data and puts the pieces together; compiles nothing.
 
   Raises:
     UserError: the pieces do not fit each other.
   """
   mesh = sharding.make_mesh(config.mesh.data)
-  sharding.check_divides(config.batch_size, mesh)
-  splits = {name: split for name, split in data.load(config.data).items() if split is not None}
-  pipelines = {
-    name: data.Resident(split, mesh, config.data.max_gib) for name, split in splits.items()
-  }
-  batches = pipelines["train"]
-  batches.start(config.batch_size, config.seed)
-  mean, std = data.normalization(config.data, splits["train"])
-
-  image_shape, classes = splits["train"].images.shape[1:], splits["train"].classes
-  model = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
-  params = state.abstract_variables(model, image_shape, mesh)["params"]
-  task = tasks.create(config.task, len(classes))
-
-  to_steps = lambda duration, key: durations.in_steps(
-    duration, key, batches.steps_per_epoch, config.batch_size
-  )
-  total = max(1, to_steps(config.epochs, "epochs"))
+  inputs = data.open_inputs(config, mesh, given)
+  model = models.create(**config.model, num_classes=len(inputs.classes), dtype=config.dtype)
+  variables = state.abstract_variables(model, inputs.image_shape, mesh)
+  state.check_sizes(model, variables, inputs.image_shape, inputs.sizes)
+  params = variables["params"]
+  task = tasks.create(config.task, len(inputs.classes), inputs.counts)
+  task.check_labels(inputs.several)
   schedule = optim.schedules.create(
-    config.optim.schedule, config.optim.learning_rate, total, to_steps
+    config.optim.schedule, config.optim.learning_rate, inputs.total, inputs.to_steps
   )
   optimizer = optim.create(config.optim, schedule, params)
 
-  normalize = steps.normalizer(mean, std)
+  normalize = steps.normalizer(**inputs.meta)
   one_step = steps.train_step(
     model, task, optimizer, augment.create(config.augment), normalize, config.seed
   )
-  per_dispatch = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
+  per_dispatch = config.steps_per_dispatch or inputs.train.per_dispatch
   return Program(
-    batches=batches,
-    evaluations={name: pipelines[name] for name in ("validation", "test") if name in pipelines},
+    inputs=inputs,
     new_state=lambda abstract=False: state.create(
-      model, optimizer, task.no_metrics(), image_shape, config.seed, mesh, abstract=abstract
+      model, optimizer, task.no_metrics(), inputs.image_shape, config.seed, mesh, abstract=abstract
     ),
     train_step=jax.jit(
-      steps.several(one_step, batches.take, loop=per_dispatch > 1),
+      steps.several(one_step, inputs.train.take, loop=per_dispatch > 1),
       donate_argnums=0,
       compiler_options=models.ops.compiler_options(model, params),
     ),
-    eval_step=jax.jit(steps.eval_step(model, task, normalize)),
+    eval_step=jax.jit(
+      steps.eval_step(model, task, normalize, augment.views.create(config.eval_views))
+    ),
     no_metrics=lambda: sharding.put(task.no_metrics(), sharding.replicated(mesh)),
     schedule=schedule,
-    total=total,
     every={
-      name: max(1, to_steps(config[f"{name}_every"], f"{name}_every"))
+      name: max(1, inputs.to_steps(config[f"{name}_every"], f"{name}_every"))
       for name in ("log", "eval", "checkpoint")
     },
     per_dispatch=per_dispatch,
-    meta={"mean": mean, "std": std},
     summary={
       "model": f"{config.model.name}, {state.count(params):,} parameters, {config.dtype}",
-      "data": data.describe(config.data, splits),
+      **inputs.summary,
       "devices": sharding.describe(mesh, config.batch_size),
-      "length": f"{total:,} steps, {batches.steps_per_epoch:,} an epoch",
       "schedule": optim.schedules.describe(config.optim.schedule, config.optim.learning_rate),
       **optim.describe(config.optim, params),
       "augment": config.augment or "none",
@@ -117,11 +100,14 @@ def build(config: ConfigDict) -> Program:
 
 
 def train(
-  config: ConfigDict, workdir: pathlib.Path | None = None
+  config: ConfigDict,
+  workdir: pathlib.Path | None = None,
+  splits: dict[str, data.Split] | None = None,
 ) -> tuple[state.TrainState, dict[str, float], signal.Signals | None]:
   """Trains what `config` says in `workdir`, going on where a run in it stopped.
 
-  Without a `workdir` the run gets a fresh one under runs/.
+  Without a `workdir` the run gets a fresh one under runs/. `splits` are those of
+  `data.from_arrays`, in the place of what `config.data` names.
 
   Returns:
     The last state, the newest value of every metric, and the signal that stopped it, if one did.
@@ -129,22 +115,27 @@ def train(
   Raises:
     UserError: something in the config, the data or the workdir is wrong, or the loss diverged.
   """
+  config = data.with_given(config, splits)
   configs.validate(config)
   if workdir:
     workdirs.check(workdir, config)
-  program = build(config)
-  if workdir and (reached := checkpoints.last_step(workdir) or 0) > program.total:
+  program = build(config, splits)
+  inputs = program.inputs
+  if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.total:
     raise UserError(
       f"the run in {workdir} is at step {reached:,} already, and epochs={config.epochs!r} ends at "
-      f"step {program.total:,}; give it more"
+      f"step {inputs.total:,}; give it more"
     )
   workdir = workdirs.claim(workdir, config)
-  with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
+  with (
+    contextlib.closing(inputs.train),
+    contextlib.closing(checkpoints.Checkpoints(workdir)) as saved,
+  ):
     now = saved.restore(program.new_state(abstract=True)) if saved.any() else program.new_state()
     with (
       catch_signals() as caught,
       writers.Writers(
-        workdir, int(now.step), program.total, program.batches.steps_per_epoch, config.batch_size
+        workdir, int(now.step), inputs.total, inputs.steps_per_epoch, config.batch_size
       ) as out,
     ):
       out.block({**program.summary, "workdir": str(workdir)})
@@ -163,16 +154,18 @@ def loop(
   caught: list[signal.Signals],
 ) -> state.TrainState:
   """Steps from `now` to the end, or to the first signal; writes, evaluates and saves on the way."""
-  step, per_epoch = int(now.step), program.batches.steps_per_epoch
-  events = (*program.every.values(), per_epoch, program.total)
-  while step < program.total and not caught:
+  inputs, step = program.inputs, int(now.step)
+  per_epoch = inputs.steps_per_epoch
+  events = (*program.every.values(), per_epoch, inputs.phase, inputs.total)
+  while step < inputs.total and not caught:
     n = min(program.per_dispatch, *(event - step % event for event in events))
     # Waiting for each dispatch keeps a queue of steps from standing between a signal and its save.
-    now = jax.block_until_ready(program.train_step(now, program.batches.feed(step), n))
+    now = jax.block_until_ready(program.train_step(now, inputs.train.feed(step), n))
     step += n
     out.progress(step, now.window, program.schedule)
+    out.name_unreadable(inputs.skipped)
 
-    final = step == program.total
+    final = step == inputs.total
     due = {name: final or step % steps == 0 for name, steps in program.every.items()}
     due["log"] |= step % per_epoch == 0
     if not any(due.values()):
@@ -184,15 +177,15 @@ def loop(
       now = now.replace(window=program.no_metrics())
     if due["eval"]:
       # The test split stands in where there is no validation split, to be seen, not to choose by.
-      for name in list(program.evaluations)[: None if final else 1]:
+      for name in list(inputs.evaluations)[: None if final else 1]:
         found = evaluate(
-          program.eval_step, now.variables, program.evaluations[name], eval_batch_size
+          program.eval_step, now.variables, inputs.evaluations[name], eval_batch_size
         )
         measured |= out.write_evaluation(step, name, found)
     if due["checkpoint"] or checkpoints.METRIC in measured:  # so that the best one can be kept
-      saved.save(now, program.meta, measured)
+      saved.save(now, inputs.meta, measured)
     out.restart_clock(step)
   if caught:  # whenever it came; a step that is saved already is left alone
     saved.check_finite(now)
-    saved.save(now, program.meta, {})
+    saved.save(now, inputs.meta, {})
   return now

@@ -23,6 +23,7 @@ if _hidden:
   del sys.modules["torch"]
 
 METRICS = "metrics.jsonl"
+UNREADABLE = "unreadable.txt"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 PEEK_EVERY = 0.5  # seconds between looks at the loss for the progress bar
 
@@ -64,6 +65,7 @@ class Writers:
       console=self._console,
       transient=True,
     )
+    self._folder, self._named = folder, set()
     self._task = self._bar.add_task("compiling", total=total, completed=start, status="")
     self._began = self._shown = self._clock = time.monotonic()
     self._began_at = self._clock_step = start
@@ -97,6 +99,17 @@ class Writers:
       self.say(f"this run is finished: step {self._began_at:,} of {self._total:,} is done")
     elif self._began_at:
       self.say(f"going on from step {self._began_at:,}")
+
+  def name_unreadable(self, skipped: Mapping[str, str]) -> None:
+    """Says which images could not be read, in the workdir too; those named before are left out."""
+    if len(skipped) == len(self._named):
+      return
+    new = {name: reason for name, reason in list(skipped.items()) if name not in self._named}
+    for name, reason in new.items():
+      self.say(f"skipped, cannot be read: {name}: {reason}")
+    self._named |= new.keys()
+    lines = [f"{name}\t{reason}\n" for name, reason in sorted(skipped.items())]
+    (self._folder / UNREADABLE).write_text("".join(lines))
 
   def restart_clock(self, step: int) -> None:
     """From here on time counts as training: call it after compiling, evaluating, saving."""

@@ -20,6 +20,7 @@ OWNERS = {
   "orbax": "checkpoints.py",
   "tensorflow_datasets": "data/tfds.py",
   "tensorboardX": "writers.py",
+  "grain": "data/streaming.py",
 }
 FOREIGN = {"configs", "experiments", "tests", "tensorflow", "torch", "torchvision", "keras", "tf"}
 FORBIDDEN_PARTS = {

@@ -83,6 +83,7 @@ def test_lines_of_metrics(tmp_path):
     "epoch": 0.5,
     "train/loss": 0.25,
     "train/accuracy": 0.75,
+    "train/mean_class_accuracy": 0.75,
     "learning_rate": schedule(4),
   }  # the rate of the last step done
   assert test == {"step": 10, "epoch": 1.0, "test/loss": 0.5, "test/accuracy": 0.75}
@@ -111,6 +112,7 @@ def test_latest(tmp_path):
     "epoch": 2.0,
     "train/loss": 0.05,
     "train/accuracy": 0.75,
+    "train/mean_class_accuracy": 0.75,
     "learning_rate": schedule(19),
     "validation/accuracy": 0.2,
     "validation/loss": 0.1,

@@ -1,36 +1,39 @@
-"""Images in: a source gives splits as uint8 arrays, a pipeline gives the batch of any step."""
+"""Images in: a source gives splits, a pipeline gives the batch of any step.
+
+The batch of a step is a pure function of (config, seed, step) in both pipelines: it does not know
+the number of devices, processes, threads or restarts.
+"""
 
 import dataclasses
 import importlib
+import math
+from collections.abc import Callable
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from sklearn.model_selection import train_test_split
 
-from cnnjax.data.resident import Resident
+from cnnjax import durations, sharding
+from cnnjax.data import imbalance
+from cnnjax.data.arrays import from_arrays
+from cnnjax.data.crops import Crops
+from cnnjax.data.order import Order
+from cnnjax.data.resident import Resident, check_fits
+from cnnjax.data.split import Arrays, Skipped, Split, carve
+from cnnjax.data.streaming import Streaming
 from cnnjax.errors import UserError, unknown
 
 # Each is a module of this package with
 #   check(config): raises UserError for names that are wrong, before anything is downloaded;
 #   load(config, split): the `Split` of a split expression.
-SOURCES = ("digits", "synthetic", "tfds")
+SOURCES = ("arrays", "digits", "folder", "synthetic", "tfds")
+# Keys that one source alone reads.
+_ONLY = {"name": "tfds", "data_dir": "tfds", "path": "folder"}
 
-__all__ = ["Resident", "Split", "check", "describe", "load", "normalization"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """`images` [n, height, width, channels] uint8, `labels` [n] int32, the names of the classes."""
-
-  images: np.ndarray
-  labels: np.ndarray
-  classes: tuple[str, ...]
-
-  def __len__(self) -> int:
-    return len(self.labels)
-
-  def take(self, indices: np.ndarray) -> "Split":
-    return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
+__all__ = [
+  "Crops", "Inputs", "Order", "Resident", "Skipped", "Split", "Streaming", "check", "describe",
+  "from_arrays", "load", "normalization", "open_inputs", "pipeline", "with_given",
+]  # fmt: skip
 
 
 def _source(name: str):
@@ -42,95 +45,225 @@ def _source(name: str):
 def check(config: ConfigDict) -> None:
   """Raises UserError for a source, data set or split that is not there; downloads nothing."""
   source = _source(config.source)
-  if config.name and config.source != "tfds":
+  for key, only in _ONLY.items():
+    if config[key] and config.source != only:
+      raise UserError(
+        f"data.{key}={config[key]!r} goes with data.source={only}, and data.source is "
+        f"{config.source!r}"
+      )
+  if config.progressive and config.image_size is None:
+    raise UserError("data.progressive grows to data.image_size; set it as well")
+  if config.crop != "center" and config.image_size is None:
+    raise UserError(f"data.crop={config.crop} needs the size of the crop: data.image_size")
+  if config.crop != "center" and config.pipeline == "resident":
     raise UserError(
-      f"data.name={config.name!r} goes with data.source=tfds, and data.source is {config.source!r}"
+      f"data.crop={config.crop} is made on the host, while streaming; for a resident set put "
+      "random_resized_crop into augment"
     )
   source.check(config)
 
 
-def check_named_splits(config: ConfigDict) -> None:
-  """Raises UserError unless each split is a whole one of a source that has "train" and "test"."""
-  chosen = {
-    key: config[key] for key in ("train", "validation", "test") if isinstance(config[key], str)
-  }
-  for key, name in chosen.items():
-    if name not in ("train", "test"):
-      raise unknown(f"split in data.{key}", name, ("train", "test"))
-  if len(set(chosen.values())) < len(chosen):
-    raise UserError(
-      f"data: {', '.join(f'{k}={v}' for k, v in chosen.items())}: examples that are "
-      "trained on cannot be evaluated on, nor the test split be used to choose"
-    )
-
-
 def load(
-  config: ConfigDict, splits: tuple[str, ...] = ("train", "validation", "test")
+  config: ConfigDict,
+  splits: tuple[str, ...] = ("train", "validation", "test"),
+  skipped: Skipped | None = None,
+  given: dict[str, Split] | None = None,
+  *,
+  evaluating: bool = False,
 ) -> dict[str, Split | None]:
-  """The splits asked for; "validation" is None where the config carves none.
+  """The splits asked for; "validation" is None where the config has none.
 
-  A validation split given as a share or a number is stratified, fixed (the same for every seed,
-  so that seeds compare), and taken out of the training split.
+  Splits given as a share or a number are stratified, fixed (the same for every seed of a run, so
+  that seeds compare), and taken out of the training split. Those that stay on the device are
+  decoded here, and images that cannot be read are left out and named in `skipped`.
+
+  Args:
+    config: `config.data`.
+    splits: which of "train", "validation" and "test".
+    skipped: where images that cannot be read are named.
+    given: what `from_arrays` made, in the place of a source.
+    evaluating: the training split is cropped as those that are evaluated.
   """
-  load_split = lambda expression: _source(config.source).load(config, expression)
-  found: dict[str, Split | None] = {}
-  if "test" in splits:
-    found["test"] = load_split(config.test)
-  if isinstance(config.validation, str):
-    if "validation" in splits:
-      found["validation"] = load_split(config.validation)
-    if "train" in splits:
-      found["train"] = load_split(config.train)
-  elif "train" in splits or (config.validation and "validation" in splits):
-    train = load_split(config.train)
-    found["train"], found["validation"] = (
-      _carve(train, config.validation) if config.validation else (train, None)
-    )
-  return {name: found.get(name) for name in splits}
+  skipped = Skipped(config.max_unreadable) if skipped is None else skipped
+  load_split = lambda expression: (
+    given[expression] if given else _source(config.source).load(config, expression)
+  )
+  named = [key for key in ("train", "validation", "test") if isinstance(config[key], str)]
+  held = [key for key in ("test", "validation") if key not in named and config[key]]
+  wanted = {*splits, "train"} if {"train", *held} & {*splits} else {*splits}
+  found = {key: load_split(config[key]) for key in named if key in wanted}
+  # The test split comes first, so that it is the same with and without a validation split.
+  for key in held if "train" in found else ():
+    found["train"], found[key] = carve(found["train"], config[key], key, config.split_seed)
+  if config.long_tail and "train" in found:
+    tail = imbalance.long_tail(found["train"].labels, config.long_tail, config.split_seed)
+    found["train"] = found["train"].take(tail)
+  return {
+    name: _settled(found.get(name), config, skipped, train=name == "train" and not evaluating)
+    for name in splits
+  }
 
 
-def _carve(train: Split, amount: float | int) -> tuple[Split, Split]:
-  try:
-    kept, held = train_test_split(
-      np.arange(len(train)), test_size=amount, stratify=train.labels, random_state=0
-    )
-  except ValueError as e:
-    raise UserError(
-      f"data.validation {amount!r} cannot be carved from {len(train)} training "
-      f"examples of {len(train.classes)} classes: {e}"
-    ) from e
-  return train.take(np.sort(kept)), train.take(np.sort(held))
+def _settled(
+  split: Split | None, config: ConfigDict, skipped: Skipped, *, train: bool
+) -> Split | None:
+  """The split decoded, if it is to stay on the device; else as it is."""
+  if split is None or config.pipeline == "streaming":
+    return split
+  crops = Crops.of(config, split.shape)
+  if train and config.crop != "center":
+    return split
+  size = config.image_size if train else config.eval_size or config.image_size
+  shape = (len(split), *crops.shape(size))
+  if config.pipeline == "auto" and math.prod(shape) / 2**30 > config.max_gib:
+    return split
+  check_fits(shape, config.max_gib)
+  image = lambda data: crops.whole(data, size) if train else crops.evaluate(data, size)
+  return split.decoded(image, skipped, replace=train)
+
+
+def pipeline(
+  split: Split, config: ConfigDict, mesh: Mesh, skipped: Skipped, order: Order | None = None
+) -> Resident | Streaming:
+  """Batches of a split: from the device if `load` decoded it, else streaming."""
+  if isinstance(split.records, Arrays) and config.pipeline != "streaming":
+    return Resident(split, config, mesh, order)
+  return Streaming(split, config, mesh, skipped, order)
 
 
 def normalization(config: ConfigDict, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """(mean, std) per channel, of images in [0, 1]: the config's, or those of the training split."""
-  mean, std = statistics(train) if None in (config.mean, config.std) else ((), ())
+  """(mean, std) per channel, of images in [0, 1]: the config's, or those of the training split.
+
+  Of a split that is streamed, those of `SAMPLE` images, evenly spread over it.
+  """
+  mean, std = (), ()
+  if None in (config.mean, config.std):
+    if not isinstance(train.records, Arrays):
+      crops = Crops.of(config, train.shape)
+      spread = np.unique(np.linspace(0, len(train) - 1, SAMPLE).astype(int))
+      image = lambda data: crops.whole(data, config.image_size)
+      train = train.take(spread).decoded(image, Skipped(SAMPLE))
+    mean, std = statistics(train)
   mean, std = tuple(config.mean or mean), tuple(config.std or std)
   for key, values in (("mean", mean), ("std", std)):
-    if len(values) != train.images.shape[-1]:
+    if len(values) != train.shape[-1]:
       raise UserError(
-        f"data.{key} has {len(values)} values, and the images have "
-        f"{train.images.shape[-1]} channels"
+        f"data.{key} has {len(values)} values, and the images have {train.shape[-1]} channels"
       )
   return mean, std
 
 
+SAMPLE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What a run trains and evaluates on, and what follows from it."""
+
+  train: Resident | Streaming
+  evaluations: dict[str, Resident | Streaming]  # the splits that are evaluated
+  skipped: Skipped  # images that cannot be read
+  classes: tuple[str, ...]
+  counts: np.ndarray | None  # training examples of each class, where the loss asks for them
+  several: bool  # an image may have several labels
+  image_shape: tuple[int, int, int]  # that the run ends with
+  sizes: tuple[int, ...]  # others that the model sees
+  meta: dict[str, tuple[float, ...]]  # mean and deviation per channel; for checkpoints
+  total: int  # steps of the whole run
+  steps_per_epoch: int
+  phase: int  # steps with images of one size
+  to_steps: Callable[[int | float | str, str], int]  # (duration, its key)
+  summary: dict[str, str]  # in words
+
+
+def open_inputs(config: ConfigDict, mesh: Mesh, given: dict[str, Split] | None = None) -> Inputs:
+  """Loads the splits of a run and starts its pipelines. Takes the whole config.
+
+  Raises:
+    UserError: the data do not fit the config.
+  """
+  c = config.data
+  sharding.check_divides(config.batch_size, mesh)
+  skipped = Skipped(c.max_unreadable)
+  splits = {
+    name: split
+    for name, split in load(c, skipped=skipped, given=given).items()
+    if split is not None
+  }
+  train = splits["train"]
+  order = Order.of(train, c, config.batch_size, config.seed)
+  to_steps = lambda duration, key: durations.in_steps(
+    duration, key, order.steps_per_epoch, config.batch_size
+  )
+  total = max(1, to_steps(config.epochs, "epochs"))
+  order = order.for_run(total)
+  crops = Crops.of(c, train.shape)
+  mean, std = normalization(c, train)
+  batches = pipeline(train, c, mesh, skipped, order)
+  weighted = isinstance(config.task.class_weights, str)
+  return Inputs(
+    train=batches,
+    evaluations={
+      name: pipeline(splits[name], c, mesh, skipped)
+      for name in ("validation", "test")
+      if name in splits
+    },
+    skipped=skipped,
+    classes=train.classes,
+    counts=imbalance.counts(train.labels, len(train.classes)) if weighted else None,
+    several=np.ndim(train[0][1]) == 1,
+    image_shape=crops.shape(c.image_size),
+    sizes=tuple({*c.progressive, c.eval_size} - {None, c.image_size}),
+    meta={"mean": mean, "std": std},
+    total=total,
+    steps_per_epoch=order.steps_per_epoch,
+    phase=order.phase,
+    to_steps=to_steps,
+    summary={
+      "data": describe(c, splits),
+      **_imbalance(train),
+      "input": batches.describe(),
+      "length": f"{total:,} steps, {order.steps_per_epoch:,} an epoch",
+    },
+  )
+
+
+def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict:
+  """The config of a run on `given` arrays, which no source has."""
+  if given is None:
+    return config
+  config = config.copy_and_resolve_references()
+  config.data.source = "arrays"
+  if "test" not in given and config.data.test == "test":
+    raise UserError("there is no test split: give one, or hold out a share, as data.test=0.2")
+  if "validation" in given:
+    config.data.validation = "validation"
+  return config
+
+
 def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
   """The data in words."""
-  name = config.name if config.source == "tfds" else config.source
-  height, width, channels = splits["train"].images.shape[1:]
+  name = config.name or config.path or config.source
+  train = splits["train"]
+  height, width, channels = Crops.of(config, train.shape).shape(config.image_size)
   sizes = ", ".join(f"{len(split):,} {key}" for key, split in splits.items())
   carved = "" if "validation" in splits else " (no validation split: no best checkpoint)"
-  return (
-    f"{name}, {height}x{width}x{channels}, {len(splits['train'].classes)} classes: {sizes}{carved}"
-  )
+  return f"{name}, {height}x{width}x{channels}, {len(train.classes)} classes: {sizes}{carved}"
+
+
+def _imbalance(train: Split) -> dict[str, str]:
+  """The classes in words, unless the labels would have to be read for it."""
+  if "labels" not in vars(train.records):
+    return {}
+  counts = imbalance.counts(train.labels, len(train.classes))
+  return {"classes": imbalance.describe(counts, train.classes)}
 
 
 def statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and deviation per channel, of images in [0, 1]; exact, by counting pixel values."""
   levels = np.arange(256) / 255.0
   mean, std = [], []
-  for channel in range(split.images.shape[-1]):
+  for channel in range(split.shape[-1]):
     counts = np.bincount(split.images[..., channel].reshape(-1), minlength=256)
     m = counts @ levels / counts.sum()
     mean.append(float(m))

@@ -9,9 +9,7 @@ from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from cnnjax.data import Split, check_named_splits
-from cnnjax.data.images import resize
-from cnnjax.data.resident import check_fits
+from cnnjax.data.split import Split, check_named_splits
 
 
 def check(config: ConfigDict) -> None:
@@ -25,10 +23,8 @@ def load(config: ConfigDict, split: str) -> Split:
   )
   images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # 17 grey levels
   indices = np.sort({"train": train, "test": test}[split])
-  size = config.image_size or 8
-  check_fits((len(indices), size, size, 1), config.max_gib)
-  return Split(
-    np.stack([resize(image, config.image_size) for image in images[indices]]),
+  return Split.of(
+    images[indices],
     digits.target[indices].astype(np.int32),
     tuple("0123456789"),
   )

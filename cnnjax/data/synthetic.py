@@ -3,8 +3,8 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.data import Split, check_named_splits
 from cnnjax.data.resident import check_fits
+from cnnjax.data.split import Split, check_named_splits
 from cnnjax.errors import UserError
 
 SPLITS = ("train", "test")
@@ -25,7 +25,7 @@ def load(config: ConfigDict, split: str) -> Split:
   check_fits((n, *shape), config.max_gib)
   labels = np.arange(n, dtype=np.int32) % c.num_classes
   noise = rng.integers(0, 256, (n, *shape), np.uint8)
-  return Split(
+  return Split.of(
     patterns[labels] // 4 + noise // 4 * 3,
     labels,
     tuple(str(i) for i in range(c.num_classes)),

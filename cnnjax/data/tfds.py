@@ -6,6 +6,7 @@ TensorFlow stays out of the process that trains.
 """
 
 import contextlib
+import functools
 import importlib.util
 import io
 import logging
@@ -22,12 +23,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from cnnjax.data import Split
-from cnnjax.data.images import resize
-from cnnjax.data.resident import check_fits
+from cnnjax.data.split import Split
 from cnnjax.errors import UserError, unknown
 
-CHUNK = 4096  # records decoded at a time
+CHUNK = 4096  # records read at a time
 
 
 def check(config: ConfigDict) -> None:
@@ -50,7 +49,7 @@ def check(config: ConfigDict) -> None:
 
 
 def load(config: ConfigDict, split: str) -> Split:
-  """The images of a split expression, decoded, resized where `image_size` says so."""
+  """The records of a split expression; prepares the data set if it is not there."""
   builder = _builder(config.name, config.data_dir)
   if not builder.is_prepared():
     folder = ["--data_dir", config.data_dir] if config.data_dir else []
@@ -65,24 +64,51 @@ def load(config: ConfigDict, split: str) -> Split:
     builder = _builder(config.name, config.data_dir)
   _check_format(builder)
   image_key, label_key, classes = _features(builder)
-  shape, size = builder.info.features[image_key].shape, config.image_size
-  n = _split_info(builder, split, "split").num_examples
-  height, width = (size, size) if size else shape[:2]
-  check_fits((n, height, width, shape[2] or 3), config.max_gib)
-  source = builder.as_data_source(split=split)
-  images, labels = None, np.empty(n, np.int32)
-  for start in range(0, n, CHUNK):
-    records = source.__getitems__(range(start, min(start + CHUNK, n)))
-    for i, record in enumerate(records, start):
-      image = resize(record[image_key], size)
-      images = np.empty((n, *image.shape), np.uint8) if images is None else images
-      images[i], labels[i] = image, record[label_key]
-  if labels.min() < 0:
-    raise UserError(
-      f"the labels of the split {split!r} of {config.name} are not public; choose "
-      "another one in data.test"
-    )
-  return Split(images, labels, classes)
+  _split_info(builder, split, "split")
+  height, width, channels = builder.info.features[image_key].shape
+  several = isinstance(builder.info.features[label_key], tfds.features.Sequence)
+  records = Records(builder, split, image_key, label_key, len(classes) if several else 0)
+  return Split(records, classes, (height, width, channels or 3))
+
+
+class Records:
+  """The records of a TFDS split; images stay encoded until they are needed."""
+
+  def __init__(self, builder, split: str, image: str, label: str, num_classes: int):
+    self._keys, self._num_classes = (image, label), num_classes
+    self._split = f"{builder.name}, {split}"
+    # Images as the bytes of their file; `_labels` skips them altogether.
+    self._source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, i: int) -> tuple[bytes, np.ndarray | int]:
+    record = self._source[i]
+    return record[self._keys[0]], self._label(record[self._keys[1]])
+
+  def _label(self, label: np.ndarray) -> np.ndarray | int:
+    if self._num_classes:  # several an image
+      return np.isin(np.arange(self._num_classes), label).astype(np.uint8)
+    if label < 0:
+      raise UserError(
+        f"the labels of {self._split} are not public; choose another split in data.test"
+      )
+    return label
+
+  @functools.cached_property
+  def labels(self) -> np.ndarray:
+    """Reads the whole split, once."""
+    chunks = range(0, len(self), CHUNK)
+    read = lambda start: [
+      self._label(record[self._keys[1]])
+      for record in self._source.__getitems__(range(start, min(start + CHUNK, len(self))))
+    ]
+    labels = np.stack([label for start in chunks for label in read(start)])
+    return labels.astype(np.uint8 if self._num_classes else np.int32)
+
+  def name(self, i: int) -> str:
+    return f"{self._split}, record {i}"
 
 
 def prepare(name: str, data_dir: str | None) -> pathlib.Path:
@@ -163,7 +189,12 @@ def _features(builder) -> tuple[str, str, tuple[str, ...]]:
   """(key of the image, key of the label, class names)."""
   features = builder.info.features
   keys = lambda kind: [key for key, f in features.items() if type(f) is kind]
-  image, label = keys(tfds.features.Image), keys(tfds.features.ClassLabel)
+  image = keys(tfds.features.Image)
+  several = [
+    key for key in keys(tfds.features.Sequence)
+    if type(features[key].feature) is tfds.features.ClassLabel
+  ]  # fmt: skip
+  label = keys(tfds.features.ClassLabel) or several
   supervised = builder.info.supervised_keys or (None, None)
   image_key = supervised[0] if supervised[0] in image else next(iter(image), None)
   label_key = supervised[1] if supervised[1] in label else next(iter(label), None)
@@ -178,7 +209,8 @@ def _features(builder) -> tuple[str, str, tuple[str, ...]]:
       f"the images of {builder.name} are {dtype}; only those with 8 bits a channel "
       "can be trained on"
     )
-  return image_key, label_key, tuple(features[label_key].names)
+  label = features[label_key]
+  return image_key, label_key, tuple((label.feature if label_key in several else label).names)
 
 
 def _split_info(builder, expression: str, key: str):

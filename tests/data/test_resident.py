@@ -17,7 +17,7 @@ def split():
   labels = np.arange(SIZE, dtype=np.int32)
   images = np.random.default_rng(0).integers(0, 256, (SIZE, 2, 3, 1), dtype=np.uint8)
   images[:, 0, 0, 0] = labels
-  return data.Split(images, labels, tuple(map(str, labels)))
+  return data.Split.of(images, labels, tuple(map(str, labels)))
 
 
 @pytest.fixture(scope="module", params=[1, 8], ids="devices={}".format)

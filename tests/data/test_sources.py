@@ -112,7 +112,7 @@ def test_a_wrong_number_of_channels_is_refused(key, values):
 
 def test_a_constant_channel_is_not_divided_by_zero():
   images = np.full((5, 2, 2, 1), 51, np.uint8)
-  train = data.Split(images, np.zeros(5, np.int32), ("a",))
+  train = data.Split.of(images, np.zeros(5, np.int32), ("a",))
   assert data.normalization(config(), train) == ((0.2,), (1.0,))
 
 

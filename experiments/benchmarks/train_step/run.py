@@ -18,12 +18,12 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 
 HERE = pathlib.Path(__file__).parent
 RESULTS, README = HERE / "results.json", HERE / "README.md"
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 import peers  # noqa: E402
+import turns  # noqa: E402
 
 from cnnjax.models import ops  # noqa: E402
 
@@ -34,52 +34,20 @@ PACKAGES = ("jax", "flax", "torch", "torchvision", "keras")
 
 
 def work(args: dict) -> None:
-  """A peer's process: builds its step, then runs as many as each line of stdin asks for."""
-  answers = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)  # what frameworks print goes to stderr
-  peer, arguments = args.pop("peer"), args
-  if peer == "keras":
-    run, facts = peers.keras(**arguments)
-  elif peer in ("torch", "torch_compile"):
-    run, facts = peers.torch(**arguments, compiled=peer == "torch_compile")
-  else:
-    run, facts = peers.ours(**arguments)
-  run(2)
-  say = lambda answer: print(json.dumps(answer), file=answers, flush=True)
-  say(facts)
-  for line in sys.stdin:
-    began = time.perf_counter()
-    run(int(line))
-    say((time.perf_counter() - began) / int(line))
+  """A peer's process."""
 
+  def build():
+    peer = args.pop("peer")
+    if peer == "keras":
+      run, facts = peers.keras(**args)
+    elif peer in ("torch", "torch_compile"):
+      run, facts = peers.torch(**args, compiled=peer == "torch_compile")
+    else:
+      run, facts = peers.ours(**args)
+    run(1)  # a second one comes before the first is timed
+    return run, lambda: facts
 
-class Worker:
-  """A peer's process, seen from the other side."""
-
-  def __init__(self, **arguments):
-    self.process = subprocess.Popen(
-      [sys.executable, __file__, "--work", json.dumps(arguments)],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE if not os.environ.get("VERBOSE") else None,
-      text=True,
-    )
-    self.facts = self.answer()
-
-  def answer(self):
-    line = self.process.stdout.readline()
-    if not line:
-      errors = self.process.stderr.read() if self.process.stderr else ""
-      raise RuntimeError(errors.strip().splitlines()[-1] if errors.strip() else "it died")
-    return json.loads(line)
-
-  def time(self, steps: int) -> float:
-    print(steps, file=self.process.stdin, flush=True)
-    return self.answer()
-
-  def stop(self):
-    self.process.kill()
-    self.process.wait()
+  turns.serve(build)
 
 
 def compare(name: str, args: argparse.Namespace) -> dict:
@@ -91,38 +59,17 @@ def compare(name: str, args: argparse.Namespace) -> dict:
   there = [p for p in args.peers if peers.MODELS[name][2 if p == "keras" else 1]]
   wanted |= {peer: dict(peer=peer, name=name, **common) for peer in there}
   wanted |= {f"without {choice}": {**mine, "without": [choice]} for choice in args.without}
-  workers, failed = {}, {}
-  for label, arguments in wanted.items():
-    try:
-      workers[label] = Worker(**arguments)
-    except RuntimeError as e:
-      failed[label] = str(e)
-  if "ours" not in workers:
-    raise SystemExit(f"{name} of ours does not run: {failed['ours']}")
-  first = workers["ours"].time(1)
-  steps = max(1, round(args.seconds / first))
-  times = {label: [] for label in workers}
-  for _ in range(args.rounds):
-    for label, worker in workers.items():
-      times[label].append(worker.time(steps))
+  workers, failed = turns.start(__file__, wanted)
+  times = turns.measure(workers, args.rounds, args.seconds)
+  facts = workers["ours"].facts
   for worker in workers.values():
     worker.stop()
-  ratios = {
-    label: sorted(t / o for t, o in zip(times[label], times["ours"], strict=True))
-    for label in times
-    if label != "ours"
-  }
-  edge = max(0, args.rounds // 10)
   return {
     "size": size,
     "batch": examples,
     "milliseconds": round(1000 * statistics.median(times["ours"]), 1),
-    "facts": workers["ours"].facts,
-    # Times of others over ours: above 1, ours is faster.
-    "ratios": {
-      label: [round(statistics.median(r), 3), round(r[edge], 3), round(r[-1 - edge], 3)]
-      for label, r in ratios.items()
-    },
+    "facts": facts,
+    "ratios": turns.ratios(times),
     "failed": failed,
     "rounds": args.rounds,
   }
@@ -132,7 +79,7 @@ def memory(dtype: str) -> dict:
   """FLOPs and temporary bytes of a step, by the way of training."""
   facts, setting = {}, dict(name="densenet_bc100_k12", size=32, examples=64, dtype=dtype)
   for label, overrides in MEMORY.items():
-    worker = Worker(peer="ours", overrides=overrides, **setting)
+    worker = turns.Worker(__file__, peer="ours", overrides=overrides, **setting)
     facts[label] = worker.facts
     worker.stop()
   return facts
@@ -151,8 +98,7 @@ def table(results: dict) -> str:
       facts = row["facts"]
       cells += [f"{facts['flops_over_6_macs']:.2f}", f"{facts['temp_bytes'] / 1e6:.0f}"]
       for label in labels:
-        found = row["ratios"].get(label)
-        cells.append(f"{found[0]:.2f} ({found[1]:.2f}-{found[2]:.2f})" if found else "")
+        cells.append(turns.cell(row["ratios"].get(label)))
       text += f"| {' | '.join(cells)} |\n"
     if "memory" in entry:
       text += "\n| DenseNet-BC-100-12, batch 64 | temporary MB | GFLOPs |\n|---|---|---|\n"

@@ -1,0 +1,74 @@
+"""Arrays from Python: `train.train(config, splits=data.from_arrays((images, labels)))`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax.data.split import Split
+from cnnjax.errors import UserError
+
+
+def check(config: ConfigDict) -> None:
+  for key in ("train", "validation", "test"):
+    if isinstance(config[key], str) and config[key] != key:
+      raise UserError(f"data.{key} of arrays is {key!r}, a share or a number, not {config[key]!r}")
+
+
+def load(config: ConfigDict, split: str) -> Split:
+  raise UserError(
+    "data.source is 'arrays', which Python alone can give: "
+    "train.train(config, splits=data.from_arrays(...)), and for evaluation "
+    "evaluate_checkpoint(workdir, splits=...)"
+  )
+
+
+def from_arrays(
+  train: tuple[np.ndarray, np.ndarray],
+  test: tuple[np.ndarray, np.ndarray] | None = None,
+  validation: tuple[np.ndarray, np.ndarray] | None = None,
+  classes: Sequence[str] | None = None,
+) -> dict[str, Split]:
+  """Splits of (images, labels) pairs, for `train.train` and `evaluate_checkpoint`.
+
+  Args:
+    train: images `[n, height, width, channels]` or `[n, height, width]` uint8, and labels: `[n]`
+      integers from 0, or `[n, num_classes]` of 0 and 1 where an image may have several.
+    test: likewise; None: `config.data.test` is a share or a number to hold out of `train`.
+    validation: likewise, or None.
+    classes: their names; None: the numbers up to the largest label in `train`.
+
+  Raises:
+    UserError: arrays that do not fit each other, or labels that are out of range.
+  """
+  given = {"train": train, "validation": validation, "test": test}
+  arrays = {key: _checked(key, *pair) for key, pair in given.items() if pair is not None}
+  labels = arrays["train"][1]
+  number = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+  classes = tuple(map(str, range(number) if classes is None else classes))
+  shape = arrays["train"][0].shape[1:]
+  for key, (images, labels) in arrays.items():
+    if images.shape[1:] != shape:
+      raise UserError(f"{key}: images of {images.shape[1:]}, and those of train are {shape}")
+    largest = labels.shape[1] - 1 if labels.ndim == 2 else labels.max()
+    if largest >= len(classes) or (labels.ndim == 2 and largest + 1 != len(classes)):
+      raise UserError(f"{key}: label {largest} is out of range for {len(classes)} classes")
+  return {key: Split.of(*pair, classes) for key, pair in arrays.items()}
+
+
+def _checked(key: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  images, labels = np.asarray(images), np.asarray(labels)
+  images = images[..., None] if images.ndim == 3 else images
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise UserError(
+      f"{key}: images are uint8 [n, height, width, channels], not {images.dtype} "
+      f"{list(images.shape)}"
+    )
+  if not len(images) or labels.ndim not in (1, 2) or len(labels) != len(images):
+    raise UserError(f"{key}: {len(images)} images and labels of shape {list(labels.shape)}")
+  several = labels.ndim == 2
+  if not (np.isin(labels, (0, 1)).all() if several else np.issubdtype(labels.dtype, np.integer)):
+    raise UserError(f"{key}: labels are integers, or zeros and ones [n, num_classes]")
+  if labels.min() < 0:
+    raise UserError(f"{key}: label {labels.min()} is out of range; classes count from 0")
+  return images, labels.astype(np.uint8 if several else np.int32)

@@ -1,0 +1,81 @@
+"""How the images of a run are cropped, as `config.data` says, in both pipelines."""
+
+import dataclasses
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax.data import images
+from cnnjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+  """From the bytes of a file or from pixels to [height, width, channels] uint8.
+
+  `stored` is the shape of the images as they are, without height and width where they differ. A
+  `size` of None leaves an image as it is.
+  """
+
+  stored: tuple[int | None, int | None, int]
+  random: bool
+  scale: tuple[float, float]
+  ratio: tuple[float, float]
+  interpolation: str
+  eval_crop: float
+
+  @classmethod
+  def of(cls, config: ConfigDict, stored: tuple[int | None, int | None, int]) -> "Crops":
+    """The crops that `config.data` asks for."""
+    return cls(
+      (*stored[:2], config.channels or stored[2]),
+      config.crop == "random_resized",
+      tuple(config.crop_scale),
+      tuple(config.crop_ratio),
+      config.interpolation,
+      config.eval_crop,
+    )
+
+  def shape(self, size: int | None) -> tuple[int, int, int]:
+    """The shape of an image that is cropped to `size`."""
+    if size is None and None in self.stored:
+      raise UserError("the images differ in size; set data.image_size, such as 224")
+    return self.stored if size is None else (size, size, self.stored[2])
+
+  def train(self, data: bytes | np.ndarray, size: int | None, seed: tuple[int, ...]) -> np.ndarray:
+    """The crop that is trained on; of `crop="random_resized"` another one for each `seed`."""
+    if not self.random:
+      return self.whole(data, size)
+    return images.random_resized_crop(
+      data if isinstance(data, bytes) else self._pixels(data),
+      size,
+      self.stored[2],
+      np.random.default_rng(seed),
+      self.scale,
+      self.ratio,
+      self.interpolation,
+    )
+
+  def whole(self, data: bytes | np.ndarray, size: int | None) -> np.ndarray:
+    """The largest square in the centre."""
+    return self._center(data, size, 1.0)
+
+  def evaluate(self, data: bytes | np.ndarray, size: int | None) -> np.ndarray:
+    """The crop that is evaluated on."""
+    return self._center(data, size, self.eval_crop)
+
+  def _center(self, data: bytes | np.ndarray, size: int | None, ratio: float) -> np.ndarray:
+    image = self._pixels(data)
+    if size is None or (ratio == 1 and image.shape[:2] == (size, size)):
+      return image
+    return images.center_crop(image, size, ratio, self.interpolation)
+
+  def _pixels(self, data: bytes | np.ndarray) -> np.ndarray:
+    if isinstance(data, bytes):
+      return images.decode(data, self.stored[2])
+    if data.shape[2] != self.stored[2]:
+      raise UserError(
+        f"data.channels is {self.stored[2]}, and these images have {data.shape[2]}: files alone "
+        "are converted"
+      )
+    return data

@@ -1,0 +1,162 @@
+"""Which example stands where in an epoch: pure functions of the data and (seed, epoch)."""
+
+import dataclasses
+import math
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax.data.split import Split
+from cnnjax.errors import UserError, unknown
+
+UNIFORM = "uniform"
+# Every class is brought to the size of the largest, or of the smallest.
+RESIZE = {"oversample": max, "undersample": min}
+# Draws with replacement, a class having probability n_c^q / sum n_j^q: arXiv:1910.09217, eq. 1.
+POWER = {"class_balanced": 0.0, "square_root": 0.5}
+SAMPLING = (UNIFORM, *RESIZE, *POWER)
+
+
+def check(sampling: str) -> None:
+  """Raises UserError for a way of sampling that does not exist."""
+  if sampling not in SAMPLING:
+    raise unknown("sampling: data.sampling", sampling, SAMPLING)
+
+
+def epoch_order(
+  examples: int | np.ndarray, *, seed: int, epoch: int, sampling: str = UNIFORM, repeats: int = 1
+) -> np.ndarray:
+  """The indices of the examples of one epoch in their order, int32 `[epoch_length(...)]`.
+
+  Args:
+    examples: how many there are, or their labels `[n]`, which every sampling but uniform needs.
+    seed: of the run.
+    epoch: counts from 0.
+    sampling: "uniform" has every example once. "oversample" brings every class to the size of
+      the largest, by whole copies and a remainder that differs between epochs; "undersample"
+      cuts it to the smallest, to another part in each epoch. "class_balanced" draws a class
+      uniformly, then an example of it; "square_root" draws the class by the root of its size
+      (arXiv:1910.09217, section 3.1). Classes without examples are left out.
+    repeats: each example that is chosen stands so many times in a row, to be augmented each time
+      anew (repeated augmentation, arXiv:1901.09335). The epoch keeps its length, so that it has
+      `1 / repeats` of the examples.
+
+  Raises:
+    UserError: `sampling` is unknown, or needs labels of another kind.
+  """
+  rng = np.random.default_rng((seed, epoch))
+  if sampling == UNIFORM:
+    order = rng.permutation(_size(examples))
+  else:
+    order = _draw(rng, _classes(examples, sampling), sampling)
+  length = len(order)
+  return np.repeat(order[: -(-length // repeats)], repeats)[:length].astype(np.int32)
+
+
+def epoch_length(examples: int | np.ndarray, *, sampling: str = UNIFORM) -> int:
+  """The length of every `epoch_order`, which draws nothing; raises as that does."""
+  if sampling in RESIZE:
+    sizes = list(map(len, _classes(examples, sampling)))
+    return len(sizes) * RESIZE[sampling](sizes)
+  if sampling != UNIFORM:
+    _classes(examples, sampling)  # so that it is refused here as well
+  return _size(examples)
+
+
+def _size(examples: int | np.ndarray) -> int:
+  return len(examples) if isinstance(examples, np.ndarray) else examples
+
+
+def _classes(examples: int | np.ndarray, sampling: str) -> list[np.ndarray]:
+  """The indices of each class that has examples."""
+  check(sampling)
+  if not isinstance(examples, np.ndarray) or examples.ndim != 1:
+    raise UserError(
+      f"data.sampling={sampling} needs one class an image, which these data do not have; set "
+      "data.sampling=uniform, and task.class_weights to weigh classes in the loss"
+    )
+  _, counts = np.unique(examples, return_counts=True)
+  return np.split(np.argsort(examples, kind="stable"), np.cumsum(counts)[:-1])
+
+
+def _draw(rng: np.random.Generator, classes: list[np.ndarray], sampling: str) -> np.ndarray:
+  sizes = np.array(list(map(len, classes)))
+  if sampling in RESIZE:  # np.resize repeats what it is given, or cuts it
+    size = RESIZE[sampling](sizes)
+    return rng.permutation(np.concatenate([np.resize(rng.permutation(c), size) for c in classes]))
+  chances = sizes ** POWER[sampling]
+  drawn = rng.choice(len(sizes), sizes.sum(), p=chances / chances.sum())
+  first = np.cumsum(sizes) - sizes
+  return np.concatenate(classes)[first[drawn] + rng.integers(sizes[drawn])]
+
+
+@dataclasses.dataclass
+class Order:
+  """What stands in the batch of every step of a run: which examples, in which size.
+
+  `examples` are as in `epoch_order`; `sizes` are those of `data.progressive` and then
+  `data.image_size`, each for an equal part of `total` steps.
+  """
+
+  examples: int | np.ndarray
+  batch_size: int
+  seed: int
+  sampling: str
+  repeats: int
+  pad: bool  # the last batch of an epoch, with examples from its beginning; else it is dropped
+  sizes: tuple[int | None, ...]
+  total: int = 1
+
+  @classmethod
+  def of(cls, split: Split, config: ConfigDict, batch_size: int, seed: int) -> "Order":
+    """The order in which a run takes a split, by `config.data`; see `for_run`.
+
+    Raises:
+      UserError: the split is smaller than a batch, or its labels do not fit the sampling.
+    """
+    check(config.sampling)
+    examples = len(split) if config.sampling == UNIFORM else split.labels
+    order = cls(
+      examples, batch_size, seed, config.sampling, config.repeats, config.remainder == "pad",
+      (*config.progressive, config.image_size),
+    )  # fmt: skip
+    if not order.steps_per_epoch:
+      raise UserError(
+        f"batch_size {batch_size} is larger than the training split ({order._length})"
+      )
+    return order
+
+  def for_run(self, total: int) -> "Order":
+    """The same of a run of `total` steps."""
+    return dataclasses.replace(self, total=total)
+
+  def __post_init__(self):
+    self._length = epoch_length(self.examples, sampling=self.sampling)
+    per_epoch = math.ceil if self.pad else math.floor
+    self.steps_per_epoch = per_epoch(self._length / self.batch_size)
+    self.phase = math.ceil(self.total / len(self.sizes))  # steps of one size
+    self._epochs: dict[int, np.ndarray] = {}
+
+  def epoch(self, epoch: int) -> np.ndarray:
+    """The examples of an epoch, int32 [steps_per_epoch, batch_size].
+
+    Without `pad` it leaves out the remainder, another one each time.
+    """
+    found = self._epochs
+    if epoch not in found:
+      order = epoch_order(
+        self.examples, seed=self.seed, epoch=epoch, sampling=self.sampling, repeats=self.repeats
+      )
+      size = (self.steps_per_epoch, self.batch_size)
+      # The one before is kept for threads that are behind; a new dict, since others read the old.
+      self._epochs = found = {**{e: o for e, o in found.items() if e == epoch - 1}}
+      found[epoch] = np.resize(order, size)
+    return found[epoch]
+
+  def at(self, step: int) -> np.ndarray:
+    """The examples in the batch of `step`, int32 [batch_size]."""
+    return self.epoch(step // self.steps_per_epoch)[step % self.steps_per_epoch]
+
+  def size(self, step: int) -> int | None:
+    """The size of the images of `step` in pixels; None: as they are."""
+    return self.sizes[min(step // self.phase, len(self.sizes) - 1)]

@@ -1,0 +1,318 @@
+"""A look at every file of a folder of images, before anything is trained on it.
+
+    PATH/train/<class>/*.jpg, PATH/val/..., PATH/test/...    splits
+    PATH/<class>/*.jpg                                       no splits
+
+Files are decoded as in training, so what is unreadable here is what training would skip.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
+
+from cnnjax.data import images
+from cnnjax.data.folder import ALIASES
+from cnnjax.errors import UserError
+
+# What is looked for, and what it means. The first are harmful: examples are lost, or results wrong.
+HARMFUL = {
+  "empty": "files of 0 bytes",
+  "truncated": "files that end early",
+  "unreadable": "files that cannot be decoded, or not opened",
+  "leaked": "the same picture in two splits",
+  "conflicting": "the same picture in two classes",
+}
+KINDS = {
+  **HARMFUL,
+  "duplicate": "the same picture twice, in one split and class",
+  "classes that differ": "a split lacks classes that another one has",
+  "empty folder": "class folders without images",
+  "outside": "images that are in no class folder: not read",
+  "wrong ending": "read all the same, by their content",
+  "ending unknown": "images by their content, whose ending is not one of an image: not read",
+  "other files": "neither images by their ending nor by their content: not read",
+  "hidden": "names that begin with a dot: not read",
+  "grey": "read with three equal channels where data.channels is 3",
+  "CMYK": "converted to RGB without a colour profile",
+  "alpha": "transparency is dropped, and the colours below it are seen",
+  "palette": "converted to RGB",
+  "16 bits": "the upper 8 are read",
+  "several frames": "animated, or several pages: the first is read",
+  "turned": "by EXIF, which is not applied: read as stored",
+  "small": "a side of less than 32 pixels",
+  "large": "over 16 million pixels: slow to decode",
+  "elongated": "a side over 4 times the other: crops see little of it",
+}
+_CHUNK = 512  # files that are in the hands of the threads at a time
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Looked:
+  """What was seen of one image file; `height` is 0 where it cannot be read."""
+
+  path: str  # relative to the folder
+  split: str  # "" where there are no splits
+  label: str  # "" outside of class folders
+  notes: tuple[tuple[str, str], ...]  # of KINDS, and details
+  height: int = 0
+  width: int = 0
+  size: int = 0  # in bytes
+  content: bytes = b""  # a hash of the file
+  pixels: bytes = b""  # a hash of the decoded pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What `scan` found.
+
+  `findings` has lines by kind, see KINDS; `folders` the class folders of each split.
+  """
+
+  root: str
+  images: tuple[Looked, ...]
+  findings: dict[str, tuple[str, ...]]
+  folders: dict[str, tuple[str, ...]]
+
+  @property
+  def harmful(self) -> bool:
+    """Whether training on it would lose examples, or its results mislead."""
+    return any(kind in HARMFUL for kind in self.findings)
+
+  @property
+  def counts(self) -> dict[str, dict[str, int]]:
+    """Images that can be read, by split and class."""
+    counted = collections.Counter((i.split, i.label) for i in self.images if i.height)
+    return {
+      split: {label: counted[split, label] for label in labels}
+      for split, labels in self.folders.items()
+    }
+
+
+def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None) -> Report:
+  """Looks at every file below `path`; `progress` is told how many are done and how many there are.
+
+  Raises:
+    UserError: there is no such folder, or no image in it.
+  """
+  path = pathlib.Path(path).expanduser()
+  if not path.is_dir():
+    raise UserError(f"{str(path)!r} is not a folder" + (", but a file" if path.is_file() else ""))
+  findings = {kind: [] for kind in KINDS}
+  try:
+    files, folders = _walk(path, findings)
+  except OSError as e:
+    raise UserError(f"cannot read {e.filename}: {e.strerror}") from e
+  if not files:
+    raise UserError(
+      f"{path} has no images in it: no file ends in {', '.join(images.IMAGE_ENDINGS)}"
+    )
+  looked = []
+  with ThreadPoolExecutor(os.cpu_count()) as pool:
+    for start in range(0, len(files), _CHUNK):
+      looked += pool.map(lambda file: _look(path, *file), files[start : start + _CHUNK])
+      if progress:
+        progress(len(looked), len(files))
+  for image in looked:
+    for kind, detail in image.notes:
+      findings[kind].append(f"{image.path}: {detail}" if detail else image.path)
+  _compare(looked, findings)
+  _compare_classes(looked, folders, findings)
+  found = {kind: tuple(lines) for kind, lines in findings.items() if lines}
+  return Report(str(path), tuple(looked), found, folders)
+
+
+def _walk(
+  root: pathlib.Path, findings: dict[str, list[str]]
+) -> tuple[list[tuple[str, str, str]], dict[str, tuple[str, ...]]]:
+  """((path, split, class) of the files with an image's ending, the class folders by split)."""
+  visible = lambda folder: [d.name for d in os.scandir(folder) if d.is_dir() and d.name[0] != "."]
+  names = {name for names in ALIASES.values() for name in names}
+  splits = sorted(name for name in visible(root) if name.lower() in names)
+  files = []
+
+  def unopened(e: OSError) -> None:
+    findings["unreadable"].append(f"{os.path.relpath(e.filename, root)}: {e.strerror}")
+
+  for folder, below, inside in os.walk(root, followlinks=True, onerror=unopened):
+    real = os.path.realpath(folder)
+    hidden = [name for name in (*below, *inside) if name.startswith(".")]
+    findings["hidden"] += [_relative(root, folder, name) for name in sorted(hidden)]
+    below[:] = sorted(
+      name
+      for name in below
+      if name not in hidden
+      and not f"{real}/".startswith(f"{os.path.realpath(os.path.join(folder, name))}/")  # a loop
+    )
+    for name in sorted(set(inside) - set(hidden)):
+      path = _relative(root, folder, name)
+      if not name.lower().endswith(images.IMAGE_ENDINGS):
+        kind = _format(os.path.join(folder, name))
+        findings["ending unknown" if kind else "other files"].append(
+          f"{path}: {kind}" if kind else path
+        )
+        continue
+      parts = path.split("/")[:-1]
+      split = parts.pop(0) if splits and parts and parts[0] in splits else ""
+      label = parts[0] if parts and bool(split) == bool(splits) else ""
+      if not label:
+        findings["outside"].append(path)
+      files.append((path, split, label))
+  return files, {split: tuple(sorted(visible(root / split))) for split in splits or [""]}
+
+
+def _relative(root: pathlib.Path, folder: str, name: str) -> str:
+  return pathlib.PurePath(os.path.relpath(os.path.join(folder, name), root)).as_posix()
+
+
+def _format(file: str) -> str:
+  """The format of an image by its header; "" of other files."""
+  try:
+    with Image.open(file, formats=tuple(images.FORMATS)) as image:
+      return image.format
+  except Exception:  # each of Pillow's readers raises its own
+    return ""
+
+
+def _look(root: pathlib.Path, path: str, split: str, label: str) -> Looked:
+  try:
+    data = (root / path).read_bytes()
+    pixels = images.decode(data, 3)
+  except OSError as e:
+    return Looked(path, split, label, (("unreadable", e.strerror or str(e)),))
+  except images.UnreadableImage as e:
+    if not data:
+      return Looked(path, split, label, (("empty", ""),))
+    kind = "truncated" if str(e).startswith("truncated") else "unreadable"
+    reason = str(e).removeprefix("truncated: ")
+    return Looked(path, split, label, ((kind, reason),), size=len(data))
+  height, width = pixels.shape[:2]
+  notes = list(_notes(data, pathlib.PurePath(path).suffix.lower()))
+  size = f"{height}x{width}"
+  notes += [("small", size)] * (min(height, width) < 32)
+  notes += [("large", size)] * (height * width > 2**24)
+  notes += [("elongated", size)] * (max(height, width) > 4 * min(height, width))
+  digest = lambda *parts: hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+  return Looked(
+    path, split, label, tuple(notes), height, width, len(data),
+    digest(data), digest(size.encode(), pixels.data),
+  )  # fmt: skip
+
+
+def _notes(data: bytes, ending: str) -> Iterator[tuple[str, str]]:
+  """What the header says, (kind, detail)."""
+  try:
+    with Image.open(io.BytesIO(data), formats=tuple(images.FORMATS)) as image:
+      kind = {"MPO": "JPEG"}.get(image.format, image.format)  # several JPEGs in one file
+      if ending not in images.FORMATS[kind]:
+        yield "wrong ending", f"a {kind}"
+      mode, raw = image.mode, str([tile.args for tile in image.tile])
+      if mode in ("1", "L", "LA", "I") or mode.startswith("I;16"):
+        yield "grey", ""
+      if mode == "CMYK":
+        yield "CMYK", ""
+      if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        yield "alpha", ""
+      if mode in ("P", "PA"):
+        yield "palette", ""
+      if mode == "I" or ";16" in raw.replace("BGR;16", ""):  # which is 5, 6 and 5 bits
+        yield "16 bits", ""
+      if getattr(image, "is_animated", False):
+        yield "several frames", ""
+      if image.getexif().get(0x0112, 1) not in (0, 1):  # Orientation
+        yield "turned", ""
+  except Exception:  # a broken EXIF block, or a JPEG that simplejpeg alone reads: nothing to note
+    return
+
+
+def _compare(looked: Iterable[Looked], findings: dict[str, list[str]]) -> None:
+  """The same picture in several files, of those that are in a split or a class."""
+  groups = collections.defaultdict(list)
+  for image in looked:
+    if image.height and (image.split or image.label):
+      groups[image.pixels].append(image)
+  for group in groups.values():
+    if len(group) == 1:
+      continue
+    same = "bytes" if len({image.content for image in group}) == 1 else "pixels"
+    line = f"{' = '.join(image.path for image in group)} (the same {same})"
+    leaked = len({image.split for image in group}) > 1
+    conflicting = len({image.label for image in group} - {""}) > 1
+    for kind, holds in (
+      ("leaked", leaked),
+      ("conflicting", conflicting),
+      ("duplicate", not leaked and not conflicting),
+    ):
+      findings[kind] += [line] * holds
+
+
+def _compare_classes(
+  looked: Iterable[Looked], folders: dict[str, tuple[str, ...]], findings: dict[str, list[str]]
+) -> None:
+  """Class folders that are empty, and classes that not all splits have."""
+  filled = {(image.split, image.label) for image in looked}
+  every = {label for labels in folders.values() for label in labels}
+  for split, labels in folders.items():
+    for label in labels:
+      if (split, label) not in filled:
+        findings["empty folder"].append(f"{split}/{label}" if split else label)
+    lacking = sorted(every - set(labels))
+    if labels and lacking:
+      findings["classes that differ"].append(f"{split} lacks {', '.join(lacking)}")
+
+
+def render(report: Report, limit: int | None = 20) -> str:
+  """The report as plain text; of a kind, and of the classes, at most `limit` lines, cut if long."""
+  readable = [image for image in report.images if image.height]
+  classes = sorted({label for labels in report.folders.values() for label in labels})
+  mib = sum(image.size for image in report.images) / 2**20
+  splits = ", ".join(filter(None, report.folders))
+  lines = [
+    f"{report.root}: {len(report.images):,} image files, {len(readable):,} readable, "
+    f"{len(classes):,} classes, {f'splits {splits}' if splits else 'no splits'}, {mib:,.1f} MiB"
+  ]
+  for what in ("height", "width") if readable else ():
+    values = [getattr(image, what) for image in readable]
+    median = statistics.median_low(values)
+    lines.append(f"{what:8} {min(values)} to {max(values)} pixels, median {median}")
+  if classes:
+    lines += ["", *_table(report.counts, classes, limit)]
+  for split, labels in report.counts.items():
+    if some := [n for n in labels.values() if n]:
+      lines.append(
+        f"{split or 'all'}: {sum(some):,} images, largest to smallest class "
+        f"{max(some):,} : {min(some):,} = {max(some) / min(some):.1f}"
+      )
+  for kind, found in report.findings.items():
+    lines += ["", f"{'HARMFUL ' * (kind in HARMFUL)}{kind}: {len(found):,} ({KINDS[kind]})"]
+    lines += [f"  {line}" for line in _some(found, limit)]
+  lines += ["", "nothing harmful found"] if not report.harmful else []
+  return (
+    "\n".join(lines).encode(errors="replace").decode()
+  )  # names that are no UTF-8 can be printed
+
+
+def _table(counts: dict[str, dict[str, int]], classes: list[str], limit: int | None) -> list[str]:
+  """Images by class and split, in columns."""
+  rows = [["class", *(split or "images" for split in counts)]]
+  rows += [[label, *(f"{c.get(label, 0):,}" for c in counts.values())] for label in classes]
+  first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+  lines = [
+    "  ".join([f"{row[0]:{first}}", *(f"{n:>{w}}" for n, w in zip(row[1:], others, strict=True))])
+    for row in rows
+  ]
+  return [lines[0], *_some(lines[1:], limit)]
+
+
+def _some(lines: Sequence[str], limit: int | None) -> list[str]:
+  if limit is None:
+    return list(lines)
+  shown = [line if len(line) < 300 else f"{line[:300]} ..." for line in lines[:limit]]
+  return [*shown, f"... {len(lines) - limit:,} more"] if len(lines) > limit else shown

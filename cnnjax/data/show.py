@@ -1,0 +1,66 @@
+"""A picture of what the network will see: the images of a batch as they come, and augmented."""
+
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax import augment, data, sharding, steps, tasks
+from cnnjax.errors import UserError
+
+COLUMNS = 8
+
+
+def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32) -> str:
+  """Writes the first `images` of the batch of `step` as a grid: above as loaded, below augmented.
+
+  The augmented ones are exactly those of training, before they are normalised. Titles are the
+  classes, with their weights where they are mixed. Returns the data in words.
+
+  Raises:
+    UserError: matplotlib is not installed, or `out` cannot be written.
+  """
+  try:
+    from matplotlib.figure import Figure  # late: of an extra
+  except ImportError as e:
+    raise UserError("pictures need matplotlib: pip install -e '.[plots]'") from e
+  inputs = data.open_inputs(config, sharding.make_mesh(config.mesh.data))
+  task = tasks.create(config.task, len(inputs.classes), inputs.counts)
+  task.check_labels(inputs.several)
+  operations = augment.create(config.augment)
+
+  @jax.jit
+  def both(feed):
+    batch = inputs.train.take(feed, step)
+    seen, targets, _ = steps.augmented(task, operations, config.seed, step, batch)
+    return batch["image"], task.targets(batch["label"]), seen, targets
+
+  before, labels, after, targets = jax.device_get(both(inputs.train.feed(step)))
+  inputs.train.close()
+  images = min(images, len(before))
+  rows = -(-images // COLUMNS)
+  figure = Figure(figsize=(1.6 * COLUMNS, 1.9 * 2 * rows), layout="constrained")
+  axes = figure.subplots(2 * rows, COLUMNS, squeeze=False)
+  for axis in axes.flat:
+    axis.axis("off")
+  for i in range(images):
+    row, column = 2 * (i // COLUMNS), i % COLUMNS
+    for offset, picture, target in ((0, before[i], labels[i]), (1, after[i], targets[i])):
+      axis = axes[row + offset, column]
+      grey = {"cmap": "gray", "vmin": 0, "vmax": 255 if picture.dtype == np.uint8 else 1}
+      shown = picture if picture.shape[-1] == 3 else picture[..., 0]
+      axis.imshow(shown, **(grey if shown.ndim == 2 else {}), interpolation="nearest")
+      axis.set_title(_title(target, inputs.classes), fontsize=7)
+  try:
+    figure.savefig(out, dpi=110)
+  except (OSError, ValueError) as e:
+    raise UserError(f"cannot write {out}: {e}") from e
+  return inputs.summary["data"]
+
+
+def _title(target: np.ndarray, classes: tuple[str, ...]) -> str:
+  """The classes of a target, the heaviest first."""
+  places = [i for i in np.argsort(-target, kind="stable") if target[i] > 0.005][:3]
+  whole = all(target[i] == 1 for i in places)
+  return "\n".join(classes[i] if whole else f"{classes[i]} {target[i]:.2f}" for i in places)

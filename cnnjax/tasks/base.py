@@ -1,0 +1,85 @@
+"""What the tasks share: their fields, and metrics that are sums per class."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu.metrics import Collection, Metric
+
+from cnnjax.tasks import weights
+
+
+@flax.struct.dataclass
+class ClassAverage(Metric):
+  """Sum of `hits` by sum of `of` in each class; the mean over the classes that have any.
+
+  Integers, so that merging in any order gives the same bits.
+  """
+
+  total: jax.Array  # [num_classes] int32
+  count: jax.Array  # [num_classes] int32
+
+  @classmethod
+  def from_model_output(
+    cls, hits: jax.Array, of: jax.Array, mask: jax.Array, **_: Any
+  ) -> "ClassAverage":
+    """From `hits` and `of`, `[batch, num_classes]`, of the examples where `mask` is true."""
+    kept = lambda x: jnp.sum(x, axis=0, where=mask[:, None], dtype=jnp.int32)
+    return cls(total=kept(hits), count=kept(of))
+
+  def merge(self, other: "ClassAverage") -> "ClassAverage":
+    return type(self)(total=self.total + other.total, count=self.count + other.count)
+
+  def compute(self) -> jax.Array:
+    return jnp.mean(self.total / self.count, where=self.count > 0)
+
+
+@flax.struct.dataclass
+class MicroAverage(ClassAverage):
+  """The same sums, over all classes together."""
+
+  def compute(self) -> jax.Array:
+    sums = [jnp.sum(x, dtype=jnp.float32) for x in (self.total, self.count)]  # may exceed int32
+    return sums[0] / sums[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What a task is made from. Targets are float32 `[batch, num_classes]`, and can be mixed.
+
+  A subclass says `targets(labels)`, `loss(logits, targets)`, `eval_loss(logits, targets)`,
+  `mean_prediction(logits)`, `outputs(logits, targets)` and `collection`.
+  """
+
+  num_classes: int
+  label_smoothing: float = 0.0
+  aux_weight: float = 0.3  # of the loss of each auxiliary head
+  class_weights: weights.Weights = None
+  effective_beta: float = 0.999
+  counts: np.ndarray | None = None  # [num_classes], training examples
+
+  @property
+  def weights(self) -> np.ndarray:
+    """What the training loss of each class is multiplied by, `[num_classes]`."""
+    return weights.of_classes(
+      self.class_weights, self.num_classes, self.counts, self.effective_beta
+    )
+
+  def metrics(
+    self, logits: jax.Array, targets: jax.Array, losses: jax.Array, mask: jax.Array | None = None
+  ) -> Collection:
+    """Sums and counts of one batch; an example whose mask is false counts nowhere."""
+    mask = jnp.ones(losses.shape, bool) if mask is None else mask
+    return self.collection.single_from_model_output(
+      loss=losses, mask=mask, **self.outputs(logits, targets)
+    )
+
+  def no_metrics(self) -> Collection:
+    """Metrics of no example, with the shapes of those of a batch."""
+    values = jax.ShapeDtypeStruct((1, self.num_classes), jnp.float32)
+    losses = jax.ShapeDtypeStruct((1,), jnp.float32)
+    found = jax.eval_shape(self.metrics, values, values, losses)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)

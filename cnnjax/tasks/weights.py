@@ -1,0 +1,66 @@
+"""Class weights: what the training loss of each class is multiplied by."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cnnjax.errors import UserError, unknown
+
+Weights = str | Sequence[float] | None  # a name of BY_NAME, a number per class, or none
+
+
+def auto(counts: np.ndarray, beta: float) -> np.ndarray:
+  """Inverse frequency, n / (classes * n_c), as scikit-learn's "balanced": mean 1 over examples."""
+  return counts.sum() / (len(counts) * counts)
+
+
+def effective_number(counts: np.ndarray, beta: float) -> np.ndarray:
+  """Inverse of the effective number (1 - beta^n_c) / (1 - beta): arXiv:1901.05555, eq. 2.
+
+  Normalised to mean 1 over the classes, as in section 4 there.
+  """
+  inverse = (1 - beta) / (1 - beta**counts)
+  return inverse / inverse.mean()
+
+
+BY_NAME: dict[str, Callable] = {"auto": auto, "effective_number": effective_number}
+
+
+def check(weights: Weights, num_classes: int | None = None) -> None:
+  """Raises UserError for an unknown name, or a list that is not one number above 0 per class."""
+  if weights is None:
+    return
+  if isinstance(weights, str):
+    if weights not in BY_NAME:
+      raise unknown("class weights: task.class_weights", weights, BY_NAME)
+    return
+  for weight in weights:
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not (number and 0 < weight < math.inf):
+      raise UserError(f"task.class_weights takes numbers above 0, one per class, not {weight!r}")
+  if num_classes is not None and len(weights) != num_classes:
+    raise UserError(
+      f"task.class_weights has {len(weights)} numbers, and the data have {num_classes} classes"
+    )
+
+
+def of_classes(
+  weights: Weights, num_classes: int, counts: np.ndarray | None, beta: float
+) -> np.ndarray:
+  """The weight of each class, `[num_classes]` float32.
+
+  A class without training examples gets 0 from a name: it has no loss to weigh, and label
+  smoothing shall not teach it with a weight that nothing bounds.
+
+  Raises:
+    ValueError: a name needs `counts`, `[num_classes]`, and there are none.
+  """
+  if weights is None or not isinstance(weights, str):
+    return np.asarray(np.ones(num_classes) if weights is None else weights, np.float32)
+  if counts is None:
+    raise ValueError(f"class_weights={weights!r} needs the number of training examples per class")
+  counts = np.asarray(counts, np.float64)
+  found, present = np.zeros(num_classes, np.float32), counts > 0
+  found[present] = BY_NAME[weights](counts[present], beta)
+  return found

@@ -1,0 +1,260 @@
+"""The scan of a folder: every kind of file it looks for is found, and no other."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax.data.scan import HARMFUL, KINDS, render, scan
+from cnnjax.errors import UserError
+
+
+def picture(seed, shape=(40, 50, 3)):
+  return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def encoded(image, kind, **options):
+  file = io.BytesIO()
+  image.save(file, kind, **options)
+  return file.getvalue()
+
+
+def write(root, files):
+  """Files by their path: an image is saved in the format of its ending, bytes as they are."""
+  for name, content in files.items():
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+      path.write_bytes(content)
+    else:
+      content.save(path)
+  return root
+
+
+def turned():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  return encoded(picture(1), "JPEG", exif=exif)
+
+
+def mpo():
+  return encoded(picture(2), "MPO", save_all=True, append_images=[picture(3)])
+
+
+JPEG = encoded(picture(10), "JPEG")
+CASES = {
+  "good.jpg": (picture(11), {}),
+  "good.png": (picture(12), {}),
+  "good.tiff": (picture(13), {}),
+  "GOOD.JPG": (encoded(picture(14), "JPEG"), {}),
+  "empty.jpg": (b"", {"empty": ""}),
+  "cut.jpg": (JPEG[:-300], {"truncated": ": Premature end of JPEG file"}),
+  "cut.png": (encoded(picture(15), "PNG")[:-300], {"truncated": ": image file is"}),
+  "text.jpg": (b"404 not found", {"unreadable": ": no image in a known format"}),
+  "float.tiff": (
+    Image.fromarray(np.zeros((40, 40), np.float32)),
+    {"unreadable": ": pixels of 32 bits"},
+  ),
+  "really_png.jpg": (encoded(picture(16), "PNG"), {"wrong ending": ": a PNG"}),
+  "grey.jpg": (picture(17).convert("L"), {"grey": ""}),
+  "bits.png": (picture(18).convert("1"), {"grey": ""}),
+  "cmyk.jpg": (picture(19).convert("CMYK"), {"CMYK": ""}),
+  "alpha.png": (picture(20, (40, 50, 4)), {"alpha": ""}),
+  "grey_alpha.png": (picture(21).convert("LA"), {"grey": "", "alpha": ""}),
+  "palette.png": (picture(22).convert("P"), {"palette": ""}),
+  "deep.png": (
+    Image.fromarray(np.random.default_rng(23).integers(0, 65536, (40, 50)).astype(np.uint16)),
+    {"grey": "", "16 bits": ""},
+  ),
+  "animated.webp": (
+    encoded(picture(24), "WEBP", save_all=True, append_images=[picture(25)]),
+    {"several frames": ""},
+  ),
+  "phone.jpg": (mpo(), {"several frames": ""}),
+  "turned.jpg": (turned(), {"turned": ""}),
+  "small.png": (picture(26, (31, 40, 3)), {"small": ": 31x40"}),
+  "long.png": (picture(27, (40, 161, 3)), {"elongated": ": 40x161"}),
+  "large.png": (Image.new("L", (4200, 4000)), {"grey": "", "large": ": 4000x4200"}),
+  "photo": (encoded(picture(28), "JPEG"), {"ending unknown": ": JPEG"}),
+  "labels.csv": (b"path,label\n", {"other files": ""}),
+  ".hidden.jpg": (b"", {"hidden": ""}),
+}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+  """A folder with one file of every kind, and its report."""
+  root = tmp_path_factory.mktemp("odd")
+  return scan(write(root, {f"a/sub/{name}": content for name, (content, _) in CASES.items()}))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_is_listed_under_its_kinds_and_no_others(odd, name):
+  found = {
+    kind: line.removeprefix(f"a/sub/{name}")
+    for kind, lines in odd.findings.items()
+    for line in lines
+    if line.startswith(f"a/sub/{name}")
+  }
+  expected = CASES[name][1]
+  assert found.keys() == expected.keys()
+  for kind, detail in expected.items():
+    assert found[kind].startswith(detail) and (detail or not found[kind])
+
+
+def test_the_readable_are_counted(odd):
+  lost = {"unreadable", "truncated", "empty", "ending unknown", "other files", "hidden"}
+  readable = [name for name, (_, kinds) in CASES.items() if not lost & kinds.keys()]
+  assert odd.counts == {"": {"a": len(readable)}}
+  assert odd.harmful
+
+
+def test_all_kinds_are_explained_and_tested_here():
+  compared = {
+    "leaked",
+    "conflicting",
+    "duplicate",
+    "classes that differ",
+    "empty folder",
+    "outside",
+  }
+  assert set(KINDS) == compared.union(*(kinds for _, kinds in CASES.values()))
+  assert all(KINDS.values()) and set(HARMFUL) < set(KINDS)
+
+
+def paths(lines):
+  """The files of lines such as `a = b (the same bytes)`."""
+  return [set(line.split(" (")[0].split(" = ")) for line in lines]
+
+
+def test_the_same_picture_is_found_by_bytes_and_by_pixels(tmp_path):
+  one, two, three, four = (picture(seed) for seed in range(4))
+  report = scan(
+    write(
+      tmp_path,
+      {
+        "train/cat/1.png": one,
+        "train/cat/1.bmp": one,  # a duplicate by pixels
+        "train/cat/2.png": two,
+        "train/cat/2b.png": two,  # by bytes
+        "train/cat/3.png": three,
+        "val/cat/3.bmp": three,  # leaked
+        "train/dog/4.png": four,
+        "test/cat/4.png": four,  # leaked, and another class
+        "train/dog/5.png": picture(5),
+        "train/cow/5.tiff": picture(5),  # another class
+        "val/dog/6.png": picture(6),
+        "train/dog/7.png": picture(7).transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "val/dog/7.png": picture(7),  # another picture
+        "train/dog/8.png": picture(8, (40, 50, 3)),
+        "val/dog/8.png": Image.fromarray(np.asarray(picture(8)).reshape(50, 40, 3)),  # another
+        "notes/cat/1.png": one,  # beside the splits: not read
+      },
+    )
+  )
+  assert paths(report.findings["duplicate"]) == [
+    {"train/cat/1.bmp", "train/cat/1.png"},
+    {"train/cat/2.png", "train/cat/2b.png"},
+  ]
+  assert "pixels" in report.findings["duplicate"][0] and "bytes" in report.findings["duplicate"][1]
+  assert sorted(paths(report.findings["leaked"]), key=min) == [
+    {"test/cat/4.png", "train/dog/4.png"},
+    {"train/cat/3.png", "val/cat/3.bmp"},
+  ]
+  assert sorted(paths(report.findings["conflicting"]), key=min) == [
+    {"test/cat/4.png", "train/dog/4.png"},
+    {"train/cow/5.tiff", "train/dog/5.png"},
+  ]
+  assert report.findings["outside"] == ("notes/cat/1.png",)
+  assert report.harmful
+  assert report.counts == {
+    "test": {"cat": 1},
+    "train": {"cat": 5, "cow": 1, "dog": 4},
+    "val": {"cat": 1, "dog": 3},
+  }
+  assert report.findings["classes that differ"] == (
+    "test lacks cow, dog",
+    "val lacks cow",
+  )
+
+
+def test_a_clean_folder_has_no_findings(tmp_path):
+  files = {f"{c}/{i}.png": picture(10 * i + j) for i in range(3) for j, c in enumerate("ab")}
+  told = []
+  report = scan(write(tmp_path, files), progress=lambda *done: told.append(done))
+  assert report.findings == {} and not report.harmful
+  assert report.counts == {"": {"a": 3, "b": 3}}
+  assert told[-1] == (6, 6)
+  assert "nothing harmful" in render(report)
+
+
+def test_duplicates_alone_are_not_harmful(tmp_path):
+  report = scan(write(tmp_path, {"a/1.png": picture(0), "a/2.png": picture(0)}))
+  assert list(report.findings) == ["duplicate"] and not report.harmful
+
+
+def test_empty_class_folders_and_images_outside_are_found(tmp_path):
+  files = {"a/1.png": picture(0), "loose.png": picture(1), "b/notes.txt": b"", ".git/x.png": b""}
+  (tmp_path / "c" / "deeper").mkdir(parents=True)
+  report = scan(write(tmp_path, files))
+  assert report.findings["empty folder"] == ("b", "c")
+  assert report.findings["outside"] == ("loose.png",)
+  assert report.findings["hidden"] == (".git",)
+  assert report.counts == {"": {"a": 1, "b": 0, "c": 0}}
+
+
+def test_a_test_split_without_classes_is_compared_all_the_same(tmp_path):
+  files = {"Train/a/1.png": picture(0), "Train/b/1.png": picture(1), "test/1.png": picture(0)}
+  report = scan(write(tmp_path, files))
+  assert paths(report.findings["leaked"]) == [{"Train/a/1.png", "test/1.png"}]
+  assert not report.findings.keys() & {"conflicting", "classes that differ"}
+
+
+def test_links_are_followed_once(tmp_path):
+  write(tmp_path, {"a/1.png": picture(0), "elsewhere/2.png": picture(1)})
+  os.symlink(tmp_path / "elsewhere", tmp_path / "a" / "more")
+  os.symlink(tmp_path, tmp_path / "a" / "loop")
+  os.symlink(tmp_path / "nothing.png", tmp_path / "a" / "dangling.png")
+  report = scan(tmp_path)
+  assert [image.path for image in report.images if image.height] == [
+    "a/1.png",
+    "a/more/2.png",
+    "elsewhere/2.png",
+  ]
+  assert report.findings["unreadable"] == ("a/dangling.png: No such file or directory",)
+
+
+def test_the_report_is_plain_text_of_bounded_length(tmp_path):
+  for i in range(30):
+    write(tmp_path, {f"class{i:02}/{j}.jpg": b"" if j else picture(i) for j in range(2)})
+  write(tmp_path, {f"class00/{j}.png": picture(100) for j in range(60)})
+  report = scan(tmp_path)
+  text, whole = render(report, limit=5), render(report, limit=None)
+  assert text.isascii() and "\t" not in text
+  assert text.startswith(f"{tmp_path}: 120 image files, 90 readable, 30 classes, no splits")
+  assert "HARMFUL empty: 30" in text and "class04/1.jpg" in text and "class05/1.jpg" not in text
+  assert "... 25 more" in text and len(text.splitlines()) < 40
+  assert "largest to smallest class 61 : 1 = 61.0" in text
+  assert "height   40 to 40 pixels, median 40" in text
+  assert max(map(len, text.splitlines())) < 320 and "59.png" not in text
+  assert "class29/1.jpg" in whole and "59.png" in whole
+
+
+def test_names_that_are_no_text_can_be_printed(tmp_path):
+  (tmp_path / "a").mkdir()
+  with open(os.fsencode(tmp_path) + b"/a/\xff.jpg", "wb"):
+    pass
+  render(scan(tmp_path)).encode()
+
+
+def test_what_is_no_folder_of_images_is_refused(tmp_path):
+  write(tmp_path, {"a/1.txt": b"x"})
+  for path, why in [
+    (tmp_path / "nothing", "is not a folder"),
+    (tmp_path / "a" / "1.txt", "but a file"),
+    (tmp_path, "no images in it"),
+  ]:
+    with pytest.raises(UserError, match=why):
+      scan(path)
