@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.augment import checks
+from cnnjax.augment.geometry import integers
 from cnnjax.errors import UserError
 
 Fill = float | tuple[float, ...] | str
@@ -29,11 +30,6 @@ def rectangles(
   inside_rows = (rows >= top[:, None]) & (rows < bottom[:, None])
   inside_columns = (columns >= left[:, None]) & (columns < right[:, None])
   return inside_rows[:, :, None] & inside_columns[:, None, :]
-
-
-def _integer(uniform: jax.Array, n: jax.Array | int) -> jax.Array:
-  """From uniform in [0, 1), an integer from 0 to n - 1."""
-  return (uniform * n).astype(jnp.int32)
 
 
 def _check_fill(name: str, fill: Fill) -> None:
@@ -111,8 +107,8 @@ def random_erasing(
     chosen = fits.any(1) & (drawn[:, 20] < p)
     first = (jnp.arange(batch), fits.argmax(1))
     h, w = jnp.where(chosen, heights[first], 0), jnp.where(chosen, widths[first], 0)
-    top = _integer(drawn[:, 21], height - h + 1)
-    left = _integer(drawn[:, 22], width - w + 1)
+    top = integers(drawn[:, 21], height - h + 1)
+    left = integers(drawn[:, 22], width - w + 1)
     mask = rectangles(top, top + h, left, left + w, height, width)
     return _erase(name, fill_key, images, mask, fill), targets
 
@@ -160,8 +156,8 @@ def grid_mask(
     batch, height, width, _ = images.shape
     grid_key, fill_key = jax.random.split(key)
     drawn = jax.random.uniform(grid_key, (4, batch))
-    units = lowest + _integer(drawn[0], highest - lowest + 1)
-    row, column = _integer(drawn[1], units), _integer(drawn[2], units)
+    units = lowest + integers(drawn[0], highest - lowest + 1)
+    row, column = integers(drawn[1], units), integers(drawn[2], units)
     kept = jnp.floor(units * ratio + 0.5).astype(jnp.int32)
     angle = rotate * drawn[3] if rotate else None
     mask = grid(units, kept, row, column, angle, height, width)

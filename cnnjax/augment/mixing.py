@@ -28,8 +28,8 @@ def beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:
 
   `cos(pi v) sqrt(u**(-1 / alpha) - 1)` is Student's t with 2 alpha degrees of freedom, over the
   root of them (Bailey, Mathematics of Computation 62, 1994), and (1 + t / sqrt(1 + t**2)) / 2 of
-  that is beta (Devroye, One line of code, 1996). `jax.random.beta` rejects in loops, which took
-  1.5 s to compile on CPU.
+  that is beta (Devroye, One line of code, 1996). `jax.random.beta` rejects in loops, and
+  compiles for 0.8 s on CPU where this takes 0.2.
   """
   radius, angle = jax.random.uniform(key, (2, *shape))
   power = jnp.log1p(-radius) / alpha  # log u**(1 / alpha)

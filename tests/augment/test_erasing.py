@@ -129,9 +129,8 @@ def test_random_erasing_tries_ten_times():
 
 def test_random_erasing_erases_so_many():
   images = jnp.full((N, 16, 12, 1), 0.25)
-  for p in (0.5, 0.2):
-    masks = erased(erasing.random_erasing(p, scale=(0.1, 0.3)), images)
-    assert near(masks.any((1, 2)).sum(), N, p)
+  masks = erased(erasing.random_erasing(0.2, scale=(0.1, 0.3)), images)
+  assert near(masks.any((1, 2)).sum(), N, 0.2)
 
 
 def reference_grid(d, ratio, row, column, height, width):
@@ -184,12 +183,10 @@ def test_rotated_grids_erase_as_much():
   "spec",
   [
     "cutout(0)",
-    "cutout(4, p=0)",
     "random_erasing(p=0)",
     "random_erasing(p=1, scale=(0, 0))",
     "grid_mask(4, ratio=1)",
     "grid_mask(4, ratio=1, rotate=90)",
-    "grid_mask(4, p=0)",
   ],
 )
 def test_zero_strength_is_the_identity(spec):

@@ -150,6 +150,25 @@ def test_where_no_box_fits_the_largest_in_the_centre_is_taken(height, width, rat
   assert (boxes == box).all()
 
 
+@pytest.mark.parametrize("height, width, scale", [(40, 40, (0.9, 1.0)), (20, 64, (0.3, 1.0))])
+def test_the_first_draw_of_ten_that_fits_counts(height, width, scale):
+  """The rule as torchvision writes it; with these areas few draws fit."""
+  rng, boxes, n = np.random.default_rng(0), [], 2000
+  for _ in range(n):
+    for _ in range(10):
+      area = height * width * rng.uniform(*scale)
+      ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+      w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+      if w <= width and h <= height:
+        break
+    else:
+      h, w = height, min(width, round(height * 4 / 3))
+    boxes.append((h, w))
+  ours = geometry._boxes(KEY, n, height, width, scale, (3 / 4, 4 / 3))[2:]
+  for found, expected in zip(ours, np.transpose(boxes), strict=True):
+    assert scipy.stats.ks_2samp(found, expected).pvalue > 1e-3
+
+
 def reference_matrix(degrees, translate, scale, shear, center):
   """As torchvision writes it: the forward map, composed and inverted in float64."""
   move = lambda x, y: np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])

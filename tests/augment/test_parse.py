@@ -10,8 +10,8 @@ from cnnjax.augment import geometry
 from cnnjax.errors import UserError
 
 CHAIN = (
-  "pad_crop(2) | flip | cutout(3, p=0.5) | random_erasing(fill='noise') | mixup(0.4, p=0.9) | "
-  "choice(mixup(0.4, mode='pair'), grid_mask((2, 3)) | cutmix(1.0), weights=(1, 2))"
+  "pad_crop(2) | flip | cutout(3, p=0.5) | "
+  "choice(mixup(0.4, mode='pair'), flip | cutmix(1.0), weights=(1, 2))"
 )
 
 
@@ -207,7 +207,7 @@ def test_a_chain_is_deterministic_and_the_same_on_eight_devices(batch, jitted):
 
 
 def test_a_chain_is_the_same_jitted():
-  operation = augment.create("flip | choice(mixup(0.4), flip) | cutout(2, p=0.5)")
+  operation = augment.create("flip | choice(flip | flip, pad_crop(1)) | cutout(2, p=0.5)")
   images, targets = np.random.default_rng(0).random((4, 6, 6, 1), dtype=np.float32), np.eye(4)
   arguments = jax.random.key(0), images, np.float32(targets)
   for a, b in zip(operation(*arguments), jax.jit(operation)(*arguments), strict=True):
