@@ -25,12 +25,12 @@ def digits(c):
 def cifar10(c):
   """github.com/weiaicunzai/pytorch-cifar100: 200 epochs, rate times 0.2 at 60, 120, 160.
 
-  There on CIFAR-100, also with rotations, and with strides and paddings a little different.
+  There on CIFAR-100, and with strides and paddings a little different.
   """
   c.model.small_images = True
   c.data.source, c.data.name = "tfds", "cifar10"
   c.epochs = 200
-  c.augment = "pad_crop(4) | flip"
+  c.augment = "pad_crop(4) | flip | rotate(15, 'nearest')"
   c.optim.nesterov = True
   c.optim.weight_decay = 5e-4
   c.optim.weight_decay_mask = ""
@@ -47,20 +47,24 @@ def imagenet(c):
   here at the same rate, 0.045, times 0.94 every second epoch; 100 epochs, gradients clipped to a
   norm of 2, label smoothing 0.1. Weight decay and the weight of the auxiliary head are those of
   TF-slim. There 50 workers with batches of 32, asynchronous, and evaluation of averaged weights.
-  Images are resized to 299, padded and cropped, and the data set has to fit the device
-  (data.max_gib), so that this is for parts of it, such as data.train="train[:5%]".
+  Crops, colours and the central 87.5 % for evaluation are those of TF-slim as well
+  (inception_preprocessing.py), but that brightness is multiplied here by up to 1 +- 32/255, and
+  that it squeezes the centre of an image into the square, which here is cut.
   """
   c.model.aux_logits = True
   c.task.aux_weight = 0.4
   c.task.label_smoothing = 0.1
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 299
+  c.data.crop, c.data.pipeline = "random_resized", "streaming"
+  c.data.crop_scale = (0.05, 1.0)
+  c.data.eval_crop = 0.875
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.5, 0.5, 0.5)
   c.data.std = (0.5, 0.5, 0.5)
   c.batch_size = 256
   c.epochs = 100
-  c.augment = "pad_crop(37) | flip"
+  c.augment = "flip | color_jitter(brightness=0.125, saturation=0.5)"
   c.optim.learning_rate = 0.045
   c.optim.clip_norm = 2.0
   c.optim.weight_decay = 4e-5

@@ -40,20 +40,20 @@ def imagenet(c):
   Torchvision's weights of both are of earlier versions of it (mnasnet_100: 200 epochs, pull request
   829), those of its other widths of another recipe.
   (The paper, section 5, has RMSProp and 4096 images a step.) Its warmup starts at a tenth of the
-  rate, here at 0. It crops 224 pixels at random scales; here images are resized to 224, padded and
-  cropped, and the data set has to fit the device (data.max_gib), so that this is for parts of it,
-  such as data.train="train[:5%]".
+  rate, here at 0.
   """
   c.model.name = "mnasnet_100"
   c.model.norm_momentum = 0.9997  # as in torchvision
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 224
+  c.data.crop, c.data.pipeline = "random_resized", "streaming"
+  c.data.eval_crop = 0.875
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.485, 0.456, 0.406)
   c.data.std = (0.229, 0.224, 0.225)
   c.batch_size = 740
   c.epochs = 330
-  c.augment = "pad_crop(28) | flip"
+  c.augment = "flip"
   c.optim.learning_rate = 0.5
   c.optim.nesterov = True
   c.optim.weight_decay = 1e-5

@@ -50,19 +50,21 @@ def imagenet(c):
   """The authors' github.com/dyhan0920/PyramidNet-PyTorch: 100 epochs of 128.
 
   Rate 0.05, / 10 every 30 epochs. Its README gives this for PyramidNet-200, and does not say how
-  the published PyramidNet-101, which is here, was trained. Differences: padded crops in place of
-  random-resized crops and colour jitter. The data set has to fit the device (data.max_gib), so that
-  this is for parts of it, such as data.train="train[:5%]".
+  the published PyramidNet-101, which is here, was trained. The augmentation is that of
+  fb.resnet.torch, it says. Differences: crops are resized bilinearly, as torchvision does; colours
+  are not shifted by their principal components.
   """
   cifar10(c)
   c.model.name = "pyramidnet101_a360"
   c.data.name = "imagenet2012"
   c.data.image_size = 224
+  c.data.crop, c.data.pipeline = "random_resized", "streaming"
+  c.data.eval_crop = 0.875
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.485, 0.456, 0.406)
   c.data.std = (0.229, 0.224, 0.225)
   c.epochs = 100
-  c.augment = "pad_crop(28) | flip"
+  c.augment = "flip | color_jitter(0.4, 0.4, 0.4)"
   c.optim.learning_rate = 0.05
   c.optim.schedule.boundaries = (30, 60, 90)
 

@@ -40,18 +40,18 @@ def imagenet(c):
   Batches of 1024 up to 1.6GF, 512 up to 16GF, 256 for 32GF. Reported top-1 errors: X-200MF 31.1 %,
   X-400MF 27.3 %, Y-400MF 25.9 %, Y-1.6GF 22.0 %.
 
-  They crop at random scales and shift colours by their principal components; here images are
-  resized to 224, padded and cropped, and the data set has to fit the device (data.max_gib), so that
-  this is for parts of it, such as data.train="train[:5%]".
+  Difference: they also shift colours by their principal components.
   """
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 224
+  c.data.crop, c.data.pipeline = "random_resized", "streaming"
+  c.data.eval_crop = 0.875
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.485, 0.456, 0.406)
   c.data.std = (0.229, 0.224, 0.225)
   c.batch_size = 1024
   c.epochs = 100
-  c.augment = "pad_crop(28) | flip"
+  c.augment = "flip"
   c.optim.learning_rate = 0.8
   c.optim.weight_decay = 5e-5
   c.optim.weight_decay_mask = ""

@@ -36,19 +36,20 @@ def imagenet(c):
   """The authors' recipe, the same as for v1 (section 4): 300k steps of 1024, from a rate of 0.5.
 
   github.com/megvii-model/ShuffleNet-Series, ShuffleNetV1/train.py. The rate falls linearly there,
-  as a cosine here; biases and norms do not decay in either. It crops 224 pixels at random scales
-  and changes colours; here images are resized to 224, padded and cropped, and the data set has to
-  fit the device (data.max_gib), so that this is for parts of it, such as data.train="train[:5%]".
+  as a cosine here; biases and norms do not decay in either. Its images go in as they are, from 0 to
+  255; here they are normalised.
   """
   c.model.name = "shufflenet_v2_x1_0"
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 224
+  c.data.crop, c.data.pipeline = "random_resized", "streaming"
+  c.data.eval_crop = 0.875
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.485, 0.456, 0.406)
   c.data.std = (0.229, 0.224, 0.225)
   c.batch_size = 1024
   c.epochs = "300000 steps"
-  c.augment = "pad_crop(28) | flip"
+  c.augment = "flip | color_jitter(0.4, 0.4, 0.4)"
   c.task.label_smoothing = 0.1
   c.optim.learning_rate = 0.5
   c.optim.weight_decay = 4e-5

@@ -41,19 +41,18 @@ def imagenet(c):
   """The recipe of torchvision's weights: 100 epochs of 128 at 0.01, rate / 10 every 30.
 
   As told in pytorch/vision pull request 49. The authors (github.com/forresti/SqueezeNet) have
-  batches of 1024 at 0.08, polynomial decay, the same weight decay. Torchvision crops
-  224 pixels at random scales; here images are resized to 224, padded and cropped, and the data set
-  has to fit the device (data.max_gib), so that this is for parts of it, such as
-  data.train="train[:5%]".
+  batches of 1024 at 0.08, polynomial decay, the same weight decay.
   """
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 224
+  c.data.crop, c.data.pipeline = "random_resized", "streaming"
+  c.data.eval_crop = 0.875
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.485, 0.456, 0.406)
   c.data.std = (0.229, 0.224, 0.225)
   c.batch_size = 128
   c.epochs = 100
-  c.augment = "pad_crop(28) | flip"
+  c.augment = "flip"
   c.optim.learning_rate = 0.01
   c.optim.weight_decay = 2e-4
   c.optim.weight_decay_mask = ""

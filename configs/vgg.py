@@ -42,19 +42,20 @@ def imagenet(c):
 
   Without batch norm at 0.01 (--config.optim.learning_rate=0.01), as told in pytorch/vision pull
   request 62 and references/classification. The paper (section 3.1) has the same batch, the rate
-  0.01, weight decay 5e-4, and 74 epochs. Torchvision crops 224 pixels at random scales; here images
-  are resized to 224, padded and cropped, and the data set has to fit the device (data.max_gib), so
-  that this is for parts of it, such as data.train="train[:5%]".
+  0.01, weight decay 5e-4, and 74 epochs; its crops, 224 of 256 to 512 pixels of the short side, are
+  about data.crop_scale=(0.14, 0.57) and data.crop_ratio=(1.0, 1.0) with photos of 4:3.
   """
   c.model.name = "vgg11_bn"
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 224
+  c.data.crop, c.data.pipeline = "random_resized", "streaming"
+  c.data.eval_crop = 0.875
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.485, 0.456, 0.406)
   c.data.std = (0.229, 0.224, 0.225)
   c.batch_size = 256
   c.epochs = 90
-  c.augment = "pad_crop(28) | flip"
+  c.augment = "flip"
   c.optim.learning_rate = 0.1
   c.optim.weight_decay = 1e-4
   c.optim.weight_decay_mask = ""

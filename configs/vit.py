@@ -40,19 +40,22 @@ def imagenet(c):
   """ImageNet from scratch as in table 3 of the paper: 300 epochs of 4096, Adam, rate 3e-3.
 
   Weight decay 0.3 (decoupled), dropout 0.1, 10,000 steps of warm-up, a cosine, clipping at norm 1.
-  Differences: padded crops in place of random-resized crops. The data set has to fit the device
-  (data.max_gib), so that this is for parts of it, such as data.train="train[:5%]".
+  Crops as in the authors' github.com/google-research/vision_transformer (input_pipeline.py),
+  evaluation as in their google-research/big_vision (configs/vit_i1k.py).
   """
   c.model.name = "vit_base_patch16_224"
   c.model.dropout = 0.1
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 224
+  c.data.crop, c.data.pipeline = "random_resized", "streaming"
+  c.data.crop_scale = (0.05, 1.0)
+  c.data.eval_crop = 0.875
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.5, 0.5, 0.5)
   c.data.std = (0.5, 0.5, 0.5)
   c.batch_size = 4096
   c.epochs = 300
-  c.augment = "pad_crop(28) | flip"
+  c.augment = "flip"
   c.optim.name = "adamw"
   c.optim.learning_rate = 3e-3
   c.optim.weight_decay = 0.3

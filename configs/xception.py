@@ -26,12 +26,12 @@ def digits(c):
 def cifar10(c):
   """github.com/weiaicunzai/pytorch-cifar100: 200 epochs, rate times 0.2 at 60, 120, 160.
 
-  There on CIFAR-100, also with rotations.
+  There on CIFAR-100.
   """
   c.model.small_images = True
   c.data.source, c.data.name = "tfds", "cifar10"
   c.epochs = 200
-  c.augment = "pad_crop(4) | flip"
+  c.augment = "pad_crop(4) | flip | rotate(15, 'nearest')"
   c.optim.nesterov = True
   c.optim.weight_decay = 5e-4
   c.optim.weight_decay_mask = ""
@@ -45,18 +45,18 @@ def imagenet(c):
   """arXiv:1610.02357 sections 4.2 and 4.3: SGD at 0.045, times 0.94 every second epoch.
 
   Momentum 0.9, weight decay 1e-5, dropout 0.5. The paper gives neither the batch (60 GPUs) nor the
-  epochs; it evaluates averaged weights (Polyak), which is not here. Images are resized to 299,
-  padded and cropped, and the data set has to fit the device (data.max_gib), so that this is for
-  parts of it, such as data.train="train[:5%]".
+  epochs nor the augmentation; it evaluates averaged weights (Polyak), which is not here.
   """
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 299
+  c.data.crop, c.data.pipeline = "random_resized", "streaming"
+  c.data.eval_crop = 0.875
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.5, 0.5, 0.5)
   c.data.std = (0.5, 0.5, 0.5)
   c.batch_size = 256
   c.epochs = 100
-  c.augment = "pad_crop(37) | flip"
+  c.augment = "flip"
   c.optim.learning_rate = 0.045
   c.optim.weight_decay = 1e-5
   c.optim.schedule.name = "step"

@@ -1,5 +1,6 @@
 """Configs: every file and preset, overrides, durations, checks of values, JSON, what may change."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -7,10 +8,11 @@ import random
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from cnnjax import config as configs
-from cnnjax import durations, train
+from cnnjax import data, durations, train
 from cnnjax.config import MAY_CHANGE, default, differences, flatten, from_json, override, to_json
 from cnnjax.errors import UserError
 
@@ -37,7 +39,8 @@ def get(config, key):
 
 @pytest.fixture
 def no_data_needed(monkeypatch):
-  monkeypatch.setattr("cnnjax.data.tfds.check", lambda config: None)
+  for source in ("tfds", "folder"):
+    monkeypatch.setattr(f"cnnjax.data.{source}.check", lambda config: None)
 
 
 # Config files
@@ -62,10 +65,38 @@ def test_every_preset_is_valid(file, preset, no_data_needed):
   assert len({unit for _, unit in parsed}) <= 1 and parsed == sorted(parsed)
 
 
-SHAPES = {  # of images, and how many classes
-  "cifar10": (32, 3, 10), "cifar100": (32, 3, 100), "imagenet2012": (224, 3, 1000),
-  "mnist": (28, 1, 10), "fashion_mnist": (28, 1, 10),
+@pytest.mark.parametrize(
+  "file, preset",
+  [(f, p) for f in FILES for p in presets(f) if p.startswith("imagenet") or p == "folder"],
+  ids=lambda x: getattr(x, "stem", x),
+)
+def test_presets_of_photos_crop_them_as_they_come(file, preset):
+  config = configs.load(f"{file}:{preset}")
+  assert config.data.crop == "random_resized" and "pad_crop" not in config.augment
+  assert "flip" in config.augment.split(" | ")
+  # A test image is cut to its centre, unless it is larger than those that are trained on.
+  assert config.data.eval_crop < 1 or config.data.eval_size > config.data.image_size
+  if preset != "folder":  # which may well fit the device
+    assert config.data.pipeline == "streaming"
+
+
+# Images as they are stored, and how many classes; photos are small ones here.
+STORED = {
+  "cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100), "mnist": ((28, 28, 1), 10),
+  "fashion_mnist": ((28, 28, 1), 10), "imagenet2012": ((40, 50, 3), 1000),
+  "folder": ((40, 50, 3), 3),
 }  # fmt: skip
+
+
+def made_up(config):
+  """`config` with batches of four and its splits, of noise in the place of its images."""
+  c = config.data
+  shape, classes = STORED[c.name or c.source]
+  c.update(source="arrays", name=None, train="train", test="test")
+  config.batch_size, config.eval_batch_size, config.mesh.data = 4, 4, 1
+  noise = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
+  labels = np.arange(8) % 3
+  return config, data.from_arrays((noise, labels), (noise[:4], labels[:4]), classes=range(classes))
 
 
 @pytest.mark.slow
@@ -75,24 +106,28 @@ SHAPES = {  # of images, and how many classes
   ids=lambda x: getattr(x, "stem", x),
 )
 def test_every_preset_makes_a_training_step(file, preset):
-  """Traced, not compiled, on noise in the place of the images; two batches of it are an epoch."""
-  config = configs.load(f"{file}:{preset}")
-  size, channels, classes = SHAPES[config.data.name]
-  statistics = dict(mean=config.data.mean, std=config.data.std)
-  examples = dict(
-    train_examples=2 * config.batch_size, test_examples=4, num_classes=classes,
-    channels=channels, image_size=config.data.image_size or size,
-  )  # fmt: skip
-  config.data = default().data
-  config.data.update(source="synthetic", **statistics)
-  config.data.synthetic.update(examples)
-  config.mesh.data = 1
+  """And an evaluation: traced, not compiled, on batches of the sizes that the preset asks for."""
+  config, splits = made_up(configs.load(f"{file}:{preset}"))
+  c = config.data
+  height, width, channels = splits["train"].shape
   config.epochs = "100000 steps"  # room for every warm-up
   configs.validate(config)
-  program = train.build(config)
+  program = train.build(config, splits)
+  with contextlib.closing(program.inputs.train) as batches:
+    feed = batches.feed(0)
+  first = next(iter(c.progressive), c.image_size)
+  shape = (4, first or height, first or width, channels)
+  assert jax.eval_shape(batches.take, feed, 0)["image"].shape == shape
+
   state = program.new_state(abstract=True)
-  after = jax.eval_shape(program.train_step, state, program.batches.feed(0), 1)
+  after = jax.eval_shape(program.train_step, state, feed, 1)
   assert jax.tree.structure(after) == jax.tree.structure(state)
+
+  ((batch, mask),) = program.inputs.evaluations["test"].once(config.eval_batch_size)
+  size = c.eval_size or c.image_size
+  assert batch["image"].shape == (4, size or height, size or width, channels)
+  metrics = jax.eval_shape(program.eval_step, state.variables, batch, mask)
+  assert jax.tree.structure(metrics) == jax.tree.structure(state.window)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda x: x.stem)
