@@ -24,11 +24,15 @@ def evaluate(step: Callable, variables: Any, pipeline: Any, batch_size: int) -> 
   """
   from cnnjax import tasks  # late, as below
 
+  return tasks.compute(_sums(step, variables, pipeline, batch_size))
+
+
+def _sums(step: Callable, variables: Any, pipeline: Any, batch_size: int) -> Any:
   batches = iter(pipeline.once(batch_size))
   total = step(variables, *next(batches))
   for batch, mask in batches:
     total = total.merge(step(variables, batch, mask))
-  return tasks.compute(total)
+  return total
 
 
 def evaluate_checkpoint(
@@ -36,15 +40,19 @@ def evaluate_checkpoint(
   split: str = "test",
   checkpoint: str = "last",
   splits: Any = None,
+  unreadable: dict[str, str] | None = None,
   **overrides: Any,
 ) -> tuple[int, int, dict[str, float]]:
   """(step, number of examples, metrics) of a run's checkpoint on a split of its data.
+
+  Images that cannot be read are left out, of the number as well.
 
   Args:
     workdir: where the run is.
     split: "train", "validation" or "test", as the run's config has them.
     checkpoint: "last" or "best".
     splits: what the run was given by `data.from_arrays`, if it was.
+    unreadable: gets the names of images that cannot be read, and why.
     **overrides: config keys that may differ from the run's, such as `eval_batch_size`.
 
   Raises:
@@ -79,17 +87,28 @@ def evaluate_checkpoint(
   mesh = sharding.make_mesh(-1)  # all devices there are: the result is the same
   model = models.create(**config.model, num_classes=len(found.classes), dtype=config.dtype)
   image_shape = data.Crops.of(config.data, found.shape).shape(config.data.image_size)
-  variables = manager.restore_variables(at, state.abstract_variables(model, image_shape, mesh))
+  shapes = state.abstract_variables(model, image_shape, mesh)
+  state.check_sizes(model, shapes, image_shape, {config.data.eval_size} - {None})
+  variables = manager.restore_variables(at, shapes)
+  meta = manager.meta(at)
+  if meta["classes"] != [*found.classes]:
+    raise UserError(
+      f"the run was trained on the classes {', '.join(meta['classes'][:5])}, ..., and these data "
+      f"have {', '.join(found.classes[:5])}, ..."
+    )
   step = jax.jit(
     steps.eval_step(
       model,
       tasks.create(config.task, len(found.classes), None),
-      steps.normalizer(**manager.meta(at)),
+      steps.normalizer(meta["mean"], meta["std"]),
       augment.views.create(config.eval_views),
     )
   )
   pipeline = data.pipeline(found, config.data, mesh, skipped)
-  return at, len(found), evaluate(step, variables, pipeline, config.eval_batch_size)
+  total = _sums(step, variables, pipeline, config.eval_batch_size)
+  if unreadable is not None:
+    unreadable.update(skipped)
+  return at, int(total.loss.count), tasks.compute(total)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,10 +131,12 @@ def main(argv: list[str] | None = None) -> int:
     "data.data_dir": args.data_dir,
     "data.path": args.path,
   }
+  unreadable = {}
   step, examples, metrics = evaluate_checkpoint(
     args.workdir,
     args.split,
     args.checkpoint,
+    unreadable=unreadable,
     **{key: value for key, value in overrides.items() if value is not None},
   )
   more = [name for name in metrics if name not in ("accuracy", "loss")]
@@ -124,6 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     f"accuracy {metrics['accuracy']:.2%} of {examples:,} examples, loss {metrics['loss']:.4f}"
     + "".join(f", {name.replace('_', ' ')} {metrics[name]:.2%}" for name in more)
   )
+  for name, reason in list(unreadable.items())[:1]:
+    print(f"{len(unreadable)} images cannot be read and are left out, such as {name}: {reason}")
   return 0
 
 

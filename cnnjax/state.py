@@ -1,7 +1,7 @@
 """All that a training run carries from one step to the next."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -80,17 +80,17 @@ def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh
 
 
 def check_sizes(
-  model: nn.Module, variables: Any, image_shape: tuple[int, int, int], sizes: Sequence[int]
+  model: nn.Module, variables: Any, image_shape: tuple[int, int, int], sizes: Iterable[int]
 ) -> None:
   """Raises UserError unless the model takes square images of `sizes` beside `image_shape`."""
   for size in sizes:
     images = jax.ShapeDtypeStruct((1, size, size, image_shape[-1]), jnp.float32)
     try:
       jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
-    except (ScopeParamShapeError, TypeError) as e:
+    except (ScopeParamShapeError, TypeError, UserError) as e:
       raise UserError(
-        f"the parameters of {type(model).__name__} are for images of {image_shape[0]} pixels, and "
-        f"it would see some of {size} (data.eval_size, data.progressive): {e}"
+        f"{type(model).__name__} is made for images of {image_shape[0]} pixels, and would see some "
+        f"of {size} (data.eval_size, data.progressive): {' '.join(str(e).split())}"
       ) from e
 
 

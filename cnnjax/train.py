@@ -63,7 +63,7 @@ def build(config: ConfigDict, given: dict[str, data.Split] | None = None) -> Pro
   )
   optimizer = optim.create(config.optim, schedule, params)
 
-  normalize = steps.normalizer(**inputs.meta)
+  normalize = steps.normalizer(inputs.meta["mean"], inputs.meta["std"])
   one_step = steps.train_step(
     model, task, optimizer, augment.create(config.augment), normalize, config.seed
   )
@@ -182,6 +182,7 @@ def loop(
           program.eval_step, now.variables, inputs.evaluations[name], eval_batch_size
         )
         measured |= out.write_evaluation(step, name, found)
+        out.name_unreadable(inputs.skipped)
     if due["checkpoint"] or checkpoints.METRIC in measured:  # so that the best one can be kept
       saved.save(now, inputs.meta, measured)
     out.restart_clock(step)

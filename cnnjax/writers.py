@@ -101,15 +101,17 @@ class Writers:
       self.say(f"going on from step {self._began_at:,}")
 
   def name_unreadable(self, skipped: Mapping[str, str]) -> None:
-    """Says which images could not be read, in the workdir too; those named before are left out."""
+    """Says which images could not be read, new ones, and lists them in the workdir."""
     if len(skipped) == len(self._named):
       return
     new = {name: reason for name, reason in list(skipped.items()) if name not in self._named}
     for name, reason in new.items():
       self.say(f"skipped, cannot be read: {name}: {reason}")
     self._named |= new.keys()
-    lines = [f"{name}\t{reason}\n" for name, reason in sorted(skipped.items())]
-    (self._folder / UNREADABLE).write_text("".join(lines))
+    file = self._folder / UNREADABLE  # with those that the run met before it stopped and went on
+    lines = set(file.read_text().splitlines()) if file.exists() else set()
+    lines |= {f"{name}\t{' '.join(reason.split())}" for name, reason in new.items()}
+    file.write_text("".join(f"{line}\n" for line in sorted(lines)))
 
   def restart_clock(self, step: int) -> None:
     """From here on time counts as training: call it after compiling, evaluating, saving."""

@@ -125,7 +125,7 @@ def test_every_key_is_in_the_help_and_has_a_word_of_explanation():
   shown = main.keys_help()
   for key in configs.flatten(configs.default()):
     assert re.search(rf"^--config\.{re.escape(key)} = \S", shown, re.MULTILINE), key
-  source = inspect.getsource(configs.default)
+  source = inspect.getsource(configs)
   for line in source.split("# [keys]")[1].split("# [end]")[0].splitlines():
     if re.match(r"  c\.\w+ = ", line) and "ConfigDict(" not in line:
       assert "  # " in line, line

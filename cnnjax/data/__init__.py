@@ -60,6 +60,8 @@ def check(config: ConfigDict) -> None:
       f"data.crop={config.crop} is made on the host, while streaming; for a resident set put "
       "random_resized_crop into augment"
     )
+  if config.eval_crop != 1 and config.image_size is None and config.eval_size is None:
+    raise UserError("data.eval_crop scales images: set data.image_size or data.eval_size as well")
   source.check(config)
 
 
@@ -85,13 +87,10 @@ def load(
     evaluating: the training split is cropped as those that are evaluated.
   """
   skipped = Skipped(config.max_unreadable) if skipped is None else skipped
-  load_split = lambda expression: (
-    given[expression] if given else _source(config.source).load(config, expression)
-  )
   named = [key for key in ("train", "validation", "test") if isinstance(config[key], str)]
   held = [key for key in ("test", "validation") if key not in named and config[key]]
   wanted = {*splits, "train"} if {"train", *held} & {*splits} else {*splits}
-  found = {key: load_split(config[key]) for key in named if key in wanted}
+  found = {key: _loaded(config, config[key], given) for key in named if key in wanted}
   # The test split comes first, so that it is the same with and without a validation split.
   for key in held if "train" in found else ():
     found["train"], found[key] = carve(found["train"], config[key], key, config.split_seed)
@@ -104,29 +103,45 @@ def load(
   }
 
 
+def _loaded(config: ConfigDict, split: str, given: dict[str, Split] | None) -> Split:
+  """The split of a name or an expression."""
+  if given is None:
+    return _source(config.source).load(config, split)
+  if split not in given:
+    raise UserError(f"the split {split!r} is not among the arrays given: {', '.join(given)}")
+  return given[split]
+
+
 def _settled(
   split: Split | None, config: ConfigDict, skipped: Skipped, *, train: bool
 ) -> Split | None:
   """The split decoded, if it is to stay on the device; else as it is."""
-  if split is None or config.pipeline == "streaming":
+  if split is None or not _stays(split, config, train=train):
     return split
-  crops = Crops.of(config, split.shape)
-  if train and config.crop != "center":
-    return split
-  size = config.image_size if train else config.eval_size or config.image_size
-  shape = (len(split), *crops.shape(size))
-  if config.pipeline == "auto" and math.prod(shape) / 2**30 > config.max_gib:
-    return split
-  check_fits(shape, config.max_gib)
+  crops, size = Crops.of(config, split.shape), _size(config, train=train)
+  check_fits((len(split), *crops.shape(size)), config.max_gib)
   image = lambda data: crops.whole(data, size) if train else crops.evaluate(data, size)
   return split.decoded(image, skipped, replace=train)
+
+
+def _size(config: ConfigDict, *, train: bool) -> int | None:
+  return config.image_size if train else config.eval_size or config.image_size
+
+
+def _stays(split: Split, config: ConfigDict, *, train: bool) -> bool:
+  """Whether a split stays on the device; the answer is the same once it is decoded."""
+  if config.pipeline != "auto":
+    return config.pipeline == "resident"
+  shape = Crops.of(config, split.shape).shape(_size(config, train=train))
+  fits = len(split) * math.prod(shape) / 2**30 <= config.max_gib
+  return fits and not (train and config.crop != "center")
 
 
 def pipeline(
   split: Split, config: ConfigDict, mesh: Mesh, skipped: Skipped, order: Order | None = None
 ) -> Resident | Streaming:
-  """Batches of a split: from the device if `load` decoded it, else streaming."""
-  if isinstance(split.records, Arrays) and config.pipeline != "streaming":
+  """Batches of a split that `load` gave, of one that is trained on in its `order`."""
+  if _stays(split, config, train=order is not None):
     return Resident(split, config, mesh, order)
   return Streaming(split, config, mesh, skipped, order)
 
@@ -137,18 +152,19 @@ def normalization(config: ConfigDict, train: Split) -> tuple[tuple[float, ...], 
   Of a split that is streamed, those of `SAMPLE` images, evenly spread over it.
   """
   mean, std = (), ()
+  crops = Crops.of(config, train.shape)
+  shape = crops.shape(config.image_size)
   if None in (config.mean, config.std):
-    if not isinstance(train.records, Arrays):
-      crops = Crops.of(config, train.shape)
+    if not isinstance(train.records, Arrays) or train.shape != shape:
       spread = np.unique(np.linspace(0, len(train) - 1, SAMPLE).astype(int))
       image = lambda data: crops.whole(data, config.image_size)
       train = train.take(spread).decoded(image, Skipped(SAMPLE))
     mean, std = statistics(train)
   mean, std = tuple(config.mean or mean), tuple(config.std or std)
   for key, values in (("mean", mean), ("std", std)):
-    if len(values) != train.shape[-1]:
+    if len(values) != shape[-1]:
       raise UserError(
-        f"data.{key} has {len(values)} values, and the images have {train.shape[-1]} channels"
+        f"data.{key} has {len(values)} values, and the images have {shape[-1]} channels"
       )
   return mean, std
 
@@ -168,7 +184,7 @@ class Inputs:
   several: bool  # an image may have several labels
   image_shape: tuple[int, int, int]  # that the run ends with
   sizes: tuple[int, ...]  # others that the model sees
-  meta: dict[str, tuple[float, ...]]  # mean and deviation per channel; for checkpoints
+  meta: dict[str, tuple]  # mean and deviation per channel, class names; for checkpoints
   total: int  # steps of the whole run
   steps_per_epoch: int
   phase: int  # steps with images of one size
@@ -210,11 +226,11 @@ def open_inputs(config: ConfigDict, mesh: Mesh, given: dict[str, Split] | None =
     },
     skipped=skipped,
     classes=train.classes,
-    counts=imbalance.counts(train.labels, len(train.classes)) if weighted else None,
+    counts=imbalance.counts(train.listed, len(train.classes)) if weighted else None,
     several=np.ndim(train[0][1]) == 1,
     image_shape=crops.shape(c.image_size),
     sizes=tuple({*c.progressive, c.eval_size} - {None, c.image_size}),
-    meta={"mean": mean, "std": std},
+    meta={"mean": mean, "std": std, "classes": train.classes},
     total=total,
     steps_per_epoch=order.steps_per_epoch,
     phase=order.phase,
@@ -246,7 +262,10 @@ def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
   name = config.name or config.path or config.source
   train = splits["train"]
   height, width, channels = Crops.of(config, train.shape).shape(config.image_size)
-  sizes = ", ".join(f"{len(split):,} {key}" for key, split in splits.items())
+  sizes = ", ".join(
+    f"{len(split):,} {key}" + (f" ({split.note})" if split.note else "")
+    for key, split in splits.items()
+  )
   carved = "" if "validation" in splits else " (no validation split: no best checkpoint)"
   return f"{name}, {height}x{width}x{channels}, {len(train.classes)} classes: {sizes}{carved}"
 
@@ -255,7 +274,7 @@ def _imbalance(train: Split) -> dict[str, str]:
   """The classes in words, unless the labels would have to be read for it."""
   if "labels" not in vars(train.records):
     return {}
-  counts = imbalance.counts(train.labels, len(train.classes))
+  counts = imbalance.counts(train.listed, len(train.classes))
   return {"classes": imbalance.describe(counts, train.classes)}
 
 

@@ -42,22 +42,34 @@ def from_arrays(
     UserError: arrays that do not fit each other, or labels that are out of range.
   """
   given = {"train": train, "validation": validation, "test": test}
-  arrays = {key: _checked(key, *pair) for key, pair in given.items() if pair is not None}
-  labels = arrays["train"][1]
-  number = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+  arrays = {key: _checked(key, pair) for key, pair in given.items() if pair is not None}
+  images, labels = arrays["train"]
+  shape, several = images.shape[1:], labels.ndim == 2
+  number = labels.shape[1] if several else int(labels.max()) + 1
   classes = tuple(map(str, range(number) if classes is None else classes))
-  shape = arrays["train"][0].shape[1:]
+  if len(classes) < 2 and not several:
+    raise UserError("train: one class only; at least two are needed to tell apart")
   for key, (images, labels) in arrays.items():
     if images.shape[1:] != shape:
       raise UserError(f"{key}: images of {images.shape[1:]}, and those of train are {shape}")
-    largest = labels.shape[1] - 1 if labels.ndim == 2 else labels.max()
-    if largest >= len(classes) or (labels.ndim == 2 and largest + 1 != len(classes)):
-      raise UserError(f"{key}: label {largest} is out of range for {len(classes)} classes")
+    if (labels.ndim == 2) != several:
+      raise UserError(
+        f"{key}: labels are {'classes' if several else 'zeros and ones'}, unlike train"
+      )
+    if several and labels.shape[1] != len(classes):
+      raise UserError(f"{key}: labels have {labels.shape[1]} columns for {len(classes)} classes")
+    if not several and labels.max() >= len(classes):
+      raise UserError(f"{key}: label {labels.max()} is out of range for {len(classes)} classes")
   return {key: Split.of(*pair, classes) for key, pair in arrays.items()}
 
 
-def _checked(key: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  images, labels = np.asarray(images), np.asarray(labels)
+def _checked(key: str, pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  if not isinstance(pair, tuple | list) or len(pair) != 2:
+    raise UserError(f"{key} is a pair (images, labels)")
+  try:
+    images, labels = map(np.asarray, pair)
+  except ValueError as e:  # lists of several shapes
+    raise UserError(f"{key}: images have one size, and labels one length: {e}") from e
   images = images[..., None] if images.ndim == 3 else images
   if images.dtype != np.uint8 or images.ndim != 4:
     raise UserError(

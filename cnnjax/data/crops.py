@@ -6,6 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.data import images
+from cnnjax.data.images import UnreadableImage
+from cnnjax.data.split import Image
 from cnnjax.errors import UserError
 
 
@@ -40,37 +42,54 @@ class Crops:
     """The shape of an image that is cropped to `size`."""
     if size is None and None in self.stored:
       raise UserError("the images differ in size; set data.image_size, such as 224")
+    if size is not None and self.stored[2] not in (1, 3):
+      raise UserError(
+        f"images of {self.stored[2]} channels are taken as they are: data.image_size and "
+        "data.eval_size scale those of 1 or 3"
+      )
     return self.stored if size is None else (size, size, self.stored[2])
 
-  def train(self, data: bytes | np.ndarray, size: int | None, seed: tuple[int, ...]) -> np.ndarray:
-    """The crop that is trained on; of `crop="random_resized"` another one for each `seed`."""
+  def train(
+    self,
+    data: Image,
+    size: int | None,
+    seed: tuple[int, ...],
+    out: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """The crop that is trained on; of `crop="random_resized"` another one for each `seed`.
+
+    It may be written into `out`, and is `out` then.
+    """
     if not self.random:
       return self.whole(data, size)
     return images.random_resized_crop(
-      data if isinstance(data, bytes) else self._pixels(data),
+      data if isinstance(data, bytes) else self._pixels(data),  # files are cropped as decoded
       size,
       self.stored[2],
       np.random.default_rng(seed),
       self.scale,
       self.ratio,
       self.interpolation,
+      out,
     )
 
-  def whole(self, data: bytes | np.ndarray, size: int | None) -> np.ndarray:
+  def whole(self, data: Image, size: int | None) -> np.ndarray:
     """The largest square in the centre."""
     return self._center(data, size, 1.0)
 
-  def evaluate(self, data: bytes | np.ndarray, size: int | None) -> np.ndarray:
+  def evaluate(self, data: Image, size: int | None) -> np.ndarray:
     """The crop that is evaluated on."""
     return self._center(data, size, self.eval_crop)
 
-  def _center(self, data: bytes | np.ndarray, size: int | None, ratio: float) -> np.ndarray:
+  def _center(self, data: Image, size: int | None, ratio: float) -> np.ndarray:
     image = self._pixels(data)
     if size is None or (ratio == 1 and image.shape[:2] == (size, size)):
       return image
     return images.center_crop(image, size, ratio, self.interpolation)
 
-  def _pixels(self, data: bytes | np.ndarray) -> np.ndarray:
+  def _pixels(self, data: Image) -> np.ndarray:
+    if isinstance(data, UnreadableImage):
+      raise data
     if isinstance(data, bytes):
       return images.decode(data, self.stored[2])
     if data.shape[2] != self.stored[2]:

@@ -19,14 +19,14 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.data.images import IMAGE_ENDINGS
-from cnnjax.data.split import Split, carve
+from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage
+from cnnjax.data.split import Image, Label, Split, carve
 from cnnjax.errors import UserError, unknown
 
 # What people call their splits.
@@ -55,11 +55,12 @@ class Files:
   def __len__(self) -> int:
     return len(self.paths)
 
-  def __getitem__(self, i: int) -> tuple[bytes, np.ndarray]:
+  def __getitem__(self, i: int) -> tuple[Image, Label]:
     try:
-      return pathlib.Path(self.paths[i]).read_bytes(), self.labels[i]
+      with open(self.paths[i], "rb", buffering=0) as file:
+        return file.read(), self.labels[i]
     except OSError as e:  # as an image that cannot be decoded: skipped, counted and named
-      return str(e).encode(), self.labels[i]
+      return UnreadableImage(e.strerror), self.labels[i]
 
   def name(self, i: int) -> str:
     return _printable(self.paths[i])
@@ -71,13 +72,21 @@ class Listing:
 
   files: dict[str, Files]  # by the names that the config has
   classes: tuple[str, ...]
-  whole: bool  # there are no splits: each is all there is
+  own: dict[str, str]  # and what the folder or table calls them; "" is all of it, without splits
+
+  @property
+  def whole(self) -> bool:
+    return "" in self.own.values()
 
 
 def check(config: ConfigDict) -> None:
   """Raises UserError for a path that holds no images, or a split that is not there."""
   _listing.cache_clear()  # files may have come and gone since, as in a notebook
   listing = _listed(config)
+  if config.image_size is None:
+    raise UserError(
+      f"the images of {config.path} may differ in size; set data.image_size, such as 224"
+    )
   labels = listing.files[config.train].labels
   held = listing.whole or not all(isinstance(config[k] or "", str) for k in ("validation", "test"))
   if held and labels.ndim == 1:
@@ -91,7 +100,10 @@ def check(config: ConfigDict) -> None:
 
 def load(config: ConfigDict, split: str) -> Split:
   listing = _listed(config)
-  found = Split(listing.files[split], listing.classes, (None, None, config.channels or 3))
+  own = listing.own[split]
+  note = f"its {own!r}" if own.lower() not in ("", split.lower()) else ""
+  shape = (None, None, config.channels or 3)
+  found = Split(listing.files[split], listing.classes, shape, note=note)
   if not listing.whole or not isinstance(config.test, str):
     return found
   kept, held = carve(found, TEST_SHARE, "test", config.split_seed)
@@ -128,30 +140,36 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
     own = _of_table(root)
   else:
     raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
-  places = _places(path, own, named)
+  places = _places(path, own, dict(named))
   pairs = {
-    key: found if isinstance(found := own[place], list) else _of_folder(found, key)
+    place: own[place] if isinstance(own[place], list) else _of_folder(own[place], key)
     for key, place in places.items()
   }
-  known = {label for _, labels in pairs["train"] for label in labels}
-  for key, found in pairs.items():
+  known = {label for _, labels in pairs[places["train"]] for label in labels}
+  for place, found in pairs.items():
     if odd := sorted({label for _, labels in found for label in labels} - known):
       raise UserError(
-        f"{path}: {places[key]} has classes that are not in {places['train']}: {_some(odd)}; add "
-        "images of them there, or take them out here"
+        f"{path}: {place!r} has classes that {places['train']!r} lacks, so that they cannot be "
+        f"learnt: {_some(odd)}; add images of them there, or take them out here"
       )
   if len(known) < 2:
-    raise UserError(
-      f"{path} has {'one class only, ' + repr(*known) if known else 'no labels'}; at least two "
-      "are needed to tell apart" + _hint(root)
-    )
+    raise _too_few(path, root, known)
   classes = tuple(sorted(known, key=_numbers_first))
   several = any(len(labels) != 1 for found in pairs.values() for _, labels in found)
   files = {
-    name: Files(tuple(file for file, _ in pairs[key]), _labels(pairs[key], classes, several))
-    for key, name in named
+    place: Files(tuple(file for file, _ in found), _labels(found, classes, several))
+    for place, found in pairs.items()
   }
-  return Listing(files, classes, whole="" in own)
+  own_names = {name: places[key] for key, name in named}
+  return Listing({name: files[own] for name, own in own_names.items()}, classes, own_names)
+
+
+def _too_few(path: str, root: str, known: set[str]) -> UserError:
+  if not known:
+    return UserError(f"{path}: no image that is trained on has a label")
+  inner = os.path.join(root, *known)  # as where an archive was unpacked
+  hint = f"; did you mean data.path={inner}?" if os.path.isdir(inner) and _folders(inner) else ""
+  return UserError(f"{path} has one class only, {next(iter(known))!r}; it takes two or more{hint}")
 
 
 def _existing(path: str | None) -> str:
@@ -166,7 +184,7 @@ def _existing(path: str | None) -> str:
     while not os.path.exists(above):
       name, above = above.name, above.parent
     there = os.listdir(above) if above.is_dir() and os.access(above, os.R_OK) else []
-    near = difflib.get_close_matches(name, there, n=1)
+    near = difflib.get_close_matches(name, {*there} - {name}, n=1)
     hint = f" Did you mean {str(above / near[0])!r}?" if near else ""
     raise UserError(f"data.path {path!r}: there is no {name!r} in {above}.{hint}") from None
   except (OSError, ValueError) as e:
@@ -174,24 +192,22 @@ def _existing(path: str | None) -> str:
   return root
 
 
-def _places(
-  path: str, own: Mapping[str, Any], named: tuple[tuple[str, str], ...]
-) -> dict[str, str]:
+def _places(path: str, own: Mapping[str, Any], named: dict[str, str]) -> dict[str, str]:
   """The key in `own` of each split that the config names."""
   if "" in own:
-    for key, name in named:
+    for key, name in named.items():
       if name != key or key == "validation":
         raise UserError(
           f"data.{key}={name!r}: there are no splits in {path}; "
           + ("leave it at 'train'" if key == "train" else _hold_out(key))
         )
-    return {key: "" for key, _ in named}
-  places = {key: _find(path, own, name, key) for key, name in named}
+    return dict.fromkeys(named, "")
+  places = {key: _find(path, own, name, key) for key, name in named.items()}
   for (one, a), (other, b) in itertools.combinations(places.items(), 2):
     if a == b:
       raise UserError(
-        f"{path}: data.{one} and data.{other} are both {a!r}: examples that are trained on "
-        f"cannot be evaluated on, nor those of the final test be used to choose; {_hold_out(other)}"
+        f"{path}: data.{one}={named[one]!r} and data.{other}={named[other]!r} are both its split "
+        f"{a!r}, and what is trained on or chosen by cannot be tested on; {_hold_out(other)}"
       )
   return places
 
@@ -224,45 +240,46 @@ def _labels(pairs: Pairs, classes: tuple[str, ...], several: bool) -> np.ndarray
 
 def _of_folder(path: str, key: str) -> Pairs:
   """The images of a split by class."""
-  folders = _folders(path)
   found = {
-    name: list(_images(folder, os.path.realpath(folder))) for name, folder in folders.items()
+    _printable(name): list(_images(folder, os.path.join(os.path.realpath(folder), "")))
+    for name, folder in _folders(path).items()
   }
   if not any(found.values()):
-    other = "" if key == "train" else f", or {_hold_out(key)}"
+    flat = any(entry.name.lower().endswith(IMAGE_ENDINGS) for entry, _ in _entries(path))
     raise UserError(
-      f"{path} has no folders of classes with images in them, {path}/<class>/*.jpg (or "
-      f"{', '.join(IMAGE_ENDINGS)}); put images there, or name them and their labels in a CSV or "
-      f"JSONL file{other}"
+      f"{path} has {'images, but no folders of classes' if flat else 'no images'}: it takes "
+      f"{os.path.join(path, '<class>', 'a.jpg')}, or a CSV or JSONL file of paths and labels"
+      + (f"; or {_hold_out(key)}" if key != "train" else "")
     )
   if empty := [name for name, files in found.items() if not files]:
     raise UserError(f"{path}: no image in the folder of {_some(empty)}; fill it or delete it")
-  return [(file, (_printable(name),)) for name, files in found.items() for file in files]
+  return [(file, (name,)) for name, files in found.items() for file in files]
 
 
-def _entries(path: str) -> list[os.DirEntry]:
-  """What is in a folder and not hidden, by name: in the same order on every machine."""
+def _entries(path: str) -> list[tuple[os.DirEntry, bool]]:
+  """(entry, whether it is a folder) of what is not hidden, in the same order on every machine."""
   try:
     with os.scandir(path) as entries:
-      return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+      found = [(e, e.is_dir()) for e in entries if not e.name.startswith(".")]
   except OSError as e:
-    raise UserError(f"the folder {path} cannot be read: {e.strerror}") from e
+    raise UserError(f"{e.filename} cannot be read: {e.strerror}") from e
+  return sorted(found, key=lambda pair: pair[0].name)
 
 
 def _folders(path: str) -> dict[str, str]:
-  return {entry.name: entry.path for entry in _entries(path) if entry.is_dir()}
+  return {entry.name: entry.path for entry, is_folder in _entries(path) if is_folder}
 
 
 def _images(folder: str, *real: str) -> Iterator[str]:
   """The image files at any depth; `real` are the places of the folders that led here."""
-  for entry in _entries(folder):
-    if not entry.is_dir():
-      if entry.name.lower().endswith(IMAGE_ENDINGS):
-        yield entry.path
-      continue
-    place = os.path.realpath(entry.path) if entry.is_symlink() else f"{real[-1]}/{entry.name}"
-    if not any(f"{above}/".startswith(f"{place}/") for above in real):  # a link back up
-      yield from _images(entry.path, *real, place)
+  for entry, is_folder in _entries(folder):
+    if is_folder:
+      place = os.path.join(real[-1], entry.name)
+      place = os.path.join(os.path.realpath(entry.path) if entry.is_symlink() else place, "")
+      if not any(above.startswith(place) for above in real):  # a link to where it lies
+        yield from _images(entry.path, *real, place)
+    elif entry.name.lower().endswith(IMAGE_ENDINGS):
+      yield entry.path
 
 
 def _of_table(path: str) -> dict[str, Pairs]:

@@ -115,7 +115,7 @@ class Order:
       UserError: the split is smaller than a batch, or its labels do not fit the sampling.
     """
     check(config.sampling)
-    examples = len(split) if config.sampling == UNIFORM else split.labels
+    examples = len(split) if config.sampling == UNIFORM else split.listed
     order = cls(
       examples, batch_size, seed, config.sampling, config.repeats, config.remainder == "pad",
       (*config.progressive, config.image_size),

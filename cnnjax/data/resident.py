@@ -74,7 +74,7 @@ class Resident:
 
   def describe(self) -> str:
     """Where batches come from, and what it takes."""
-    gib = math.prod(self.split.images.shape) / 2**30
+    gib = len(self.split) * math.prod(self.split.shape) / 2**30
     parts = f", in {self._mesh.size} parts" if self._parts else " on each device"
     return f"resident, {gib:.2g} GiB{parts}"
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 
 from cnnjax.data import images
-from cnnjax.data.folder import ALIASES
+from cnnjax.data.folder import split_folders
 from cnnjax.errors import UserError
 
 # What is looked for, and what it means. The first are harmful: examples are lost, or results wrong.
@@ -134,8 +134,7 @@ def _walk(
 ) -> tuple[list[tuple[str, str, str]], dict[str, tuple[str, ...]]]:
   """((path, split, class) of the files with an image's ending, the class folders by split)."""
   visible = lambda folder: [d.name for d in os.scandir(folder) if d.is_dir() and d.name[0] != "."]
-  names = {name for names in ALIASES.values() for name in names}
-  splits = sorted(name for name in visible(root) if name.lower() in names)
+  splits = sorted(split_folders(str(root)))
   files = []
 
   def unopened(e: OSError) -> None:

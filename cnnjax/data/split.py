@@ -15,6 +15,8 @@ from sklearn.model_selection import train_test_split
 from cnnjax.data.images import UnreadableImage
 from cnnjax.errors import UserError, unknown
 
+# The bytes of a file, uint8 [height, width, channels], or why there is neither.
+Image = bytes | np.ndarray | UnreadableImage
 Label = np.ndarray | int  # a class, or [num_classes] uint8 where an image may have several
 
 
@@ -25,19 +27,26 @@ class Records(Protocol):
 
   def __len__(self) -> int: ...
 
-  def __getitem__(self, i: int) -> tuple[bytes | np.ndarray, Label]:
-    """An image, as the bytes of a file or as uint8 [height, width, channels], and its label."""
+  def __getitem__(self, i: int) -> tuple[Image, Label]:
+    """An image and its label."""
 
   def name(self, i: int) -> str:
     """What a person would look for: the path of a file, or the place in a data set."""
 
 
+PART = 256  # images that a thread reads in one go, where all of a split are read
+
+
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-  """Records in memory: `images` [n, height, width, channels] uint8, `labels` as in `Records`."""
+  """Records in memory: `images` [n, height, width, channels] uint8, `labels` as in `Records`.
+
+  `listed` are the labels before others took the place of images that cannot be read, if they did.
+  """
 
   images: np.ndarray
   labels: np.ndarray
+  listed: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -60,6 +69,7 @@ class Split:
   classes: tuple[str, ...]
   shape: tuple[int | None, int | None, int]
   indices: np.ndarray | None = None
+  note: str = ""  # where it comes from, for people, if that does not go without saying
 
   @classmethod
   def of(cls, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> "Split":
@@ -72,8 +82,13 @@ class Split:
   def _at(self, i: int) -> int:
     return int(i if self.indices is None else self.indices[i])
 
-  def __getitem__(self, i: int) -> tuple[bytes | np.ndarray, Label]:
+  def __getitem__(self, i: int) -> tuple[Image, Label]:
     return self.records[self._at(i)]
+
+  def _some(self, places: range) -> list[tuple[Image, Label]]:
+    """The examples at `places`: records that can read several at once do so."""
+    several = getattr(self.records, "__getitems__", lambda at: [self.records[i] for i in at])
+    return several([self._at(i) for i in places])
 
   def name(self, i: int) -> str:
     return self.records.name(self._at(i))
@@ -81,16 +96,23 @@ class Split:
   @functools.cached_property
   def labels(self) -> np.ndarray:
     """[n] int32, or [n, num_classes] uint8 where an image may have several."""
-    labels = self.records.labels
-    return labels if self.indices is None else labels[self.indices]
+    return self._chosen(self.records.labels)
+
+  @property
+  def listed(self) -> np.ndarray:
+    """`labels` as the source has them, whichever images can be read: what orders go by."""
+    listed = self.records.listed if isinstance(self.records, Arrays) else None
+    return self.labels if listed is None else self._chosen(listed)
+
+  def _chosen(self, values: np.ndarray) -> np.ndarray:
+    return values if self.indices is None else values[self.indices]
 
   @property
   def images(self) -> np.ndarray:
     """[n, height, width, channels] uint8 of a split that is in memory."""
     if not isinstance(self.records, Arrays):
       raise TypeError("these images are read one by one; `decoded` reads them all")
-    images = self.records.images
-    return images if self.indices is None else images[self.indices]
+    return self._chosen(self.records.images)
 
   def take(self, indices: np.ndarray) -> "Split":
     """The examples at `indices`."""
@@ -110,29 +132,34 @@ class Split:
       if image(first) is first:
         return self
 
-    def read(i: int) -> tuple[np.ndarray, Label] | None:
-      data, label = self[i]
-      try:
-        return image(data), label
-      except UnreadableImage as e:
-        skipped.add(self.name(i), e)
-        return None
+    def read(places: range) -> list[tuple[int, np.ndarray, Label]]:
+      found = []
+      for i, (data, label) in zip(places, self._some(places), strict=True):
+        try:
+          found.append((i, image(data), label))
+        except UnreadableImage as e:
+          skipped.add(self.name(i), e)
+      return found
 
     images, labels, there = None, [None] * len(self), np.zeros(len(self), bool)
+    parts = [range(i, min(i + PART, len(self))) for i in range(0, len(self), PART)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-      for i, found in enumerate(_shown(pool.map(read, range(len(self))), len(self))):
-        if found:
-          images = np.empty((len(self), *found[0].shape), np.uint8) if images is None else images
-          (images[i], labels[i]), there[i] = found, True
+      for found in _shown(pool.map(read, parts), len(parts)):
+        for i, pixels, label in found:
+          images = np.empty((len(self), *pixels.shape), np.uint8) if images is None else images
+          images[i], labels[i], there[i] = pixels, label, True
     if images is None:
       raise UserError(f"none of the images can be read, such as {next(iter(skipped))}")
     rows = np.flatnonzero(there)
     if replace:  # for each, the first from it on that is there, around the end
       rows = rows[np.searchsorted(rows, np.arange(len(self))) % len(rows)]
     labels = np.stack([labels[i] for i in rows])
-    if not there.all():
-      images = images[rows]
-    return Split.of(images, labels.astype(np.uint8 if labels.ndim == 2 else np.int32), self.classes)
+    labels = labels.astype(np.uint8 if labels.ndim == 2 else np.int32)
+    if there.all():
+      records = Arrays(images, labels)
+    else:
+      records = Arrays(images[rows], labels, self.labels if replace else None)
+    return Split(records, self.classes, images.shape[1:], note=self.note)
 
 
 class Skipped(dict[str, str]):
@@ -155,7 +182,7 @@ class Skipped(dict[str, str]):
 def _shown(items: Iterable, total: int) -> Iterable:
   """`items`, with a progress bar on a terminal if there are many."""
   bar = rich.progress.track(items, "reading images", total=total, transient=True)
-  return bar if total > 5000 else items
+  return bar if total > 20 else items
 
 
 def carve(split: Split, amount: float | int, key: str, seed: int) -> tuple[Split, Split]:
@@ -173,11 +200,14 @@ def carve(split: Split, amount: float | int, key: str, seed: int) -> tuple[Split
       random_state=seed,
     )
   except ValueError as e:
+    alone = np.flatnonzero(np.bincount(split.labels) == 1) if single else ()
+    reason = f"class {split.classes[alone[0]]} has one example only" if len(alone) else e
     raise UserError(
       f"data.{key} {amount!r} cannot be carved from {len(split)} training "
-      f"examples of {len(split.classes)} classes: {e}"
+      f"examples of {len(split.classes)} classes: {reason}"
     ) from e
-  return split.take(np.sort(kept)), split.take(np.sort(held))
+  held_out = dataclasses.replace(split.take(np.sort(held)), note="held out of train")
+  return split.take(np.sort(kept)), held_out
 
 
 def check_named_splits(config: ConfigDict) -> None:

@@ -7,8 +7,12 @@ at any step at once, and the numbers of threads, workers and processes change no
 
 import contextlib
 import dataclasses
+import gc
 import math
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +29,7 @@ from cnnjax.data.crops import Crops
 from cnnjax.data.images import UnreadableImage
 from cnnjax.data.order import Order
 from cnnjax.data.split import Label, Skipped, Split
+from cnnjax.errors import UserError
 
 # Images that a thread decodes in one go. A batch of more is put together, which costs a copy of it;
 # NumPy asks for huge pages for arrays of this size, which saves most page faults.
@@ -39,10 +44,11 @@ class _Chunks:
   split: Split
   indices: Callable[[int], np.ndarray]  # step -> the examples of the global batch; -1: none
   rows: np.ndarray  # of each batch, those of this process
-  image: Callable[[Any, int, int], np.ndarray]  # (data, step, row) -> pixels
+  image: Callable[..., np.ndarray]  # (data, step, row, where they may be written) -> pixels
   size: Callable[[int], tuple[int, int, int]]  # step -> height, width, channels
   steps: range
   replace: bool  # of an image that cannot be read: by the next that can; else it is masked
+  limit: int  # images that cannot be read; the search for the next ends there
 
   @property
   def per_batch(self) -> int:
@@ -57,33 +63,48 @@ class _Chunks:
     images = np.empty((len(rows), *self.size(step)), np.uint8)
     labels, mask, skipped = [], np.zeros(len(rows), bool), []
     for place, (row, index) in enumerate(zip(rows, self.indices(step)[rows], strict=True)):
-      pixels, label = self._example(int(index), step, int(row), skipped)
+      pixels, label = self._example(int(index), step, int(row), images[place], skipped)
       mask[place] = pixels is not None
-      images[place] = pixels if mask[place] else 0
+      if not np.may_share_memory(pixels, images):
+        images[place] = pixels if mask[place] else 0
       labels.append(label)
     return {"image": images, "label": np.stack(labels), "mask": mask, "skipped": skipped}
 
-  def _example(self, index: int, step: int, row: int, skipped: list) -> tuple[Any, Label]:
+  def _example(
+    self, index: int, step: int, row: int, out: np.ndarray, skipped: list
+  ) -> tuple[Any, Label]:
     """(pixels, label); no pixels where there is no example, or it cannot be read."""
-    for at in range(index, index + len(self.split)):
+    tries = min(len(self.split), self.limit + 1) if self.replace else 1
+    for at in range(index, index + tries):
       data, label = self.split[max(at, 0) % len(self.split)]
       if index < 0:
         break
       try:
-        return self.image(data, step, row), label
+        return self.image(data, step, row, out), label
       except UnreadableImage as e:
         skipped.append((self.split.name(at % len(self.split)), str(e)))
-      if not self.replace:
-        break
-    return None, label
+    if self.replace and tries == len(self.split):
+      raise UserError(f"none of the images can be read, such as {skipped[-1][0]}")
+    return None, label  # one that is trained on never gets there: there are too many now
 
 
 def _join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-  """A batch of its chunks."""
-  if len(chunks) == 1:
+  """A batch of its chunks; a copy where they lie in memory that a worker shares.
+
+  JAX may keep what it is given, on CPU, and so keep that memory from being freed when a run ends.
+  """
+  if len(chunks) == 1 and type(chunks[0]["image"]) is np.ndarray:
     return chunks[0]
   joined = {key: np.concatenate([c[key] for c in chunks]) for key in ("image", "label", "mask")}
   return {**joined, "skipped": [found for c in chunks for found in c["skipped"]]}
+
+
+def _obey_parent(worker: int, workers: int) -> None:
+  """In a worker: signals, as of Ctrl-C, are for the process that trains; without it all ends."""
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  ended = multiprocessing.parent_process().join
+  threading.Thread(target=lambda: (ended(), os._exit(1)), daemon=True).start()
 
 
 class Streaming:
@@ -118,10 +139,13 @@ class Streaming:
           self.split,
           order.at,
           sharding.local_rows(order.batch_size, self._mesh),
-          lambda data, step, row: crops.train(data, order.size(step), (order.seed, step, row)),
+          lambda data, step, row, out: crops.train(
+            data, order.size(step), (order.seed, step, row), out
+          ),
           lambda step: crops.shape(order.size(step)),
           range(step, order.total),
           replace=True,
+          limit=self._skipped.limit,
         ),
         self._config.workers,
       )
@@ -131,9 +155,12 @@ class Streaming:
     return {"image": batch["image"], "label": batch["label"]}
 
   def close(self) -> None:
-    """Ends the threads and processes."""
+    """Ends the threads and processes; `feed` starts others."""
     if self._stream is not None:
       self._stream.close()
+    self._stream, self._next = None, -1
+    if self._config.workers:
+      gc.collect()  # Grain's iterators that are done are cycles, and hold shared memory
 
   @staticmethod
   def take(feed: dict[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
@@ -150,10 +177,11 @@ class Streaming:
       self.split,
       places.__getitem__,
       sharding.local_rows(batch_size, self._mesh),
-      lambda data, step, row: crops.evaluate(data, size),
+      lambda data, step, row, out: crops.evaluate(data, size),
       lambda step: crops.shape(size),
       range(len(places)),
       replace=False,
+      limit=self._skipped.limit,
     )
     # In threads: to start worker processes for each evaluation takes longer than they save.
     for batch in self._read(chunks, workers=0):
@@ -167,7 +195,8 @@ class Streaming:
         not flags.FLAGS.is_parsed()
       ):  # Grain's workers ask absl for flags, which nobody here has set
         flags.FLAGS.mark_as_parsed()
-      data = data.mp_prefetch(grain.MultiprocessingOptions(workers, chunks.per_batch))
+      options = grain.MultiprocessingOptions(workers, chunks.per_batch)
+      data = data.mp_prefetch(options, _obey_parent)
     data = data.batch(chunks.per_batch, batch_fn=_join)
     data = ThreadPrefetchIterDataset(data.map(self._on_device), prefetch_buffer_size=ON_DEVICE)
     with contextlib.closing(iter(data)) as batches:  # threads and workers end with it
@@ -180,10 +209,19 @@ class Streaming:
     skipped = batch.pop("skipped")
     return sharding.put_rows(batch, sharding.over_batch(self._mesh)), skipped
 
-  def describe(self) -> str:
-    """Where batches come from, and the most memory that they take on the host."""
+  @property
+  def images_ahead(self) -> int:
+    """The most images that are in memory at a time, decoded, of this process."""
     rows = len(sharding.local_rows(self.order.batch_size, self._mesh))
-    image = math.prod(self._crops.shape(self._config.image_size))
-    ahead = self._threads * max(1, self._config.workers) * CHUNK + 2 * rows
-    by = f"{self._config.workers} processes" if self._config.workers else f"{self._threads} threads"
-    return f"streaming by {by}, at most {ahead * image / 2**20:,.0f} MiB of images ahead"
+    per_batch = math.ceil(rows / CHUNK)
+    chunks = self._threads + per_batch  # that Grain's threads hold
+    if workers := self._config.workers:  # and in both queues between the processes
+      chunks = workers * (chunks + 2 * (per_batch + 1))
+    # A batch collected, one put together, one that waits, and one that is trained on.
+    return chunks * math.ceil(rows / per_batch) + (ON_DEVICE + 4) * rows
+
+  def describe(self) -> str:
+    """Where batches come from, and the most memory that decoded images take."""
+    mib = self.images_ahead * math.prod(self._crops.shape(self._config.image_size)) / 2**20
+    workers = f"{self._config.workers} processes of " if self._config.workers else ""
+    return f"streaming by {workers}{self._threads} threads, at most {mib:,.0f} MiB of images ahead"

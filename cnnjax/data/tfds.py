@@ -18,6 +18,7 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -35,8 +36,13 @@ def check(config: ConfigDict) -> None:
     raise UserError("data.source=tfds needs data.name, such as cifar10")
   builder = _builder(config.name, config.data_dir)
   image_key, *_ = _features(builder)
-  if config.image_size is None and None in builder.info.features[image_key].shape[:2]:
+  height, width, channels = builder.info.features[image_key].shape
+  if config.image_size is None and None in (height, width):
     raise UserError(f"the images of {config.name} differ in size; set data.image_size, such as 224")
+  if (config.channels or channels or 3) not in (1, 3):
+    raise UserError(
+      f"the images of {config.name} have {channels} channels; set data.channels, to 3 or 1"
+    )
   if not builder.is_prepared():
     if not _has_tensorflow():
       raise _not_prepared(builder, config)
@@ -76,9 +82,10 @@ class Records:
 
   def __init__(self, builder, split: str, image: str, label: str, num_classes: int):
     self._keys, self._num_classes = (image, label), num_classes
-    self._split = f"{builder.name}, {split}"
-    # Images as the bytes of their file; `_labels` skips them altogether.
+    self._name, self._split = builder.name, split
+    # Images as the bytes of their file.
     self._source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
+    self._label(self._source[0][label])  # refused now, not when a run ends in its evaluation
 
   def __len__(self) -> int:
     return len(self._source)
@@ -87,13 +94,18 @@ class Records:
     record = self._source[i]
     return record[self._keys[0]], self._label(record[self._keys[1]])
 
+  def __getitems__(self, places: Sequence[int]) -> list[tuple[bytes, np.ndarray | int]]:
+    image, label = self._keys
+    return [(r[image], self._label(r[label])) for r in self._source.__getitems__(places)]
+
   def _label(self, label: np.ndarray) -> np.ndarray | int:
+    if np.any(np.less(label, 0)):
+      raise UserError(
+        f"labels of the split {self._split!r} of {self._name} are not public (they are -1); "
+        "choose another split"
+      )
     if self._num_classes:  # several an image
       return np.isin(np.arange(self._num_classes), label).astype(np.uint8)
-    if label < 0:
-      raise UserError(
-        f"the labels of {self._split} are not public; choose another split in data.test"
-      )
     return label
 
   @functools.cached_property
@@ -108,7 +120,7 @@ class Records:
     return labels.astype(np.uint8 if self._num_classes else np.int32)
 
   def name(self, i: int) -> str:
-    return f"{self._split}, record {i}"
+    return f"{self._name}, {self._split}, record {i}"
 
 
 def prepare(name: str, data_dir: str | None) -> pathlib.Path:

@@ -1,6 +1,8 @@
 """TFDS: small data sets, really written as array_record, without TensorFlow or the network."""
 
+import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets
+from PIL import Image
 
 from cnnjax import data
 from cnnjax.config import default
@@ -42,7 +45,7 @@ def write(folder, name, splits, features, version="1.0.0"):
       for i, example in enumerate(examples):
         if "image" in example:
           pixels = example["image"]
-          pixels = pixels[..., ::-1] if pixels.shape[-1] == 3 else pixels
+          pixels = pixels[..., ::-1] if pixels.shape[-1] == 3 else pixels  # BGR
           example = {**example, "image": cv2.imencode(".png", pixels)[1].tobytes()}
         yield i, example
 
@@ -50,14 +53,23 @@ def write(folder, name, splits, features, version="1.0.0"):
   Small(data_dir=folder, file_format="array_record").download_and_prepare()
 
 
-def make_examples(n, shapes, seed, dtype=np.uint8, label=None):
+def make_examples(n, shapes, seed, dtype=np.uint8, label=None, key="label"):
   rng = np.random.default_rng(seed)
   return [
     {
       "image": rng.integers(0, np.iinfo(dtype).max, shapes[i % len(shapes)], dtype=dtype),
-      "label": i % 3 if label is None else label,
+      key: i % 3 if label is None else label,
     }
     for i in range(n)
+  ]
+
+
+def make_several(n, seed):
+  """No label, one or two, by turns."""
+  rows = ([], [0], [1, 2], [2, 2])
+  return [
+    {**example, "labels": rows[i % 4]}
+    for i, example in enumerate(make_examples(n, RGB, seed, key="labels"))
   ]
 
 
@@ -65,8 +77,10 @@ RGB, GREY, VARIED = [(4, 4, 3)], [(4, 4, 1)], [(4, 6, 3), (6, 4, 3), (5, 5, 3)]
 EXAMPLES = {
   "train": make_examples(20, RGB, 1),
   "test": make_examples(7, RGB, 2),
-  "hidden": make_examples(3, RGB, 3) + make_examples(1, RGB, 4, label=-1),
+  "hidden": make_examples(4, RGB, 3, label=-1),
+  "partly": make_examples(40, RGB, 9) + make_examples(20, RGB, 10, label=-1),
 }
+SEVERAL = {"train": make_several(12, 11), "test": make_several(5, 12)}
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +107,21 @@ def folder(tmp_path_factory):
     "deep",
     {"train": make_examples(3, GREY, 8, np.uint16)},
     {"image": image_feature((4, 4, 1), np.uint16), "label": label},
+  )
+  several = FEATURES.Sequence(label)
+  write(path, "several", SEVERAL, {"image": image_feature((4, 4, 3)), "labels": several})
+  both = make_examples(6, RGB, 13)
+  write(
+    path,
+    "both",
+    {"train": [{**e, "labels": [1]} for e in both]},
+    {"image": image_feature((4, 4, 3)), "labels": several, "label": label},
+  )
+  write(
+    path,
+    "alpha",
+    {split: make_examples(3, [(4, 4, 4)], seed) for split, seed in (("train", 14), ("test", 15))},
+    {"image": image_feature((4, 4, 4)), "label": label},
   )
   write(
     path, "prose", {"train": [{"text": "a", "label": 0}]}, {"text": FEATURES.Text(), "label": label}
@@ -135,9 +164,7 @@ def written(folder):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("chunk", [4096, 3])
-def test_every_example_is_read_as_written(config, written, monkeypatch, chunk):
-  monkeypatch.setattr(tfds, "CHUNK", chunk)
+def test_every_example_is_read_as_written(config, written):
   data.check(config())
   splits = data.load(config())
   same(splits["train"], written["train"])
@@ -194,6 +221,68 @@ def test_images_are_resized(config, name, size):
 def test_images_that_differ_in_size_need_a_size(config):
   with pytest.raises(UserError, match=r"images of varied differ in size; set data.image_size"):
     data.check(config(name="varied"))
+
+
+@pytest.mark.parametrize(
+  "stored, channels, found", [("alpha", 3, 3), ("alpha", 1, 1), ("grey", 3, 3)]
+)
+def test_images_are_converted_to_channels_that_are_asked_for(config, stored, channels, found):
+  c = config(name=stored, channels=channels)
+  data.check(c)
+  assert data.load(c)["train"].images.shape[1:] == (4, 4, found)
+
+
+@pytest.mark.parametrize("chunk", [4096, 3])
+def test_records_stay_encoded_until_they_are_read(config, written, monkeypatch, chunk):
+  """What is streamed: threads read it, and worker processes get a copy."""
+  monkeypatch.setattr(tfds, "CHUNK", chunk)
+  split = data.load(config(pipeline="streaming"), ("train",))["train"]
+  assert len(split) == 20 and split.shape == (4, 4, 3) and split.classes == CLASSES
+  split = pickle.loads(pickle.dumps(split))
+  for i, example in enumerate(written["train"]):
+    image, label = split[i]
+    assert isinstance(image, bytes) and image.startswith(b"\x89PNG")
+    decoded = np.array(Image.open(io.BytesIO(image)))
+    np.testing.assert_array_equal(decoded, example["image"])
+    assert label == example["label"] == split.labels[i] and np.ndim(label) == 0
+  assert split.labels.dtype == np.int32
+  assert split.name(3) == "tiny, train, record 3"
+
+
+# Several labels an image
+
+
+def by_image(images, labels):
+  return {image.tobytes(): tuple(label) for image, label in zip(images, labels, strict=True)}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_labels_are_ones_among_zeros(config, name):
+  c = config(name="several")
+  data.check(c)
+  split = data.load(c)[name]
+  assert split.classes == CLASSES and split.labels.dtype == np.uint8
+  assert by_image(split.images, split.labels) == {
+    e["image"].tobytes(): tuple(int(k in e["labels"]) for k in range(3)) for e in SEVERAL[name]
+  }
+  streamed = data.load(config(name="several", pipeline="streaming"))[name]
+  assert streamed.labels.dtype == np.uint8
+  np.testing.assert_array_equal(streamed.labels, split.labels)
+  np.testing.assert_array_equal([streamed[i][1] for i in range(len(streamed))], split.labels)
+
+
+def test_a_part_of_several_labels_is_held_out(config):
+  splits = data.load(config(name="several", validation=0.25))
+  whole = data.load(config(name="several"))["train"]
+  assert (len(splits["train"]), len(splits["validation"])) == (9, 3)
+  parts = by_image(splits["train"].images, splits["train"].labels)
+  parts |= by_image(splits["validation"].images, splits["validation"].labels)
+  assert parts == by_image(whole.images, whole.labels)
+
+
+def test_one_label_an_image_comes_before_several(config):
+  split = data.load(config(name="both", test=3), ("train",))["train"]
+  assert split.labels.ndim == 1
 
 
 # Refusals
@@ -275,20 +364,39 @@ def test_a_data_set_without_images_is_refused(config):
     data.check(config(name="prose"))
 
 
+def test_images_of_four_channels_need_a_number(config):
+  with pytest.raises(UserError, match=r"images of alpha have 4 channels; set data\.channels"):
+    data.check(config(name="alpha"))
+
+
 def test_pixels_that_do_not_fit_in_a_byte_are_refused(config):
   with pytest.raises(UserError, match="images of deep are uint16"):
     data.check(config(name="deep", test="train"))
 
 
-def test_hidden_labels_are_refused(config):
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_hidden_labels_are_refused(config, pipeline):
+  """As the split is opened, though a streamed test split is not read until the end of a run."""
+  c = config(test="hidden", pipeline=pipeline)
   with pytest.raises(UserError, match="labels of the split 'hidden' of tiny are not public"):
-    data.load(config(test="hidden"))
+    data.load(c)
 
 
-def test_what_does_not_fit_is_refused_before_it_is_read(config, monkeypatch):
-  monkeypatch.setattr(tfds, "resize", lambda *_: pytest.fail("decoded"))
+def test_labels_that_are_hidden_in_part_are_refused_when_they_are_read(config, monkeypatch):
+  monkeypatch.setattr(tfds, "CHUNK", 7)
+  with pytest.raises(UserError, match="labels of the split 'partly' of tiny are not public"):
+    data.load(config(test="partly", pipeline="resident"))
+  with pytest.raises(UserError, match="labels of the split 'partly' of tiny are not public"):
+    _ = data.load(config(test="partly", pipeline="streaming"))["test"].labels
+
+
+def test_what_does_not_fit_is_not_decoded(config, monkeypatch):
+  monkeypatch.setattr("cnnjax.data.images.decode", lambda *_: pytest.fail("decoded"))
+  little = {"max_gib": 20 * 48 / 2**30 * 0.9}
   with pytest.raises(UserError, match=r"20 images take .*max_gib"):
-    data.load(config(max_gib=20 * 48 / 2**30 * 0.9), ("train",))
+    data.load(config(pipeline="resident", **little), ("train",))
+  streamed = data.load(config(**little), ("train",))["train"]
+  assert isinstance(streamed.records, tfds.Records) and len(streamed) == 20
 
 
 def test_a_data_set_in_another_file_format_is_refused(config, folder, tmp_path):
