@@ -291,7 +291,7 @@ def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[s
   for word in rest:
     flag, equals, value = word.partition("=")
     if not flag.startswith("--config."):
-      raise unknown("argument", word, ["--config", "--config.KEY=VALUE", "--help", *flags])
+      raise unknown("argument", flag, ["--config", "--config.KEY=VALUE", "--help", *flags])
     if not equals and ((value := next(rest, None)) is None or value.startswith("--")):
       raise UserError(f"{flag} needs a value: {flag}=VALUE")
     if flag in given:

@@ -41,6 +41,7 @@ def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32)
   images = min(images, len(before))
   rows = -(-images // COLUMNS)
   figure = Figure(figsize=(1.6 * COLUMNS, 1.9 * 2 * rows), layout="constrained")
+  figure.suptitle(f"step {step}: above as loaded, below augmented", fontsize=9)
   axes = figure.subplots(2 * rows, COLUMNS, squeeze=False)
   for axis in axes.flat:
     axis.axis("off")

@@ -191,9 +191,7 @@ class Streaming:
     options = grain.ReadOptions(self._threads, self._threads + chunks.per_batch)
     data = grain.MapDataset.source(chunks).to_iter_dataset(options)
     if workers:
-      if (
-        not flags.FLAGS.is_parsed()
-      ):  # Grain's workers ask absl for flags, which nobody here has set
+      if not flags.FLAGS.is_parsed():  # Grain asks absl for flags, which nobody here sets
         flags.FLAGS.mark_as_parsed()
       options = grain.MultiprocessingOptions(workers, chunks.per_batch)
       data = data.mp_prefetch(options, _obey_parent)

@@ -1,11 +1,14 @@
 """What holds for every source: carving, normalisation, refusals. And the two that need no file."""
 
+import dataclasses
+
+import fakes
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnnjax import data, steps
+from cnnjax import data, sharding, steps
 from cnnjax.config import default, override
 from cnnjax.data import synthetic
 from cnnjax.errors import UserError
@@ -212,5 +215,119 @@ def test_the_data_in_words(validation):
   splits = {name: split for name, split in data.load(c).items() if split}
   text = data.describe(c, splits)
   assert text.startswith("synthetic, 4x4x3, 10 classes: ")
-  assert ("90 train, 13 validation, 31 test" if validation else "103 train, 31 test") in text
+  held = "90 train, 13 validation (held out of train), 31 test"
+  assert (held if validation else "103 train, 31 test") in text
   assert ("no validation split" in text) == (validation is None)
+
+
+# What is loaded
+
+
+def test_the_test_split_may_be_held_out_too():
+  """It is the same with and without a validation split, and for every seed of a run."""
+  whole = data.load(config(), ("train",))["train"]
+  alone = data.load(config(test=0.2))
+  both = data.load(config(test=0.2, validation=15))
+  assert alone["validation"] is None
+  assert [len(both[name]) for name in ("train", "validation", "test")] == [67, 15, 21]
+  assert rows(alone["test"]) == rows(both["test"]) == rows(data.load(config(test=0.2))["test"])
+  parts = [row for split in both.values() for row in rows(split)]
+  assert sorted(parts) == sorted(rows(whole))
+  assert rows(alone["test"]) != rows(data.load(config(test=0.2, split_seed=1))["test"])
+  assert rows(data.load(config(test=0.2, validation=15), ("test",))["test"]) == rows(both["test"])
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_a_long_tail_is_that_of_the_training_split(pipeline):
+  """n_c = n_0 / ratio^(c / 9), rounded down; what is evaluated stays as it is."""
+  long = data.load(config(long_tail=5, validation=23, pipeline=pipeline))
+  plain = data.load(config(validation=23, pipeline=pipeline))
+  sizes = np.bincount(long["train"].labels)
+  np.testing.assert_array_equal(sizes, [8, 6, 5, 4, 3, 3, 2, 2, 1, 1])
+  assert set(rows(long["train"])) < set(rows(plain["train"]))
+  for name in ("validation", "test"):
+    assert rows(long[name]) == rows(plain[name])
+
+
+def test_crops_of_training_and_of_evaluation_have_their_sizes():
+  sized = config("digits", image_size=6, eval_size=10)
+  found = data.load(sized)
+  assert found["train"].shape == (6, 6, 1) and found["test"].shape == (10, 10, 1)
+  assert data.load(sized, ("train",), evaluating=True)["train"].shape == (10, 10, 1)
+  streamed = data.load(config("digits", image_size=6, eval_size=10, pipeline="streaming"))
+  assert streamed["train"].shape == streamed["test"].shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+  "overrides, message",
+  [
+    ({"progressive": (4,)}, r"data\.progressive grows to data\.image_size; set it"),
+    ({"crop": "random_resized"}, r"data\.crop=random_resized needs .*data\.image_size"),
+    (
+      {"crop": "random_resized", "image_size": 6, "pipeline": "resident"},
+      "is made on the host, while streaming; for a resident set put random_resized_crop into",
+    ),
+    ({"eval_crop": 0.875}, r"data\.eval_crop scales images: set data\.image_size or data\.eval_s"),
+    ({"name": "cifar10"}, r"data\.name='cifar10' goes with data\.source=tfds.* is 'digits'"),
+    ({"path": "photos"}, r"data\.path='photos' goes with data\.source=folder"),
+  ],
+)
+def test_keys_that_do_not_go_together(overrides, message):
+  with pytest.raises(UserError, match=message):
+    data.check(config("digits", **overrides))
+
+
+@pytest.mark.parametrize("size", [None, 6])
+def test_a_streamed_set_is_normalised_by_a_sample_of_it(size, monkeypatch):
+  """Evenly spread over it, and scaled as in training; of a small set, by all of it."""
+  photos = np.random.default_rng(0).integers(0, 256, (90, 8, 8, 3), np.uint8)
+  photos[:45] //= 4  # the mean of one half is no mean of the whole
+  split = data.Split.of(photos, np.arange(90, dtype=np.int32) % 3, ("a", "b", "c"))
+  streaming, resident = (
+    config("digits", image_size=size, pipeline=p) for p in ("streaming", "auto")
+  )
+  given = {"train": split}
+  stays = data.load(resident, ("train",), given=given)["train"]
+  exact = data.normalization(resident, stays)
+  scaled = stays.images / 255
+  np.testing.assert_allclose(exact, [scaled.mean((0, 1, 2)), scaled.std((0, 1, 2))], rtol=1e-12)
+  streams = data.load(streaming, ("train",), given=given)["train"]
+  np.testing.assert_allclose(data.normalization(streaming, streams), exact, rtol=1e-12)
+  monkeypatch.setattr(data, "SAMPLE", 30)
+  files = dataclasses.replace(split, records=fakes.Records(photos, split.labels))
+  np.testing.assert_allclose(data.normalization(streaming, files), exact, rtol=0.05)
+
+
+def test_normalization_is_of_the_channels_that_are_trained_on():
+  """Colour files that are read as grey ones."""
+  split = fakes.split_of_files(12)
+  grey = {"channels": 1, "image_size": 6, "pipeline": "streaming"}
+  mean, std = data.normalization(config("digits", **grey), split)
+  assert len(mean) == len(std) == 1
+  given = {"mean": (0.5,), "std": (0.25,)}
+  assert data.normalization(config("digits", **grey, **given), split) == ((0.5,), (0.25,))
+  with pytest.raises(UserError, match=r"data\.mean has 3 values, and the images have 1 channels"):
+    data.normalization(config("digits", **grey, mean=(0.5, 0.5, 0.5)), split)
+
+
+def test_unreadable_images_do_not_count_against_the_sample():
+  """They are counted when they are trained on."""
+  split = fakes.split_of_files(40, range(0, 40, 2))
+  c = config("digits", image_size=6, pipeline="streaming", max_unreadable=0)
+  readable = fakes.split_of_files(40).take(np.arange(1, 40, 2))
+  assert data.normalization(c, split) == data.normalization(c, readable)
+
+
+def test_inputs_of_a_run_in_words():
+  c = default()
+  settings = {"data.pipeline": "streaming", "data.validation": 0.1, "batch_size": 100, "epochs": 2}
+  for key, value in settings.items():
+    override(c, key, value)
+  inputs = data.open_inputs(c, sharding.make_mesh(1))
+  assert (inputs.total, inputs.steps_per_epoch, inputs.phase) == (24, 12, 24)
+  assert inputs.image_shape == (8, 8, 1) and not inputs.several and inputs.counts is None
+  assert inputs.summary["data"].startswith("digits, 8x8x1, 10 classes: 1,293 train, 144 validation")
+  most = np.bincount(inputs.train.split.labels).max()
+  assert inputs.summary["classes"].startswith(f"{most} of ")
+  assert inputs.summary["input"].startswith("streaming by ")
+  assert inputs.summary["length"] == "24 steps, 12 an epoch"

@@ -1,0 +1,80 @@
+"""The picture of a batch, and the command line of the data tools."""
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax import augment, sharding, steps, tasks
+from cnnjax import data as datas
+from cnnjax.data import __main__ as command
+from cnnjax.data import show
+from cnnjax.errors import UserError
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """What is drawn, [(pixels, title)]."""
+  from matplotlib.axes import Axes
+
+  found = []
+  monkeypatch.setattr(Axes, "imshow", lambda axis, pixels, **_: found.append([pixels]))
+  monkeypatch.setattr(Axes, "set_title", lambda axis, text, **_: found[-1].append(text))
+  return found
+
+
+def test_it_draws_what_training_sees(tiny, tmp_path, drawn):
+  config = tiny(augment="flip | mixup(1.0)")
+  show.show(config, tmp_path / "a.png", step=7, images=3)
+  inputs = datas.open_inputs(config, sharding.make_mesh(1))
+  batch = inputs.train.take(inputs.train.feed(7), 7)
+  task = tasks.create(config.task, 10)
+  operations = augment.create(config.augment)
+  images, targets, _ = jax.jit(
+    lambda batch: steps.augmented(task, operations, config.seed, 7, batch)
+  )(batch)
+  assert len(drawn) == 6
+  for i in range(3):
+    (before, label), (after, title) = drawn[2 * i : 2 * i + 2]
+    np.testing.assert_array_equal(before, batch["image"][i, ..., 0])
+    np.testing.assert_allclose(after, images[i, ..., 0], atol=1e-6)
+    assert label == str(batch["label"][i])
+    shares = dict(line.split() for line in title.split("\n") if " " in line)
+    for name, share in shares.items():
+      assert float(share) == pytest.approx(float(targets[i, int(name)]), abs=0.006)
+  assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_a_picture_that_cannot_be_written(tiny, tmp_path):
+  for name in ("no/folder.png", "a.notanimage"):
+    with pytest.raises(UserError, match="cannot write"):
+      show.show(tiny(), tmp_path / name, images=1)
+
+
+def test_show_as_a_command(tmp_path, capsys):
+  argv = ["show", "--config=configs/resnet.py", "--images=2", f"--out={tmp_path / 'b.png'}"]
+  assert command.main([*argv, "--config.data.source=synthetic"]) == 0
+  assert "synthetic" in capsys.readouterr().out
+  assert cv2.imread(str(tmp_path / "b.png")).std() > 1
+  for wrong, message in (
+    ("--config.augment=flop", "Did you mean 'flip'"),
+    ("--config.dat.name=a", "unknown config key"),
+    ("--ot=a.png", "Did you mean '--out'"),
+  ):
+    with pytest.raises(UserError, match=message):
+      command.main([*argv, wrong])
+
+
+def test_scan_as_a_command(tmp_path, capsys):
+  for label in "ab":
+    (tmp_path / label).mkdir()
+    pixels = np.random.default_rng(ord(label)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / label / "1.png")
+  assert command.main(["scan", str(tmp_path)]) == 0
+  assert "2 image files, 2 readable" in capsys.readouterr().out
+  (tmp_path / "a" / "2.png").write_bytes(b"no image")
+  assert command.main(["scan", str(tmp_path)]) == 1
+  assert "a/2.png" in capsys.readouterr().out
+  with pytest.raises(UserError):
+    command.main(["scan", str(tmp_path / "nowhere")])
