@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -33,7 +34,7 @@ def offline(monkeypatch):
   def reached(*_, **__):
     pytest.fail("started to download")
 
-  monkeypatch.setattr("subprocess.run", reached)
+  monkeypatch.setattr("cnnjax.data.tfds.subprocess", types.SimpleNamespace(run=reached))
   monkeypatch.setattr("socket.getaddrinfo", reached)
 
 
