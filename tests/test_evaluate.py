@@ -1,12 +1,16 @@
-"""Every example counts once: for any batch size and any number of devices."""
+"""Every example counts once: for any batch size, any number of devices, in either pipeline."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+from PIL import Image
 
-from cnnjax import data, evaluate, models, sharding, state, steps, tasks, train
+from cnnjax import augment, data, evaluate, models, sharding, state, steps, tasks, train, writers
 from cnnjax.config import default
-from cnnjax.errors import UserError
+from cnnjax.data.images import center_crop
+from cnnjax.errors import UserError, run
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +28,36 @@ def pieces():
     lambda x: np.abs(rng.normal(0.1, 0.1, x.shape)).astype(np.float32), shape
   )
   task = tasks.create(config.task, 10)
-  return split, variables, steps.eval_step(model, task, steps.normalizer((0.5,) * 3, (0.2,) * 3))
+  normalize = steps.normalizer((0.5,) * 3, (0.2,) * 3)
+  step = steps.eval_step(model, task, normalize, augment.views.create(None))
+  return config.data, split, variables, step
 
 
-def test_same_for_every_batch_size_and_device_count(pieces):
-  split, variables, step = pieces
-  results = {}
+def test_same_for_every_batch_size_device_count_and_pipeline(pieces):
+  config, split, variables, step = pieces
+  results, jitted = {}, jax.jit(step)
   for devices in (1, 8):
     mesh = sharding.make_mesh(devices)
-    pipeline = data.Resident(split, mesh, max_gib=1.0)
     placed = sharding.put(variables, sharding.replicated(mesh))
-    for batch_size in (7, 64, 1000):
-      results[devices, batch_size] = evaluate.evaluate(jax.jit(step), placed, pipeline, batch_size)
+    for kind in (data.Resident, data.Streaming):
+      more = (data.Skipped(0),) if kind is data.Streaming else ()
+      pipeline = kind(split, config, mesh, *more)
+      for batch_size in (7, 64, 1000):
+        found = evaluate.evaluate(jitted, placed, pipeline, batch_size)
+        results[devices, kind.__name__, batch_size] = found
   # The reference knows no batches: one example at a time, added up in float64.
-  single = jax.jit(step)
   losses, correct = [], []
   for image, label in zip(split.images, split.labels, strict=True):
-    one = single(variables, {"image": image[None], "label": label[None]}, np.ones(1, bool))
+    one = jitted(variables, {"image": image[None], "label": label[None]}, np.ones(1, bool))
     losses.append(float(one.loss.total))
     correct.append(float(one.accuracy.total))
   for key, result in results.items():
     assert result["accuracy"] == float(f"{np.float32(sum(correct) / 101):.7g}"), key
     assert result["loss"] == pytest.approx(np.mean(losses, dtype=np.float64), rel=1e-5), key
+  for devices in (1, 8):
+    for batch_size in (7, 64, 1000):
+      a, b = (results[devices, kind, batch_size] for kind in ("Resident", "Streaming"))
+      assert a == b
 
 
 @pytest.mark.smoke
@@ -81,3 +93,172 @@ def test_command_prints_the_result(tiny, tmp_path, capsys):
   capsys.readouterr()
   assert evaluate.main([f"--workdir={tmp_path}", "--batch_size=10"]) == 0
   assert f"accuracy {metrics['test/accuracy']:.2%} of 37 examples" in capsys.readouterr().out
+
+
+# Views, sizes and crops
+
+
+@pytest.fixture(scope="module")
+def photos():
+  """Splits of images of 12x12, of three classes of different size."""
+  images = np.random.default_rng(0).integers(0, 256, (101, 12, 12, 1), dtype=np.uint8)
+  labels = np.sort(np.arange(101) ** 2 % 3 + np.arange(101) % 2)
+  return data.from_arrays((images, labels), (images[::3], labels[::3]))
+
+
+@pytest.fixture(scope="module")
+def fixres(tiny, photos, tmp_path_factory):
+  """(workdir, last state, metrics) of a run that trains on 8 pixels and evaluates on 10, twice."""
+  config = tiny(**{
+    "epochs": 1, "data.source": "arrays", "data.image_size": 8, "data.eval_size": 10,
+    "data.eval_crop": 0.9, "eval_views": "flip",
+  })  # fmt: skip
+  config.model = {"name": "resnet20", "stage_sizes": (1,), "features": 4, "stem_features": 4}
+  workdir = tmp_path_factory.mktemp("fixres")
+  end, metrics, _ = train.train(config, workdir, photos)
+  return workdir, end, metrics
+
+
+IDENTITY, MIRROR = (lambda images: images), (lambda images: images[:, :, ::-1])
+
+
+def by_hand(end, photos, images, views):
+  """(loss, accuracy) of the mean of the probabilities over `views` of uint8 `images`."""
+  options = {"stage_sizes": (1,), "features": 4, "stem_features": 4}
+  model, labels = models.create("resnet20", 3, **options), photos["test"].labels
+  trained_on = np.stack([center_crop(image, 8) for image in photos["train"].images]) / 255
+  seen = lambda view: (view(images) / 255 - trained_on.mean()) / trained_on.std()
+  logits = [model.apply(end.variables, jnp.asarray(seen(v)), train=False) for v in views]
+  mean = np.mean([scipy.special.softmax(np.asarray(x, float), axis=-1) for x in logits], axis=0)
+  right = mean.argmax(-1) == labels
+  return -np.log(mean[np.arange(len(labels)), labels]).mean(), right.mean()
+
+
+@pytest.mark.smoke
+def test_predictions_are_means_of_probabilities_over_views(fixres, photos):
+  """In training and of its checkpoint, whose size, crop and views may be others."""
+  workdir, end, metrics = fixres
+  crops = lambda size, crop: np.stack([center_crop(x, size, crop) for x in photos["test"].images])
+  both = by_hand(end, photos, crops(10, 0.9), [IDENTITY, MIRROR])
+  assert (metrics["test/loss"], metrics["test/accuracy"]) == pytest.approx(both, rel=1e-5)
+  results = {both}
+  for size, crop, spec, views in (
+    (10, 0.9, None, [IDENTITY]), (10, 0.9, "flip", [IDENTITY, MIRROR]),
+    (10, 0.8, None, [IDENTITY]), (14, 1.0, "flip", [IDENTITY, MIRROR]),
+    (None, 1.0, None, [IDENTITY]),
+  ):  # fmt: skip
+    expected = by_hand(end, photos, crops(size or 8, crop), views)
+    results.add(expected)
+    overrides = {"data.eval_size": size, "data.eval_crop": crop, "eval_views": spec}
+    for pipeline in ("resident", "streaming"):
+      overrides["data.pipeline"] = pipeline
+      _, examples, found = evaluate.evaluate_checkpoint(workdir, splits=photos, **overrides)
+      assert examples == 34
+      assert (found["loss"], found["accuracy"]) == pytest.approx(expected, rel=1e-5), overrides
+  assert len({loss for loss, _ in results}) == 5, "each must differ for this test to see anything"
+
+
+@pytest.mark.parametrize(
+  "model, sizes, size",
+  [
+    ({"name": "simple_cnn"}, {"data.eval_size": 10}, "10"),
+    ({"name": "simple_cnn"}, {"data.progressive": (4, 6)}, "[46]"),
+    ({"name": "mlp"}, {"data.eval_size": 9}, "9"),
+    ({"name": "lenet5"}, {"data.image_size": 28, "data.eval_size": 36}, "36"),
+  ],
+)
+def test_a_model_for_one_size_refuses_another(tiny, photos, tmp_path, model, sizes, size):
+  config = tiny(**{"data.source": "arrays", "data.image_size": 8, **sizes})
+  config.model = model
+  message = rf"is made for images of \d+ pixels, and would see some of {size} \(data\.eval_size, da"
+  with pytest.raises(UserError, match=message) as e:
+    train.train(config, tmp_path / "run", photos)
+  assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("image_size", [None, 8])
+def test_a_checkpoint_for_one_size_refuses_another(tiny, photos, tmp_path, image_size):
+  config = tiny(**{"epochs": 1, "data.source": "arrays", "data.image_size": image_size})
+  train.train(config, tmp_path, photos)
+  message = "would see some of 16 .data.eval_size" + ("" if image_size else "|of another model: ")
+  for pipeline in ("resident", "streaming"):
+    overrides = {"data.eval_size": 16, "data.pipeline": pipeline}
+    with pytest.raises(UserError, match=message) as e:
+      evaluate.evaluate_checkpoint(tmp_path, splits=photos, **overrides)
+    assert "\n" not in str(e.value)
+
+
+# Images that cannot be read
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Two classes of PNG files; one to train on and two to test on are cut off."""
+  root, rng = tmp_path_factory.mktemp("folder"), np.random.default_rng(0)
+  for split, n in (("train", 24), ("test", 9)):
+    for i in range(n):
+      file = root / split / "ab"[i % 2] / f"{i:02}.png"
+      file.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8)).save(file)
+  for file in ("train/a/02.png", "test/b/01.png", "test/a/08.png"):
+    (root / file).write_bytes((root / file).read_bytes()[:60])
+  return root
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_unreadable_images_are_named_and_not_counted(tiny, folder, tmp_path, pipeline, capsys):
+  """In the workdir, of the last evaluation too; and by the command that evaluates."""
+  config = tiny(**{
+    "data.source": "folder", "data.path": str(folder), "data.image_size": 8,
+    "data.pipeline": pipeline, "data.channels": 1, "epochs": 2, "batch_size": 8,
+  })  # fmt: skip
+  _, metrics, _ = train.train(config, tmp_path)
+  lines = (tmp_path / "unreadable.txt").read_text().splitlines()
+  assert [line.split("\t")[0] for line in lines] == [
+    str(folder / name) for name in ("test/a/08.png", "test/b/01.png", "train/a/02.png")
+  ]
+  assert all("truncated" in line for line in lines)
+  assert capsys.readouterr().out.count("skipped, cannot be read:") == 3
+  _, examples, found = evaluate.evaluate_checkpoint(tmp_path)
+  assert examples == 7
+  assert found["accuracy"] == metrics["test/accuracy"] in [float(f"{i / 7:.7g}") for i in range(8)]
+  assert evaluate.main([f"--workdir={tmp_path}"]) == 0
+  printed = capsys.readouterr().out
+  assert "of 7 examples" in printed
+  assert "2 images cannot be read and are left out, such as " in printed and "truncated" in printed
+  with pytest.raises(UserError, match=r"2 images cannot be read, and data\.max_unreadable is 1"):
+    evaluate.evaluate_checkpoint(tmp_path, **{"data.max_unreadable": 1})
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_too_many_unreadable_images_are_one_line(tiny, folder, tmp_path, pipeline, capsys):
+  config = tiny(**{
+    "data.source": "folder", "data.path": str(folder), "data.image_size": 8, "batch_size": 8,
+    "data.pipeline": pipeline, "data.max_unreadable": 2,
+  })  # fmt: skip
+  assert run(lambda: train.train(config, tmp_path)) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: 3 images cannot be read, and data.max_unreadable is 2: ")
+
+
+# Class weights
+
+
+def test_class_weights_act_in_training_alone(tiny, photos, tmp_path):
+  """The rate of the first step is 0, so that all runs evaluate the same parameters after it."""
+  counts = np.bincount(photos["train"].labels)
+  assert len(set(counts)) > 1
+  losses = {}
+  for weights in (None, "auto", tuple(101 / (len(counts) * counts))):
+    config = tiny(**{
+      "epochs": "3 steps", "data.source": "arrays", "task.class_weights": weights, "augment": None,
+      "log_every": "1 steps", "eval_every": "1 steps",
+    })  # fmt: skip
+    workdir = tmp_path / str(type(weights))
+    train.train(config, workdir, photos)
+    lines = {}
+    for line in writers.read_metrics(workdir):
+      lines = lines | line if line["step"] == 1 else lines
+    losses[type(weights)] = lines["train/loss"], lines["test/loss"]
+  assert losses[str][0] == losses[tuple][0] != losses[type(None)][0]
+  assert losses[str][1] == losses[tuple][1] == losses[type(None)][1]

@@ -5,6 +5,7 @@ What else the machine does falls on all alike, so a ratio means something where 
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -12,8 +13,13 @@ import time
 from collections.abc import Callable
 
 
-def serve(build: Callable[[], tuple[Callable[[int], None], Callable[[], dict]]]) -> None:
-  """A peer's process: `build` gives (run, facts); runs as much as each line of stdin asks for."""
+def serve(
+  build: Callable[[], tuple[Callable[[int], None], Callable[[], dict]]], drain: int = 0
+) -> None:
+  """A peer's process: `build` gives (run, facts); runs as much as each line of stdin asks for.
+
+  Before each, `drain` steps are not timed: those that were prepared while others had their turn.
+  """
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # what frameworks print goes to stderr
   run, facts = build()
@@ -24,13 +30,17 @@ def serve(build: Callable[[], tuple[Callable[[int], None], Callable[[], dict]]])
     if line.strip() == "facts":
       say(facts())
       continue
+    run(drain)
     began = time.perf_counter()
     run(int(line))
     say((time.perf_counter() - began) / int(line))
 
 
 class Worker:
-  """A peer's process, seen from the other side; `launch_s` is the time until its first result."""
+  """A peer's process, seen from the other side; `launch_s` is the time until its first result.
+
+  It and those that it starts stand still but when they are asked: pipelines run ahead.
+  """
 
   def __init__(self, script: str, **arguments):
     began = time.perf_counter()
@@ -40,9 +50,14 @@ class Worker:
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE if not os.environ.get("VERBOSE") else None,
       text=True,
+      start_new_session=True,
     )
     self._answer()
     self.launch_s = time.perf_counter() - began
+    self._all(signal.SIGSTOP)
+
+  def _all(self, number: signal.Signals) -> None:
+    os.killpg(self.process.pid, number)
 
   def _answer(self):
     line = self.process.stdout.readline()
@@ -52,8 +67,11 @@ class Worker:
     return json.loads(line)
 
   def _ask(self, what: str):
+    self._all(signal.SIGCONT)
     print(what, file=self.process.stdin, flush=True)
-    return self._answer()
+    answer = self._answer()
+    self._all(signal.SIGSTOP)
+    return answer
 
   def time(self, steps: int) -> float:
     """Seconds of a step, over `steps` of them."""
@@ -64,7 +82,7 @@ class Worker:
     return self._ask("facts")
 
   def stop(self) -> None:
-    self.process.kill()
+    self._all(signal.SIGKILL)
     self.process.wait()
 
 
@@ -83,7 +101,7 @@ def start(script: str, wanted: dict[str, dict]) -> tuple[dict[str, Worker], dict
 
 def measure(workers: dict[str, Worker], rounds: int, seconds: float) -> dict[str, list[float]]:
   """Times of a step of each, by round; about `seconds` of ours in each."""
-  steps = max(1, round(seconds / workers["ours"].time(1)))
+  steps = max(1, round(seconds / workers["ours"].time(3)))
   times = {label: [] for label in workers}
   for _ in range(rounds):
     for label, worker in workers.items():

@@ -230,7 +230,12 @@ def step(augmented=True, **_):
 
   optimizer = optax.sgd(0.01, momentum=0.9)
   one = steps.train_step(
-    model, task, optimizer, augment.create(config.augment), steps.normalizer(**inputs.meta), 0
+    model,
+    task,
+    optimizer,
+    augment.create(config.augment),
+    steps.normalizer(inputs.meta["mean"], inputs.meta["std"]),
+    0,
   )
   now = state.create(model, optimizer, task.no_metrics(), inputs.image_shape, 0, mesh)
   feed, take = inputs.train.feed(0), inputs.train.take

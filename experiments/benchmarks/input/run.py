@@ -77,7 +77,7 @@ def main() -> None:
   args = parser.parse_args()
   if args.work:
     part, peer = args.work.pop("part"), args.work.pop("peer")
-    turns.serve(lambda: PARTS[part][peer](**args.work))
+    turns.serve(lambda: PARTS[part][peer](**args.work), drain=0 if part == "step" else 10)
     return
   if "streaming" in args.parts and not args.photos:
     parser.error("streaming needs --photos")

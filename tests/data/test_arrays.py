@@ -1,0 +1,216 @@
+"""Arrays from Python: what is taken, what is refused, and a run on them."""
+
+import numpy as np
+import pytest
+
+from cnnjax import data, evaluate, main, sharding, train
+from cnnjax.config import default, override
+from cnnjax.errors import UserError, run
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+LABELS = np.arange(60) % 3
+SEVERAL = np.eye(3, dtype=int)[LABELS]
+
+
+def test_arrays_become_splits():
+  splits = data.from_arrays(
+    (IMAGES, LABELS), (IMAGES[:9], LABELS[:9]), (IMAGES[9:12], LABELS[9:12])
+  )
+  assert list(splits) == ["train", "validation", "test"]
+  assert [len(split) for split in splits.values()] == [60, 3, 9]
+  train_split = splits["train"]
+  assert train_split.images is IMAGES, "images are not copied"
+  np.testing.assert_array_equal(train_split.labels, LABELS)
+  assert train_split.labels.dtype == np.int32 and train_split.shape == (8, 8, 1)
+  assert all(split.classes == ("0", "1", "2") for split in splits.values())
+  assert list(data.from_arrays((IMAGES, LABELS))) == ["train"]
+
+
+def test_forms_that_are_taken():
+  grey = data.from_arrays((IMAGES[..., 0], LABELS.astype(np.int8)))["train"]
+  np.testing.assert_array_equal(grey.images, IMAGES)
+  named = data.from_arrays((IMAGES, LABELS.tolist()), classes=["a", "b", "c", "d"])["train"]
+  assert named.classes == tuple("abcd") and named.labels.dtype == np.int32
+  for several in (SEVERAL, SEVERAL.astype(bool), SEVERAL.astype(float)):
+    split = data.from_arrays((IMAGES, several))["train"]
+    assert split.labels.dtype == np.uint8 and len(split.classes) == 3
+    np.testing.assert_array_equal(split.labels, SEVERAL)
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ({"train": (IMAGES / 255, LABELS)}, "train: images are uint8 .*, not float64"),
+    ({"train": (IMAGES[0, ..., 0], LABELS)}, r"train: images are uint8 .*, not uint8 \[8, 8\]"),
+    ({"train": (IMAGES, LABELS[:-1])}, r"train: 60 images and labels of shape \[59\]"),
+    ({"train": (IMAGES[:0], LABELS[:0])}, "train: 0 images"),
+    ({"train": (IMAGES, LABELS[:, None, None])}, r"train: 60 images and labels of .*\[60, 1, 1\]"),
+    ({"train": (IMAGES, LABELS - 1)}, "train: label -1 is out of range; classes count from 0"),
+    ({"train": (IMAGES, LABELS / 2)}, "train: labels are integers, or zeros and ones"),
+    ({"train": (IMAGES, LABELS.astype(str))}, "train: labels are integers"),
+    ({"train": (IMAGES, SEVERAL * 2)}, r"train: labels are integers, or zeros and ones \[n, num"),
+    ({"train": (IMAGES, LABELS), "classes": "ab"}, "train: label 2 is out of range for 2 classes"),
+    ({"train": (IMAGES, SEVERAL), "classes": "abcd"}, "train: labels have 3 columns for 4 classes"),
+    ({"test": (IMAGES, LABELS + 1)}, "test: label 3 is out of range for 3 classes"),
+    ({"test": (IMAGES[:, :7], LABELS)}, r"test: images of \(7, 8, 1\), and those of train are"),
+    ({"test": (np.repeat(IMAGES, 3, 3), LABELS)}, r"test: images of \(8, 8, 3\), and those of"),
+    (
+      {"test": (IMAGES, SEVERAL)},
+      "test: labels are zeros and ones, unlike train",
+    ),
+    (
+      {"train": (IMAGES, SEVERAL), "test": (IMAGES, LABELS)},
+      "test: labels are classes, unlike train",
+    ),
+    ({"train": IMAGES}, r"train is a pair \(images, labels\)"),
+    ({"test": LABELS}, r"test is a pair \(images, labels\)"),
+    ({"train": (IMAGES, LABELS, LABELS)}, r"train is a pair \(images, labels\)"),
+    (
+      {"train": ([IMAGES[0], IMAGES[0, :5]], [0, 1])},
+      "train: images have one size, and labels one",
+    ),
+    ({"train": (IMAGES, LABELS * 0)}, "train: one class only"),
+  ],
+)
+def test_bad_arrays_are_one_line(arguments, message):
+  with pytest.raises(UserError, match=message) as e:
+    data.from_arrays(**{"train": (IMAGES, LABELS), **arguments})
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("key", ["train", "validation", "test"])
+def test_names_of_splits(key):
+  config = default()
+  config.data.source = "arrays"
+  override(config, f"data.{key}", "train[:50%]")
+  with pytest.raises(UserError, match=rf"data\.{key} of arrays is '{key}', a share or a number"):
+    data.check(config.data)
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def splits():
+  return data.from_arrays((IMAGES, LABELS), (IMAGES[:20], LABELS[:20]))
+
+
+@pytest.fixture(scope="module")
+def settings(tiny):
+  """Of a run that is over in a second, without a source."""
+
+  def make(**overrides):
+    return tiny(
+      **{
+        "epochs": 1,
+        "augment": None,
+        "data.source": "digits",
+        "optim.schedule.warmup": 0,
+        **overrides,
+      }
+    )
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def trained(settings, splits, tmp_path_factory):
+  """(workdir, metrics) of a run on arrays."""
+  workdir = tmp_path_factory.mktemp("arrays") / "run"
+  _, metrics, _ = train.train(settings(), workdir, splits)
+  return workdir, metrics
+
+
+@pytest.mark.smoke
+def test_a_run_on_arrays_is_evaluated_and_goes_on(settings, splits, trained, capsys):
+  workdir, metrics = trained
+  step, examples, found = evaluate.evaluate_checkpoint(workdir, splits=splits)
+  assert (step, examples, found["accuracy"]) == (3, 20, metrics["test/accuracy"])
+  assert evaluate.evaluate_checkpoint(workdir, "train", splits=splits)[1] == 60
+  end, _, _ = train.train(settings(epochs=2), workdir, splits)
+  assert int(end.step) == 6 and "going on from step 3" in capsys.readouterr().out
+
+
+def test_without_the_arrays_a_run_says_what_to_do(settings, trained, tmp_path, capsys):
+  """From the command line, to go on and to evaluate."""
+  workdir, _ = trained
+  config = tmp_path / "config.py"
+  config.write_text(
+    "import pathlib\nfrom cnnjax import config\n"
+    f"def get_config():\n  return config.from_json(pathlib.Path({str(workdir)!r}, 'config.json')"
+    ".read_text())\n"
+  )
+  for command, argv in (
+    (main.main, [f"--config={config}", f"--workdir={workdir}", "--config.epochs=5"]),
+    (evaluate.main, [f"--workdir={workdir}"]),
+  ):
+    assert run(lambda command=command, argv=argv: command(argv)) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert "which Python alone can give" in line and "splits=data.from_arrays" in line
+
+
+def test_splits_that_were_not_given(settings, splits, trained):
+  workdir, _ = trained
+  only = data.from_arrays((IMAGES, LABELS))
+  with pytest.raises(UserError, match=r"no test split: give one, or hold out .* data\.test=0\.2"):
+    train.train(settings(), workdir.parent / "none", only)
+  assert not (workdir.parent / "none").exists()
+  with pytest.raises(UserError, match="'test' is not among the arrays given: train"):
+    evaluate.evaluate_checkpoint(workdir, "test", splits=only)
+  with pytest.raises(UserError, match="no validation split"):
+    evaluate.evaluate_checkpoint(workdir, "validation", splits=splits)
+
+
+def test_shares_are_held_out_of_arrays(settings, tmp_path):
+  config = settings(**{"data.test": 0.2, "data.validation": 6})
+  only = data.from_arrays((IMAGES, LABELS))
+  _, metrics, _ = train.train(config, tmp_path, only)
+  assert {"test/accuracy", "validation/accuracy"} <= metrics.keys()
+  assert evaluate.evaluate_checkpoint(tmp_path, "test", splits=only)[1] == 12
+  assert evaluate.evaluate_checkpoint(tmp_path, "validation", "best", splits=only)[1] == 6
+  assert evaluate.evaluate_checkpoint(tmp_path, "train", splits=only)[1] == 42
+
+
+def test_a_validation_split_that_is_given_is_used(settings):
+  """Whatever the config says of one."""
+  thirds = [(IMAGES[i * 20 :][:20], LABELS[i * 20 :][:20]) for i in range(3)]
+  three = data.from_arrays(*thirds)
+  config = data.with_given(settings(batch_size=8, **{"data.validation": 0.5}), three)
+  inputs = data.open_inputs(config, sharding.make_mesh(1), three)
+  assert list(inputs.evaluations) == ["validation", "test"] and inputs.steps_per_epoch == 2
+  for name, (images, _) in zip(("test", "validation"), thirds[1:], strict=True):
+    np.testing.assert_array_equal(inputs.evaluations[name].split.images, images)
+
+
+def test_other_arrays_than_those_of_the_run_are_refused(trained):
+  """A model of three classes on five."""
+  workdir, _ = trained
+  other = data.from_arrays((IMAGES, np.arange(60) % 5), (IMAGES, np.arange(60) % 5))
+  with pytest.raises(UserError):
+    evaluate.evaluate_checkpoint(workdir, splits=other)
+
+
+@pytest.mark.parametrize(
+  "name, labels, message",
+  [
+    ("classification", SEVERAL, "may have several: set task.name=multi_label"),
+    ("multi_label", LABELS, "an image has one: set task.name=classification"),
+  ],
+)
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_labels_that_do_not_fit_the_task(settings, tmp_path, pipeline, name, labels, message):
+  wrong = data.from_arrays((IMAGES, labels), (IMAGES, labels))
+  config = settings(**{"task.name": name, "data.pipeline": pipeline})
+  with pytest.raises(UserError, match=message) as e:
+    train.train(config, tmp_path / "run", wrong)
+  assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
+
+
+def test_several_labels_are_learnt(settings, tmp_path):
+  several = data.from_arrays((IMAGES, SEVERAL), (IMAGES, SEVERAL))
+  _, metrics, _ = train.train(settings(**{"task.name": "multi_label"}), tmp_path, several)
+  assert {"test/f1", "test/f1_macro"} <= metrics.keys()
+  found = evaluate.evaluate_checkpoint(tmp_path, splits=several)
+  assert found[1] == 60 and found[2]["f1"] == metrics["test/f1"]

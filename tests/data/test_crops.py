@@ -1,0 +1,127 @@
+"""How `config.data` becomes the crops of training and of evaluation."""
+
+import numpy as np
+import pytest
+from fakes import photos, png
+from PIL import Image
+
+from cnnjax import data
+from cnnjax.config import default, override
+from cnnjax.data.images import UnreadableImage, random_resized_crop
+from cnnjax.errors import UserError
+
+PHOTO = photos(1)[0]
+
+
+def crops(stored=(None, None, 3), **overrides):
+  config = default()
+  for key, value in overrides.items():
+    override(config, f"data.{key}", value)
+  return data.Crops.of(config.data, stored)
+
+
+def by_pillow(image, size, short):
+  """The short side scaled to `short`, then `size` x `size` in the centre."""
+  height, width, _ = image.shape
+  scale = short / min(height, width)
+  pixels = Image.fromarray(image).resize(
+    (int(width * scale), int(height * scale)), Image.Resampling.BILINEAR
+  )
+  left, top = round((pixels.width - size) / 2), round((pixels.height - size) / 2)
+  return np.asarray(pixels.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize(
+  "stored, channels, size, shape",
+  [
+    ((None, None, 3), None, 8, (8, 8, 3)),
+    ((None, None, 3), 1, 8, (8, 8, 1)),
+    ((20, 30, 1), None, 8, (8, 8, 1)),
+    ((20, 30, 1), None, None, (20, 30, 1)),
+  ],
+)
+def test_the_shape_of_a_crop(stored, channels, size, shape):
+  assert crops(stored, channels=channels).shape(size) == shape
+
+
+@pytest.mark.parametrize("stored", [(None, None, 3), (None, 20, 3)])
+def test_images_that_differ_need_a_size(stored):
+  with pytest.raises(UserError, match=r"differ in size; set data\.image_size, such as 224"):
+    crops(stored).shape(None)
+
+
+@pytest.mark.parametrize("size", [5, 9, 20])
+def test_files_and_pixels_are_cropped_alike(size):
+  """PNG keeps every pixel; the largest square in the centre is what Pillow makes of it."""
+  both = crops()
+  for data_ in (PHOTO, png(PHOTO)):
+    for crop in (
+      both.whole(data_, size),
+      both.train(data_, size, (0,)),
+      both.evaluate(data_, size),
+    ):
+      assert crop.dtype == np.uint8
+      np.testing.assert_array_equal(crop, by_pillow(PHOTO, size, size))
+
+
+def test_the_crop_of_evaluation_is_a_share_of_the_short_side():
+  """As 224 of 256: arXiv:1512.03385, section 3.4 and torchvision's weights."""
+  photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+  evaluated = crops(eval_crop=0.875)
+  np.testing.assert_array_equal(evaluated.evaluate(photo, 28), by_pillow(photo, 28, 32))
+  np.testing.assert_array_equal(evaluated.whole(photo, 28), by_pillow(photo, 28, 28))
+
+
+@pytest.mark.parametrize("scale, ratio", [((0.2, 0.4), (1.0, 1.0)), ((0.5, 1.0), (0.5, 2.0))])
+def test_the_config_reaches_the_random_crop(scale, ratio):
+  given = {"crop": "random_resized", "crop_scale": scale, "crop_ratio": ratio}
+  for name in ("nearest", "bilinear"):
+    ours = crops(interpolation=name, **given)
+    for seed in ((0, 1, 2), (0, 1, 3), (7, 0, 0)):
+      rng = np.random.default_rng(seed)
+      expected = random_resized_crop(PHOTO, 6, 3, rng, scale, ratio, name)
+      for data_ in (PHOTO, png(PHOTO)):
+        np.testing.assert_array_equal(ours.train(data_, 6, seed), expected)
+      np.testing.assert_array_equal(ours.train(PHOTO, 6, seed), ours.train(PHOTO, 6, seed))
+
+
+def test_random_crops_are_for_training_alone():
+  random = crops(crop="random_resized")
+  assert len({random.train(PHOTO, 6, (0, step)).tobytes() for step in range(20)}) > 15
+  np.testing.assert_array_equal(random.whole(PHOTO, 6), by_pillow(PHOTO, 6, 6))
+  np.testing.assert_array_equal(random.evaluate(PHOTO, 6), by_pillow(PHOTO, 6, 6))
+
+
+@pytest.mark.parametrize("kind", ["whole", "evaluate"])
+def test_an_image_that_is_right_is_not_copied(kind):
+  square = PHOTO[:8, :8]
+  for size in (8, None):
+    assert getattr(crops(square.shape), kind)(square, size) is square
+
+
+def test_files_become_grey_or_coloured():
+  grey = photos(1, channels=1)[0]
+  colour = crops(channels=3).whole(png(grey), None)
+  np.testing.assert_array_equal(colour, np.repeat(grey, 3, axis=2))
+  expected = np.asarray(Image.fromarray(PHOTO).convert("L"))[..., None]
+  np.testing.assert_array_equal(crops(channels=1).whole(png(PHOTO), None), expected)
+
+
+@pytest.mark.parametrize("kind", ["center", "random_resized"])
+def test_pixels_keep_their_channels(kind):
+  with pytest.raises(UserError, match=r"data\.channels is 1, and these images have 3: files alone"):
+    crops(PHOTO.shape, channels=1, crop=kind).train(PHOTO, 6, (0,))
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_odd_numbers_of_channels_cannot_be_scaled(channels):
+  image = np.zeros((9, 9, channels), np.uint8)
+  assert crops(image.shape).whole(image, None) is image
+  with pytest.raises(UserError, match=f"images of {channels} channels are taken as they are"):
+    crops(image.shape).shape(6)
+
+
+@pytest.mark.parametrize("kind", ["center", "random_resized"])
+def test_what_is_no_image_is_said(kind):
+  with pytest.raises(UnreadableImage, match="truncated"):
+    crops(crop=kind).train(png(PHOTO)[:50], 6, (0,))

@@ -1,0 +1,479 @@
+"""What the streaming pipeline alone has: random crops, threads, processes, memory, an end."""
+
+import multiprocessing
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import jax
+import numpy as np
+import pytest
+from fakes import Records, photos, split_of_files
+
+from cnnjax import checkpoints, data, sharding, train, writers
+from cnnjax.config import default, override
+from cnnjax.data import streaming
+from cnnjax.data.images import random_resized_crop
+from cnnjax.errors import UserError
+
+SIZE, BATCH, SEED, TOTAL = 53, 8, 3, 20
+RANDOM = {"image_size": 6, "crop": "random_resized", "crop_scale": (0.2, 0.9)}
+
+
+def stream(split, devices=1, *, seed=SEED, batch_size=BATCH, total=TOTAL, **overrides):
+  """A pipeline over a split, to train on."""
+  config = default()
+  for key, value in {"pipeline": "streaming", "threads": 2, **overrides}.items():
+    override(config, f"data.{key}", value)
+  order = data.Order.of(split, config.data, batch_size, seed).for_run(total)
+  skipped = data.Skipped(config.data.max_unreadable)
+  return data.Streaming(split, config.data, sharding.make_mesh(devices), skipped, order)
+
+
+def batches(pipeline, steps):
+  found = [jax.device_get(pipeline.feed(step)) for step in steps]
+  pipeline.close()
+  return found
+
+
+def same(a, b):
+  for x, y in zip(a, b, strict=True):
+    for key in ("image", "label"):
+      np.testing.assert_array_equal(x[key], y[key])
+
+
+def pixels(n=SIZE, size=4):
+  """A split of small images in memory."""
+  images = np.random.default_rng(0).integers(0, 256, (n, size, size, 1), np.uint8)
+  return data.Split(
+    Records(images, np.arange(n, dtype=np.int32) % 5), tuple("abcde"), images.shape[1:]
+  )
+
+
+def left_over():
+  """Threads of Grain that do not end."""
+  for _ in range(100):
+    alive = [t.name for t in threading.enumerate() if t.name.startswith("grain")]
+    if not alive:
+      break
+    time.sleep(0.05)
+  return alive
+
+
+@pytest.fixture(scope="module")
+def files():
+  return split_of_files(SIZE)
+
+
+# Batches
+
+
+@pytest.mark.smoke
+def test_random_crops_are_those_of_seed_step_and_row(files):
+  """One line of NumPy's generator says which; a repeated example has another crop each time."""
+  pipeline = stream(files, repeats=4, **RANDOM)
+  steps = [0, 1, 7, 13, 1]
+  found = batches(pipeline, steps)
+  for step, batch in zip(steps, found, strict=True):
+    rows = pipeline.order.at(step)
+    assert (rows[0] == rows[:4]).all()
+    assert len({image.tobytes() for image in batch["image"][:4]}) == 4
+    for row, (index, image) in enumerate(zip(rows, batch["image"], strict=True)):
+      rng = np.random.default_rng((SEED, step, row))
+      expected = random_resized_crop(files[index][0], 6, 3, rng, (0.2, 0.9))
+      np.testing.assert_array_equal(image, expected)
+
+
+def test_random_crops_differ_between_epochs_and_seeds(files):
+  """The same example, wherever it stands."""
+  crops = []
+  for seed in (0, 1):
+    pipeline = stream(files, seed=seed, remainder="pad", **RANDOM)
+    for step, batch in zip(range(14), batches(pipeline, range(14)), strict=True):
+      at = np.flatnonzero(pipeline.order.at(step) == 5)
+      crops += [batch["image"][i].tobytes() for i in at]
+  assert len(crops) >= 4 and len(set(crops)) == len(crops)
+
+
+@pytest.mark.parametrize("threads, chunk, devices", [(1, 128, 1), (4, 128, 2), (3, 3, 8)])
+def test_threads_chunks_and_devices_change_nothing(files, threads, chunk, devices, monkeypatch):
+  expected = batches(stream(files, **RANDOM), range(TOTAL))
+  monkeypatch.setattr(streaming, "CHUNK", chunk)
+  for steps in (range(TOTAL), range(9, TOTAL), [17, 3, 11]):
+    found = batches(stream(files, devices, threads=threads, **RANDOM), steps)
+    same(found, [expected[step] for step in steps])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_rows_of_all_processes_are_the_batch(files, processes, monkeypatch):
+  """Each reads its own alone."""
+  expected = batches(stream(files, **RANDOM), range(TOTAL))
+  monkeypatch.setattr(sharding, "put_rows", lambda tree, where: tree)
+  parts, read = [], []
+  for process in range(processes):
+    rows = np.arange(BATCH)[process * BATCH // processes :][: BATCH // processes]
+    monkeypatch.setattr(sharding, "local_rows", lambda batch_size, mesh, rows=rows: rows)
+    records = Records(files.records.images, files.records.labels)
+    split = data.Split(records, files.classes, files.shape)
+    parts.append(batches(stream(split, total=6, **RANDOM), range(6)))
+    read += records.read
+  joined = [
+    {key: np.concatenate([part[step][key] for part in parts]) for key in ("image", "label")}
+    for step in range(6)
+  ]
+  same(joined, expected[:6])
+  assert len(read) == len(set(read)) == 48, "an example was read twice"
+
+
+def test_a_run_goes_on_anywhere_at_once(files):
+  """Only what is needed from there is read; a run of ten million steps is no longer in starting."""
+  records = Records(files.records.images, files.records.labels)
+  split = data.Split(records, files.classes, files.shape)
+  pipeline = stream(split, total=10**7, image_size=6)
+  assert not records.read
+  began, start = time.monotonic(), 7_654_321
+  pipeline.feed(start)
+  pipeline.close()
+  assert time.monotonic() - began < 5
+  ahead = pipeline.images_ahead // BATCH
+  soon = np.concatenate([pipeline.order.at(start + i) for i in range(ahead)])
+  assert records.read[:BATCH] and len(records.read) <= pipeline.images_ahead
+  assert set(records.read) <= set(soon.tolist())
+
+
+# Memory
+
+
+class Watch:
+  """Counts the images of chunks and batches that are in memory."""
+
+  def __init__(self, monkeypatch):
+    self.live = self.most = self.decoded = 0
+    self._lock = threading.Lock()
+    get, join = streaming._Chunks.__getitem__, streaming._join
+
+    def chunk(chunks, i):
+      found = get(chunks, i)
+      self.decoded += len(found["image"])
+      self.see(found["image"])
+      return found
+
+    def joined(chunks):
+      batch = join(chunks)
+      if len(chunks) > 1:
+        self.see(batch["image"])
+      return batch
+
+    monkeypatch.setattr(streaming._Chunks, "__getitem__", chunk)
+    monkeypatch.setattr(streaming, "_join", joined)
+
+  def see(self, images):
+    with self._lock:
+      self.live += len(images)
+      self.most = max(self.most, self.live)
+    weakref.finalize(images, self.forget, len(images))
+
+  def forget(self, n):
+    self.live -= n
+
+
+@pytest.mark.parametrize("threads, chunk", [(1, 128), (4, 128), (2, 4), (8, 3)])
+def test_no_more_images_are_in_memory_than_it_says(threads, chunk, monkeypatch):
+  watch = Watch(monkeypatch)
+  monkeypatch.setattr(streaming, "CHUNK", chunk)
+  pipeline = stream(pixels(), threads=threads, total=10**6)
+  limit = pipeline.images_ahead
+  pipeline.feed(0)
+  before = -1
+  while watch.decoded != before:  # until they wait for someone to take a batch
+    before = watch.decoded
+    time.sleep(0.3)
+  assert watch.decoded <= limit, "they read on while nobody takes"
+  assert limit <= 2 * watch.decoded, "it says far more than it takes"
+  for step in range(1, 100):
+    pipeline.feed(step)
+  pipeline.close()
+  assert watch.most <= limit
+  assert watch.decoded <= 100 * BATCH + limit
+
+
+def test_the_memory_in_words(files):
+  pipeline = stream(files, threads=2, image_size=1024)
+  assert pipeline.images_ahead == 2 * 8 + 8 + 6 * 8  # 3 MiB each
+  assert pipeline.describe() == "streaming by 2 threads, at most 216 MiB of images ahead"
+  pipeline = stream(files, threads=2, workers=3, image_size=1024)
+  assert pipeline.images_ahead == 3 * 7 * 8 + 6 * 8
+  assert pipeline.describe().startswith("streaming by 3 processes of 2 threads, at most 648 MiB")
+
+
+# The end
+
+
+def test_close_ends_the_threads(files):
+  pipeline = stream(files, image_size=6)
+  pipeline.close()  # of what never began
+  first = jax.device_get(pipeline.feed(0))
+  assert any(t.name.startswith("grain") for t in threading.enumerate())
+  pipeline.close()
+  assert not left_over()
+  pipeline.close()
+  second, again = batches(pipeline, [1, 0])  # it can go on, and anywhere
+  same([again], [first])
+  assert not np.array_equal(first["image"], second["image"])
+  assert not left_over()
+
+
+def test_the_last_batch_and_a_jump_end_threads_too(files):
+  pipeline = stream(files, total=4, image_size=6)
+  for step in (0, 2, 1, 2, 3):
+    pipeline.feed(step)
+    names = [t.name for t in threading.enumerate() if t.name.startswith("grain-thread")]
+    assert len(names) <= 1
+  pipeline.close()
+  assert not left_over()
+
+
+@pytest.mark.parametrize("how", ["dropped", "closed", "raised"])
+def test_an_evaluation_that_is_broken_off_ends_its_threads(files, how):
+  pipeline = stream(files, image_size=6)
+  found = pipeline.once(4)
+  next(found)
+  if how == "closed":
+    found.close()
+  elif how == "raised":
+    with pytest.raises(KeyboardInterrupt):
+      found.throw(KeyboardInterrupt)
+  del found
+  assert not left_over()
+
+
+class Failing(Records):
+  def __getitem__(self, i):
+    if i == 30:
+      raise OSError("the disk is on fire")
+    return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_what_fails_in_a_thread_is_raised_and_ends_all(name):
+  split = data.Split(Failing(photos(SIZE), np.arange(SIZE) % 5), tuple("abcde"), (None, None, 3))
+  pipeline = stream(split, image_size=6)
+  with pytest.raises(OSError, match="the disk is on fire"):
+    batches(pipeline, range(TOTAL)) if name == "train" else list(pipeline.once(8))
+  pipeline.close()
+  assert not left_over()
+
+
+def test_too_many_unreadable_images_end_all():
+  pipeline = stream(split_of_files(SIZE, range(0, SIZE, 3)), image_size=6)
+  with pytest.raises(UserError, match="11 images cannot be read"):
+    batches(pipeline, range(TOTAL))
+  assert not left_over()
+
+
+# Processes
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing_and_leave_nothing():
+  """Equal batches, the same images named, the same errors; and their shared memory is freed."""
+  memory = lambda: {p.name for p in pathlib.Path("/dev/shm").glob("psm_*")}
+  before = memory()
+  split = split_of_files(SIZE, (3, 4, 20))
+  by_threads = stream(split, **RANDOM)
+  expected = batches(by_threads, range(TOTAL))
+  pipeline = stream(split, workers=2, **RANDOM)
+  for steps in (range(TOTAL), range(9, 12)):
+    same(batches(pipeline, steps), [expected[step] for step in steps])
+    assert not multiprocessing.active_children()
+  assert pipeline._skipped == by_threads._skipped and len(pipeline._skipped) == 3
+  pipeline = stream(split, workers=2, max_unreadable=1, **RANDOM)
+  with pytest.raises(UserError, match=r"2 images cannot be read, and data\.max_unreadable is 1"):
+    batches(pipeline, range(TOTAL))
+  records = Failing(photos(SIZE), np.arange(SIZE) % 5)
+  failing = stream(data.Split(records, tuple("abcde"), (None, None, 3)), workers=2, **RANDOM)
+  with pytest.raises(OSError, match="the disk is on fire"):
+    batches(failing, range(TOTAL))
+  for each in (pipeline, failing):
+    each.close()
+  assert not multiprocessing.active_children() and not left_over()
+  assert memory() <= before
+
+
+TRAIN = """
+import pathlib, sys
+import numpy as np
+from cnnjax import config, data, train
+
+if __name__ == "__main__":
+  settings = config.from_json(pathlib.Path(sys.argv[1]).read_text())
+  images = np.random.default_rng(0).integers(0, 256, (101, 12, 12, 1), dtype=np.uint8)
+  splits = data.from_arrays((images, np.arange(101) % 5), (images[:37], np.arange(37) % 5))
+  _, _, stopped = train.train(settings, pathlib.Path(sys.argv[2]), splits)
+  sys.exit(128 + stopped if stopped else 0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["to the end", "SIGINT", "SIGTERM", "SIGKILL"])
+def test_processes_end_with_the_training(tiny, tmp_path, how):
+  """Signals go to all of them, as from a terminal; SIGKILL to the one that trains alone."""
+  script, wanted, workdir = tmp_path / "run.py", tmp_path / "wanted.json", tmp_path / "run"
+  script.write_text(TRAIN)
+  config = tiny(**streamed(**{"data.workers": 2, "epochs": 2 if how == "to the end" else 10**5}))
+  config.data.source = "arrays"
+  from cnnjax.config import to_json
+
+  wanted.write_text(to_json(config))
+  process = subprocess.Popen(
+    [sys.executable, script, wanted, workdir],
+    env={**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
+  if how != "to the end":
+    for _ in range(600):
+      if len(writers.read_metrics(workdir)) > 2 or process.poll() is not None:
+        break
+      time.sleep(0.1)
+    (os.kill if how == "SIGKILL" else os.killpg)(process.pid, getattr(signal, how))
+  output, _ = process.communicate(timeout=60)  # which ends when the last of them has ended
+  if how == "SIGKILL":
+    assert process.returncode == -9
+    return
+  assert process.returncode == (0 if how == "to the end" else 128 + getattr(signal, how)), output
+  assert not any(word in output for word in ("leaked", "Traceback", "Error")), output
+  assert ("stopped by" if how != "to the end" else "trained 12 steps") in output
+
+
+PROCESS = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+rank, port, out = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+import numpy as np
+from fakes import split_of_files
+from cnnjax import data, sharding
+from cnnjax.config import default, override
+
+found = {}
+for kind, more in (("resident", {}), ("parts", {"shard_resident": True}), ("streaming", {})):
+  config = default()
+  keys = {"image_size": 6, "pipeline": "streaming" if kind == "streaming" else "resident", **more}
+  for key, value in keys.items():
+    override(config, f"data.{key}", value)
+  c, mesh, skipped = config.data, sharding.make_mesh(-1), data.Skipped(10)
+  given = {"train": split_of_files(53), "test": split_of_files(53, (5,))}
+  splits = data.load(c, ("train", "test"), skipped, given)
+  order = data.Order.of(splits["train"], c, 8, 3).for_run(20)
+  pipeline = data.pipeline(splits["train"], c, mesh, skipped, order)
+  take = jax.jit(pipeline.take)
+  rows = lambda x: np.concatenate(
+    [s.data for s in sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)]
+  )
+  for step in (0, 1, 2, 9, 4):
+    for key, value in take(pipeline.feed(step), step).items():
+      found[f"{kind} {key} {step}"] = rows(value)
+  pipeline.close()
+  once = data.pipeline(splits["test"], c, mesh, skipped).once(16)
+  count = jax.jit(lambda label, mask: ((label * mask).sum(), mask.sum()))
+  found[f"{kind} counts"] = np.sum([count(b["label"], m) for b, m in once], axis=0)
+np.savez(out, **found)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_read_one_batch(files, tmp_path):
+  """For real, over gloo: what each holds is its half of the batch of one process."""
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    port = s.getsockname()[1]
+  script = tmp_path / "process.py"
+  script.write_text(PROCESS)
+  outs = [tmp_path / f"{rank}.npz" for rank in (0, 1)]
+  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  here = str(pathlib.Path(__file__).parent)
+  processes = [
+    subprocess.Popen(
+      [sys.executable, script, here, str(rank), str(port), out],
+      env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    for rank, out in enumerate(outs)
+  ]  # fmt: skip
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  assert all(process.returncode == 0 for process in processes), outputs
+  first, second = map(np.load, outs)
+  steps = (0, 1, 2, 9, 4)
+  expected = batches(stream(files, image_size=6), steps)
+  kept = np.setdiff1d(np.arange(SIZE), 5)
+  for kind in ("resident", "parts", "streaming"):
+    for step, batch in zip(steps, expected, strict=True):
+      for key, value in batch.items():
+        name = f"{kind} {key} {step}"
+        assert len(first[name]) == len(second[name]) == BATCH // 2
+        np.testing.assert_array_equal(np.concatenate([first[name], second[name]]), value, name)
+    np.testing.assert_array_equal(first[f"{kind} counts"], [(kept % 5).sum(), len(kept)], kind)
+    np.testing.assert_array_equal(first[f"{kind} counts"], second[f"{kind} counts"])
+
+
+# In training
+
+
+def streamed(**overrides):
+  return {
+    "data.source": "arrays", "data.pipeline": "streaming", "data.image_size": 8,
+    "data.crop": "random_resized", "data.threads": 2, **overrides,
+  }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given():
+  images = np.random.default_rng(0).integers(0, 256, (101, 12, 12, 1), dtype=np.uint8)
+  labels = np.arange(101) % 5
+  return data.from_arrays((images, labels), (images[:37], labels[:37]))
+
+
+@pytest.mark.smoke
+def test_stopped_in_mid_epoch_and_resumed_is_bit_identical(tiny, tmp_path, given, monkeypatch):
+  config = tiny(**streamed(**{"augment": "pad_crop(1) | mixup(0.2)", "model.dropout": 0.3}))
+  whole, _, _ = train.train(config, tmp_path / "whole", given)
+  feed = data.Streaming.feed
+
+  def interrupted(self, step):
+    if step == 9:  # of 18; an epoch has 6
+      os.kill(os.getpid(), signal.SIGTERM)
+    return feed(self, step)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(data.Streaming, "feed", interrupted)
+    stopped, _, by = train.train(config, tmp_path / "run", given)
+  assert by == signal.SIGTERM and int(stopped.step) == 10 == checkpoints.last_step(tmp_path / "run")
+  resumed, _, _ = train.train(config, tmp_path / "run", given)
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+    np.testing.assert_array_equal(a, b)
+  lines = [
+    [{k: v for k, v in line.items() if k != "images_per_second"} for line in found]
+    for found in (writers.read_metrics(tmp_path / name) for name in ("whole", "run"))
+  ]
+  assert lines[0] == lines[1]
+  assert not left_over()
+
+
+def test_a_training_that_fails_ends_its_threads(tiny, tmp_path, given, monkeypatch):
+  def interrupted(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(train, "evaluate", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    train.train(tiny(**streamed()), tmp_path, given)
+  assert not left_over()
