@@ -216,6 +216,11 @@ def open_inputs(config: ConfigDict, mesh: Mesh, given: dict[str, Split] | None =
   crops = Crops.of(c, train.shape)
   mean, std = normalization(c, train)
   batches = pipeline(train, c, mesh, skipped, order)
+  if (config.steps_per_dispatch or 1) > 1 and isinstance(batches, Streaming):
+    raise UserError(
+      f"steps_per_dispatch={config.steps_per_dispatch} needs the training split on the device, and "
+      "it is streamed, a batch a step: set steps_per_dispatch=1, or data.pipeline=resident"
+    )
   weighted = isinstance(config.task.class_weights, str)
   return Inputs(
     train=batches,

@@ -318,6 +318,13 @@ def test_unreadable_images_do_not_count_against_the_sample():
   assert data.normalization(c, split) == data.normalization(c, readable)
 
 
+def test_several_steps_a_dispatch_need_a_resident_split():
+  c = default()
+  c.data.pipeline, c.steps_per_dispatch = "streaming", 4
+  with pytest.raises(UserError, match="steps_per_dispatch=4 needs"):
+    data.open_inputs(c, sharding.make_mesh(1))
+
+
 def test_inputs_of_a_run_in_words():
   c = default()
   settings = {"data.pipeline": "streaming", "data.validation": 0.1, "batch_size": 100, "epochs": 2}
