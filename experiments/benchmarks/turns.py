@@ -100,12 +100,14 @@ def start(script: str, wanted: dict[str, dict]) -> tuple[dict[str, Worker], dict
 
 
 def measure(workers: dict[str, Worker], rounds: int, seconds: float) -> dict[str, list[float]]:
-  """Times of a step of each, by round; about `seconds` of ours in each."""
-  steps = max(1, round(seconds / workers["ours"].time(3)))
+  """Times of a step of each, by round; each has about `seconds` in it."""
+  steps = {
+    label: max(1, round(seconds / worker.time(3))) for label, worker in workers.items()
+  }
   times = {label: [] for label in workers}
   for _ in range(rounds):
     for label, worker in workers.items():
-      times[label].append(worker.time(steps))
+      times[label].append(worker.time(steps[label]))
   return times
 
 

@@ -72,7 +72,7 @@ def main() -> None:
   parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
   parser.add_argument("--workers", type=int, default=0, help="also ours with so many processes")
   parser.add_argument("--rounds", type=int, default=10)
-  parser.add_argument("--seconds", type=float, default=3.0, help="of ours in each round")
+  parser.add_argument("--seconds", type=float, default=3.0, help="of each in each round")
   parser.add_argument("--work", type=json.loads, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.work:

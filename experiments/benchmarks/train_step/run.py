@@ -126,7 +126,7 @@ def main() -> None:
   parser.add_argument("--batch", type=int, default=16)
   parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
   parser.add_argument("--rounds", type=int, default=10)
-  parser.add_argument("--seconds", type=float, default=2.0, help="of ours in each round")
+  parser.add_argument("--seconds", type=float, default=2.0, help="of each in each round")
   parser.add_argument("--memory", action="store_true", help="also count the memory of a DenseNet")
   parser.add_argument("--work", type=json.loads, help=argparse.SUPPRESS)
   args = parser.parse_args()
