@@ -4,8 +4,10 @@ A checkpoint holds `variables` (what `model.apply` takes), `training` (the rest 
 and `meta` (JSON: the normalisation), so that evaluation reads no optimizer.
 """
 
+import contextlib
 import logging
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -54,6 +56,16 @@ class Checkpoints:
   def any(self) -> bool:
     """Whether there is a checkpoint."""
     return self.step() is not None
+
+  @contextlib.contextmanager
+  def kept(self, state: TrainState, meta: dict[str, Any]) -> Iterator[None]:
+    """What is trained is saved if the work inside fails, as for images that cannot be read."""
+    try:
+      yield
+    except UserError:
+      if int(state.step):
+        self.save(state, meta, {})
+      raise
 
   def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]) -> None:
     """Starts to save; a step that is there already is left alone."""

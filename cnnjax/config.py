@@ -200,7 +200,7 @@ _CHOICES = {
 }
 # What may differ when a run goes on: where it ends, and what does not change its arithmetic.
 MAY_CHANGE = (
-    "epochs", "imports", "data.data_dir", "data.path", "data.max_gib", "data.shard_resident",
+    "epochs", "imports", "data.data_dir", "data.path", "data.shard_resident",
     "data.threads", "data.workers", "data.max_unreadable", "mesh.data", "steps_per_dispatch",
     "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
 )  # fmt: skip

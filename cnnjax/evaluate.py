@@ -81,21 +81,19 @@ def evaluate_checkpoint(
     )
     raise UserError(f"{workdir} holds no {checkpoint} checkpoint{why}")
   skipped = data.Skipped(config.data.max_unreadable)
-  found = data.load(config.data, (split,), skipped, splits, evaluating=True)[split]
+  mesh = sharding.make_mesh(-1)  # all devices there are: the result is the same
+  found = data.load(config.data, (split,), skipped, splits, evaluating=True, devices=mesh.size)[
+    split
+  ]
   if found is None:
     raise UserError("this run has no validation split; choose --split=test or --split=train")
-  mesh = sharding.make_mesh(-1)  # all devices there are: the result is the same
   model = models.create(**config.model, num_classes=len(found.classes), dtype=config.dtype)
   image_shape = data.Crops.of(config.data, found.shape).shape(config.data.image_size)
   shapes = state.abstract_variables(model, image_shape, mesh)
   state.check_sizes(model, shapes, image_shape, {config.data.eval_size} - {None})
   variables = manager.restore_variables(at, shapes)
   meta = manager.meta(at)
-  if meta["classes"] != [*found.classes]:
-    raise UserError(
-      f"the run was trained on the classes {', '.join(meta['classes'][:5])}, ..., and these data "
-      f"have {', '.join(found.classes[:5])}, ..."
-    )
+  data.check_classes(meta["classes"], found.classes)
   step = jax.jit(
     steps.eval_step(
       model,

@@ -131,6 +131,8 @@ def train(
     contextlib.closing(inputs.train),
     contextlib.closing(checkpoints.Checkpoints(workdir)) as saved,
   ):
+    if saved.any():
+      data.check_classes(saved.meta(saved.step())["classes"], inputs.classes)
     now = saved.restore(program.new_state(abstract=True)) if saved.any() else program.new_state()
     with (
       catch_signals() as caught,
@@ -139,7 +141,10 @@ def train(
       ) as out,
     ):
       out.block({**program.summary, "workdir": str(workdir)})
-      now = loop(program, now, saved, out, config.eval_batch_size, caught)
+      try:
+        now = loop(program, now, saved, out, config.eval_batch_size, caught)
+      finally:
+        out.name_unreadable(inputs.skipped)
       saved.wait()
       out.report(workdir, int(now.step), saved.step("best"), caught)
       return now, out.latest, caught[0] if caught else None
@@ -160,7 +165,9 @@ def loop(
   while step < inputs.total and not caught:
     n = min(program.per_dispatch, *(event - step % event for event in events))
     # Waiting for each dispatch keeps a queue of steps from standing between a signal and its save.
-    now = jax.block_until_ready(program.train_step(now, inputs.train.feed(step), n))
+    with saved.kept(now, inputs.meta):
+      feed = inputs.train.feed(step)
+    now = jax.block_until_ready(program.train_step(now, feed, n))
     step += n
     out.progress(step, now.window, program.schedule)
     out.name_unreadable(inputs.skipped)
@@ -178,11 +185,11 @@ def loop(
     if due["eval"]:
       # The test split stands in where there is no validation split, to be seen, not to choose by.
       for name in list(inputs.evaluations)[: None if final else 1]:
-        found = evaluate(
-          program.eval_step, now.variables, inputs.evaluations[name], eval_batch_size
-        )
+        with saved.kept(now, inputs.meta):
+          found = evaluate(
+            program.eval_step, now.variables, inputs.evaluations[name], eval_batch_size
+          )
         measured |= out.write_evaluation(step, name, found)
-        out.name_unreadable(inputs.skipped)
     if due["checkpoint"] or checkpoints.METRIC in measured:  # so that the best one can be kept
       saved.save(now, inputs.meta, measured)
     out.restart_clock(step)

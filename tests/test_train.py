@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import checkpoints, evaluate, state, train, writers
+from cnnjax import checkpoints, data, evaluate, state, train, writers
 from cnnjax.config import override
 from cnnjax.errors import UserError
 
@@ -310,3 +310,28 @@ def test_a_fresh_run_gets_its_own_folder(tiny, tmp_path, monkeypatch):
   assert len(runs) == 2 and all(name.startswith("simple_cnn-synthetic-") for name in runs)
   start_record = json.loads((tmp_path / "runs" / runs[0] / "starts.jsonl").read_text())
   assert {"jax", "flax", "cnnjax", "python"} <= set(start_record["versions"])
+
+
+def test_what_is_trained_is_kept_when_the_data_fail(tiny, tmp_path, monkeypatch):
+  def fail(*_):
+    raise UserError("11 images cannot be read")
+
+  monkeypatch.setattr(train, "evaluate", fail)
+  config = tiny(epochs=2, checkpoint_every=2)
+  with pytest.raises(UserError, match="11 images"):
+    train.train(config, tmp_path / "run")
+  monkeypatch.undo()
+  assert checkpoints.last_step(tmp_path / "run") == 6  # an epoch
+  _, metrics, _ = train.train(config, tmp_path / "run")
+  assert metrics["step"] == 12
+
+
+def test_a_run_goes_on_with_its_own_classes_alone(tiny, tmp_path):
+  rng = np.random.default_rng(0)
+  images, labels = rng.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8), np.arange(40) % 2
+  arrays = lambda *classes: data.from_arrays((images, labels), (images, labels), classes=classes)
+  config = tiny(epochs=1, **{"data.source": "arrays", "optim.schedule.warmup": 0})
+  train.train(config, tmp_path / "run", arrays("cat", "dog"))
+  config.epochs = 2
+  with pytest.raises(UserError, match="where it has 'cat' they have 'dog'"):
+    train.train(config, tmp_path / "run", arrays("dog", "cat"))

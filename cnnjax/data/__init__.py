@@ -6,8 +6,9 @@ the number of devices, processes, threads or restarts.
 
 import dataclasses
 import importlib
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -53,6 +54,11 @@ def check(config: ConfigDict) -> None:
       )
   if config.progressive and config.image_size is None:
     raise UserError("data.progressive grows to data.image_size; set it as well")
+  if config.progressive and max(config.progressive) >= config.image_size:
+    raise UserError(
+      f"data.progressive {tuple(config.progressive)} has sizes that are not below "
+      f"data.image_size={config.image_size}, which it ends with"
+    )
   if config.crop != "center" and config.image_size is None:
     raise UserError(f"data.crop={config.crop} needs the size of the crop: data.image_size")
   if config.crop != "center" and config.pipeline == "resident":
@@ -72,6 +78,7 @@ def load(
   given: dict[str, Split] | None = None,
   *,
   evaluating: bool = False,
+  devices: int = 1,
 ) -> dict[str, Split | None]:
   """The splits asked for; "validation" is None where the config has none.
 
@@ -85,6 +92,7 @@ def load(
     skipped: where images that cannot be read are named.
     given: what `from_arrays` made, in the place of a source.
     evaluating: the training split is cropped as those that are evaluated.
+    devices: that a resident split lies on, in parts if `config.shard_resident`.
   """
   skipped = Skipped(config.max_unreadable) if skipped is None else skipped
   named = [key for key in ("train", "validation", "test") if isinstance(config[key], str)]
@@ -98,7 +106,9 @@ def load(
     tail = imbalance.long_tail(found["train"].labels, config.long_tail, config.split_seed)
     found["train"] = found["train"].take(tail)
   return {
-    name: _settled(found.get(name), config, skipped, train=name == "train" and not evaluating)
+    name: _settled(
+      found.get(name), config, skipped, devices, train=name == "train" and not evaluating
+    )
     for name in splits
   }
 
@@ -113,13 +123,14 @@ def _loaded(config: ConfigDict, split: str, given: dict[str, Split] | None) -> S
 
 
 def _settled(
-  split: Split | None, config: ConfigDict, skipped: Skipped, *, train: bool
+  split: Split | None, config: ConfigDict, skipped: Skipped, devices: int, *, train: bool
 ) -> Split | None:
   """The split decoded, if it is to stay on the device; else as it is."""
-  if split is None or not _stays(split, config, train=train):
+  if split is None or not _stays(split, config, devices, train=train):
     return split
   crops, size = Crops.of(config, split.shape), _size(config, train=train)
-  check_fits((len(split), *crops.shape(size)), config.max_gib)
+  parts = devices if config.shard_resident else 1
+  check_fits((len(split), *crops.shape(size)), config.max_gib * parts)
   image = lambda data: crops.whole(data, size) if train else crops.evaluate(data, size)
   return split.decoded(image, skipped, replace=train)
 
@@ -128,12 +139,13 @@ def _size(config: ConfigDict, *, train: bool) -> int | None:
   return config.image_size if train else config.eval_size or config.image_size
 
 
-def _stays(split: Split, config: ConfigDict, *, train: bool) -> bool:
+def _stays(split: Split, config: ConfigDict, devices: int, *, train: bool) -> bool:
   """Whether a split stays on the device; the answer is the same once it is decoded."""
   if config.pipeline != "auto":
     return config.pipeline == "resident"
   shape = Crops.of(config, split.shape).shape(_size(config, train=train))
-  fits = len(split) * math.prod(shape) / 2**30 <= config.max_gib
+  parts = devices if config.shard_resident else 1
+  fits = len(split) * math.prod(shape) / 2**30 <= config.max_gib * parts
   return fits and not (train and config.crop != "center")
 
 
@@ -141,7 +153,7 @@ def pipeline(
   split: Split, config: ConfigDict, mesh: Mesh, skipped: Skipped, order: Order | None = None
 ) -> Resident | Streaming:
   """Batches of a split that `load` gave, of one that is trained on in its `order`."""
-  if _stays(split, config, train=order is not None):
+  if _stays(split, config, mesh.size, train=order is not None):
     return Resident(split, config, mesh, order)
   return Streaming(split, config, mesh, skipped, order)
 
@@ -203,7 +215,7 @@ def open_inputs(config: ConfigDict, mesh: Mesh, given: dict[str, Split] | None =
   skipped = Skipped(c.max_unreadable)
   splits = {
     name: split
-    for name, split in load(c, skipped=skipped, given=given).items()
+    for name, split in load(c, skipped=skipped, given=given, devices=mesh.size).items()
     if split is not None
   }
   train = splits["train"]
@@ -257,9 +269,24 @@ def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict
   config.data.source = "arrays"
   if "test" not in given and config.data.test == "test":
     raise UserError("there is no test split: give one, or hold out a share, as data.test=0.2")
+  for key in ("validation", "test"):
+    if key in given and isinstance(config.data[key], int | float):
+      raise UserError(
+        f"data.{key}={config.data[key]} holds a part of train out, and a {key} split is given too"
+      )
   if "validation" in given:
     config.data.validation = "validation"
   return config
+
+
+def check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
+  """Raises UserError unless a run that was `trained` on these classes finds the same ones."""
+  if list(trained) != list(found):
+    one, other = next(pair for pair in itertools.zip_longest(trained, found) if pair[0] != pair[1])
+    raise UserError(
+      f"the run was trained on other classes ({len(trained)}) than these data have ({len(found)}): "
+      f"where it has {one!r} they have {other!r}. Are they the data of this run?"
+    )
 
 
 def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
@@ -285,10 +312,14 @@ def _imbalance(train: Split) -> dict[str, str]:
 
 def statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and deviation per channel, of images in [0, 1]; exact, by counting pixel values."""
-  levels = np.arange(256) / 255.0
+  levels, images = np.arange(256) / 255.0, split.images
   mean, std = [], []
   for channel in range(split.shape[-1]):
-    counts = np.bincount(split.images[..., channel].reshape(-1), minlength=256)
+    # In parts: NumPy counts in 8 bytes a value.
+    counts = sum(
+      np.bincount(images[start : start + 1024, ..., channel].reshape(-1), minlength=256)
+      for start in range(0, len(images), 1024)
+    )
     m = counts @ levels / counts.sum()
     mean.append(float(m))
     std.append(float(np.sqrt(counts @ (levels - m) ** 2 / counts.sum())) or 1.0)

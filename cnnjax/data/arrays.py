@@ -71,7 +71,7 @@ def _checked(key: str, pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray,
   except ValueError as e:  # lists of several shapes
     raise UserError(f"{key}: images have one size, and labels one length: {e}") from e
   images = images[..., None] if images.ndim == 3 else images
-  if images.dtype != np.uint8 or images.ndim != 4:
+  if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
     raise UserError(
       f"{key}: images are uint8 [n, height, width, channels], not {images.dtype} "
       f"{list(images.shape)}"
@@ -81,6 +81,7 @@ def _checked(key: str, pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray,
   several = labels.ndim == 2
   if not (np.isin(labels, (0, 1)).all() if several else np.issubdtype(labels.dtype, np.integer)):
     raise UserError(f"{key}: labels are integers, or zeros and ones [n, num_classes]")
-  if labels.min() < 0:
-    raise UserError(f"{key}: label {labels.min()} is out of range; classes count from 0")
+  if labels.min() < 0 or labels.max() >= 2**31:
+    wrong = labels.min() if labels.min() < 0 else labels.max()
+    raise UserError(f"{key}: label {wrong} is out of range; classes count from 0")
   return images, labels.astype(np.uint8 if several else np.int32)

@@ -120,6 +120,11 @@ class Order:
       examples, batch_size, seed, config.sampling, config.repeats, config.remainder == "pad",
       (*config.progressive, config.image_size),
     )  # fmt: skip
+    if config.repeats > batch_size:
+      raise UserError(
+        f"data.repeats={config.repeats} is above batch_size={batch_size}: a batch would be one "
+        "image again and again"
+      )
     if not order.steps_per_epoch:
       raise UserError(
         f"batch_size {batch_size} is larger than the training split ({order._length})"

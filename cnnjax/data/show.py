@@ -25,7 +25,11 @@ def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32)
     from matplotlib.figure import Figure  # late: of an extra
   except ImportError as e:
     raise UserError("pictures need matplotlib: pip install -e '.[plots]'") from e
+  if images < 1 or step < 0:
+    raise UserError(f"images={images} has to be above 0, and step={step} at least 0")
   inputs = data.open_inputs(config, sharding.make_mesh(config.mesh.data))
+  if step >= inputs.total:
+    raise UserError(f"step {step:,} is past the end of the run, which has {inputs.total:,} steps")
   task = tasks.create(config.task, len(inputs.classes), inputs.counts)
   task.check_labels(inputs.several)
   operations = augment.create(config.augment)
@@ -52,7 +56,7 @@ def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32)
       grey = {"cmap": "gray", "vmin": 0, "vmax": 255 if picture.dtype == np.uint8 else 1}
       shown = picture if picture.shape[-1] == 3 else picture[..., 0]
       axis.imshow(shown, **(grey if shown.ndim == 2 else {}), interpolation="nearest")
-      axis.set_title(_title(target, inputs.classes), fontsize=7)
+      axis.set_title(_title(target, inputs.classes), fontsize=7, parse_math=False)
   try:
     figure.savefig(out, dpi=110)
   except (OSError, ValueError) as e:

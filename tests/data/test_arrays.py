@@ -174,14 +174,20 @@ def test_shares_are_held_out_of_arrays(settings, tmp_path):
 
 
 def test_a_validation_split_that_is_given_is_used(settings):
-  """Whatever the config says of one."""
   thirds = [(IMAGES[i * 20 :][:20], LABELS[i * 20 :][:20]) for i in range(3)]
   three = data.from_arrays(*thirds)
-  config = data.with_given(settings(batch_size=8, **{"data.validation": 0.5}), three)
+  config = data.with_given(settings(batch_size=8), three)
   inputs = data.open_inputs(config, sharding.make_mesh(1), three)
   assert list(inputs.evaluations) == ["validation", "test"] and inputs.steps_per_epoch == 2
   for name, (images, _) in zip(("test", "validation"), thirds[1:], strict=True):
     np.testing.assert_array_equal(inputs.evaluations[name].split.images, images)
+
+
+@pytest.mark.parametrize("key", ["validation", "test"])
+def test_a_split_that_is_given_is_not_held_out_as_well(settings, key):
+  three = data.from_arrays(*[(IMAGES[i * 20 :][:20], LABELS[i * 20 :][:20]) for i in range(3)])
+  with pytest.raises(UserError, match=f"a {key} split is given too"):
+    data.with_given(settings(**{f"data.{key}": 0.5}), three)
 
 
 def test_other_arrays_than_those_of_the_run_are_refused(trained):
