@@ -101,9 +101,7 @@ def start(script: str, wanted: dict[str, dict]) -> tuple[dict[str, Worker], dict
 
 def measure(workers: dict[str, Worker], rounds: int, seconds: float) -> dict[str, list[float]]:
   """Times of a step of each, by round; each has about `seconds` in it."""
-  steps = {
-    label: max(1, round(seconds / worker.time(3))) for label, worker in workers.items()
-  }
+  steps = {label: max(1, round(seconds / worker.time(3))) for label, worker in workers.items()}
   times = {label: [] for label in workers}
   for _ in range(rounds):
     for label, worker in workers.items():
