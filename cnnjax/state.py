@@ -1,20 +1,24 @@
 """All that a training run carries from one step to the next."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from clu import metrics
 from flax.errors import ScopeParamShapeError
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from cnnjax import sharding
 from cnnjax.errors import UserError
+from cnnjax.loss_scale import LossScale
+from cnnjax.members import Members
+from cnnjax.monitor import Monitor
 
 NEVER = jnp.iinfo(jnp.int32).max
 # At its usual level LLVM spends 5 s (jax 0.10) to 47 s (0.12) on the random bits of a ResNet-20
@@ -24,17 +28,23 @@ CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 
 @flax.struct.dataclass
 class TrainState:
-  """Parameters, statistics, optimizer, and the sums since the last line of the log.
+  """Parameters, statistics, optimizer, averages, counters, and the sums since the last log line.
 
-  With `step` and the seed of the config this is everything: the order of the data, the
-  augmentation and the dropout are functions of the two.
+  With `step` and `seed` this is everything: the order of the data, the augmentation and the dropout
+  are functions of the two. Where several runs are trained as one program, every array has a leading
+  axis of runs; see members.py.
   """
 
   step: jax.Array  # [] int32, steps done
+  seed: jax.Array  # [] uint32
   params: Any
   batch_stats: Any
   opt_state: optax.OptState
-  window: metrics.Collection  # training metrics since they were last written
+  averages: dict[str, Any]  # of the parameters; see optim/averaging.py
+  rate_factor: jax.Array  # [] float32, times the schedule; other than 1 in a sweep of rates
+  monitor: Monitor
+  loss_scale: LossScale | None
+  window: Any  # training metrics since they were last written
   bad_step: jax.Array  # [] int32, the first step whose loss or update was not finite, or NEVER
 
   @property
@@ -42,41 +52,85 @@ class TrainState:
     """What `model.apply` takes."""
     return {"params": self.params, "batch_stats": self.batch_stats}
 
+  @property
+  def steps_done(self) -> int:
+    """`step` as a number; the same of all runs."""
+    return int(np.asarray(self.step).flat[0])
+
+  def with_statistics(self, weights: str, batch_stats: Any) -> "TrainState":
+    """The same with other batch statistics beside the "raw" parameters, or beside an average."""
+    if weights == "raw":
+      return self.replace(batch_stats=batch_stats)
+    average = {**self.averages[weights], "batch_stats": batch_stats}
+    return self.replace(averages={**self.averages, weights: average})
+
+  @property
+  def rate_scale(self) -> jax.Array:
+    """What the rate of the schedule is multiplied by."""
+    fallen = self.monitor.plateau
+    return self.rate_factor if fallen is None else self.rate_factor * fallen.scale
+
 
 def create(
   model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  window: metrics.Collection,
   image_shape: tuple[int, int, int],
-  seed: int,
+  rest: Callable[[dict[str, Any]], dict[str, Any]],
+  members: Members,
   mesh: Mesh,
+  config: ConfigDict,
   *,
   abstract: bool = False,
 ) -> TrainState:
   """A fresh state for images of `[height, width, channels]`, born on the mesh.
 
-  With `abstract`, shapes and shardings only: nothing is computed.
+  Args:
+    model: what is trained.
+    image_shape: of the images.
+    rest: the fields of the state that depend on the variables or the config, given the variables.
+    members: the seeds and rates of the runs that are trained.
+    mesh: where it lies, as a whole or in parts.
+    config: `config.mesh`, which says how large the parts are.
+    abstract: shapes and shardings only; nothing is computed.
   """
 
-  def init() -> TrainState:
+  def init(seed: jax.Array, rate_factor: jax.Array) -> TrainState:
     variables = _init(model, image_shape, seed)
     return TrainState(
       step=jnp.zeros((), jnp.int32),
+      seed=seed,
+      rate_factor=rate_factor,
       **variables,
-      opt_state=optimizer.init(variables["params"]),
-      window=window,
+      **rest(variables),
       bad_step=jnp.full((), NEVER, jnp.int32),
     )
 
+  # Of several runs there are no parts, so that the axis of runs is in nobody's way.
+  shapes = jax.eval_shape(jax.vmap(init) if members.several else init, *members.arguments)
+  where = sharding.of_state(shapes, mesh, config)
   if abstract:
-    return _laid_out(init, mesh)
+    return sharding.laid_out(shapes, where)
   options = CPU_INIT_OPTIONS if jax.default_backend() == "cpu" else None
-  return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=options)()
+  return members.jit(init, out_shardings=where, compiler_options=options)(*members.arguments)
 
 
 def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh: Mesh) -> Any:
   """Shapes and shardings of the variables; a model refuses images that it cannot take here."""
-  return _laid_out(lambda: _init(model, image_shape, 0), mesh)
+  shapes = jax.eval_shape(lambda: _init(model, image_shape, 0))
+  return sharding.laid_out(shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes))
+
+
+def depths(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+  """The place of each group of parameters, as "stage1_block1", in the order of the forward pass."""
+  order: dict[str, int] = {}
+
+  def note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    if context.module.path:
+      order.setdefault(context.module.path[0], len(order))
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    params = jax.eval_shape(lambda: _init(model, image_shape, 0))["params"]
+  return {name: order.get(name, 0) for name in params}
 
 
 def check_sizes(
@@ -94,16 +148,11 @@ def check_sizes(
       ) from e
 
 
-def _init(model: nn.Module, image_shape: tuple[int, int, int], seed: int) -> dict[str, Any]:
+def _init(
+  model: nn.Module, image_shape: tuple[int, int, int], seed: jax.Array | int
+) -> dict[str, Any]:
   images = jnp.zeros((1, *image_shape), jnp.float32)
   return {"batch_stats": {}, **model.init(jax.random.key(seed), images, train=False)}
-
-
-def _laid_out(init: Any, mesh: Mesh) -> Any:
-  where = sharding.replicated(mesh)
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), jax.eval_shape(init)
-  )
 
 
 def count(params: Any) -> int:

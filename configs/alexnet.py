@@ -36,7 +36,7 @@ def cifar10(c):
   c.optim.learning_rate = 0.01
   c.optim.weight_decay = 5e-4
   c.optim.weight_decay_mask = ""
-  c.optim.schedule.name = "step"
+  c.optim.schedule.name = "multi_step"
   c.optim.schedule.boundaries = (81, 122)
 
 
@@ -58,7 +58,7 @@ def imagenet(c):
   c.optim.learning_rate = 0.01
   c.optim.weight_decay = 1e-4
   c.optim.weight_decay_mask = ""
-  c.optim.schedule.name = "step"
+  c.optim.schedule.name = "multi_step"
   c.optim.schedule.boundaries = (30, 60)
 
 

@@ -36,11 +36,10 @@ def cifar10(c):
 def imagenet(c):
   """arXiv:2201.03545 table 5: 300 epochs of 4096, AdamW at 4e-3, 20 epochs of warm-up, cosine.
 
-  Crops and evaluation as in the authors' github.com/facebookresearch/ConvNeXt, datasets.py. Rates
-  are for batches of 4096: with n, learning_rate = n / 4096 * 4e-3. drop_path is that of the
-  variant. Differences: no average of the weights; RandAugment has torchvision's operations, at
-  strengths without noise (mstd) and resampled bilinearly; what is erased becomes uniform noise,
-  theirs is normal.
+  Crops and evaluation as in the authors' github.com/facebookresearch/ConvNeXt, datasets.py; the
+  rest as TRAINING.md and main.py there have it. drop_path is that of the variant. Differences:
+  RandAugment has torchvision's operations, at strengths without noise (mstd) and resampled
+  bilinearly; what is erased becomes uniform noise, theirs is normal.
   """
   c.model.name = "convnext_tiny"
   c.data.source, c.data.name = "tfds", "imagenet2012"
@@ -57,8 +56,36 @@ def imagenet(c):
     f"flip | {RAND_AUGMENT} | {RAND_AUGMENT} | random_erasing(0.25, fill='noise')"
     " | choice(mixup(0.8), cutmix(1.0))"
   )
-  c.optim.learning_rate = 4e-3
+  c.optim.learning_rate, c.optim.scale_from = 4e-3, 4096  # lr, "with total batch size 4096"
   c.optim.schedule.warmup = 20
+  c.optim.schedule.end_factor = 1e-6 / 4e-3  # min_lr
+  c.average.ema = 0.9999  # model_ema_decay, of timm's ModelEma
+  c.average.ema_warmup = False
+
+
+def finetune_384(c):
+  """ConvNeXt-B at 384 pixels: TRAINING.md, "Finetune from ImageNet-1K pre-training"; table 5.
+
+  The rates of layers and all else are here, the weights to start from are not: no key loads them.
+  From Python, cnnjax.transfer gives them. Differences: each of our 46 groups of parameters is a
+  layer, theirs are 12 groups of blocks, so layer_decay is the root that takes the stem as far
+  down; the head is not made small at first (head_init_scale 0.001); their drop_path of 0.8 is
+  linear in depth, as here; images of a test are squeezed into the square, here cut from its centre.
+  """
+  imagenet(c)
+  c.model.name = "convnext_base"
+  c.model.drop_path = 0.8  # drop_path
+  c.data.image_size = 384  # input_size
+  c.data.eval_crop = 1.0  # datasets.py: no crop from 384 pixels on
+  c.batch_size = 512
+  c.epochs = 30
+  c.augment = f"flip | {RAND_AUGMENT} | {RAND_AUGMENT} | random_erasing(0.25, fill='noise')"
+  c.optim.learning_rate, c.optim.scale_from = 5e-5, 512  # lr, for 512
+  c.optim.weight_decay = 1e-8
+  c.optim.layer_decay = 0.7 ** (13 / 45)  # layer_decay 0.7 over 13 steps from head to stem
+  c.optim.schedule.warmup = 0
+  c.optim.schedule.end_factor = 1e-6 / 5e-5
+  c.average.ema = None
 
 
 def get_config(preset: str = "digits"):
@@ -67,4 +94,10 @@ def get_config(preset: str = "digits"):
   config.task.label_smoothing = 0.1
   config.optim.name = "adamw"
   config.optim.weight_decay = 0.05
-  return pick(preset, {"digits": digits, "cifar10": cifar10, "imagenet": imagenet}, config)
+  presets = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "imagenet": imagenet,
+    "finetune_384": finetune_384,
+  }
+  return pick(preset, presets, config)

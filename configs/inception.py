@@ -34,26 +34,24 @@ def cifar10(c):
   c.optim.nesterov = True
   c.optim.weight_decay = 5e-4
   c.optim.weight_decay_mask = ""
-  c.optim.schedule.name = "step"
+  c.optim.schedule.name = "multi_step"
   c.optim.schedule.warmup = 1
   c.optim.schedule.factor = 0.2
   c.optim.schedule.boundaries = (60, 120, 160)
 
 
 def imagenet(c):
-  """arXiv:1512.00567 sections 7 and 8, and arXiv:1602.07261 section 4, but for the optimizer.
+  """arXiv:1512.00567 sections 6 to 8, and arXiv:1602.07261 section 4: RMSProp, and its average.
 
-  There RMSProp, decay 0.9 and epsilon 1.0, which makes it not far from the momentum SGD that is
-  here at the same rate, 0.045, times 0.94 every second epoch; 100 epochs, gradients clipped to a
-  norm of 2, label smoothing 0.1. Weight decay and the weight of the auxiliary head are those of
-  TF-slim. There 50 workers with batches of 32, asynchronous, and evaluation of averaged weights.
-  Crops, colours and the central 87.5 % for evaluation are those of TF-slim as well
-  (inception_preprocessing.py), but that brightness is multiplied here by up to 1 +- 32/255, and
-  that it squeezes the centre of an image into the square, which here is cut.
+  Weight decay and the weight of the auxiliary head are those of TF-slim. Crops, colours and the
+  central 87.5 % for evaluation are those of TF-slim as well (inception_preprocessing.py).
+  Differences: 50 workers have batches of 32 there, asynchronously, which no batch of one step is
+  the same as; brightness is multiplied here by up to 1 +- 32/255; TF-slim squeezes the centre of an
+  image into the square, which here is cut.
   """
-  c.model.aux_logits = True
-  c.task.aux_weight = 0.4
-  c.task.label_smoothing = 0.1
+  c.model.aux_logits = True  # section 6
+  c.task.aux_weight = 0.4  # TF-slim, train_image_classifier.py
+  c.task.label_smoothing = 0.1  # section 7
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 299
   c.data.crop, c.data.pipeline = "random_resized", "streaming"
@@ -62,15 +60,20 @@ def imagenet(c):
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.5, 0.5, 0.5)
   c.data.std = (0.5, 0.5, 0.5)
-  c.batch_size = 256
-  c.epochs = 100
+  c.batch_size = 256  # that of tensorflow/models, inception_train.py, on 8 GPUs
+  c.epochs = 100  # section 8, as all of optim that has no source beside it
   c.augment = "flip | color_jitter(brightness=0.125, saturation=0.5)"
+  c.optim.name = "rmsprop_tf"
   c.optim.learning_rate = 0.045
+  c.optim.decay = 0.9
+  c.optim.momentum = 0.9  # RMSPROP_MOMENTUM in inception_train.py
+  c.optim.eps = 1.0
   c.optim.clip_norm = 2.0
-  c.optim.weight_decay = 4e-5
+  c.optim.weight_decay = 4e-5  # TF-slim
   c.optim.schedule.name = "step"
   c.optim.schedule.factor = 0.94
-  c.optim.schedule.boundaries = tuple(range(2, 100, 2))
+  c.optim.schedule.period = 2
+  c.average.ema = 0.9999  # MOVING_AVERAGE_DECAY in inception_model.py (unverified)
 
 
 def get_config(preset: str = "digits"):

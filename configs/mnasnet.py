@@ -39,8 +39,7 @@ def imagenet(c):
   mnasnet_100 at 740 images a step; mnasnet_050 takes 1000, rate 1.0, no weight decay, 300 epochs.
   Torchvision's weights of both are of earlier versions of it (mnasnet_100: 200 epochs, pull request
   829), those of its other widths of another recipe.
-  (The paper, section 5, has RMSProp and 4096 images a step.) Its warmup starts at a tenth of the
-  rate, here at 0.
+  (The paper, section 5, has RMSProp and 4096 images a step.)
   """
   c.model.name = "mnasnet_100"
   c.model.norm_momentum = 0.9997  # as in torchvision
@@ -59,6 +58,7 @@ def imagenet(c):
   c.optim.weight_decay = 1e-5
   c.optim.weight_decay_mask = ""
   c.optim.schedule.warmup = 5
+  c.optim.schedule.warmup_factor = 0.1
 
 
 def get_config(preset: str = "digits"):

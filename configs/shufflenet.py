@@ -35,9 +35,8 @@ def cifar10(c):
 def imagenet(c):
   """The authors' recipe, the same as for v1 (section 4): 300k steps of 1024, from a rate of 0.5.
 
-  github.com/megvii-model/ShuffleNet-Series, ShuffleNetV1/train.py. The rate falls linearly there,
-  as a cosine here; biases and norms do not decay in either. Its images go in as they are, from 0 to
-  255; here they are normalised.
+  github.com/megvii-model/ShuffleNet-Series, ShuffleNetV1/train.py: the rate falls linearly; biases
+  and norms do not decay. Its images go in as they are, from 0 to 255; here they are normalised.
   """
   c.model.name = "shufflenet_v2_x1_0"
   c.data.source, c.data.name = "tfds", "imagenet2012"
@@ -53,6 +52,7 @@ def imagenet(c):
   c.task.label_smoothing = 0.1
   c.optim.learning_rate = 0.5
   c.optim.weight_decay = 4e-5
+  c.optim.schedule.name = "linear"
 
 
 def get_config(preset: str = "digits"):

@@ -56,7 +56,7 @@ def imagenet(c):
   c.optim.learning_rate = 0.01
   c.optim.weight_decay = 2e-4
   c.optim.weight_decay_mask = ""
-  c.optim.schedule.name = "step"
+  c.optim.schedule.name = "multi_step"
   c.optim.schedule.boundaries = (30, 60, 90)
 
 

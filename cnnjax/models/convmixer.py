@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
-from cnnjax.models.registry import Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
 
 class ConvActNorm(nn.Module):
@@ -78,9 +78,11 @@ class ConvMixer(nn.Module):
   norm: layers.Norm = "batch"
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
-  drop_path: Rate = 0.0  # of the last block's depthwise branch; linear in depth from 0 in the first
+  drop_path: Rate = 0.0  # of the last block's depthwise branch
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in the first block, or the same in all
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -94,10 +96,11 @@ class ConvMixer(nn.Module):
     x = unit(self.features, patch, strides=patch, padding=0, name="patch_embed")(x, train=train)
     x = layers.feature(self, "stem", x, stride=patch)
     stages = layers.stages_of(self.depth)
+    rates = layers.drop_path_rates(self.drop_path, self.depth, self.drop_path_mode, first=0)
     for i in range(1, self.depth + 1):
       x = layers.run_block(
         Block(self.kernel_size, unit, name=f"block{i}"), x, train=train, remat=self.remat,
-        drop_path=self.drop_path * (i - 1) / max(1, self.depth - 1),
+        drop_path=rates[i - 1],
       )  # fmt: skip
       if i in stages:
         x = layers.feature(self, stages[i], x, stride=patch)

@@ -23,7 +23,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
-from cnnjax.models.registry import Factor, Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Factor, Rate, Size, register
 
 # The authors' trunc_normal_(std=0.02) cuts at -2 and 2, a hundred deviations away.
 kernel_init = nn.initializers.normal(0.02)
@@ -92,9 +92,11 @@ class ConvNeXt(nn.Module):
   norm: layers.Norm = "layer"
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0 in the first
+  drop_path: Rate = 0.0  # of the last block
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in the first block, or the same in all
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def __post_init__(self):
     if len(self.stage_sizes) != len(self.features):
@@ -126,7 +128,8 @@ class ConvNeXt(nn.Module):
     x = conv(self.features[0], patch, strides=patch, name="stem_conv")(x)
     x = norm(dtype=self.dtype, name="stem_norm")(x)
     x = layers.feature(self, "stem", x, stride=patch)
-    done, depth = 0, sum(self.stage_sizes)
+    depth = sum(self.stage_sizes)
+    rates = iter(layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode, first=0))
     for stage, (size, features) in enumerate(zip(self.stage_sizes, self.features, strict=True), 1):
       if stage > 1:
         x = norm(dtype=self.dtype, name=f"stage{stage}_downsample_norm")(x)
@@ -134,9 +137,8 @@ class ConvNeXt(nn.Module):
       for i in range(1, size + 1):
         x = layers.run_block(
           block(name=f"stage{stage}_block{i}"), x, train=train, remat=self.remat,
-          drop_path=self.drop_path * done / max(1, depth - 1),
+          drop_path=next(rates),
         )  # fmt: skip
-        done += 1
       x = layers.feature(self, f"stage{stage}", x, stride=patch * 2 ** (stage - 1))
     x = norm(dtype=jnp.float32, name="head_norm")(layers.global_pool(x, self.pool))
     x = layers.dropout(x, self.dropout, train=train)

@@ -32,7 +32,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.mobilenet import InvertedResidual, make_layers, stage_strides
-from cnnjax.models.registry import Odd, Rate, Scale, Size, register
+from cnnjax.models.registry import ABOVE_0, Odd, Rate, Scale, Size, register
 
 head_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
@@ -135,9 +135,12 @@ class EfficientNet(nn.Module):
   norm_epsilon: Scale = 1e-3  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
-  drop_path: Rate = 0.2  # block i of n, from 0, has drop_path * i / n, as in the authors' code
+  drop_path: Rate = 0.2
+  # Block i of n, from 0, has drop_path * i / n, as in the authors' code, or all have drop_path.
+  drop_path_mode: layers.DropPathMode = "linear"
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -156,7 +159,11 @@ class EfficientNet(nn.Module):
 
     repeats = [self._depth(i) for i in range(len(self.stages))]
     strides = stage_strides([stage.strides for stage in self.stages], self.small_images)
-    done = 0
+    depth = sum(repeats)
+    rates = layers.drop_path_rates(
+      self.drop_path, depth, self.drop_path_mode, first=0, divisor=depth
+    )
+    rates = iter(rates)
     for i, stage in enumerate(self.stages, 1):
       for n in range(1, repeats[i - 1] + 1):
         options = dict(
@@ -171,9 +178,7 @@ class EfficientNet(nn.Module):
             expanded=stage.expand * x.shape[-1], squeeze=squeeze, squeeze_act=self.activation,
             depthwise=depthwise, dtype=self.dtype, **options,
           )  # fmt: skip
-        rate = self.drop_path * done / sum(repeats)
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rate)
-        done += 1
+        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=next(rates))
       stride *= strides[i - 1]
       x = layers.feature(self, f"stage{i}", x, stride=stride)
 

@@ -17,7 +17,7 @@ from flax import linen as nn
 from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.inception_v3 import Inception, Mixed, Table
-from cnnjax.models.registry import Rate, Scale, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 V4_STEM = [
   [["max"], [(96, 3, 2)]],
@@ -119,7 +119,9 @@ class InceptionResNetV2(Inception):
 
   stage_sizes: tuple[Size, ...] = (10, 20, 10)
   residual_scales: tuple[Scale, ...] = (0.17, 0.1, 0.2)  # of A, B, C; section 3.3 says 0.1 to 0.3
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   head_features = 1536
 
@@ -134,7 +136,9 @@ class InceptionResNetV2(Inception):
 
   def _stages(self, unit: Callable, conv: Callable) -> list[list[Callable[..., nn.Module]]]:
     starts = self._mixed(unit, RESNET_START, RESNET_REDUCTION_A, RESNET_REDUCTION_B)
-    tables, depth, stages, done = (RESNET_A, RESNET_B, RESNET_C), sum(self.stage_sizes), [], 0
+    tables, depth, stages = (RESNET_A, RESNET_B, RESNET_C), sum(self.stage_sizes), []
+    rates = layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode)
+    done = 0
     for start, table, size, scale in zip(
       starts, tables, self.stage_sizes, self.residual_scales, strict=True
     ):
@@ -145,7 +149,7 @@ class InceptionResNetV2(Inception):
         stages[-1].append(
           functools.partial(
             ResidualMixed, table, unit, conv,
-            scale=1.0 if last else scale, act=not last, drop_path=self.drop_path * done / depth,
+            scale=1.0 if last else scale, act=not last, drop_path=rates[done - 1],
           )
         )  # fmt: skip
     return stages

@@ -30,6 +30,8 @@ Activation = Literal[tuple(ACTIVATIONS)]
 Norm = Literal["batch", "group", "layer"]  # what `norm` takes
 Pool = Literal["avg", "max", "avg+max", "gem"]  # what `global_pool` takes
 Drop = float | jax.Array | None  # a rate of `drop_path`; traced in a scan; None: 0
+DropPathMode = Literal["linear", "constant"]  # in depth: what `drop_path_mode` takes
+DropoutKind = Literal["element", "channel"]  # what `dropout_kind` takes
 Padding = int | str | Sequence[tuple[int, int]]  # each side as in torch, "SAME", "VALID", or pairs
 
 # arXiv:1502.01852 section 2.2, backward case: normal of variance 2 / (kernel area * features), not
@@ -388,7 +390,8 @@ def scan_blocks(
 
   loop = nn.scan(
     step,
-    variable_axes={"params": 0, "batch_stats": 0},
+    # The last three are what batch_stats.py and health ask for.
+    variable_axes=dict.fromkeys(("params", "batch_stats", "moments", "dead", "largest"), 0),
     split_rngs={"params": True, "dropout": True},
     length=len(drop_path),
   )
@@ -403,9 +406,82 @@ def flatten(x: jax.Array) -> jax.Array:
   return x.reshape(x.shape[0], -1)
 
 
-def dropout(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
-  """Dropout with inverse scaling, rng collection "dropout". Call it inside a compact method."""
-  return nn.Dropout(rate=rate, deterministic=not train)(x)
+def dropout(x: jax.Array, rate: float, *, train: bool, kind: DropoutKind = "element") -> jax.Array:
+  """Dropout with inverse scaling, rng collection "dropout". Call it inside a compact method.
+
+  `kind`: of single values, or of whole channels, see `spatial_dropout`.
+  """
+  axes = tuple(range(1, x.ndim - 1)) if kind == "channel" else ()
+  return nn.Dropout(rate=rate, broadcast_dims=axes, deterministic=not train)(x)
+
+
+def spatial_dropout(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
+  """Dropout of whole channels (arXiv:1411.4280 section 3.2), of each example others.
+
+  Neighbouring pixels are alike, so that dropping one alone takes little away. What is kept is
+  scaled by 1 / (1 - rate). x is [batch, height, width, channels]; its shape stays.
+  """
+  return dropout(x, rate, train=train, kind="channel")
+
+
+def drop_block(x: jax.Array, rate: float, block_size: int, *, train: bool) -> jax.Array:
+  """DropBlock (arXiv:1810.12890 algorithm 1): drops squares of block_size x block_size pixels.
+
+  Each channel of each example has squares of its own, which works better than the same in all
+  channels (section 3). They lie wholly inside; on maps with a shorter side than `block_size`, that
+  side is theirs. `rate`: 1 - keep_prob, what falls if no two squares overlap; they do, and a little
+  less falls. What is kept is divided by the share that is kept, over the whole batch.
+  The paper lets `rate` grow linearly from 0 over the training. A model knows no step: it is
+  constant here. Rng collection "dropout". Call it in a compact method.
+  x is [batch, height, width, channels]; its shape stays.
+  """
+  return DropBlock(rate, block_size)(x, train=train)
+
+
+class DropBlock(nn.Module):
+  """See `drop_block`."""
+
+  rate: float
+  block_size: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    if not train or self.rate == 0:
+      return x
+    batch, height, width, channels = x.shape
+    size = min(self.block_size, height, width)
+    rows, columns = height - size + 1, width - size + 1  # where the first pixel of a square may be
+    gamma = self.rate * height * width / (size**2 * rows * columns)
+    first = jax.random.bernoulli(self.make_rng("dropout"), gamma, (batch, rows, columns, channels))
+    # Of each pixel: is it in a square that begins at most size - 1 before it?
+    dropped = max_pool(first.astype(jnp.float32), size, strides=1, padding=size - 1)
+    kept = dropped == 0
+    scale = x.size / jnp.maximum(1, jnp.count_nonzero(kept)).astype(jnp.float32)
+    return jnp.where(kept, x * scale, 0).astype(x.dtype)
+
+
+def drop_block_rates(rate: float, stages: int) -> list[float]:
+  """Of each stage: a quarter of `rate` in the last but one, `rate` in the last.
+
+  As in the authors' code (github.com/tensorflow/tpu, models/official/resnet) for groups 3 and 4 of
+  a ResNet: there a map has 4 times the pixels.
+  """
+  return [0.0] * (stages - 2) + [rate / 4, rate][-stages:]
+
+
+def drop_path_rates(
+  rate: float, depth: int, mode: DropPathMode, *, first: int = 1, divisor: int | None = None
+) -> list[float]:
+  """The rates of stochastic depth of `depth` blocks (arXiv:1603.09382 section 3).
+
+  "constant": all have `rate`, which the paper calls uniform. "linear": block i, from 0, has
+  rate * (first + i) / divisor. So the first has rate / depth, as in the paper (equation 4), or with
+  `first` 0 nothing. The last has `rate`, unless `divisor` says otherwise.
+  """
+  if mode == "constant":
+    return [rate] * depth
+  divisor = divisor or max(1, first + depth - 1)
+  return [rate * (first + i) / divisor for i in range(depth)]
 
 
 def drop_path(x: jax.Array, rate: Drop, *, train: bool) -> jax.Array:

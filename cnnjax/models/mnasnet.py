@@ -20,7 +20,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, stage_strides
-from cnnjax.models.registry import Factor, Odd, Rate, Scale, Size, register
+from cnnjax.models.registry import ABOVE_0, Factor, Odd, Rate, Scale, Size, register
 
 
 class Stage(NamedTuple):
@@ -69,9 +69,11 @@ class MNASNet(nn.Module):
   norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -87,7 +89,8 @@ class MNASNet(nn.Module):
     x = layers.feature(self, "stem", x, stride=stride)
 
     stages = [Stage(*stage) for stage in self.stages]
-    depth, done = sum(stage.repeats for stage in stages), 0
+    depth = sum(stage.repeats for stage in stages)
+    rates = iter(layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode))
     strides = stage_strides([stage.strides for stage in stages], self.small_images)
     for i, stage in enumerate(stages, 1):
       for n in range(1, stage.repeats + 1):
@@ -103,9 +106,7 @@ class MNASNet(nn.Module):
           dtype=self.dtype,
           name=f"stage{i}_block{n}",
         )
-        done += 1
-        rate = self.drop_path * done / depth
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rate)
+        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=next(rates))
       stride *= strides[i - 1]
       x = layers.feature(self, f"stage{i}", x, stride=stride)
 

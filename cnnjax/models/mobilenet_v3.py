@@ -25,7 +25,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, stage_strides
-from cnnjax.models.registry import Odd, Rate, Scale, Size, register
+from cnnjax.models.registry import ABOVE_0, Odd, Rate, Scale, Size, register
 
 
 class Row(NamedTuple):
@@ -87,9 +87,11 @@ class MobileNetV3(nn.Module):
   norm_epsilon: Scale = 1e-3  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -106,6 +108,7 @@ class MobileNetV3(nn.Module):
 
     rows = [Row(*row) for row in self.blocks]
     strides = stage_strides([row.strides for row in rows], self.small_images)
+    rates = layers.drop_path_rates(self.drop_path, len(rows), self.drop_path_mode)
     nominal, done = self.stem_features, 0  # the width of x in the table; blocks done
     for i, (_, stage) in enumerate(itertools.groupby(rows, key=lambda row: row.features), 1):
       for n, row in enumerate(stage, 1):
@@ -122,8 +125,7 @@ class MobileNetV3(nn.Module):
           dtype=self.dtype,
           name=f"stage{i}_block{n}",
         )
-        rate = self.drop_path * (done + 1) / len(rows)
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rate)
+        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rates[done])
         stride *= strides[done]
         nominal, done = row.features, done + 1
       x = layers.feature(self, f"stage{i}", x, stride=stride)

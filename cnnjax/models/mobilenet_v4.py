@@ -23,7 +23,7 @@ from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.efficientnet import FusedMBConv
 from cnnjax.models.mobilenet import head_init, make_layers, stage_strides
-from cnnjax.models.registry import Check, Count, Rate, Scale, Size, register
+from cnnjax.models.registry import ABOVE_0, Check, Count, Rate, Scale, Size, register
 
 OddOrNone = Annotated[Count, Check(lambda n: n == 0 or n % 2 == 1, "odd, or 0 for none")]
 
@@ -145,9 +145,11 @@ class MobileNetV4(nn.Module):
   norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def __post_init__(self):
     for row in (row for stage in self.stages for row in stage):
@@ -169,15 +171,15 @@ class MobileNetV4(nn.Module):
 
     stages = [[Row(*row) for row in stage] for stage in self.stages]
     strides = stage_strides([stage[0].strides for stage in stages], self.small_images)
-    depth, done = sum(len(stage) for stage in stages), 0
+    depth = sum(len(stage) for stage in stages)
+    rates = iter(layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode))
     for i, stage in enumerate(stages, 1):
       for n, row in enumerate(stage, 1):
         row = row._replace(
           features=layers.make_divisible(row.features * self.width),
           strides=strides[i - 1] if n == 1 else 1,
         )
-        done += 1
-        name, options = f"stage{i}_block{n}", dict(drop_path=self.drop_path * done / depth)
+        name, options = f"stage{i}_block{n}", dict(drop_path=next(rates))
         if row.kind == "conv":
           block = layer(row.features, row.kernel_size1, strides=row.strides, name=name)
           options = {}

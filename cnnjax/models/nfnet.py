@@ -28,7 +28,7 @@ from flax import linen as nn
 from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.attention import SqueezeExcite
-from cnnjax.models.registry import Rate, Scale, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 # Each times the constant that gives it variance 1 for a standard normal input.
 ACTIVATIONS = {
@@ -142,9 +142,12 @@ class NFNet(nn.Module):
   variance_floor: bool = True  # how weights are kept from a division by 0
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
-  drop_path: Rate = 0.25  # linear in depth from 0; the last of n blocks has (n - 1) / n of it
+  drop_path: Rate = 0.25
+  # Block i of n, from 0, has drop_path * i / n, or all have drop_path.
+  drop_path_mode: layers.DropPathMode = "linear"
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def __post_init__(self):
     if len(self.stage_sizes) != len(self.features):
@@ -166,7 +169,10 @@ class NFNet(nn.Module):
       x = conv(max(1, stem // divisor), 3, strides=strides, name=f"stem_conv{i}")(x, train=train)
     stride = stride**2
     x = layers.feature(self, "stem", x, stride=stride)
-    done, depth = 0, sum(self.stage_sizes)
+    depth = sum(self.stage_sizes)
+    rates = iter(
+      layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode, first=0, divisor=depth)
+    )
     variance = 1.0  # of x at initialisation, while the branches still count
     for stage, (size, features) in enumerate(zip(self.stage_sizes, self.features, strict=True), 1):
       for i in range(1, size + 1):
@@ -182,11 +188,9 @@ class NFNet(nn.Module):
           dtype=self.dtype,
           name=f"stage{stage}_block{i}",
         )
-        rate = self.drop_path * done / depth
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rate)
+        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=next(rates))
         # The first block of a stage normalises its shortcut as well.
         variance = (1.0 if i == 1 else variance) + self.alpha**2
-        done += 1
       stride *= 2 if stage > 1 else 1
       x = layers.feature(self, f"stage{stage}", x, stride=stride)
     x = act(conv(2 * self.features[-1], 1, name="final_conv")(x, train=train))

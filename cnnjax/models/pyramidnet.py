@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
-from cnnjax.models.registry import Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
 
 class Block(nn.Module):
@@ -72,9 +72,11 @@ class PyramidNet(nn.Module):
   norm: layers.Norm = "batch"
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0
+  drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -95,6 +97,7 @@ class PyramidNet(nn.Module):
       x = layers.max_pool(x, 3, strides=2, padding=1)
       stride = 4
     depth, n = sum(self.stage_sizes), 0
+    rates = layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode)
     for stage, size in enumerate(self.stage_sizes, 1):
       for i in range(1, size + 1):
         n += 1
@@ -104,8 +107,7 @@ class PyramidNet(nn.Module):
           features=width * (4 if self.block == "bottleneck" else 1), block=self.block,
           strides=strides, conv=conv, norm=norm, name=f"stage{stage}_block{i}",
         )  # fmt: skip
-        rate = self.drop_path * n / depth
-        x = layers.run_block(block, x, train=train, drop_path=rate, remat=self.remat)
+        x = layers.run_block(block, x, train=train, drop_path=rates[n - 1], remat=self.remat)
         stride *= strides
       x = layers.feature(self, f"stage{stage}", x, stride=stride)
     x = nn.relu(norm(train=train, name="final_norm")(x))

@@ -16,8 +16,8 @@ default, and its annotation says what `create` lets through: bool, int, float, s
 `Literal["max", "avg"]`, a NamedTuple of these, or one of `Rate`, `Size`, `Count`, `Odd`, `Scale`
 and `Factor` below. Values with any other annotation pass unchecked.
 
-An option may need another one to do anything. Its class says so, and `create` refuses it where it
-would be ignored: `NEEDS = (("lrn_alpha", "lrn", True),)`.
+An option may need another one to do anything. Its class says so, by a value or a Check, and
+`create` refuses it where it would be ignored: `NEEDS = (("lrn_alpha", "lrn", True),)`.
 """
 
 import dataclasses
@@ -57,6 +57,7 @@ Count = Annotated[int, Check(lambda count: count >= 0, "at least 0")]
 Odd = Annotated[int, Check(lambda size: size >= 1 and size % 2 == 1, "odd and at least 1")]
 Scale = Annotated[float, Check(lambda scale: 0 < scale < 1e6, "above 0 and below a million")]
 Factor = Annotated[float, Check(lambda factor: 0 <= factor < 1e6, "at least 0, below a million")]
+ABOVE_0 = Check(lambda value: value > 0, "above 0")  # for NEEDS
 Classes = Annotated[int, Check(lambda classes: classes >= 0, "at least 0 (0: pooled features)")]
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -135,10 +136,13 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
   """
   entry = lookup(name)
   values = entry.defaults | _checked_overrides(name, entry.builder, overrides)
-  for key, other, value in getattr(entry.builder, "NEEDS", ()):
+  for key, other, needed in getattr(entry.builder, "NEEDS", ()):
+    by_check = isinstance(needed, Check)
+    fits = needed.holds(values[other]) if by_check else values[other] == needed
     # Not what the variant has of its own, and what a saved run therefore repeats.
-    if values[key] != entry.defaults[key] and values[other] != value:
-      raise UserError(f"{name}.{key}={values[key]!r} does nothing without {other}={value!r}")
+    if values[key] != entry.defaults[key] and not fits:
+      without = f"{other} {needed.text}" if by_check else f"{other}={needed!r}"
+      raise UserError(f"{name}.{key}={values[key]!r} does nothing without {without}")
   return entry.builder(
     num_classes=_checked(f"{name}.num_classes", num_classes, Classes),
     dtype=_dtype(dtype),

@@ -24,7 +24,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.attention import SqueezeExcite
-from cnnjax.models.registry import Check, Factor, Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Check, Factor, Rate, Size, register
 
 Step = Annotated[float, Check(lambda step: step > 1, "above 1")]
 Width = Annotated[int, Check(lambda n: n >= 8 and n % 8 == 0, "a multiple of 8, at least 8")]
@@ -105,9 +105,11 @@ class RegNet(nn.Module):
   zero_init_gamma: bool = False  # each branch starts at zero, arXiv:1706.02677 section 5.1
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -122,7 +124,7 @@ class RegNet(nn.Module):
     table = stages(
       self.w_0, self.w_a, self.w_m, self.depth, self.group_width, keep_width=self.keep_width
     )
-    done = 0
+    rates = iter(layers.drop_path_rates(self.drop_path, self.depth, self.drop_path_mode))
     for stage, (features, blocks, group_width) in enumerate(zip(*table, strict=True), 1):
       strides = 1 if self.small_images and stage == 1 else 2
       for n in range(1, blocks + 1):
@@ -131,9 +133,7 @@ class RegNet(nn.Module):
           se_ratio=self.se_ratio, zero_init_gamma=self.zero_init_gamma, layer=layer, norm=norm,
           dtype=self.dtype, name=f"stage{stage}_block{n}",
         )  # fmt: skip
-        done += 1
-        rate = self.drop_path * done / self.depth
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rate)
+        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=next(rates))
       stride *= strides
       x = layers.feature(self, f"stage{stage}", x, stride=stride)
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)

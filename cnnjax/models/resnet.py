@@ -34,7 +34,7 @@ from flax import linen as nn
 from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.attention import Attention, attend
-from cnnjax.models.registry import Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
 
 class ConvSpec(NamedTuple):
@@ -50,7 +50,9 @@ class Block(nn.Module):
   """relu(shortcut(x) + branch(x)); the branch is conv, norm, relu, ..., conv, norm, attention.
 
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
-  In the residual branch, dropout stands before every convolution but the first.
+  In the residual branch, dropout stands before every convolution but the first. DropBlock
+  (arXiv:1810.12890 section 4.1) stands behind each convolution with its norm and relu, and on the
+  shortcut, as in the authors' code (github.com/tensorflow/tpu, models/official/resnet).
   """
 
   convs: tuple[ConvSpec, ...]
@@ -61,21 +63,26 @@ class Block(nn.Module):
   zero_init_gamma: bool
   dropout: float
   dtype: Any
+  dropout_kind: layers.DropoutKind = "element"
+  drop_block: float = 0.0
+  drop_block_size: int = 7
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop = 0.0) -> jax.Array:
     features, strides = output_of(self.convs)
+    drop = functools.partial(
+      layers.drop_block, rate=self.drop_block, block_size=self.drop_block_size, train=train
+    )
     y = x
     for i, spec in enumerate(self.convs, 1):
       last = i == len(self.convs)
       if i > 1:
-        y = layers.dropout(y, self.dropout, train=train)
+        y = layers.dropout(y, self.dropout, kind=self.dropout_kind, train=train)
       padding = spec.kernel_size // 2
       y = self.conv(**spec._asdict(), padding=padding, train=train, name=f"conv{i}")(y)
       gamma = nn.initializers.zeros if last and self.zero_init_gamma else nn.initializers.ones
       y = self.norm(scale_init=gamma, train=train, name=f"norm{i}")(y)
-      if not last:
-        y = nn.relu(y)
+      y = drop(y if last else nn.relu(y))
     y = attend(self.attention, y, train=train, dtype=self.dtype)
     y = layers.drop_path(y, drop_path, train=train)
 
@@ -88,14 +95,15 @@ class Block(nn.Module):
           strides = 1
         x = self.conv(features, 1, strides=strides, padding=0, train=train, name="shortcut_conv")(x)
         x = self.norm(train=train, name="shortcut_norm")(x)
-    return nn.relu(x + y)
+    return nn.relu(drop(x) + y)
 
 
 class PreActBlock(nn.Module):
   """shortcut(x) + branch(x); the branch is norm, relu, conv, norm, relu, conv, ..., attention.
 
   A projection shortcut is a bare convolution of the pre-activated input, as in the authors' code
-  and in timm; identity and option A take x itself. Shapes and dropout as in Block.
+  and in timm; identity and option A take x itself. Shapes and dropout as in Block; DropBlock too,
+  but not behind the last convolution, as in the authors' code.
   """
 
   convs: tuple[ConvSpec, ...]
@@ -106,17 +114,23 @@ class PreActBlock(nn.Module):
   zero_init_gamma: bool
   dropout: float
   dtype: Any
+  dropout_kind: layers.DropoutKind = "element"
+  drop_block: float = 0.0
+  drop_block_size: int = 7
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop = 0.0) -> jax.Array:
     features, strides = output_of(self.convs)
+    drop = functools.partial(
+      layers.drop_block, rate=self.drop_block, block_size=self.drop_block_size, train=train
+    )
     y = x
     for i, spec in enumerate(self.convs, 1):
       y = nn.relu(self.norm(train=train, name=f"norm{i}")(y))
       if i == 1:
         preact = y
       else:
-        y = layers.dropout(y, self.dropout, train=train)
+        y = layers.dropout(drop(y), self.dropout, kind=self.dropout_kind, train=train)
       last = {}
       if self.zero_init_gamma and i == len(self.convs):
         last = dict(kernel_init=nn.initializers.zeros)
@@ -133,7 +147,7 @@ class PreActBlock(nn.Module):
           features, 1, strides=strides, padding=0, train=train, name="shortcut_conv"
         )
         x = project(preact)
-    return x + y
+    return drop(x) + y
 
 
 def output_of(convs: tuple[ConvSpec, ...]) -> tuple[int, int]:
@@ -173,8 +187,14 @@ class ResNet(nn.Module):
   zero_init_gamma: bool = False
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # between the convolutions of a block, arXiv:1605.07146 section 2.4
+  dropout_kind: layers.DropoutKind = "element"  # or whole channels, arXiv:1411.4280
   head_dropout: Rate = 0.0  # before the last layer, which is `dropout` in most other families
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
+  # DropBlock, see `Block`: the rate, 1 - keep_prob, in the last stage; a quarter of it in the one
+  # before. The paper lets it grow from 0 over the training; a model knows no step: it is constant.
+  drop_block: Rate = 0.0
+  drop_block_size: Size = 7  # pixels on each side, arXiv:1810.12890 section 4.1
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   # One program for the equal blocks of a stage, whose parameters are stacked as `stageN_rest`, so
   # that compile time does not grow with depth: a training step takes resnet1202 the time of an
@@ -182,7 +202,12 @@ class ResNet(nn.Module):
   # convolutions are slow: a step of resnet56, batch 16, 0.3 to 4.4 s of CPU (jax 0.12; 0.10 alike).
   scan: bool = False
   dtype: Any = jnp.float32
-  NEEDS = (("final_norm", "preact", True),)
+  NEEDS = (
+    ("final_norm", "preact", True),
+    ("dropout_kind", "dropout", ABOVE_0),
+    ("drop_path_mode", "drop_path", ABOVE_0),
+    ("drop_block_size", "drop_block", ABOVE_0),
+  )
 
   def __post_init__(self):
     bottleneck_only = (self.groups, self.width_per_group, self.stride_in_1x1)
@@ -209,28 +234,33 @@ class ResNet(nn.Module):
       attention=self.attention,
       zero_init_gamma=self.zero_init_gamma,
       dropout=self.dropout,
+      dropout_kind=self.dropout_kind,
+      drop_block_size=self.drop_block_size,
       dtype=self.dtype,
     )
     x, stride = self._stem(x, conv, norm, train=train)
     depth, done = sum(self.stage_sizes), 0
+    drop_path = layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode)
+    drop_block = layers.drop_block_rates(self.drop_block, len(self.stage_sizes))
     for stage, size in enumerate(self.stage_sizes):
       first, rest = (
         self._convs(self.features * 2**stage, strides=s) for s in (2 if stage else 1, 1)
       )
-      rates = [self.drop_path * n / depth for n in range(done + 1, done + size + 1)]
+      rates = drop_path[done : done + size]
+      stage_block = functools.partial(block, drop_block=drop_block[stage])
       options = dict(train=train, remat=self.remat)
       name = f"stage{stage + 1}"
       x = layers.run_block(
-        block(convs=first, name=f"{name}_block1"), x, drop_path=rates[0], **options
+        stage_block(convs=first, name=f"{name}_block1"), x, drop_path=rates[0], **options
       )
       if self.scan and size > 1:
         x = layers.scan_blocks(
-          block(convs=rest, name=f"{name}_rest"), x, drop_path=rates[1:], **options
+          stage_block(convs=rest, name=f"{name}_rest"), x, drop_path=rates[1:], **options
         )
       else:
         for i, rate in enumerate(rates[1:], 2):
           x = layers.run_block(
-            block(convs=rest, name=f"{name}_block{i}"), x, drop_path=rate, **options
+            stage_block(convs=rest, name=f"{name}_block{i}"), x, drop_path=rate, **options
           )
       done += size
       stride *= 2 if stage else 1

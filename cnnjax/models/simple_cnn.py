@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
-from cnnjax.models.registry import Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
 
 class SimpleCNN(nn.Module):
@@ -26,10 +26,12 @@ class SimpleCNN(nn.Module):
   pool: Literal["max", "avg", "none"] = "max"
   pool_every: Size = 1
   activation: layers.Activation = "relu"
-  conv_dropout: Rate = 0.0  # on the flattened output of the convolutions
+  conv_dropout: Rate = 0.0  # on the output of the convolutions, before it is flattened
+  conv_dropout_kind: layers.DropoutKind = "element"  # or whole channels, arXiv:1411.4280
   dropout: Rate = 0.0  # after each hidden dense layer
   batch_norm: bool = False  # between each convolution and its activation
   dtype: Any = jnp.float32
+  NEEDS = (("conv_dropout_kind", "conv_dropout", ABOVE_0),)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -53,7 +55,8 @@ class SimpleCNN(nn.Module):
         pool = layers.max_pool if self.pool == "max" else layers.avg_pool
         x = pool(x, 2, strides=2, padding=0)
         stride *= 2
-    x = layers.dropout(layers.flatten(x), self.conv_dropout, train=train)
+    x = layers.dropout(x, self.conv_dropout, kind=self.conv_dropout_kind, train=train)
+    x = layers.flatten(x)
     for i, features in enumerate(self.dense_features, 1):
       x = activation(layers.dense(features, dtype=self.dtype, name=f"dense{i}")(x))
       x = layers.dropout(x, self.dropout, train=train)

@@ -22,7 +22,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
-from cnnjax.models.registry import Rate, Scale, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 kernel_init = nn.initializers.normal(0.02)
 
@@ -44,6 +44,8 @@ class Block(nn.Module):
 
     y = dense(3 * features, name="qkv")(norm(name="norm1")(x))
     y = y.reshape(*x.shape[:2], 3, self.heads, features // self.heads)
+    if y.dtype == jnp.float16 and jax.default_backend() == "cpu":
+      y = y.astype(jnp.float32)  # there JAX refuses float16 products that are summed in float32
     y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])  # softmax in float32
     y = dropout(dense(features, name="project")(y.reshape(x.shape)))
     x = x + layers.drop_path(y, drop_path, train=train)
@@ -74,9 +76,11 @@ class ViT(nn.Module):
   # Of tokens and behind each dense layer of the blocks but qkv, as in appendix B.1; not before the
   # last layer.
   dropout: Rate = 0.0
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0 in the first
+  drop_path: Rate = 0.0  # of the last block
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in the first block, or the same in all
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def __post_init__(self):
     if self.features % self.heads:
@@ -105,12 +109,10 @@ class ViT(nn.Module):
     x = x + self._positions(x.shape[1]).astype(x.dtype)
     x = layers.dropout(x, self.dropout, train=train)
     stages = layers.stages_of(self.depth)
+    rates = layers.drop_path_rates(self.drop_path, self.depth, self.drop_path_mode, first=0)
     for i in range(1, self.depth + 1):
       block = Block(self.heads, self.mlp_ratio, self.dropout, self.dtype, name=f"block{i}")
-      x = layers.run_block(
-        block, x, train=train, remat=self.remat,
-        drop_path=self.drop_path * (i - 1) / max(1, self.depth - 1),
-      )  # fmt: skip
+      x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rates[i - 1])
       if i == self.depth:
         norm = layers.norm("layer", epsilon=1e-6, dtype=self.dtype, train=train, name="final_norm")
         x = norm(x)

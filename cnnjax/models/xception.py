@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
-from cnnjax.models.registry import Rate, Scale, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 
 class SeparableConvNorm(nn.Module):
@@ -87,9 +87,11 @@ class Xception(nn.Module):
   norm_epsilon: Scale = 1e-3
   pool: layers.Pool = "avg"
   dropout: Rate = 0.5  # before the last layer, section 4.3
-  drop_path: Rate = 0.0  # of the last block; linear in depth from 0, arXiv:1603.09382 section 3
+  drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
+  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
+  NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -117,15 +119,15 @@ class Xception(nn.Module):
     )
     middle = [(728, 728, 728)] * self.middle_blocks
     stages = [[(128, 128)], [(256, 256)], [(728, 728), *middle], [(728, 1024)]]
-    done, depth = 0, sum(map(len, stages))
+    depth = sum(map(len, stages))
+    rates = iter(layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode))
     for stage, blocks in enumerate(stages, 1):
       strides = 1 if self.small_images and stage == 3 else 2
       for i, widths in enumerate(blocks, 1):
-        done += 1
         module = block(
           widths=tuple(map(scaled, widths)),
           strides=strides if i == 1 else 1,
-          drop_path=self.drop_path * done / depth,
+          drop_path=next(rates),
           name=f"stage{stage}_block{i}",
         )
         x = layers.run_block(module, x, train=train, remat=self.remat)

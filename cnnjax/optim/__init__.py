@@ -1,6 +1,25 @@
-"""The optimizer: clip -> L2 -> direction -> decoupled decay -> learning rate, all of it optax."""
+"""The optimizer of a run, from `config.optim`, in this order:
 
-from collections.abc import Callable
+    SAM                     the gradient at a point uphill takes the place of the gradient
+      frozen parameters     leave here: no state, no step, not counted in a norm
+        lookahead, or schedule-free
+          clipping          of the gradient of the data alone, one of: norm, value, adaptive
+          noise             after clipping, so that its size is what is asked for
+          L1, L2            added to the gradient
+          direction         SGD, Adam, ...: optimizers.py
+          decoupled decay   added to the direction, so times the rate, as in torch
+          trust ratio       LAMB
+          multipliers, layer decay
+          learning rate     schedule(step) * rate_scale (of a plateau, or a sweep of rates)
+          momentum          of rmsprop_tf and LARS, which hold steps
+          max-norm          projects what the step leads to
+
+`create(...).update` takes the extra arguments `rate_scale`, `step` (of the run) and, for SAM,
+`grad_fn`. A step of lookahead is a mean of projected ones, so of norm at most max-norm as well,
+once all began below.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,75 +27,164 @@ import optax
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, unknown
-from cnnjax.optim import masks, schedules
+from cnnjax.optim import masks, plateau, schedules, transforms
+from cnnjax.optim.optimizers import OPTIMIZERS, kind, momentum
+from cnnjax.optim.words import describe
 
-# name: (the direction of a step given the gradient, the kind of weight decay that is its own)
-OPTIMIZERS: dict[str, tuple[Callable[[ConfigDict], optax.GradientTransformation], str]] = {
-  "sgd": (
-    lambda c: (
-      optax.trace(decay=c.momentum, nesterov=c.nesterov) if c.momentum else optax.identity()
-    ),
-    "l2",
-  ),
-  "adam": (lambda c: optax.scale_by_adam(b1=c.b1, b2=c.b2, eps=c.eps), "l2"),
-  "adamw": (lambda c: optax.scale_by_adam(b1=c.b1, b2=c.b2, eps=c.eps), "decoupled"),
-}
+__all__ = ["averaged", "check", "create", "describe", "masks", "schedules"]
+CLIPPINGS = ("clip_norm", "clip_value", "agc")
 
 
 def check(config: ConfigDict) -> None:
   """Raises UserError for unknown names, and for settings that contradict each other."""
-  if config.name not in OPTIMIZERS:
-    raise unknown("optimizer", config.name, OPTIMIZERS)
-  if config.name == "adamw" and config.weight_decay_kind == "l2":
+  name = config.name
+  if name not in OPTIMIZERS:
+    raise unknown("optimizer", name, OPTIMIZERS)
+  kinds, why = OPTIMIZERS[name].kinds, OPTIMIZERS[name].why
+  if config.weight_decay_kind and config.weight_decay_kind not in kinds:
+    raise UserError(f"optim: {name} takes weight_decay_kind={kinds[0]} alone: {why}")
+  if config.nesterov and name not in ("muon", *_with_nesterov()):
+    hint = "; optim.name=nadam is Adam with it" if "adam" in name else ""
     raise UserError(
-      "optim: adamw is Adam with decoupled weight decay (arXiv:1711.05101); "
-      "for l2 use optim.name=adam"
+      f"optim.nesterov is for {' and '.join(_with_nesterov())}, not for {name}: set it to "
+      f"False{hint}"
     )
-  if config.name == "sgd" and config.nesterov and not config.momentum:
+  if config.nesterov and not config.momentum:
     raise UserError("optim: Nesterov needs a momentum above 0")
-  masks.compile_pattern(config.weight_decay_mask)
+  clippings = [key for key in CLIPPINGS if config[key] is not None]
+  if len(clippings) > 1:
+    raise UserError(
+      f"optim: {' and '.join(clippings)} both clip the gradient; keep one, and set the others to "
+      "None"
+    )
+  if name.startswith("schedule_free"):
+    _check_schedule_free(config)
+  for key, pattern in masks.patterns(config):
+    masks.compile_pattern(pattern, key)
   schedules.check(config.schedule)
+  plateau.check(config.plateau)
+
+
+def _check_schedule_free(config: ConfigDict) -> None:
+  """What it averages are steps of one rate; arXiv:2405.15682."""
+  if config.schedule.name != "constant":
+    raise UserError(
+      f"optim: {config.name} takes the place of a schedule: optim.schedule.name=constant, with a "
+      f"warm-up if you like, not {config.schedule.name}"
+    )
+  if not config.b1:
+    raise UserError(f"optim: {config.name} needs a b1 above 0, by which it interpolates")
+  reasons = {
+    "optim.plateau.patience": (config.plateau.patience, "lowers the rate that it keeps"),
+    "optim.lookahead": (config.lookahead, "averages what it averages already"),
+    "optim.max_norm": (config.max_norm, "holds the step, not the average that is evaluated"),
+  }
+  for key, (value, why) in reasons.items():
+    if value is not None:
+      raise UserError(f"optim: {key} {why}; leave it None with {config.name}")
 
 
 def create(
-  config: ConfigDict, schedule: optax.Schedule, params: Any
-) -> optax.GradientTransformation:
-  """The chain of `config.optim`; `params` are needed for their paths alone."""
-  direction, own_kind = OPTIMIZERS[config.name]
-  kind = config.weight_decay_kind or own_kind
-  decay = []
-  if config.weight_decay:
-    mask = masks.by_path(params, config.weight_decay_mask)
-    decay = [optax.add_decayed_weights(config.weight_decay, mask=mask)]
-  return optax.chain(
-    optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-    *(decay if kind == "l2" else []),
-    direction(config),
-    *(decay if kind == "decoupled" else []),
-    optax.scale_by_learning_rate(schedule),
-  )
+  config: ConfigDict,
+  schedule: optax.Schedule,
+  params: Any,
+  depths: Mapping[str, int] | None = None,
+  *,
+  seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+  """The chain of `config.optim`.
+
+  Args:
+    config: that has passed `check`.
+    schedule: step -> learning rate.
+    params: the parameters, or their shapes.
+    depths: of the groups at the top of `params`, from 0; layer_decay and muon need them.
+    seed: of the gradient noise.
+
+  Raises:
+    UserError: a pattern matches nothing, or everything is frozen.
+  """
+  frozen = masks.frozen(config, params)
+  free = masks.trained(params, frozen)
+  optimizer = optax.chain(*_gradient(config, free, seed), *_step(config, schedule, free, depths))
+  if config.name.startswith("schedule_free"):
+    # optax counts the steps of its averages from 1, and those of the rate from 0.
+    optimizer = optax.contrib.schedule_free(
+      optimizer, lambda count: schedule(count - 1), b1=config.b1
+    )
+  if config.lookahead is not None:
+    optimizer = transforms.lookahead(optimizer, config.lookahead, config.lookahead_rate)
+  if config.freeze:
+    labels = jax.tree.map(lambda stays: "frozen" if stays else "trained", frozen)
+    optimizer = optax.partition({"frozen": transforms.STAY, "trained": optimizer}, labels)
+  if config.sam_rho is not None:
+    optimizer = transforms.sharpness_aware(optimizer, config.sam_rho, frozen)
+  return optax.with_extra_args_support(optimizer)
 
 
-def describe(config: ConfigDict, params: Any) -> dict[str, str]:
-  """The optimizer and the decay mask in words, for the start of a run."""
-  details = {
-    "sgd": f"momentum {config.momentum:g}" + (", Nesterov" if config.nesterov else ""),
-    "adam": f"b1 {config.b1:g}, b2 {config.b2:g}, eps {config.eps:g}",
-  }
-  text = f"{config.name} ({details['sgd' if config.name == 'sgd' else 'adam']})"
-  if config.clip_norm:
-    text += f", gradient clipped to norm {config.clip_norm:g}"
-  if not config.weight_decay:
-    return {"optimizer": text, "decay": "no weight decay"}
-  kind = config.weight_decay_kind or OPTIMIZERS[config.name][1]
-  mask = masks.by_path(params, config.weight_decay_mask)
-  decayed = sum(jax.tree.leaves(mask))
-  last = lambda wanted: ", ".join(
-    sorted({path.split("/")[-1] for path, chosen in masks.paths(mask).items() if chosen == wanted})
-  )
-  total = len(jax.tree.leaves(mask))
-  text_decay = f"{kind} {config.weight_decay:g} on {decayed} of {total} tensors ({last(True)})"
-  return {
-    "optimizer": text,
-    "decay": text_decay + (f"; not on {last(False)}" if decayed < total else ""),
-  }
+def _gradient(config: ConfigDict, params: Any, seed: int) -> list[optax.GradientTransformation]:
+  """What happens to the gradient in front of the optimizer's own direction."""
+  chain = []
+  if config.clip_norm is not None:
+    chain.append(optax.clip_by_global_norm(config.clip_norm))
+  if config.clip_value is not None:
+    chain.append(optax.clip(config.clip_value))
+  if config.agc is not None:
+    mask = masks.by_path(params, config.agc_mask, "optim.agc_mask")
+    chain.append(optax.masked(optax.adaptive_grad_clip(config.agc), mask))
+  if config.noise:
+    chain.append(transforms.add_noise(config.noise, config.noise_decay, seed))
+  if config.l1:
+    mask = masks.by_path(params, config.weight_decay_mask, "optim.weight_decay_mask")
+    chain.append(transforms.add_l1(config.l1, mask))
+  if kind(config) == "l2" and not OPTIMIZERS[config.name].decays_inside:
+    chain.append(_weight_decay(config, params))
+  return chain
+
+
+def _step(
+  config: ConfigDict,
+  schedule: optax.Schedule,
+  params: Any,
+  depths: Mapping[str, int] | None,
+) -> list[optax.GradientTransformation]:
+  """From the gradient to the step."""
+  rule = OPTIMIZERS[config.name]
+  chain = [rule.direction(config, params, depths)]
+  if kind(config) == "decoupled":
+    chain.append(_weight_decay(config, params))
+  if rule.ratio:
+    chain.append(rule.ratio(params))
+  if (factors := masks.rates(config, params, depths)) is not None:
+    chain.append(transforms.multiply(factors))
+  chain.append(transforms.scale_by_rate(schedule))
+  if rule.momentum_of_steps:
+    chain.append(momentum(config))
+  if config.max_norm is not None:
+    chain.append(optax.masked(transforms.max_norm(config.max_norm), masks.kernels(params)))
+  return chain
+
+
+def _weight_decay(config: ConfigDict, params: Any) -> optax.GradientTransformation:
+  mask = masks.by_path(params, config.weight_decay_mask, "optim.weight_decay_mask")
+  return optax.add_decayed_weights(config.weight_decay, mask=mask)
+
+
+def _with_nesterov() -> list[str]:
+  return [name for name, rule in OPTIMIZERS.items() if rule.nesterov]
+
+
+def averaged(config: ConfigDict, opt_state: optax.OptState, params: Any) -> Any:
+  """The parameters to evaluate instead of `params`: those of schedule-free; None for the others."""
+  if not config.name.startswith("schedule_free"):
+    return None
+  is_state = lambda node: isinstance(node, optax.contrib.ScheduleFreeState)
+  (state,) = filter(is_state, jax.tree.leaves(opt_state, is_leaf=is_state))
+
+  def average(param: Any, z: Any) -> Any:
+    if isinstance(z, optax.MaskedNode):  # frozen
+      return param
+    # b1 of the config: that of the state has one more axis where seeds are vmapped.
+    return optax.contrib.schedule_free_eval_params(state._replace(z=z, b1=config.b1), param)
+
+  return jax.tree.map(average, params, state.z)

@@ -1,30 +1,86 @@
-"""Learning rates as functions of the step, from optax."""
+"""Learning rates as functions of the step, from optax.
 
+In front of any of them stands the warm-up, a line to the peak. What falls at given times (step,
+multi_step, piecewise) counts them from the start of the run, warm-up included, as Goyal et al. do
+(arXiv:1706.02677, section 5.1: 30, 60 and 80 epochs after a start with 5 of warm-up), and as
+TensorFlow's EfficientNet and timm do; the warm-up then hides what lies under it. Curves (linear,
+polynomial, exponential, cosine, warm_restarts) begin where the warm-up ends, and fill the rest of
+the run. torchvision's recipes chain the two by SequentialLR, so there the times of step and
+multi_step count from the end of the warm-up as well: add it to boundaries that come from there.
+"""
+
+import math
 from collections.abc import Callable
 
+import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from cnnjax import durations
+from cnnjax import durations, keys
 from cnnjax.errors import UserError, unknown
 
 ToSteps = Callable[[float | int | str, str], int]  # (duration, its key) -> steps
+_MOST_DROPS, _MOST_RESTARTS = 10_000, 1000
 
 
 def _constant(config, peak, length, warmup, to_steps):
   return optax.constant_schedule(peak)
 
 
-def _step(config, peak, length, warmup, to_steps):
-  key = "optim.schedule.boundaries"
-  boundaries = [to_steps(b, key) - warmup for b in config.boundaries]
-  if sorted(set(boundaries)) != boundaries or (boundaries and boundaries[0] <= 0):
-    raise UserError(f"{key} {tuple(config.boundaries)!r} must rise, and come after the warm-up")
-  return optax.piecewise_constant_schedule(peak, dict.fromkeys(boundaries, config.factor))
+def _linear(config, peak, length, warmup, to_steps):
+  return optax.linear_schedule(peak, config.end_factor * peak, length)
+
+
+def _polynomial(config, peak, length, warmup, to_steps):
+  return optax.polynomial_schedule(peak, config.end_factor * peak, config.power, length)
 
 
 def _cosine(config, peak, length, warmup, to_steps):
   return optax.cosine_decay_schedule(peak, length, alpha=config.end_factor)
+
+
+def _exponential(config, peak, length, warmup, to_steps):
+  """x factor a period, at every step its part of it."""
+  period = _period(config, to_steps)
+  floor = config.end_factor * peak if config.factor < 1 else None  # a rate that grows has no floor
+  return optax.exponential_decay(peak, period, config.factor, end_value=floor)
+
+
+def _step(config, peak, length, warmup, to_steps):
+  """x factor after every period; a period of 2.4 epochs of 14 steps ends at 34, 67, 101, ..."""
+  _period(config, to_steps)
+  (amount, unit), drops = durations.parse(config.period, "optim.schedule.period"), []
+  while not drops or drops[-1] < length + warmup:
+    if len(drops) == _MOST_DROPS:
+      raise UserError(
+        f"optim.schedule: a period of {config.period!r} ends more than {_MOST_DROPS:,} times in "
+        "this run; a rate that falls so often is optim.schedule.name=exponential"
+      )
+    multiple = f"{amount * (len(drops) + 1)!r} {unit}"  # each rounded by itself: nothing adds up
+    drops.append(to_steps(multiple, "optim.schedule.period"))
+  return _staircase(peak, config.factor, drops, warmup, config.end_factor)
+
+
+def _multi_step(config, peak, length, warmup, to_steps):
+  key = "optim.schedule.boundaries"
+  drops = [to_steps(boundary, key) for boundary in config.boundaries]
+  if sorted(set(drops)) != drops or drops[0] <= warmup:
+    raise UserError(f"{key} {tuple(config.boundaries)!r} must rise, and come after the warm-up")
+  return _staircase(peak, config.factor, drops, warmup)
+
+
+def _staircase(peak, factor, drops, warmup, end_factor=0.0):
+  """x factor at each of the steps `drops`, looked up in a table.
+
+  optax.exponential_decay(staircase=True) falls a step late for every eighth period when it is
+  compiled (41, 47, 55, 61, ... steps: XLA multiplies by the reciprocal), and
+  optax.piecewise_constant_schedule compiles 0.7 s for 300 boundaries.
+  """
+  rates = np.maximum(peak * factor ** np.arange(len(drops) + 1.0), end_factor * peak)
+  return lambda step: jnp.asarray(rates, jnp.float32)[
+    jnp.searchsorted(jnp.asarray(drops), step + warmup, side="right")
+  ]
 
 
 def _warm_restarts(config, peak, length, warmup, to_steps):
@@ -32,10 +88,10 @@ def _warm_restarts(config, peak, length, warmup, to_steps):
   first = max(1, to_steps(config.first_period, "optim.schedule.first_period"))
   cycles, starts, start, floor = [], [], 0, config.end_factor * peak
   while start < length:
-    if len(cycles) == 1000:
+    if len(cycles) == _MOST_RESTARTS:
       raise UserError(
         f"optim.schedule: a first period of {config.first_period!r} restarts more "
-        "than 1,000 times in this run"
+        f"than {_MOST_RESTARTS:,} times in this run"
       )
     height = max(floor, peak * config.peak_decay ** len(cycles))
     period = round(first * config.multiplier ** len(cycles))
@@ -47,32 +103,107 @@ def _warm_restarts(config, peak, length, warmup, to_steps):
   return optax.join_schedules(cycles, starts[:-1])
 
 
+def _one_cycle(config, peak, length, warmup, to_steps):
+  """Up and down by half cosines: arXiv:1708.07120 in the form of fast.ai and torch."""
+  start, end = config.start_factor, config.end_factor
+  return optax.cosine_onecycle_schedule(
+    length, peak, config.peak_at, 1 / start, start / end if end else math.inf
+  )
+
+
+def _trapezoid(config, peak, length, warmup, to_steps):
+  """Warm-up, hold, linear cool-down (arXiv:2405.18392); also called warmup-stable-decay."""
+  cooldown = round(config.cooldown * (length + warmup))
+  if cooldown > length:
+    raise UserError(
+      f"optim.schedule: a warm-up of {warmup:,} steps and a cool-down of {cooldown:,} "
+      f"(cooldown={config.cooldown:g}) are longer than the run of {length + warmup:,}; shorten one"
+    )
+  end = config.end_factor * peak
+  return optax.linear_schedule(peak, end, cooldown, transition_begin=length - cooldown)
+
+
+def _piecewise(config, peak, length, warmup, to_steps):
+  """Straight lines between points; constant before the first and after the last."""
+  key = "optim.schedule.points"
+  places = [to_steps(duration, key) for duration, _ in config.points]
+  if sorted(set(places)) != places:
+    raise UserError(f"{key} {tuple(config.points)!r} must rise in time, by a step at least")
+  if warmup and places[0] < warmup:
+    raise UserError(
+      f"{key} {tuple(config.points)!r} begin before the end of the warm-up ({config.warmup!r}); "
+      "let them begin there, or leave out optim.schedule.warmup and give its line by two points"
+    )
+  rates = [share * peak for _, share in config.points]
+  return lambda step: jnp.interp(step + warmup, jnp.asarray(places), jnp.asarray(rates))
+
+
+def _period(config: ConfigDict, to_steps: ToSteps) -> int:
+  if not (period := to_steps(config.period, "optim.schedule.period")):
+    raise UserError(f"optim.schedule.period {config.period!r} is less than a step")
+  return period
+
+
+# name: (what makes it, the keys it takes beside those of the warm-up)
 SCHEDULES = {
-  "constant": _constant,
-  "step": _step,
-  "cosine": _cosine,
-  "warm_restarts": _warm_restarts,
+  "constant": (_constant, ()),
+  "step": (_step, ("factor", "period", "end_factor")),
+  "multi_step": (_multi_step, ("boundaries", "factor")),
+  "exponential": (_exponential, ("factor", "period", "end_factor")),
+  "polynomial": (_polynomial, ("power", "end_factor")),
+  "linear": (_linear, ("end_factor",)),
+  "cosine": (_cosine, ("end_factor",)),
+  "warm_restarts": (_warm_restarts, ("first_period", "multiplier", "peak_decay", "end_factor")),
+  "one_cycle": (_one_cycle, ("start_factor", "peak_at", "end_factor")),
+  "trapezoid": (_trapezoid, ("cooldown", "end_factor")),
+  "piecewise": (_piecewise, ("points",)),
 }
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for an unknown schedule, or one that lacks what it needs."""
+  """Raises UserError for an unknown schedule, one that lacks a key, or keys that it ignores."""
   if config.name not in SCHEDULES:
     raise unknown("schedule", config.name, SCHEDULES)
-  if config.name == "step" and not config.boundaries:
+  for name, key, example in (
+    ("multi_step", "boundaries", "(80, 120)"),
+    ("piecewise", "points", "((0, 0.1), (5, 1.0), (30, 0.0))"),
+  ):
+    if config.name == name and not config[key]:
+      raise UserError(
+        f"optim.schedule: {name} needs {key}, such as --config.optim.schedule.{key}='{example}'"
+      )
+  warmup, _ = durations.parse(config.warmup, "optim.schedule.warmup")
+  if warmup and config.name == "one_cycle":
     raise UserError(
-      "optim.schedule: a step schedule needs boundaries, such as "
-      "--config.optim.schedule.boundaries='(80, 120)'"
+      "optim.schedule: one_cycle climbs by itself, until peak_at; set optim.schedule.warmup=0 in "
+      f"the place of {config.warmup!r}, or take cosine behind the warm-up"
+    )
+  standard, (_, takes) = keys.default().optim.schedule, SCHEDULES[config.name]
+  if not warmup and config.warmup_factor != standard.warmup_factor:
+    raise UserError(
+      f"optim.schedule.warmup_factor={config.warmup_factor!r} is where a warm-up begins, and "
+      "there is none; set optim.schedule.warmup as well"
+    )
+  own = ("name", "warmup", "warmup_factor", *takes)
+  idle = [key for key in standard if key not in own and config[key] != standard[key]]
+  if idle:
+    given = ", ".join(f"{key}={config[key]!r}" for key in idle)
+    back = ", ".join(f"{key}={standard[key]!r}" for key in idle)
+    users = [name for name, (_, takes) in SCHEDULES.items() if {*idle} <= {*takes}]
+    raise UserError(
+      f"optim.schedule: {config.name} has no use for {given}; go back to the default ({back})"
+      + (f", or take {' or '.join(users)}" if users else "")
     )
 
 
 def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps) -> optax.Schedule:
   """The schedule of `config.optim.schedule` over `total_steps`, in steps since the start.
 
-  Warm-up is linear from 0; the schedule behind it fills what is left of the run.
+  It is proportional to `peak`. Its end lies at `total_steps`, one step after the last that is
+  taken (torch's OneCycleLR ends at the last one itself).
 
   Raises:
-    UserError: the warm-up is as long as the run, or boundaries do not rise.
+    UserError: the warm-up is as long as the run, or the times of the schedule do not rise.
   """
   warmup = to_steps(config.warmup, "optim.schedule.warmup")
   if warmup >= total_steps:
@@ -80,21 +211,69 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
       f"optim.schedule.warmup {config.warmup!r} is {warmup} steps, and the whole "
       f"run is {total_steps}; shorten it (0: none) or train longer"
     )
-  schedule = SCHEDULES[config.name](config, peak, total_steps - warmup, warmup, to_steps)
+  make, _ = SCHEDULES[config.name]
+  schedule = make(config, peak, total_steps - warmup, warmup, to_steps)
   if not warmup:
     return schedule
-  return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), schedule], [warmup])
+  climb = optax.linear_schedule(config.warmup_factor * peak, peak, warmup)
+  return optax.join_schedules([climb, schedule], [warmup])
 
 
-def describe(config: ConfigDict, peak: float) -> str:
-  """The schedule in words."""
-  at = ", ".join(map(durations.text, config.boundaries))
+def scaled_rate(config: ConfigDict, batch_size: int) -> float:
+  """The peak of `config.optim` for batches of `batch_size`, all devices and micro-batches together.
+
+  With `scale_from` the learning rate is that of batches of so many examples, and grows in
+  proportion (arXiv:1706.02677, section 2.1), or with the square root (arXiv:1404.5997, section 5).
+  """
+  if config.scale_from is None:
+    return config.learning_rate
+  ratio = batch_size / config.scale_from
+  return config.learning_rate * {"linear": ratio, "sqrt": math.sqrt(ratio)}[config.scale_rule]
+
+
+def describe_scaling(config: ConfigDict, batch_size: int) -> str:
+  """Where the peak of `config.optim` comes from, for `describe`; nothing if it is as given."""
+  if config.scale_from is None:
+    return ""
+  return (
+    f" ({config.learning_rate:g} for {config.scale_from:,}, {config.scale_rule}, "
+    f"batch {batch_size:,})"
+  )
+
+
+def describe(config: ConfigDict, peak: float, scaling: str = "") -> str:
+  """The schedule in words; `scaling` is that of `describe_scaling`."""
+  lowest = f" to x{config.end_factor:g}" if config.end_factor else " to 0"
+  floor = f", not below x{config.end_factor:g}" if config.end_factor else ""
   text = {
-    "constant": "constant",
-    "step": f"x{config.factor:g} at {at}",
-    "cosine": "cosine",
-    "warm_restarts": f"cosine with warm restarts after {durations.text(config.first_period)}, "
-    f"periods x{config.multiplier:g}, peaks x{config.peak_decay:g}",
-  }[config.name]
-  warmup = f", warm-up {durations.text(config.warmup)}" if config.warmup else ""
-  return f"learning rate {peak:g}, {text}{warmup}"
+    "constant": lambda: "constant",
+    "step": lambda: f"x{config.factor:g} every {durations.text(config.period)}{floor}",
+    "multi_step": lambda: (
+      f"x{config.factor:g} at {', '.join(map(durations.text, config.boundaries))}"
+    ),
+    "exponential": lambda: (
+      f"exponential, x{config.factor:g} in {durations.text(config.period)}{floor}"
+    ),
+    "polynomial": lambda: f"polynomial of power {config.power:g}{lowest}",
+    "linear": lambda: f"linear{lowest}",
+    "cosine": lambda: "cosine" + (lowest if config.end_factor else ""),
+    "warm_restarts": lambda: (
+      f"cosine with warm restarts after {durations.text(config.first_period)}, "
+      f"periods x{config.multiplier:g}, peaks x{config.peak_decay:g}{floor}"
+    ),
+    "one_cycle": lambda: (
+      f"one cycle from x{config.start_factor:g} up until {config.peak_at:.3g} of the run, "
+      f"then down{lowest}"
+    ),
+    "trapezoid": lambda: (
+      f"trapezoid: held, then linear{lowest} over the last {config.cooldown:.3g} of the run"
+    ),
+    "piecewise": lambda: (
+      "lines between "
+      + ", ".join(f"x{share:g} at {durations.text(time)}" for time, share in config.points)
+    ),
+  }[config.name]()
+  if durations.parse(config.warmup, "optim.schedule.warmup")[0]:
+    start = f" from x{config.warmup_factor:g}" if config.warmup_factor else ""
+    text += f", warm-up {durations.text(config.warmup)}{start}"
+  return f"learning rate {peak:g}{scaling}, {text}"

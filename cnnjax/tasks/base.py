@@ -1,7 +1,8 @@
 """What the tasks share: their fields, and metrics that are sums per class."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -46,16 +47,31 @@ class MicroAverage(ClassAverage):
     return sums[0] / sums[1]
 
 
+def mean_of_sigmoids(logits: Sequence[jax.Array]) -> jax.Array:
+  """Logits of the mean of the sigmoids that several `logits` of an image give."""
+  # log p - log (1 - p), since p itself rounds to 1 where every view is sure.
+  log_mean = lambda x: jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0)
+  return log_mean(jnp.stack(logits)) - log_mean(-jnp.stack(logits))
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
   """What a task is made from. Targets are float32 `[batch, num_classes]`, and can be mixed.
 
   A subclass says `targets(labels)`, `loss(logits, targets)`, `eval_loss(logits, targets)`,
-  `mean_prediction(logits)`, `outputs(logits, targets)` and `collection`.
+  `distill_loss(logits, teacher_logits, temperature)`, `mean_prediction(logits)`,
+  `outputs(logits, targets)` and `collection`; and `LOSSES`, its losses and the keys that each
+  reads and others do not.
   """
 
+  LOSSES: ClassVar[dict[str, tuple[str, ...]]]
+
   num_classes: int
+  loss_name: str = ""  # of LOSSES; a subclass says which
   label_smoothing: float = 0.0
+  focal_gamma: float = 2.0
+  logit_adjustment: float = 0.0  # tau; 0: none
+  target_threshold: float | None = None
   aux_weight: float = 0.3  # of the loss of each auxiliary head
   class_weights: weights.Weights = None
   effective_beta: float = 0.999

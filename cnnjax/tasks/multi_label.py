@@ -1,8 +1,8 @@
-"""Any number of labels an image, sigmoid binary cross-entropy."""
+"""Any number of labels an image, sigmoid binary cross-entropy or focal loss."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -11,7 +11,7 @@ import optax
 from clu import metrics
 
 from cnnjax.errors import UserError
-from cnnjax.tasks.base import ClassAverage, MicroAverage, Task
+from cnnjax.tasks.base import ClassAverage, MicroAverage, Task, mean_of_sigmoids
 
 
 def _right(present: jax.Array, predicted: jax.Array, **_: Any) -> dict[str, jax.Array]:
@@ -41,6 +41,9 @@ class MultiLabelMetrics(metrics.Collection):
 class MultiLabel(Task):
   """Targets are the probability of each class."""
 
+  LOSSES: ClassVar = {"binary_cross_entropy": ("target_threshold",), "focal": ("focal_gamma",)}
+  loss_name: str = "binary_cross_entropy"
+
   def check_labels(self, several: bool) -> None:
     """Raises UserError unless an image of the data may have `several` labels."""
     if not several:
@@ -54,24 +57,42 @@ class MultiLabel(Task):
     return labels.astype(jnp.float32)
 
   def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Binary cross-entropy, the mean of the weighted classes, per example `[batch]`, in nats.
+    """The mean of the weighted classes, per example `[batch]`, in nats.
 
-    What torch.nn.BCEWithLogitsLoss with `weight` gives; label smoothing goes toward 0.5.
+    binary_cross_entropy: what torch.nn.BCEWithLogitsLoss with `weight` gives.
+
+    focal: arXiv:1708.02002, equation 4, with the sigmoid of each class, as torchvision's
+    `sigmoid_focal_loss` without alpha, in whose place class weights stand.
+
+    Label smoothing goes toward 0.5 in both.
     """
-    smoothed = (1 - self.label_smoothing) * targets + self.label_smoothing / 2
-    return (self.weights * optax.sigmoid_binary_cross_entropy(logits, smoothed)).mean(-1)
+    if self.target_threshold is not None:
+      targets = (targets > self.target_threshold).astype(logits.dtype)
+    targets = (1 - self.label_smoothing) * targets + self.label_smoothing / 2
+    if self.loss_name == "focal":
+      losses = optax.losses.sigmoid_focal_loss(logits, targets, gamma=self.focal_gamma)
+    else:
+      losses = optax.sigmoid_binary_cross_entropy(logits, targets)
+    return (self.weights * losses).mean(-1)
 
   def eval_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Binary cross-entropy with the targets as they are, unweighted, so that runs compare."""
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
 
+  def distill_loss(
+    self, logits: jax.Array, teacher_logits: jax.Array, temperature: float
+  ) -> jax.Array:
+    """T^2 KL(teacher || student) of the sigmoids of the logits over T, `[batch]`, in nats.
+
+    The mean over the classes, as in the loss beside it; see `Classification.distill_loss`.
+    """
+    pairs = lambda x: jax.nn.log_sigmoid(jnp.stack([x, -x], axis=-1) / temperature)
+    kl = optax.losses.kl_divergence_with_log_targets(pairs(logits), pairs(teacher_logits))
+    return temperature**2 * kl.mean(-1)
+
   def mean_prediction(self, logits: Sequence[jax.Array]) -> jax.Array:
     """Logits of the mean of the probabilities that several `logits` of an image give."""
-    if len(logits) == 1:
-      return logits[0]
-    # log p - log (1 - p), since p itself rounds to 1 where every view is sure.
-    log_mean = lambda x: jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0)
-    return log_mean(jnp.stack(logits)) - log_mean(-jnp.stack(logits))
+    return logits[0] if len(logits) == 1 else mean_of_sigmoids(logits)
 
   def outputs(self, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
     """What the metrics are made from: which classes are there, and which are predicted."""

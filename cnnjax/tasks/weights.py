@@ -58,9 +58,25 @@ def of_classes(
   """
   if weights is None or not isinstance(weights, str):
     return np.asarray(np.ones(num_classes) if weights is None else weights, np.float32)
-  if counts is None:
-    raise ValueError(f"class_weights={weights!r} needs the number of training examples per class")
-  counts = np.asarray(counts, np.float64)
+  counts = _given(counts, f"class_weights={weights!r}")
   found, present = np.zeros(num_classes, np.float32), counts > 0
   found[present] = BY_NAME[weights](counts[present], beta)
   return found
+
+
+def log_prior(counts: np.ndarray | None) -> np.ndarray:
+  """The logarithm of the share of each class, `[num_classes]` float32, for logit adjustment.
+
+  A class without training examples counts as if it had one: the logarithm stays finite.
+
+  Raises:
+    ValueError: there are no `counts`, `[num_classes]`.
+  """
+  counts = np.maximum(_given(counts, "logit_adjustment"), 1)
+  return np.log(counts / counts.sum()).astype(np.float32)
+
+
+def _given(counts: np.ndarray | None, what: str) -> np.ndarray:
+  if counts is None:
+    raise ValueError(f"{what} needs the number of training examples per class")
+  return np.asarray(counts, np.float64)

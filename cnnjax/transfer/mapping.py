@@ -146,7 +146,8 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
   """`weights` as a tree like `like` (variables, arrays or shapes). Every tensor is used once.
 
   Raises:
-    UserError: a tensor is missing, unexpected or mis-shaped; all of them are listed.
+    UserError: a tensor is missing, unexpected, mis-shaped, not of floating-point numbers or not
+      finite; all of them are listed.
   """
   if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
     raise UserError("weights must be a mapping from names to arrays, such as a torch state_dict")
@@ -164,23 +165,43 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
     if ours in found:
       problems.append(f"twice: {theirs} and {came_from[ours]} are both {ours}")
       continue
-    array = _laid_out(_array(value), ours, wanted[ours].shape, theirs, rules)
-    if array.shape != wanted[ours].shape:
-      problems.append(
-        f"mis-shaped: {theirs} is {list(np.shape(value))}, {ours} takes {list(wanted[ours].shape)}"
-      )
-    found[ours], came_from[ours] = array, theirs
+    found[ours], wrong = _fitted(value, ours, wanted[ours].shape, theirs, rules)
+    came_from[ours] = theirs
+    problems += [wrong] if wrong else []
   problems += [f"missing: {path}" for path in wanted if path not in found]
   if problems:
     raise UserError(f"the weights do not fit, {len(problems)} problems: {'; '.join(problems)}")
-  return flax.traverse_util.unflatten_dict(
-    {path: found[path].astype(np.float32) for path in wanted}, sep="/"
-  )
+  return flax.traverse_util.unflatten_dict({path: found[path] for path in wanted}, sep="/")
+
+
+def _fitted(
+  value: Any, ours: str, shape: tuple[int, ...], theirs: str, rules: Rules
+) -> tuple[np.ndarray, str]:
+  """(`value` in our layout and float32, what is wrong with it)."""
+  try:
+    array = _array(value)
+  except Exception as e:  # rows of several lengths; what torch has no plain numbers of
+    return np.zeros(()), f"no array: {theirs} ({str(e).splitlines()[0][:200] or type(e).__name__})"
+  if not jnp.issubdtype(array.dtype, jnp.floating):
+    return array, f"no floating-point numbers: {theirs} is {array.dtype}"
+  with np.errstate(over="ignore"):
+    array = array.astype(np.float32)
+  if not np.isfinite(array).all():
+    return array, f"NaN or infinite in float32: {theirs}"
+  if ours.startswith("batch_stats/") and ours.endswith("/var") and (array < 0).any():
+    return array, f"negative: {theirs} is a variance"
+  laid_out = _laid_out(array, ours, shape, theirs, rules)
+  if laid_out.shape != shape:
+    return array, f"mis-shaped: {theirs} is {list(array.shape)}, {ours} takes {list(shape)}"
+  return laid_out, ""
 
 
 def _array(value: Any) -> np.ndarray:
   """`value` as numpy has it. Of torch's it takes no parameters, no bfloat16, none on a GPU."""
-  return np.asarray(value.detach().cpu().float() if hasattr(value, "detach") else value)
+  if hasattr(value, "detach"):
+    value = value.detach().cpu()
+    return np.asarray(value.float() if value.is_floating_point() else value)
+  return np.asarray(value)
 
 
 def _our_path(theirs: str, rules: Rules, wanted: Mapping[str, Any]) -> str:

@@ -1,0 +1,58 @@
+"""Dead units: channels that a ReLU holds at zero, for every example of a batch."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+DEAD = "dead"  # the collection
+
+
+def dead_units(
+  model: nn.Module, variables: Any, images: jax.Array, rngs: Any = None
+) -> dict[str, jax.Array]:
+  """The share of dead input channels of each convolution and dense layer, in training mode.
+
+  {"dead/stage1_block1/conv2": share, ..., "dead_relu": mean over the layers that count}, [] float32
+  each. A channel is dead that is 0 at all pixels of all `images`, [batch, height, width, channels]
+  as the model takes them. A layer counts if a ReLU stands before it: its input is nowhere negative
+  and somewhere 0; of the others, and of `dead_relu` where there is none, the value is NaN (see
+  `counted`). The layer that takes the images is left out, and so is the inside of an `nn.scan` that
+  does not hand on the collection "dead" (variable_axes). Pure; `rngs` as for `model.apply`.
+  """
+  met: list[tuple[str, ...]] = []  # paths in the order of the forward pass
+
+  def look(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    layer = context.module
+    if isinstance(layer, nn.Conv | nn.Dense) and context.method_name == "__call__":
+      met.append(layer.path)
+      if layer.path != met[0]:
+        layer.sow(DEAD, "input", _share_dead(*args, *kwargs.values()))
+    return next_fun(*args, **kwargs)
+
+  with nn.intercept_methods(look):
+    _, kept = model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats", DEAD])
+  sown = flax.traverse_util.flatten_dict(kept.get(DEAD, {}))
+  # Several values: of a layer that is called several times, or of each turn of a scan.
+  shares = {f"dead/{'/'.join(path[:-1])}": _mean(values) for path, values in sown.items()}
+  return shares | {"dead_relu": _mean(list(shares.values()))}
+
+
+def counted(shares: Mapping[str, jax.Array]) -> dict[str, float]:
+  """What `dead_units` found, without the layers that do not count. Reads the arrays."""
+  found = {name: float(share) for name, share in jax.device_get(dict(shares)).items()}
+  return {name: share for name, share in found.items() if not math.isnan(share)}
+
+
+def _share_dead(x: jax.Array) -> jax.Array:
+  dead = jnp.all(x == 0, axis=tuple(range(x.ndim - 1)))
+  behind_relu = jnp.all(x >= 0) & jnp.any(x == 0)
+  return jnp.where(behind_relu, jnp.mean(dead, dtype=jnp.float32), jnp.nan)
+
+
+def _mean(shares: Any) -> jax.Array:
+  return jnp.nanmean(jnp.asarray(shares, jnp.float32))

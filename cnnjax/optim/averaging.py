@@ -1,0 +1,121 @@
+"""Averages of the weights along a run, which are evaluated beside the weights themselves.
+
+- ema: exponential moving average, of the batch statistics as well, as in TensorFlow's and timm's.
+- swa: the plain mean of the weights from a step on, arXiv:1803.05407. Its batch statistics are
+  measured before it is evaluated (section 3.2 there).
+- schedule_free: what schedule-free optimizers evaluate (arXiv:2405.15682, the x of equation 5);
+  its batch statistics are measured as well, as its authors ask.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cnnjax import optim
+from cnnjax.errors import UserError
+
+Averages = dict[str, dict[str, Any]]  # name: {"params", "batch_stats"}, of swa "count" too
+WEIGHTS = ("raw", "ema", "swa", "schedule_free")  # what can be evaluated; raw: as they are trained
+MEASURED = ("swa", "schedule_free")  # whose batch statistics have to be measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+  """Which averages a run keeps; see `create`."""
+
+  optimizer: ConfigDict
+  ema: float | None  # decay
+  warmup: bool  # of the decay
+  swa_start: int | None  # steps
+  swa_every: int
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """Of the averages, in the order of WEIGHTS."""
+    free = self.optimizer.name.startswith("schedule_free")
+    kept = {"ema": self.ema is not None, "swa": self.swa_start is not None, "schedule_free": free}
+    return tuple(name for name, there in kept.items() if there)
+
+  def init(self, variables: dict[str, Any]) -> Averages:
+    """Of a run that begins with `variables`."""
+    copied = lambda: jax.tree.map(jnp.copy, variables)  # donated buffers must not be shared
+    count = {"swa": {"count": jnp.zeros((), jnp.int32)}}
+    return {name: {**copied(), **count.get(name, {})} for name in self.names}
+
+  def update(self, averages: Averages, variables: dict[str, Any], step: jax.Array) -> Averages:
+    """After `step` steps, with the variables that they led to. What stays the same stays so.
+
+    That is, a parameter that is frozen does not move by a bit in any average.
+    """
+    found = dict(averages)
+    toward = lambda old, new, share: jax.tree.map(lambda a, b: a + share * (b - a), old, new)
+    if self.ema is not None:
+      # "num_updates" of tf.train.ExponentialMovingAverage
+      decay = jnp.minimum(self.ema, (1 + step) / (10 + step)) if self.warmup else self.ema
+      found["ema"] = toward(averages["ema"], variables, 1 - decay)
+    if self.swa_start is not None:
+      since = step - self.swa_start
+      counts = (since >= 0) & (since % self.swa_every == 0)
+      count = averages["swa"]["count"] + counts
+      share = jnp.where(counts, 1 / jnp.maximum(count, 1), 0.0)
+      # Of the first the share is 1; a sum would round.
+      params = jax.tree.map(
+        lambda mean, new: jnp.where(share == 1, new, mean + share * (new - mean)),
+        averages["swa"]["params"],
+        variables["params"],
+      )
+      found["swa"] = {**averages["swa"], "params": params, "count": count}
+    return found
+
+  def ready(self, averages: Averages) -> tuple[str, ...]:
+    """The averages that there is something in."""
+    return tuple(
+      name for name in self.names if name != "swa" or averages["swa"]["count"].reshape(-1)[0] > 0
+    )
+
+  def looked_at(self, averages: Averages, opt_state: Any, params: Any) -> Averages:
+    """The same with the parameters that are made only when they are looked at."""
+    if "schedule_free" not in averages:
+      return averages
+    params = optim.averaged(self.optimizer, opt_state, params)
+    return {**averages, "schedule_free": {**averages["schedule_free"], "params": params}}
+
+  def describe(self) -> dict[str, str]:
+    """The averages in words."""
+    text = {
+      "ema": f"exponential moving average, decay {self.ema}{' with warm-up' * self.warmup}",
+      "swa": f"SWA from step {self.swa_start}, each {self.swa_every} steps",
+      "schedule_free": "that of schedule-free",
+    }
+    names = [text[name] for name in self.names]
+    return {"averages": "; ".join(names)} if names else {}
+
+
+def create(
+  config: ConfigDict, optimizer: ConfigDict, total: int, to_steps: Callable[[Any, str], int]
+) -> Averaging:
+  """The averages of `config.average` over a run of `total` steps with `config.optim`.
+
+  Raises:
+    UserError: SWA would begin after the run, or an average goes with schedule-free.
+  """
+  start = None
+  if config.swa_start is not None:
+    start = max(1, to_steps(config.swa_start, "average.swa_start"))
+    if start > total:
+      raise UserError(
+        f"average.swa_start={config.swa_start!r} is step {start:,}, and the run has {total:,}: "
+        "let it start earlier, or train longer"
+      )
+  every = max(1, to_steps(config.swa_every, "average.swa_every"))
+  found = Averaging(optimizer, config.ema, config.ema_warmup, start, every)
+  if "schedule_free" in found.names and len(found.names) > 1:
+    raise UserError(
+      f"optim.name={optimizer.name} evaluates an average of its own: leave average.ema and "
+      "average.swa_start at None"
+    )
+  return found

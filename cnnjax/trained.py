@@ -1,0 +1,111 @@
+"""A trained model, out of the folder of a run: to evaluate it, or to learn from it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cnnjax import checkpoints, members, models, state, steps, workdir
+from cnnjax.data import check_classes
+from cnnjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What a checkpoint holds of a model."""
+
+  model: nn.Module
+  variables: Any  # what `model.apply` takes; of several runs with a leading axis
+  members: members.Members  # the runs that were trained as one program, mostly one
+  step: int
+  meta: dict[str, Any]  # mean, std, classes, image_shape
+
+  @property
+  def normalize(self) -> Callable:
+    """images in [0, 1] -> images as the model takes them."""
+    return steps.normalizer(self.meta["mean"], self.meta["std"])
+
+
+def load(
+  folder: pathlib.Path, config: ConfigDict, mesh: Mesh, checkpoint: str, weights: str = "raw"
+) -> Trained:
+  """The model of the run in `folder`, whose config is `config`.
+
+  Args:
+    folder: where the run is.
+    config: the run's, which `workdir.load_config` reads.
+    mesh: where the variables shall lie.
+    checkpoint: "last" or "best".
+    weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
+
+  Raises:
+    UserError: there is no such checkpoint or average, or it is of another model.
+  """
+  saved = checkpoints.Checkpoints(folder, monitor=config.monitor, read_only=True)
+  step = saved.find(checkpoint)
+  meta = saved.meta(step)
+  model = models.create(**config.model, num_classes=len(meta["classes"]), dtype=config.dtype)
+  runs = members.create(config)
+  shapes = runs.shapes(state.abstract_variables(model, tuple(meta["image_shape"]), mesh))
+  return Trained(model, saved.restore_variables(step, shapes, weights), runs, step, meta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A trained model whose predictions another learns (arXiv:1503.02531)."""
+
+  teach: Callable  # (variables, images in [0, 1]) -> logits
+  variables: Any
+  text: str
+  step: int | None = None  # of the checkpoint it is from
+
+  @classmethod
+  def of(
+    cls, model: nn.Module, variables: Any, mean: Sequence[float], std: Sequence[float]
+  ) -> "Teacher":
+    """A model with its variables; `mean` and `std` are those that it was trained with."""
+    normalize = steps.normalizer(mean, std)
+    teach = lambda variables, images: model.apply(variables, normalize(images), train=False)
+    return cls(teach, variables, type(model).__name__)
+
+
+def teacher(
+  config: ConfigDict, meta: dict[str, Any], mesh: Mesh, sizes: Sequence[int] = ()
+) -> Teacher | None:
+  """That of `config.distill`, for data with `meta`; None where there is none.
+
+  `sizes`: of the images that it will see beside that of `meta`.
+
+  Raises:
+    UserError: there is no such run, or it knows other classes.
+  """
+  if config.workdir is None:
+    return None
+  folder = pathlib.Path(config.workdir)
+  settings = workdir.load_config(folder)
+  found = load(folder, settings, mesh, config.checkpoint, config.weights)
+  if found.members.several:
+    raise UserError(f"distill.workdir={config.workdir} holds several runs; give it one")
+  check_classes(found.meta["classes"], meta["classes"])
+  shape = tuple(found.meta["image_shape"])
+  state.check_sizes(found.model, found.variables, shape, {meta["image_shape"][0], *sizes})
+  made = Teacher.of(found.model, found.variables, found.meta["mean"], found.meta["std"])
+  text = f"{made.text} of {folder}, {config.weights} weights of step {found.step:,}"
+  return dataclasses.replace(made, text=text, step=found.step)
+
+
+def check_teacher(meta: dict[str, Any], teacher: Teacher | None) -> None:
+  """Raises UserError if a run learnt from another step of its teacher before it stopped.
+
+  `meta`: what was saved with its checkpoint.
+  """
+  now, before = teacher.step if teacher else None, meta.get("teacher_step")
+  if None not in (before, now) and before != now:
+    raise UserError(
+      f"this run learns from step {before:,} of its teacher ({teacher.text}), which is at step "
+      f"{now:,} by now: choose a new workdir, or give it the old checkpoint of the teacher alone"
+    )
