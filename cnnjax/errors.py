@@ -2,6 +2,8 @@
 
 import argparse
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
@@ -9,6 +11,14 @@ from typing import NoReturn
 
 class UserError(ValueError):
   """Wrong input. The command line prints the message as one line and leaves without a traceback."""
+
+  code = 2  # of the exit
+
+
+class TransientError(UserError):
+  """Something broke that may be whole again: the same command may go on from the last save."""
+
+  code = 75  # EX_TEMPFAIL of sysexits.h: schedulers may start the run once more
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
@@ -36,10 +46,33 @@ class ArgumentParser(argparse.ArgumentParser):
     raise UserError(f"{message} ({self.prog} --help)")
 
 
+def warn(text: str) -> None:
+  """A line on stderr of what is wrong and does not end the command."""
+  print("warning:", " ".join(text.split()), file=sys.stderr)
+
+
 def run(main: Callable[[], int]) -> int:
-  """Runs a command; what the user got wrong becomes one line and exit code 2."""
+  """Runs a command; a UserError becomes one line and its exit code."""
   try:
     return main()
   except UserError as e:
     print("error:", " ".join(str(e).split()), file=sys.stderr)  # one line, whatever it quotes
-    return 2
+    return e.code
+  except Exception as e:  # what libraries make of a full disk is of any kind
+    if not is_of_full_disk(e):
+      raise
+    where = f" ({e.filename})" if isinstance(e, OSError) and e.filename else ""
+    print(f"error: the disk is full{where}: free space and run the same command", file=sys.stderr)
+    return TransientError.code
+
+
+def is_of_full_disk(error: BaseException | None) -> bool:
+  """Whether an error, or what it came from, is of a full disk or quota; some have only words."""
+  numbers = (errno.ENOSPC, errno.EDQUOT)
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in numbers:
+      return True
+    if any(os.strerror(number) in str(error) for number in numbers):
+      return True
+    error = error.__cause__ or error.__context__
+  return False

@@ -13,25 +13,35 @@ from cnnjax.errors import ArgumentParser, UserError, run, unknown
 SPLITS = ("train", "validation", "test")
 
 
-def evaluate(step: Callable, variables: Any, pipeline: Any, batch_size: int) -> dict[str, float]:
-  """Metrics of `variables` over a whole split, from sums and counts.
+class Stopped(Exception):
+  """An evaluation was broken off."""
+
+
+def evaluate(
+  step: Callable,
+  variables: Any,
+  pipeline: Any,
+  batch_size: int,
+  stop: Callable[[], Any] = lambda: None,
+) -> Any:
+  """The summed metrics of `variables` over a whole split.
 
   Args:
     step: the jitted `steps.eval_step`.
     variables: what the model's `apply` takes.
     pipeline: gives (batch, mask) over the split, by `once(batch_size)`.
     batch_size: examples at a time; changes the result by rounding at most.
+    stop: asked before each batch whether to leave.
+
+  Raises:
+    Stopped: `stop` said so.
   """
-  from cnnjax import tasks  # late, as below
-
-  return tasks.compute(_sums(step, variables, pipeline, batch_size))
-
-
-def _sums(step: Callable, variables: Any, pipeline: Any, batch_size: int) -> Any:
-  batches = iter(pipeline.once(batch_size))
-  total = step(variables, *next(batches))
-  for batch, mask in batches:
-    total = total.merge(step(variables, batch, mask))
+  total = None
+  for batch, mask in pipeline.once(batch_size):
+    if stop():
+      raise Stopped
+    found = step(variables, batch, mask)
+    total = found if total is None else total.merge(found)
   return total
 
 
@@ -39,6 +49,7 @@ def evaluate_checkpoint(
   workdir: pathlib.Path,
   split: str = "test",
   checkpoint: str = "last",
+  weights: str = "raw",
   splits: Any = None,
   unreadable: dict[str, str] | None = None,
   **overrides: Any,
@@ -51,6 +62,7 @@ def evaluate_checkpoint(
     workdir: where the run is.
     split: "train", "validation" or "test", as the run's config has them.
     checkpoint: "last" or "best".
+    weights: "raw", or an average that the run kept: "ema", "swa", "schedule_free".
     splits: what the run was given by `data.from_arrays`, if it was.
     unreadable: gets the names of images that cannot be read, and why.
     **overrides: config keys that may differ from the run's, such as `eval_batch_size`.
@@ -58,55 +70,43 @@ def evaluate_checkpoint(
   Raises:
     UserError: there is no such run, checkpoint or split, or the checkpoint does not fit.
   """
-  import jax  # late: --help need not import JAX
-
-  from cnnjax import augment, checkpoints, data, models, sharding, state, steps, tasks
+  # Late: --help need not import JAX.
+  from cnnjax import augment, checkpoints, compiling, data, sharding, state, steps, tasks, trained
   from cnnjax import config as configs
+  from cnnjax.optim.averaging import WEIGHTS
   from cnnjax.workdir import load_config
 
   if split not in SPLITS:
     raise unknown("split", split, SPLITS)
   if checkpoint not in checkpoints.WHICH:
     raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
+  if weights not in WEIGHTS:
+    raise unknown("weights", weights, WEIGHTS)
   config = load_config(workdir)
   for key, value in overrides.items():
     configs.override(config, key, value)
   configs.validate(config)
-  manager = checkpoints.Checkpoints(workdir, read_only=True)
-  if (at := manager.step(checkpoint)) is None:
-    why = (
-      " (a run keeps its best when it has a validation split: data.validation)"
-      if checkpoint == "best" and manager.step() is not None
-      else ""
-    )
-    raise UserError(f"{workdir} holds no {checkpoint} checkpoint{why}")
+  compiling.use_cache(config.compilation_cache)
+  mesh = sharding.make_mesh(-1)  # the result is the same on any
+  found = trained.load(workdir, config, mesh, checkpoint, weights)
   skipped = data.Skipped(config.data.max_unreadable)
-  mesh = sharding.make_mesh(-1)  # all devices there are: the result is the same
-  found = data.load(config.data, (split,), skipped, splits, evaluating=True, devices=mesh.size)[
-    split
-  ]
-  if found is None:
+  images = data.load(config.data, (split,), skipped, splits, evaluating=True, devices=mesh.size)
+  if (images := images[split]) is None:
     raise UserError("this run has no validation split; choose --split=test or --split=train")
-  model = models.create(**config.model, num_classes=len(found.classes), dtype=config.dtype)
-  image_shape = data.Crops.of(config.data, found.shape).shape(config.data.image_size)
-  shapes = state.abstract_variables(model, image_shape, mesh)
-  state.check_sizes(model, shapes, image_shape, {config.data.eval_size} - {None})
-  variables = manager.restore_variables(at, shapes)
-  meta = manager.meta(at)
-  data.check_classes(meta["classes"], found.classes)
-  step = jax.jit(
-    steps.eval_step(
-      model,
-      tasks.create(config.task, len(found.classes), None),
-      steps.normalizer(meta["mean"], meta["std"]),
-      augment.views.create(config.eval_views),
-    )
-  )
-  pipeline = data.pipeline(found, config.data, mesh, skipped)
-  total = _sums(step, variables, pipeline, config.eval_batch_size)
+  data.check_classes(found.meta["classes"], images.classes)
+  image_shape = data.Crops.of(config.data, images.shape).shape(config.data.image_size)
+  sizes = {image_shape[0], config.data.eval_size} - {None}
+  one = found.members.first(found.variables)
+  state.check_sizes(found.model, one, tuple(found.meta["image_shape"]), sizes)
+  views = augment.views.create(config.eval_views)
+  task = tasks.create(config.task, len(images.classes), None)
+  step = steps.eval_step(found.model, task, found.normalize, views)
+  step = found.members.jit(step, (0, None, None))
+  pipeline = data.pipeline(images, config.data, mesh, skipped)
+  total = evaluate(step, found.variables, pipeline, config.eval_batch_size)
   if unreadable is not None:
     unreadable.update(skipped)
-  return at, int(total.loss.count), tasks.compute(total)
+  return found.step, int(total.loss.count.min()), found.members.compute(total)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--workdir", required=True, type=pathlib.Path, help="where the run is")
   parser.add_argument("--split", default="test", help="train, validation or test")
   parser.add_argument("--checkpoint", default="last", help="last or best")
+  parser.add_argument("--weights", default="raw", help="raw; ema, swa or schedule_free, if kept")
   parser.add_argument("--batch_size", type=int, help="examples at a time")
   parser.add_argument("--views", help="predictions are means over views, such as flip")
   parser.add_argument("--size", type=int, help="size of the images, if not the run's")
@@ -134,14 +135,16 @@ def main(argv: list[str] | None = None) -> int:
     args.workdir,
     args.split,
     args.checkpoint,
+    args.weights,
     unreadable=unreadable,
     **{key: value for key, value in overrides.items() if value is not None},
   )
-  more = [name for name in metrics if name not in ("accuracy", "loss")]
+  from cnnjax.members import in_words
+
+  of = "" if args.weights == "raw" else f", {args.weights} weights"
   print(
-    f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}), {args.split} split: "
-    f"accuracy {metrics['accuracy']:.2%} of {examples:,} examples, loss {metrics['loss']:.4f}"
-    + "".join(f", {name.replace('_', ' ')} {metrics[name]:.2%}" for name in more)
+    f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}){of}, {args.split} split, "
+    f"{examples:,} examples: {in_words(metrics)}"
   )
   for name, reason in list(unreadable.items())[:1]:
     print(f"{len(unreadable)} images cannot be read and are left out, such as {name}: {reason}")

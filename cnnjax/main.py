@@ -2,6 +2,11 @@
 
 python -m cnnjax.main --config=configs/resnet.py
 python -m cnnjax.main --config=configs/resnet.py:cifar10 --config.seed=1 --workdir=runs/r20
+
+Exit codes: 0 done; 2 something is wrong, which one line on stderr names; 128 + number stopped by a
+signal (130 SIGINT, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2) and saved: the same command
+goes on; 75 a device, another process or the disk failed, or another run has the workdir: the
+same command may go on.
 """
 
 import argparse
@@ -12,13 +17,14 @@ import signal
 import sys
 
 from cnnjax import config as configs
+from cnnjax import keys, signals
 from cnnjax.errors import ArgumentParser, UserError, run
 
 
 def keys_help() -> str:
   """The config keys with their defaults and comments, as config.py has them."""
-  keys = inspect.getsource(configs).split("# [keys]")[1].split("# [end]")[0].splitlines()
-  shown = [line for line in keys if line.startswith("  c.") and "ConfigDict(" not in line]
+  source = inspect.getsource(keys).split("# [keys]")[1].split("# [end]")[0].splitlines()
+  shown = [line for line in source if line.startswith("  c.") and "ConfigDict(" not in line]
   return re.sub("^  c", "--config", "\n".join(shown), flags=re.MULTILINE)
 
 
@@ -42,6 +48,14 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     help="where the run is kept; one that was stopped there goes on. Default: a "
     "fresh folder under runs/",
   )
+  many = parser.add_argument_group(
+    "many processes",
+    "found without flags under SLURM, Open MPI and on TPU pods; python -m cnnjax.launch starts "
+    "several on one machine",
+  )
+  many.add_argument("--coordinator", metavar="HOST:PORT", help="where the first process listens")
+  many.add_argument("--processes", type=int, metavar="N", help="how many there are")
+  many.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
   args, rest = parser.parse_known_args(argv)
   if args.workdir is not None and not args.workdir.name:
     raise UserError(f"--workdir={args.workdir} names no folder for the run")
@@ -50,11 +64,14 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
   args, rest = parse(argv)
-  config = configs.from_arguments(args.config, rest, ["--workdir"])
+  flags = ["--workdir", "--coordinator", "--processes", "--process"]
+  config = configs.from_arguments(args.config, rest, flags)
   try:
-    from cnnjax import train  # late: --help and a wrong flag need not import JAX
+    from cnnjax import processes, train  # late: --help and a wrong flag need not import JAX
 
-    _, _, stopped_by = train.train(config, args.workdir)
+    processes.start(args.coordinator, args.processes, args.process)
+    with processes.one_for_all():
+      _, _, stopped_by = train.train(config, args.workdir)
   except KeyboardInterrupt:
     print("stopped at once; the last checkpoint, if there is one, is whole", file=sys.stderr)
     return 128 + signal.SIGINT
@@ -62,5 +79,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  signals.leave_by_exception()
   sys.exit(run(main))

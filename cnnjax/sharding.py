@@ -1,39 +1,64 @@
-"""Where arrays live: the mesh, and how what is on the host gets there."""
+"""Where arrays live: the mesh, the rules, and how what is on the host gets there.
 
+The mesh has two axes, and a batch is split over both. What is trained is the same on all devices of
+the axis "data". Over the axis "fsdp" the large arrays of the state, which are parameters, optimizer
+state and averages, are split along one of their axes: each device keeps a part, and collects the
+whole of a parameter where a layer needs it (fully sharded data parallelism, arXiv:1910.02054, stage
+3). Small ones, such as batch statistics, are the same on all devices.
+"""
+
+import functools
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError
 
+AXES = ("data", "fsdp")
 
-def make_mesh(data: int) -> Mesh:
-  """A mesh of `data` devices (-1: all) along the axis "data", which the batch is split over.
+
+def make_mesh(data: int, fsdp: int = 1) -> Mesh:
+  """A mesh of `data` times `fsdp` devices, of all processes; -1 takes what is left.
 
   Raises:
-    UserError: there are fewer devices.
+    UserError: there are fewer devices, or more than the mesh takes in several processes.
   """
-  devices = jax.devices()
-  data = len(devices) if data == -1 else data
-  if data > len(devices):
+  devices, given = jax.devices(), f"mesh.data={data}, mesh.fsdp={fsdp}"
+  there = f"there are {len(devices)} {jax.default_backend()} devices"
+  if data == fsdp == -1:
+    raise UserError(f"{given}: only one can be -1, for all devices that are left")
+  left = max(len(devices) // max(data, fsdp), 1)
+  shape = tuple(left if size == -1 else size for size in (data, fsdp))
+  if (size := math.prod(shape)) > len(devices):
+    more = "; XLA_FLAGS=--xla_force_host_platform_device_count=8 simulates more"
     raise UserError(
-      f"mesh.data is {data}, but there are {len(devices)} {jax.default_backend()} devices; "
-      "use -1 for all of them"
+      f"{given} takes {size} devices, but {there}; ask for fewer, or for -1, what is left"
+      + (more if jax.default_backend() == "cpu" else "")
     )
-  return jax.make_mesh((data,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:data])
-
-
-def check_divides(batch_size: int, mesh: Mesh) -> None:
-  """Raises UserError if the devices cannot share a batch equally."""
-  if batch_size % mesh.size:
-    below = batch_size // mesh.size * mesh.size
-    near = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
+  if jax.process_count() > 1 and size != len(devices):
     raise UserError(
-      f"batch_size {batch_size} cannot be divided over {mesh.size} devices; the nearest that can: "
-      f"{near} (or set mesh.data)"
+      f"{given} takes {size} devices, but {there} in {jax.process_count()} processes, and none may "
+      "be idle; use mesh.data=-1 for all of them"
+    )
+  types = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:size])
+
+
+def check_divides(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+  """Raises UserError if the devices cannot share each of `accumulate` parts of a batch equally."""
+  if batch_size % (parts := mesh.size * accumulate):
+    below = batch_size // parts * parts
+    near = f"{below} or {below + parts}" if below else f"{parts}"
+    times = f", {accumulate} times (accumulate)" if accumulate > 1 else ""
+    raise UserError(
+      f"batch_size {batch_size} cannot be divided over {mesh.size} devices{times}; the nearest "
+      f"that can: {near} (or set mesh.data)"
     )
 
 
@@ -44,7 +69,55 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
   """Split over the devices along `axis`."""
-  return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXES))
+
+
+def split_axis(shape: tuple[int, ...], parts: int, min_size: int) -> int | None:
+  """The largest axis that `parts` divides, the last of equals; None for less than `min_size`."""
+  if parts == 1 or math.prod(shape) < min_size:
+    return None
+  divisible = [axis for axis, length in enumerate(shape) if length and length % parts == 0]
+  return max(divisible, key=lambda axis: (shape[axis], axis), default=None)
+
+
+def of_state(tree: Any, mesh: Mesh, config: ConfigDict) -> Any:
+  """Where each array of a state, or a part of it, lies. `config` is `config.mesh`."""
+
+  def where(x: Any) -> NamedSharding:
+    axis = split_axis(x.shape, mesh.shape["fsdp"], config.fsdp_min_size)
+    return over_fsdp(mesh, axis) if axis is not None else replicated(mesh)
+
+  return jax.tree.map(where, tree)
+
+
+def over_fsdp(mesh: Mesh, axis: int) -> NamedSharding:
+  """Split along `axis` over the devices of the axis "fsdp"."""
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+
+
+def laid_out(tree: Any, where: Any) -> Any:
+  """Shapes, with the shardings of `where`."""
+  give = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+  return jax.tree.map(give, tree, where)
+
+
+def gatherer(mesh: Mesh, config: ConfigDict) -> Callable[[Any], Any] | None:
+  """Parts of parameters -> whole ones, for use inside a program; None where all are whole.
+
+  Its transpose sums the gradients and leaves each device its part: a reduce-scatter.
+  """
+  if mesh.shape["fsdp"] == 1:
+    return None
+
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+  def whole(where: NamedSharding, x: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, replicated(mesh))
+
+  whole.defvjp(
+    lambda where, x: (whole(where, x), None),
+    lambda where, _, grad: (jax.lax.with_sharding_constraint(grad, where),),
+  )
+  return lambda tree: jax.tree.map(whole, of_state(tree, mesh, config), tree)
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
@@ -64,12 +137,81 @@ def put_rows(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-  """Host arrays as global arrays."""
-  return jax.device_put(tree, sharding)
+  """Host arrays, which every process has, as global arrays."""
+  if sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+
+  def one(x: Any) -> jax.Array:  # device_put would compare all of it between the processes
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+
+  return jax.tree.map(one, tree)
+
+
+def table(tree: Any) -> list[tuple[str, tuple[int, ...], tuple[int, ...], str]]:
+  """(path, shape, shape on a device, where) of each array of a tree that has shardings."""
+  return [
+    (
+      jax.tree_util.keystr(path, simple=True, separator="/"),
+      x.shape,
+      x.sharding.shard_shape(x.shape),
+      "whole" if x.sharding.is_fully_replicated else f"axis {_axis_of(x.sharding)} over fsdp",
+    )
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+
+
+def _axis_of(sharding: NamedSharding) -> int:
+  return next(axis for axis, name in enumerate(sharding.spec) if name is not None)
+
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def collectives(program: str) -> dict[str, tuple[int, int]]:
+  """(number, bytes that come out of them on a device) of each kind, in a compiled program.
+
+  `program`: `compiled.as_text()`, which is XLA's HLO.
+  """
+  found = dict.fromkeys(COLLECTIVES, (0, 0))
+  shape = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
+  line = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+  for results, kind, _ in line.findall(program):
+    sizes = [
+      math.prod(map(int, filter(None, dims.split(",")))) * int(bits) // 8
+      for _, bits, dims in shape.findall(results)
+    ]
+    found[kind] = found[kind][0] + 1, found[kind][1] + sum(sizes)
+  return {kind: counts for kind, counts in found.items() if counts[0]}
+
+
+def bytes_per_device(tree: Any) -> int:
+  """What a tree that has shardings takes on each device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )
 
 
 def describe(mesh: Mesh, batch_size: int) -> str:
   """The devices in words."""
-  device = mesh.devices.flat[0]
+  device, processes = mesh.devices.flat[0], jax.process_count()
+  axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+  axes = f" ({axes})" if mesh.shape["fsdp"] > 1 else ""
+  of = f" of {processes} processes" if processes > 1 else ""
   each = f", {batch_size // mesh.size} on each" if mesh.size > 1 else ""
-  return f"{mesh.size} x {device.device_kind}, batch {batch_size}{each}"
+  return f"{mesh.size} x {device.device_kind}{axes}{of}, batch {batch_size}{each}"
+
+
+def describe_parts(params: Any, mesh: Mesh, config: ConfigDict) -> dict[str, str]:
+  """How the parameters are split, in words, where they are. `config` is `config.mesh`."""
+  if mesh.shape["fsdp"] == 1:
+    return {}
+  found = laid_out(params, of_state(params, mesh, config))
+  rows = table(found)
+  split, mib = sum(shape != part for _, shape, part, _ in rows), bytes_per_device(found) / 2**20
+  whole = bytes_per_device(params) / 2**20
+  text = (
+    f"{split} of {len(rows)} arrays of parameters in {mesh.shape['fsdp']} parts, {mib:.1f} of "
+    f"{whole:.1f} MiB on each device (python -m cnnjax.plan lists them)"
+  )
+  return {"sharding": text}

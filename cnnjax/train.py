@@ -1,113 +1,45 @@
 """The training program: build, restore, loop, evaluate, report."""
 
 import contextlib
-import dataclasses
+import functools
 import pathlib
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
-import jax
 from ml_collections import ConfigDict
 
-from cnnjax import (
-  augment,
-  checkpoints,
-  data,
-  models,
-  optim,
-  sharding,
-  state,
-  steps,
-  tasks,
-  writers,
-)
+from cnnjax import checkpoints, compiling, data, processes, programs, state, trained, writers
 from cnnjax import config as configs
 from cnnjax import workdir as workdirs
 from cnnjax.errors import UserError
-from cnnjax.evaluate import evaluate
+from cnnjax.evaluate import Stopped, evaluate
 from cnnjax.signals import catch_signals
 
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """What a config comes to: the compiled functions and the numbers that the loop needs."""
-
-  inputs: data.Inputs  # batches of each split, and how long the run is
-  new_state: Callable[..., state.TrainState]  # (abstract=False)
-  train_step: Callable  # (state, feed, n) -> state, n steps on
-  eval_step: Callable  # (variables, batch, mask) -> metrics
-  no_metrics: Callable[[], Any]  # an empty window of training metrics, on the mesh
-  schedule: Callable  # step -> learning rate
-  every: dict[str, int]  # steps between two of each: log, eval, checkpoint
-  per_dispatch: int  # steps in one program at most
-  summary: dict[str, str]  # the start-up block
+DUE = "evaluation_due"  # in a checkpoint that was saved because its evaluation had to be broken off
 
 
-def build(config: ConfigDict, given: dict[str, data.Split] | None = None) -> Program:
-  """Loads the data and puts the pieces together; compiles nothing.
+class Run(NamedTuple):
+  """What the functions below work with."""
 
-  Raises:
-    UserError: the pieces do not fit each other.
-  """
-  mesh = sharding.make_mesh(config.mesh.data)
-  inputs = data.open_inputs(config, mesh, given)
-  model = models.create(**config.model, num_classes=len(inputs.classes), dtype=config.dtype)
-  variables = state.abstract_variables(model, inputs.image_shape, mesh)
-  state.check_sizes(model, variables, inputs.image_shape, inputs.sizes)
-  params = variables["params"]
-  task = tasks.create(config.task, len(inputs.classes), inputs.counts)
-  task.check_labels(inputs.several)
-  schedule = optim.schedules.create(
-    config.optim.schedule, config.optim.learning_rate, inputs.total, inputs.to_steps
-  )
-  optimizer = optim.create(config.optim, schedule, params)
-
-  normalize = steps.normalizer(inputs.meta["mean"], inputs.meta["std"])
-  one_step = steps.train_step(
-    model, task, optimizer, augment.create(config.augment), normalize, config.seed
-  )
-  per_dispatch = config.steps_per_dispatch or inputs.train.per_dispatch
-  return Program(
-    inputs=inputs,
-    new_state=lambda abstract=False: state.create(
-      model, optimizer, task.no_metrics(), inputs.image_shape, config.seed, mesh, abstract=abstract
-    ),
-    train_step=jax.jit(
-      steps.several(one_step, inputs.train.take, loop=per_dispatch > 1),
-      donate_argnums=0,
-      compiler_options=models.ops.compiler_options(model, params),
-    ),
-    eval_step=jax.jit(
-      steps.eval_step(model, task, normalize, augment.views.create(config.eval_views))
-    ),
-    no_metrics=lambda: sharding.put(task.no_metrics(), sharding.replicated(mesh)),
-    schedule=schedule,
-    every={
-      name: max(1, inputs.to_steps(config[f"{name}_every"], f"{name}_every"))
-      for name in ("log", "eval", "checkpoint")
-    },
-    per_dispatch=per_dispatch,
-    summary={
-      "model": f"{config.model.name}, {state.count(params):,} parameters, {config.dtype}",
-      **inputs.summary,
-      "devices": sharding.describe(mesh, config.batch_size),
-      "schedule": optim.schedules.describe(config.optim.schedule, config.optim.learning_rate),
-      **optim.describe(config.optim, params),
-      "augment": config.augment or "none",
-    },
-  )
+  program: programs.Program
+  saved: checkpoints.Checkpoints
+  out: writers.Writers
+  stop: Callable[[], signal.Signals | None]  # the signal to stop for, once there is one
+  check_lock: Callable[[], None]  # raises UserError once another run has taken the workdir
 
 
 def train(
   config: ConfigDict,
   workdir: pathlib.Path | None = None,
   splits: dict[str, data.Split] | None = None,
+  teacher: trained.Teacher | None = None,
 ) -> tuple[state.TrainState, dict[str, float], signal.Signals | None]:
   """Trains what `config` says in `workdir`, going on where a run in it stopped.
 
   Without a `workdir` the run gets a fresh one under runs/. `splits` are those of
-  `data.from_arrays`, in the place of what `config.data` names.
+  `data.from_arrays`, in the place of what `config.data` names. `teacher` is a model to learn from,
+  which `trained.Teacher.of` makes, in the place of `config.distill.workdir`.
 
   Returns:
     The last state, the newest value of every metric, and the signal that stopped it, if one did.
@@ -119,81 +51,149 @@ def train(
   configs.validate(config)
   if workdir:
     workdirs.check(workdir, config)
-  program = build(config, splits)
+  clock = compiling.use_cache(config.compilation_cache)
+  program = programs.build(config, splits, teacher)
   inputs = program.inputs
   if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.total:
     raise UserError(
       f"the run in {workdir} is at step {reached:,} already, and epochs={config.epochs!r} ends at "
       f"step {inputs.total:,}; give it more"
     )
-  workdir = workdirs.claim(workdir, config)
+  workdir = processes.made_by_first(lambda: workdirs.make(workdir, config))
   with (
+    workdirs.lock(workdir, config) as check_lock,
     contextlib.closing(inputs.train),
-    contextlib.closing(checkpoints.Checkpoints(workdir)) as saved,
+    contextlib.closing(program.open_checkpoints(workdir)) as saved,
   ):
-    if saved.any():
-      data.check_classes(saved.meta(saved.step())["classes"], inputs.classes)
-    now = saved.restore(program.new_state(abstract=True)) if saved.any() else program.new_state()
+    now, meta = program.begin(saved)
     with (
       catch_signals() as caught,
       writers.Writers(
-        workdir, int(now.step), inputs.total, inputs.steps_per_epoch, config.batch_size
+        workdir,
+        now.steps_done,
+        inputs.total,
+        inputs.steps_per_epoch,
+        config.batch_size,
+        program.watch(),
+        devices=program.mesh.size,
+        profile=config.profile,
+        clock=clock,
       ) as out,
+      processes.one_for_all(),
     ):
-      out.block({**program.summary, "workdir": str(workdir)})
+      saved.say = out.say
+      summary = {**program.summary, "workdir": str(workdir)}
+      out.block(summary, finished=program.finished(now))
+      stop = functools.partial(processes.asked_to_stop, caught)
+      run = Run(program, saved, out, stop, check_lock)
       try:
-        now = loop(program, now, saved, out, config.eval_batch_size, caught)
+        now = loop(run, now, evaluation_due=DUE in meta)
+        result = conclude(run, now) if program.finished(now) and not stop() else now
       finally:
         out.name_unreadable(inputs.skipped)
       saved.wait()
-      out.report(workdir, int(now.step), saved.step("best"), caught)
-      return now, out.latest, caught[0] if caught else None
+      restored = None if result is now else result.steps_done
+      out.report(workdir, now.steps_done, saved.step("best"), stop(), restored=restored)
+      return result, out.latest, stop()
 
 
-def loop(
-  program: Program,
-  now: state.TrainState,
-  saved: checkpoints.Checkpoints,
-  out: writers.Writers,
-  eval_batch_size: int,
-  caught: list[signal.Signals],
-) -> state.TrainState:
+def loop(run: Run, now: state.TrainState, *, evaluation_due: bool) -> state.TrainState:
   """Steps from `now` to the end, or to the first signal; writes, evaluates and saves on the way."""
-  inputs, step = program.inputs, int(now.step)
+  program, saved, out, stop, check_lock = run
+  inputs, step = program.inputs, now.steps_done
   per_epoch = inputs.steps_per_epoch
   events = (*program.every.values(), per_epoch, inputs.phase, inputs.total)
-  while step < inputs.total and not caught:
-    n = min(program.per_dispatch, *(event - step % event for event in events))
-    # Waiting for each dispatch keeps a queue of steps from standing between a signal and its save.
-    with saved.kept(now, inputs.meta):
-      feed = inputs.train.feed(step)
-    now = jax.block_until_ready(program.train_step(now, feed, n))
+  if evaluation_due:
+    now = assess(run, now, keep=True)
+  while not program.finished(now) and not stop():
+    check_lock()
+    to_events = (event - step % event for event in events)
+    n = min(program.per_dispatch, out.trace.left(step), *to_events)
+    with out.trace.of(step, n):
+      with saved.kept(now, inputs.meta):
+        feed = inputs.train.feed(step)
+      # It waits: a queue of steps would stand between a signal and its save.
+      now = program.train_step(now, feed, n)
     step += n
-    out.progress(step, now.window, program.schedule)
+    out.progress(step, functools.partial(program.training_metrics, now))
     out.name_unreadable(inputs.skipped)
 
-    final = step == inputs.total
-    due = {name: final or step % steps == 0 for name, steps in program.every.items()}
+    last = step == inputs.total
+    due = {name: last or step % steps == 0 for name, steps in program.every.items()}
     due["log"] |= step % per_epoch == 0
     if not any(due.values()):
       continue
-    saved.check_finite(now)
-    measured = {}
+    program.check_finite(now, saved)
     if due["log"]:
-      out.write_training(step, now.window, program.schedule)
+      out.write_training(step, {**program.training_metrics(now), **inputs.train.waits()})
       now = now.replace(window=program.no_metrics())
+    if due.get("health") and not last:
+      out.write(step, program.examine(now, feed))
     if due["eval"]:
-      # The test split stands in where there is no validation split, to be seen, not to choose by.
-      for name in list(inputs.evaluations)[: None if final else 1]:
-        with saved.kept(now, inputs.meta):
-          found = evaluate(
-            program.eval_step, now.variables, inputs.evaluations[name], eval_batch_size
-          )
-        measured |= out.write_evaluation(step, name, found)
-    if due["checkpoint"] or checkpoints.METRIC in measured:  # so that the best one can be kept
-      saved.save(now, inputs.meta, measured)
+      now = assess(run, now, keep=due["checkpoint"])
+    elif due["checkpoint"]:
+      saved.save(now, inputs.meta, {})
     out.restart_clock(step)
-  if caught:  # whenever it came; a step that is saved already is left alone
-    saved.check_finite(now)
+  check_lock()
+  if stop() or program.finished(now):  # whenever it came; a step that is saved is left alone
+    program.check_finite(now, saved)
     saved.save(now, inputs.meta, {})
   return now
+
+
+def assess(run: Run, now: state.TrainState, *, keep: bool) -> state.TrainState:
+  """`now` after an evaluation, saved if it is to be kept, or so that the best one can be.
+
+  Where that has to be broken off, `now` is saved, and evaluated when the run goes on.
+  """
+  program, meta = run.program, run.program.inputs.meta
+  try:
+    with run.saved.kept(now, {**meta, DUE: True}):
+      after = program.measured(now)
+    # The test split stands in where there is no validation split, to be seen, not to choose by.
+    split = next(iter(program.inputs.evaluations))
+    measured = measure(run, after, split)
+  except Stopped:
+    run.check_lock()
+    run.saved.save(now, {**meta, DUE: True}, {})
+    return now
+  after = program.watched(after, measured)
+  if keep or program.config.monitor in measured:
+    run.check_lock()
+    run.saved.save(after, meta, measured, replace=True)  # one that had to be broken off
+  return after
+
+
+def conclude(run: Run, now: state.TrainState) -> state.TrainState:
+  """Evaluates the state that is the result on all splits, unless that is done; returns it.
+
+  It is the last one; where early stopping restores the best, the best one.
+  """
+  program, saved, out, _, _ = run
+  result, stopping = now, program.config.early_stopping
+  if stopping.patience is not None and stopping.restore_best:
+    saved.wait()
+    if saved.find("best") != now.steps_done:
+      result = saved.restore(program.new_state(abstract=True), "best")
+  # What was measured on the way is of the last step, and the test split comes last.
+  concluded = out.has(now.steps_done, "test")
+  with contextlib.suppress(Stopped):  # the rest is done when the run is started once more
+    for split in program.inputs.evaluations:
+      if not (concluded or (result is now and out.has(now.steps_done, split))):
+        measure(run, result, split, at=now.steps_done)
+  return result
+
+
+def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) -> dict[str, float]:
+  """The metrics of a split, of the weights and their averages, written as of step `at`."""
+  program, inputs, sums = run.program, run.program.inputs, {}
+  for weights, variables in program.weights(now).items():
+    failures = programs.named_failures(program.config, evaluating=True)
+    with failures, run.saved.kept(now, {**inputs.meta, DUE: True}):
+      batches, size = inputs.evaluations[split], program.config.eval_batch_size
+      sums[weights] = evaluate(program.eval_step, variables, batches, size, run.stop)
+  found = {}
+  for weights, summed in sums.items():  # all of them or none, also where it was broken off
+    metrics = program.members.compute(summed)
+    found |= run.out.write_evaluation(at or now.steps_done, split, weights, metrics)
+  return found

@@ -3,21 +3,25 @@
 import contextlib
 import datetime
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import os
 import pathlib
 import platform
 import sys
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from ml_collections import ConfigDict
 
 from cnnjax import __version__, models
 from cnnjax import config as configs
+from cnnjax import lock as locks
 from cnnjax.errors import UserError
 
 CONFIG = "config.json"
+WRITTEN = f"{CONFIG}.new"  # it is written there first, so that a kill leaves the old one or the new
 STARTS = "starts.jsonl"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -36,7 +40,9 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
       raise UserError(f"cannot write to the workdir {folder}: Permission denied in {there}")
     found = (folder / CONFIG).is_file()
-    if there == folder and not found and any(folder.iterdir()):
+    ours = (locks.FILE, WRITTEN)  # what a run that was killed while it started leaves
+    others = (f for f in folder.iterdir() if not f.name.startswith(ours))
+    if there == folder and not found and any(others):
       raise UserError(f"the workdir {str(folder)!r} is not empty and holds no run; choose another")
   except OSError as e:  # a name that is too long, a folder that may not be entered
     raise _unwritable(folder, e) from e
@@ -48,6 +54,43 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
       f"{folder} holds a run with another config: {lines}. Choose another --workdir, "
       f"or set these back. What may change: {', '.join(configs.MAY_CHANGE)}"
     )
+
+
+def make(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
+  """Makes `folder`, if it is not there; None: a fresh one under runs/. Returns it.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+  try:
+    if folder is None:
+      return _fresh(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+  except OSError as e:
+    raise _unwritable(folder, e) from e
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path, config: ConfigDict) -> Iterator[Callable[[], None]]:
+  """Keeps other runs out of `folder`, which is there, and claims it for a run of `config`.
+
+  Of several processes the first one does. It gives a function that raises UserError once the lock
+  is lost.
+
+  Raises:
+    UserError: another run is in it, or was since it was checked.
+  """
+  with contextlib.ExitStack() as stack:
+    held = lambda: None
+    if jax.process_index() == 0:
+      try:
+        held = stack.enter_context(locks.hold(folder)).check
+      except OSError as e:
+        raise _unwritable(folder, e) from e
+      check(folder, config)
+      claim(folder, config)
+    yield held
 
 
 def claim(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
@@ -71,12 +114,9 @@ def claim(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
     "machine": platform.platform(),
     "cpus": os.cpu_count(),
   }
+  folder = make(folder, config)
   try:
-    if folder is None:
-      folder = _fresh(config)
-    else:
-      folder.mkdir(parents=True, exist_ok=True)
-    written = folder / f"{CONFIG}.new"  # so that a kill leaves the old one or the new one
+    written = folder / WRITTEN
     written.write_text(configs.to_json(resolve(config)))
     written.replace(folder / CONFIG)
     with (folder / STARTS).open("a") as f:
@@ -119,10 +159,22 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
   if not file.is_file():
     raise UserError(f"{folder} holds no run: there is no {CONFIG} in it")
   try:
-    config = configs.from_json(file.read_text())
+    config = configs.from_json(file.read_text(encoding="utf-8"))
+    configs.check_values(config)
+    _check_imports(folder, config.imports)
     models.import_modules(config.imports)
     return resolve(config)
-  except UserError:
-    raise
-  except (ValueError, KeyError, AttributeError, TypeError, OSError) as e:
+  except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as e:
     raise UserError(f"cannot read {file}: {e}") from e
+
+
+def _check_imports(folder: pathlib.Path, modules: Sequence[str]) -> None:
+  """What is imported is installed, or is the user's own, and did not come with the run."""
+  for name in modules:
+    spec = importlib.util.find_spec(name.split(".")[0])
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    if any(folder.resolve() in pathlib.Path(place).resolve().parents for place in places if place):
+      raise UserError(
+        f"'imports' names {name!r}, which lies in the workdir itself, and a run that is read runs "
+        "no code of its own; if it is yours, move it out of there"
+      )

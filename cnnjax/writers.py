@@ -2,34 +2,73 @@
 
 import datetime
 import json
+import os
 import pathlib
+import re
 import signal
+import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import rich.console
 import rich.progress
+from ml_collections import ConfigDict
 
-from cnnjax import tasks
+from cnnjax import compiling, health, processes, profiling
+from cnnjax.members import in_words
 
 # Where there is a torch, tensorboardX imports it, for writers that are not used here: seconds at
 # start-up, and a second framework in the process. None in its place says that there is none.
 _hidden = sys.modules.setdefault("torch", None) is None
-import tensorboardX  # noqa: E402
+from tensorboardX import event_file_writer, summary  # noqa: E402
+from tensorboardX.proto import event_pb2  # noqa: E402
 
 if _hidden:
   del sys.modules["torch"]
 
 METRICS = "metrics.jsonl"
+RESULT = re.compile(r"test/((ema|swa|schedule_free)_)?(accuracy|loss)(_ci95)?")
 UNREADABLE = "unreadable.txt"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 PEEK_EVERY = 0.5  # seconds between looks at the loss for the progress bar
+FLUSH_EVERY = 10.0  # seconds until TensorBoard sees what was written
+TIMED = 10_000  # dispatches whose times are kept, for the median
+
+
+class _Events:
+  """TensorBoard events, of the steps after `start`; those of before have files of their own.
+
+  Written here and now: the thread of tensorboardX.SummaryWriter dies of a full disk, and then
+  whoever writes waits for ever (2.6.5).
+  """
+
+  def __init__(self, folder: pathlib.Path, start: int):
+    # The suffix: a file of that second may be there.
+    self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{start}")
+    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # hides what was done in vain
+    self._file.write_event(event_pb2.Event(step=start + 1, session_log=log, wall_time=time.time()))
+    self._flushed = time.monotonic()
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    event = event_pb2.Event(step=step, wall_time=time.time())
+    for name, value in metrics.items():
+      event.summary.value.extend(summary.scalar(name, value).value)
+    self._file.write_event(event)
+    if time.monotonic() - self._flushed > FLUSH_EVERY:
+      self._file.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    self._file.close()
 
 
 class Writers:
   """Writes metrics to files and shows them; on a terminal with a progress bar.
+
+  Of several processes the first one does; the others take part in silence.
 
   Args:
     folder: the workdir.
@@ -38,24 +77,44 @@ class Writers:
     total: the steps of the whole run.
     steps_per_epoch: to show epochs.
     batch_size: to show images per second.
+    watch: reads each line, and says what is to be warned of; None: nothing is.
+    devices: that share a batch.
+    profile: `config.profile`; None: no steps are traced.
+    clock: of what was compiled since the run began; None: since now.
   """
 
   def __init__(
-    self, folder: pathlib.Path, start: int, total: int, steps_per_epoch: int, batch_size: int
+    self,
+    folder: pathlib.Path,
+    start: int,
+    total: int,
+    steps_per_epoch: int,
+    batch_size: int,
+    watch: health.Watch | None = None,
+    *,
+    devices: int = 1,
+    profile: ConfigDict | None = None,
+    clock: compiling.Clock | None = None,
   ):
     self._total, self._steps_per_epoch, self._batch_size = total, steps_per_epoch, batch_size
-    self._console = rich.console.Console(highlight=False, soft_wrap=True, emoji=False)
+    self._devices = devices
+    first = processes.is_first()
+    self._console = rich.console.Console(
+      highlight=False, soft_wrap=True, emoji=False, quiet=not first
+    )
     self.latest: dict[str, float] = {}  # the newest value of every metric
+    self._watch = watch
+    self._measured: set[str] = set()  # the splits that are measured at the newest step
     kept = [line for line in read_metrics(folder) if line["step"] <= start]
     for line in kept:
-      self.latest |= line
-    whole = folder / f"{METRICS}.new"  # so that a kill here loses no line
-    whole.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    whole.replace(folder / METRICS)
-    self._file = (folder / METRICS).open("a", buffering=1)
-    self._events = tensorboardX.SummaryWriter(  # the suffix: a file of that second may be there
-      str(folder), purge_step=start + 1, filename_suffix=f".{start}"
-    )
+      self._note(line)
+    if first:
+      whole = folder / f"{METRICS}.new"  # so that a kill here loses no line
+      whole.write_text("".join(json.dumps(line) + "\n" for line in kept))
+      whole.replace(folder / METRICS)
+    file = folder / METRICS if first else pathlib.Path(os.devnull)
+    self._file = file.open("a", buffering=1)
+    self._events = _Events(folder, start) if first else None
     self._bar = rich.progress.Progress(
       rich.progress.TextColumn("{task.description}"),
       rich.progress.BarColumn(),
@@ -69,8 +128,11 @@ class Writers:
     self._task = self._bar.add_task("compiling", total=total, completed=start, status="")
     self._began = self._shown = self._clock = time.monotonic()
     self._began_at = self._clock_step = start
-    self._compiled = False
+    self._compiled, self._compiling = False, clock or compiling.Clock()
     self._ready, self._ready_at = self._began, start  # when and where compiling was done
+    self._mark, self._mark_step = self._began, start  # of the newest step, or what followed it
+    self._times: deque[float] = deque(maxlen=TIMED)  # seconds of a step
+    self.trace = profiling.Trace(profile, folder, self._traced)
 
   def __enter__(self) -> "Writers":
     if self._console.is_terminal:
@@ -79,8 +141,14 @@ class Writers:
 
   def __exit__(self, *exception: Any) -> None:
     self._stop_bar()
-    self._file.close()
-    self._events.close()
+    self.trace.close()
+    try:
+      self._file.close()
+      if self._events:
+        self._events.close()
+    except OSError:  # a full disk; what has ended the run already says so better
+      if exception[0] is None:
+        raise
 
   def _stop_bar(self) -> None:
     if self._bar.live.is_started:
@@ -90,19 +158,20 @@ class Writers:
     """A line for the person who watches."""
     self._console.print(text, markup=False)
 
-  def block(self, lines: Mapping[str, str]) -> None:
+  def block(self, lines: Mapping[str, str], *, finished: bool) -> None:
     """The start-up block, a name and a text a line, and where the run stands."""
     width = max(map(len, lines))
     for name, text in lines.items():
       self.say(f"  {name:<{width}}  {text}")
-    if self._began_at >= self._total:
-      self.say(f"this run is finished: step {self._began_at:,} of {self._total:,} is done")
+    if finished:
+      early = " (stopped early)" if self._began_at < self._total else ""
+      self.say(f"this run is finished: step {self._began_at:,} of {self._total:,} is done{early}")
     elif self._began_at:
       self.say(f"going on from step {self._began_at:,}")
 
   def name_unreadable(self, skipped: Mapping[str, str]) -> None:
     """Says which images could not be read, new ones, and lists them in the workdir."""
-    if len(skipped) == len(self._named):
+    if len(skipped) == len(self._named) or not processes.is_first():
       return
     new = {name: reason for name, reason in list(skipped.items()) if name not in self._named}
     for name, reason in new.items():
@@ -115,27 +184,36 @@ class Writers:
 
   def restart_clock(self, step: int) -> None:
     """From here on time counts as training: call it after compiling, evaluating, saving."""
-    self._clock, self._clock_step = time.monotonic(), step
+    self._clock, self._clock_step = self._mark, self._mark_step = time.monotonic(), step
 
-  def progress(self, step: int, window: Any, schedule: Callable) -> None:
-    """Moves the bar, or prints a line now and then; reads the loss only to show it."""
+  def _traced(self, text: str, step: int) -> None:
+    """Says where a trace that ended with `step` is; writing it takes seconds."""
+    self.say(text)
+    self.restart_clock(step)
+
+  def progress(self, step: int, read: Callable[[], Mapping[str, float]]) -> None:
+    """Moves the bar, or prints a line now and then; metrics are `read` only to be shown."""
+    now = time.monotonic()
     if not self._compiled:
       self._compiled = True
-      self.say(f"compiled in {time.monotonic() - self._began:.1f} s")
+      self.say(self._compiling.describe())
       self.restart_clock(step)
       self._ready, self._ready_at = self._clock, step
-    now = time.monotonic()
+    elif step > self._mark_step:
+      self._times.append((now - self._mark) / (step - self._mark_step))
+    self._mark, self._mark_step = now, step
     if self._console.is_terminal:
       epoch = -(-step // self._steps_per_epoch)
       self._bar.update(self._task, completed=step, description=f"epoch {epoch}")
-    if now - self._shown < (PEEK_EVERY if self._console.is_terminal else PLAIN_EVERY):
+    often = PEEK_EVERY if self._console.is_terminal else PLAIN_EVERY
+    if step == self._ready_at or now - self._shown < often:  # at first there is nothing to go by
       return
-    done = max(step - self._ready_at, 1)
-    seconds = (now - self._ready) / done * (self._total - step)
-    status = (
-      f"loss {tasks.compute(window)['loss']:.4f}, learning rate "
-      f"{float(schedule(step - 1)):.3g}, {self._rate(step):,.0f} images/s"
-    )
+    seconds = (now - self._ready) / (step - self._ready_at) * (self._total - step)
+    metrics = read()
+    loss = f"loss {metrics['train/loss']:.4f}, " if "train/loss" in metrics else ""
+    rate = f"learning rate {metrics['learning_rate']:.3g}"
+    speed = f", {self._per_second(self._rate(step))}" if step > self._clock_step else ""
+    status = f"{loss}{rate}{speed}"
     if self._console.is_terminal:
       self._bar.update(self._task, status=status)
     else:
@@ -148,69 +226,110 @@ class Writers:
     seconds = max(time.monotonic() - self._clock, 1e-9)
     return (step - self._clock_step) * self._batch_size / seconds
 
-  def write_training(self, step: int, window: Any, schedule: Callable) -> None:
-    """The training metrics since the last such line, the learning rate and the speed."""
-    metrics = {f"train/{name}": value for name, value in tasks.compute(window).items()}
+  def _per_second(self, rate: float) -> str:
+    """Images per second in words, of all devices and of one."""
+    each = f", {rate / self._devices:,.0f} on each device" if self._devices > 1 else ""
+    return f"{rate:,.0f} images/s{each}"
+
+  def _speed(self) -> str:
+    """How long compiling took, and a step."""
+    text = f"compiling {self._compiling.seconds:.1f} s"
+    if not self._times:
+      return text
+    median = max(statistics.median(self._times), 1e-9)
+    rate = self._per_second(self._batch_size / median)
+    return f"{text}; a step {1000 * median:,.3g} ms in the median, {rate}"
+
+  def write_training(self, step: int, metrics: Mapping[str, float]) -> None:
+    """The training metrics since the last such line, and the speed."""
     speed = {"images_per_second": self._rate(step)} if step > self._clock_step else {}
-    self._write(step, {**metrics, "learning_rate": float(schedule(step - 1)), **speed})
+    self.write(step, {**metrics, **speed})
 
   def write_evaluation(
-    self, step: int, split: str, metrics: Mapping[str, float]
+    self, step: int, split: str, weights: str, metrics: Mapping[str, float]
   ) -> dict[str, float]:
-    """The metrics of a split; returns them under their full names."""
-    named = {f"{split}/{name}": value for name, value in metrics.items()}
-    self._write(step, named)
+    """The metrics of a split; returns them under their full names.
+
+    `weights`: "raw", or the average that was evaluated, which then stands in the names:
+    validation/ema_accuracy.
+    """
+    prefix = f"{split}/" if weights == "raw" else f"{split}/{weights}_"
+    named = {f"{prefix}{name}": value for name, value in metrics.items()}
+    self.write(step, named)
+    of = "" if weights == "raw" else f" of {weights}"
+    main = {key: metrics[key] for key in metrics if key.startswith(("accuracy", "loss"))}
     train = f", train loss {self.latest['train/loss']:.4f}" if "train/loss" in self.latest else ""
     self.say(
       f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}: "
-      f"{split} accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}{train}"
+      f"{split}{of} {in_words(main)}{train}"
     )
     return named
 
-  def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+  def has(self, step: int, split: str) -> bool:
+    """Whether the metrics of a split at `step` are written."""
+    return self.latest.get("step") == step and split in self._measured
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """A line of metrics.jsonl, and the same for TensorBoard."""
     line = {"step": step, "epoch": round(step / self._steps_per_epoch, 6), **metrics}
-    self.latest |= line
+    for warning in self._note(line):
+      self.say(f"warning: {warning}")
     self._file.write(json.dumps(line) + "\n")
-    for name, value in metrics.items():
-      self._events.add_scalar(name, value, step)
+    if self._events:
+      self._events.write(step, metrics)
+
+  def _note(self, line: Mapping[str, float]) -> list[str]:
+    """Takes in a line, new or old; returns what is to be warned of."""
+    if line["step"] != self.latest.get("step"):
+      self._measured = set()
+    self._measured |= {name.split("/")[0] for name in line}
+    self.latest |= line
+    return self._watch.see(line) if self._watch else []
 
   def report(
-    self, folder: pathlib.Path, step: int, best: int | None, stopped_by: list[signal.Signals]
+    self,
+    folder: pathlib.Path,
+    step: int,
+    best: int | None,
+    stopped_by: signal.Signals | None,
+    *,
+    restored: int | None = None,
   ) -> None:
-    """The last words: the result, and where things are."""
+    """The last words: the result, of the step that was `restored` or the last, and where it is."""
     self._stop_bar()
-    if step < self._total:
+    if stopped_by and step < self._total:
       self.say(
-        f"stopped by {stopped_by[0].name} and saved at step {step:,} of {self._total:,}; "
+        f"stopped by {stopped_by.name} and saved at step {step:,} of {self._total:,}; "
         f"the same command with --workdir={folder} goes on from there"
       )
       return
     took = datetime.timedelta(seconds=round(time.monotonic() - self._began))
-    did = f"trained {step - self._began_at:,} steps in {took}. " if step > self._began_at else ""
+    done = step - self._began_at
+    did = f"trained {done:,} steps in {took} ({self._speed()}). " if done > 0 else ""
     if "test/accuracy" in self.latest:
-      self.say(
-        f"{did}test accuracy {self.latest['test/accuracy']:.2%}, "
-        f"loss {self.latest['test/loss']:.4f}, last step"
-      )
+      of = "last step" if restored is None else f"best step, {restored:,}"
+      main = {name: value for name, value in self.latest.items() if RESULT.fullmatch(name)}
+      self.say(f"{did}test {in_words(main, 'test/')}, {of}")
     else:  # `epochs` was lowered below where the run stopped, or metrics.jsonl is gone
       self.say(f"{did}the test split was not evaluated")
     if best is not None:
       self.say(f"best by validation: step {best:,} (evaluate it with --checkpoint=best)")
     self.say(f"in {folder}: config.json, metrics.jsonl, checkpoints/, TensorBoard events")
-    self.say(f"evaluate with: python -m cnnjax.evaluate --workdir={folder}")
+    which = "" if restored is None else " --checkpoint=best"
+    self.say(f"evaluate with: python -m cnnjax.evaluate --workdir={folder}{which}")
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
-  """The lines of a run's metrics.jsonl; a last line that was cut off by a kill is left out."""
+  """The lines of a run's metrics.jsonl, up to the first that was cut off or is damaged."""
   file = folder / METRICS
-  lines = file.read_text().splitlines() if file.is_file() else []
+  lines = file.read_bytes().split(b"\n") if file.is_file() else []
   found = []
   for line in lines:
     try:
       metrics = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, too many digits
       break
-    if not isinstance(metrics, dict) or "step" not in metrics:
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("step"), int):
       break
     found.append(metrics)
   return found

@@ -7,7 +7,6 @@ the number of devices, processes, threads or restarts.
 import dataclasses
 import importlib
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ from cnnjax.data import imbalance
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.crops import Crops
 from cnnjax.data.order import Order
-from cnnjax.data.resident import Resident, check_fits
+from cnnjax.data.resident import Resident, check_fits, in_gib
 from cnnjax.data.split import Arrays, Skipped, Split, carve
 from cnnjax.data.streaming import Streaming
 from cnnjax.errors import UserError, unknown
@@ -28,11 +27,13 @@ from cnnjax.errors import UserError, unknown
 #   check(config): raises UserError for names that are wrong, before anything is downloaded;
 #   load(config, split): the `Split` of a split expression.
 SOURCES = ("arrays", "digits", "folder", "synthetic", "tfds")
+SAMPLE = 2048  # images that the mean and deviation of a streamed split are taken of
 # Keys that one source alone reads.
 _ONLY = {"name": "tfds", "data_dir": "tfds", "path": "folder"}
 
 __all__ = [
-  "Crops", "Inputs", "Order", "Resident", "Skipped", "Split", "Streaming", "check", "describe",
+  "Crops", "Inputs", "Order", "Resident", "Skipped", "Split", "Streaming", "check",
+  "check_classes", "describe",
   "from_arrays", "load", "normalization", "open_inputs", "pipeline", "with_given",
 ]  # fmt: skip
 
@@ -129,8 +130,7 @@ def _settled(
   if split is None or not _stays(split, config, devices, train=train):
     return split
   crops, size = Crops.of(config, split.shape), _size(config, train=train)
-  parts = devices if config.shard_resident else 1
-  check_fits((len(split), *crops.shape(size)), config.max_gib * parts)
+  check_fits((len(split), *crops.shape(size)), _max_gib(config, devices))
   image = lambda data: crops.whole(data, size) if train else crops.evaluate(data, size)
   return split.decoded(image, skipped, replace=train)
 
@@ -139,22 +139,39 @@ def _size(config: ConfigDict, *, train: bool) -> int | None:
   return config.image_size if train else config.eval_size or config.image_size
 
 
+def _max_gib(config: ConfigDict, devices: int) -> float:
+  """What may stay on all devices together, where each holds a part; else on each."""
+  return config.max_gib * (devices if config.shard_resident else 1)
+
+
 def _stays(split: Split, config: ConfigDict, devices: int, *, train: bool) -> bool:
   """Whether a split stays on the device; the answer is the same once it is decoded."""
   if config.pipeline != "auto":
     return config.pipeline == "resident"
   shape = Crops.of(config, split.shape).shape(_size(config, train=train))
-  parts = devices if config.shard_resident else 1
-  fits = len(split) * math.prod(shape) / 2**30 <= config.max_gib * parts
+  fits = in_gib((len(split), *shape)) <= _max_gib(config, devices)
   return fits and not (train and config.crop != "center")
 
 
 def pipeline(
-  split: Split, config: ConfigDict, mesh: Mesh, skipped: Skipped, order: Order | None = None
+  split: Split,
+  config: ConfigDict,
+  mesh: Mesh,
+  skipped: Skipped,
+  order: Order | None = None,
+  seeds: Sequence[int] = (),
 ) -> Resident | Streaming:
-  """Batches of a split that `load` gave, of one that is trained on in its `order`."""
+  """Batches of a split that `load` gave, of one that is trained on in its `order`.
+
+  `seeds`: of the runs that are trained as one program, where there are several.
+  """
   if _stays(split, config, mesh.size, train=order is not None):
-    return Resident(split, config, mesh, order)
+    return Resident(split, config, mesh, order, [order.with_seed(seed) for seed in seeds])
+  if seeds:
+    raise UserError(
+      "several runs in one program (seeds, rates) take their batches from a training split that "
+      "stays on the device, and this one is streamed: raise data.max_gib, or train them one by one"
+    )
   return Streaming(split, config, mesh, skipped, order)
 
 
@@ -181,9 +198,6 @@ def normalization(config: ConfigDict, train: Split) -> tuple[tuple[float, ...], 
   return mean, std
 
 
-SAMPLE = 2048
-
-
 @dataclasses.dataclass(frozen=True)
 class Inputs:
   """What a run trains and evaluates on, and what follows from it."""
@@ -204,14 +218,24 @@ class Inputs:
   summary: dict[str, str]  # in words
 
 
-def open_inputs(config: ConfigDict, mesh: Mesh, given: dict[str, Split] | None = None) -> Inputs:
+def open_inputs(
+  config: ConfigDict,
+  mesh: Mesh,
+  given: dict[str, Split] | None = None,
+  *,
+  seeds: Sequence[int] = (),
+  counted: bool = False,
+) -> Inputs:
   """Loads the splits of a run and starts its pipelines. Takes the whole config.
+
+  `seeds`: of the runs that are trained as one program, where there are several. `counted`: the
+  loss asks for the number of examples of each class.
 
   Raises:
     UserError: the data do not fit the config.
   """
   c = config.data
-  sharding.check_divides(config.batch_size, mesh)
+  sharding.check_divides(config.batch_size, mesh, config.accumulate)
   skipped = Skipped(c.max_unreadable)
   splits = {
     name: split
@@ -227,13 +251,12 @@ def open_inputs(config: ConfigDict, mesh: Mesh, given: dict[str, Split] | None =
   order = order.for_run(total)
   crops = Crops.of(c, train.shape)
   mean, std = normalization(c, train)
-  batches = pipeline(train, c, mesh, skipped, order)
+  batches = pipeline(train, c, mesh, skipped, order, seeds)
   if (config.steps_per_dispatch or 1) > 1 and isinstance(batches, Streaming):
     raise UserError(
       f"steps_per_dispatch={config.steps_per_dispatch} needs the training split on the device, and "
       "it is streamed, a batch a step: set steps_per_dispatch=1, or data.pipeline=resident"
     )
-  weighted = isinstance(config.task.class_weights, str)
   return Inputs(
     train=batches,
     evaluations={
@@ -243,11 +266,16 @@ def open_inputs(config: ConfigDict, mesh: Mesh, given: dict[str, Split] | None =
     },
     skipped=skipped,
     classes=train.classes,
-    counts=imbalance.counts(train.listed, len(train.classes)) if weighted else None,
+    counts=imbalance.counts(train.listed, len(train.classes)) if counted else None,
     several=np.ndim(train[0][1]) == 1,
     image_shape=crops.shape(c.image_size),
     sizes=tuple({*c.progressive, c.eval_size} - {None, c.image_size}),
-    meta={"mean": mean, "std": std, "classes": train.classes},
+    meta={
+      "mean": mean,
+      "std": std,
+      "classes": train.classes,
+      "image_shape": crops.shape(c.image_size),
+    },
     total=total,
     steps_per_epoch=order.steps_per_epoch,
     phase=order.phase,

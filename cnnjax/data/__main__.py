@@ -1,8 +1,11 @@
-"""Tools for data: prepare a TFDS data set, scan a folder of images, show what is trained on."""
+"""Tools for data: prepare a TFDS data set, scan images, show what is trained on."""
 
 import argparse
 import pathlib
 import sys
+
+import rich.console
+import rich.progress
 
 from cnnjax import config as configs
 from cnnjax.errors import ArgumentParser, run
@@ -18,7 +21,12 @@ def _prepare(args: argparse.Namespace) -> int:
 def _scan(args: argparse.Namespace) -> int:
   from cnnjax.data import scan
 
-  report = scan.scan(args.path)
+  console = rich.console.Console(stderr=True)  # the report can be kept apart
+  with rich.progress.Progress(
+    console=console, transient=True, disable=not console.is_terminal
+  ) as bar:
+    task = bar.add_task("reading images", total=None)
+    report = scan.scan(args.path, lambda done, total: bar.update(task, completed=done, total=total))
   print(scan.render(report))
   return 1 if report.harmful else 0
 
@@ -40,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
   prepare.add_argument("name", help="such as cifar10")
   prepare.add_argument("--data_dir", help="where data sets lie; default: TFDS's own")
   scan = commands.add_parser("scan", help="look for files that cannot be read, that are twice, ...")
-  scan.add_argument("path", type=pathlib.Path, help="a folder of images")
+  scan.add_argument("path", type=pathlib.Path, help="a folder of images, or a .csv or .jsonl file")
   show = commands.add_parser("show", help="write a picture of what the network will see")
   show.add_argument("--config", metavar="FILE[:PRESET]", help="as in cnnjax.main, with overrides")
   show.add_argument("--out", type=pathlib.Path, default="batch.png", help="default: batch.png")

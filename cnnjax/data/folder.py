@@ -5,7 +5,8 @@
     PATH.csv, PATH.jsonl                                     path, label and, if there is one, split
 
 Images lie at any depth below the folder of their class; hidden files and files without the ending
-of an image are not read. In a table, paths start at its folder. Labels in a CSV file may be
+of an image are not read. In a table, paths start at its folder and may lead out of it: what lies
+there is decoded as an image, and nothing else is done with it. Labels in a CSV file may be
 several, with ";" between them; in JSONL a list, which may be empty. The classes are those of the
 training split, of which others may lack some. Without a test split the validation split is tested.
 """
@@ -25,9 +26,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage
+from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, read
 from cnnjax.data.split import Image, Label, Split, carve
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import TransientError, UserError, unknown
 
 # What people call their splits.
 ALIASES = {
@@ -57,10 +58,24 @@ class Files:
 
   def __getitem__(self, i: int) -> tuple[Image, Label]:
     try:
-      with open(self.paths[i], "rb", buffering=0) as file:
-        return file.read(), self.labels[i]
+      return read(self.paths[i]), self.labels[i]
+    except UnreadableImage as e:
+      return e, self.labels[i]
     except OSError as e:  # as an image that cannot be decoded: skipped, counted and named
+      if gone := self._gone(i):
+        raise TransientError(
+          f"{gone} is not there any more, and {self.name(i)} was to be read: is a disk unmounted, "
+          "a server away? Start the same command again when it is back"
+        ) from e
       return UnreadableImage(e.strerror), self.labels[i]
+
+  def _gone(self, i: int) -> pathlib.Path | None:
+    """The first folder above image i that is not there, if those of others are not there either."""
+    above = [pathlib.Path(self.paths[at]).parent for at in (i, 0, -1)]
+    if any(folder.is_dir() for folder in above):
+      return None
+    there = itertools.takewhile(lambda folder: not folder.is_dir(), above[0].parents)
+    return [above[0], *there][-1]
 
   def name(self, i: int) -> str:
     return _printable(self.paths[i])
@@ -137,7 +152,7 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
   if os.path.isdir(root):
     own = split_folders(root) or {"": root}
   elif root.lower().endswith((".csv", ".jsonl")):
-    own = _of_table(root)
+    own = of_table(root)
   else:
     raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
   places = _places(path, own, dict(named))
@@ -282,7 +297,7 @@ def _images(folder: str, *real: str) -> Iterator[str]:
       yield entry.path
 
 
-def _of_table(path: str) -> dict[str, Pairs]:
+def of_table(path: str) -> dict[str, Pairs]:
   """The images of each split; of "" where there are no splits."""
   splits: dict[str, Pairs] = {}
   lines: dict[str, int] = {}  # by file
@@ -376,7 +391,8 @@ def _printable(name: str) -> str:
 
 def _numbers_first(name: str) -> tuple:
   """Classes 0, 1, 2, ..., 10 in the order of numbers, others in that of the alphabet."""
-  return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+  short = name.isdecimal() and len(name) < 1000  # Python reads no number of over 4,300 digits
+  return (0, int(name), name) if short else (1, 0, name)
 
 
 def _some(names: list[str]) -> str:

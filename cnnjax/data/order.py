@@ -114,7 +114,6 @@ class Order:
     Raises:
       UserError: the split is smaller than a batch, or its labels do not fit the sampling.
     """
-    check(config.sampling)
     examples = len(split) if config.sampling == UNIFORM else split.listed
     order = cls(
       examples, batch_size, seed, config.sampling, config.repeats, config.remainder == "pad",
@@ -135,6 +134,10 @@ class Order:
     """The same of a run of `total` steps."""
     return dataclasses.replace(self, total=total)
 
+  def with_seed(self, seed: int) -> "Order":
+    """The same of a run with another seed."""
+    return dataclasses.replace(self, seed=seed)
+
   def __post_init__(self):
     self._length = epoch_length(self.examples, sampling=self.sampling)
     per_epoch = math.ceil if self.pad else math.floor
@@ -152,10 +155,10 @@ class Order:
       order = epoch_order(
         self.examples, seed=self.seed, epoch=epoch, sampling=self.sampling, repeats=self.repeats
       )
-      size = (self.steps_per_epoch, self.batch_size)
+      order = np.resize(order, (self.steps_per_epoch, self.batch_size))
       # The one before is kept for threads that are behind; a new dict, since others read the old.
-      self._epochs = found = {**{e: o for e, o in found.items() if e == epoch - 1}}
-      found[epoch] = np.resize(order, size)
+      before = {e: o for e, o in found.items() if e == epoch - 1}
+      self._epochs = found = {**before, epoch: order}
     return found[epoch]
 
   def at(self, step: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The resident pipeline: the whole split stays on the devices as uint8."""
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -22,34 +23,75 @@ class Feed:
   """What the steps of an epoch take: all examples, who stands where, and the size of the images."""
 
   arrays: dict[str, jax.Array]
-  order: jax.Array  # [steps, batch] int32
+  order: jax.Array  # [steps, batch] int32; of several runs [runs, steps, batch]
   size: int | None = flax.struct.field(pytree_node=False)
+
+  @property
+  def axes(self) -> "Feed":
+    """Where each array has the axis of runs; None: it has none."""
+    return self.replace(arrays=None, order=0)
 
 
 class Resident:
-  """Batches of a split in memory, which every device holds, or its part; see `Streaming`."""
+  """Batches of a split in memory, which every device holds, or its part; see `Streaming`.
 
-  def __init__(self, split: Split, config: ConfigDict, mesh: Mesh, order: Order | None = None):
+  `orders`: of the runs that are trained as one program, where there are several.
+  """
+
+  def __init__(
+    self,
+    split: Split,
+    config: ConfigDict,
+    mesh: Mesh,
+    order: Order | None = None,
+    orders: Sequence[Order] = (),
+  ):
     self.split, self.order, self._mesh, self._parts = split, order, mesh, config.shard_resident
-    rows = sharding.padded(len(split), mesh) if config.shard_resident else len(split)
-    pad = lambda x: np.pad(x, [(0, rows - len(x)), *[(0, 0)] * (x.ndim - 1)])
-    self._arrays = sharding.put(
-      {"image": pad(split.images), "label": pad(split.labels)},
-      sharding.over_batch(mesh) if config.shard_resident else sharding.replicated(mesh),
-    )
+    self._orders = orders
+    self._rows = sharding.padded(len(split), mesh) if config.shard_resident else len(split)
+    self._where = sharding.over_batch(mesh) if config.shard_resident else sharding.replicated(mesh)
     self._epoch: tuple[Any, Any] = (None, None)
     self.per_dispatch = 1 if jax.default_backend() == "cpu" else 32  # steps in one program
     # The batch is pinned to the mesh: XLA would otherwise be free to gather it on one device.
     self._take = jax.jit(gather, out_shardings=sharding.over_batch(mesh))
 
+  @functools.cached_property
+  def _arrays(self) -> dict[str, jax.Array]:
+    """The split on the devices, where it is put when it is first asked for."""
+    more = self._rows - len(self.split)
+    pad = lambda x: x if not more else np.pad(x, [(0, more), *[(0, 0)] * (x.ndim - 1)])  # a copy
+    arrays = {"image": pad(self.split.images), "label": pad(self.split.labels)}
+    return sharding.put(arrays, self._where)
+
+  def shapes(self, step: int) -> Feed:
+    """What `feed` gives, as shapes that say where they lie; nothing is put there."""
+    row = lambda x: jax.ShapeDtypeStruct((self._rows, *x.shape[1:]), x.dtype, sharding=self._where)
+    arrays = {"image": row(self.split.images), "label": row(self.split.labels)}
+    runs = (len(self._orders),) if self._orders else ()
+    order = jax.ShapeDtypeStruct(
+      (*runs, self.order.steps_per_epoch, self.order.batch_size),
+      np.int32,
+      sharding=sharding.over_batch(self._mesh, axis=1 + len(runs)),
+    )
+    return Feed(arrays, order, self._size(step))
+
   def feed(self, step: int) -> Feed:
     """What `take` needs for the steps of the epoch that `step` is in."""
     epoch = step // self.order.steps_per_epoch
     if self._epoch[0] != epoch:
-      where = sharding.over_batch(self._mesh, axis=1)
-      self._epoch = epoch, sharding.put(self.order.epoch(epoch), where)
+      order = (
+        np.stack([order.epoch(epoch) for order in self._orders])
+        if self._orders
+        else self.order.epoch(epoch)
+      )
+      where = sharding.over_batch(self._mesh, axis=order.ndim - 1)
+      self._epoch = epoch, sharding.put(order, where)
+    return Feed(self._arrays, self._epoch[1], self._size(step))
+
+  def _size(self, step: int) -> int | None:
+    """The size that images have to be scaled to, if it is not theirs."""
     size = self.order.size(step)
-    return Feed(self._arrays, self._epoch[1], size if size != self.split.shape[0] else None)
+    return size if size != self.split.shape[0] else None
 
   def take(self, feed: Feed, step: jax.Array) -> dict[str, jax.Array]:
     """The batch of `step`; pure, called inside the training program."""
@@ -69,20 +111,28 @@ class Resident:
       indices, mask = sharding.put((np.minimum(indices, size - 1), mask), where)
       yield self._take(self._arrays, indices), mask
 
+  def waits(self) -> dict[str, float]:
+    """Nothing is waited for."""
+    return {}
+
   def close(self) -> None:
     """There is nothing to end."""
 
   def describe(self) -> str:
     """Where batches come from, and what it takes."""
-    gib = len(self.split) * math.prod(self.split.shape) / 2**30
+    gib = in_gib((len(self.split), *self.split.shape))
     parts = f", in {self._mesh.size} parts" if self._parts else " on each device"
     return f"resident, {gib:.2g} GiB{parts}"
 
 
+def in_gib(shape: tuple[int, ...]) -> float:
+  """The size of uint8 images of `[n, height, width, channels]`."""
+  return math.prod(shape) / 2**30
+
+
 def check_fits(shape: tuple[int, ...], max_gib: float) -> None:
   """Raises UserError if uint8 images of `[n, height, width, channels]` take more than allowed."""
-  gib = math.prod(shape) / 2**30
-  if gib > max_gib:
+  if (gib := in_gib(shape)) > max_gib:
     raise UserError(
       f"the {shape[0]:,} images take {gib:.1f} GiB on each device, and data.max_gib "
       f"allows {max_gib:g}; stream them (data.pipeline=streaming), take a part of them "

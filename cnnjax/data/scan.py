@@ -1,7 +1,8 @@
-"""A look at every file of a folder of images, before anything is trained on it.
+"""A look at every image of a folder or a table, before anything is trained on it.
 
     PATH/train/<class>/*.jpg, PATH/val/..., PATH/test/...    splits
     PATH/<class>/*.jpg                                       no splits
+    PATH.csv, PATH.jsonl                                     of a table, the files that it lists
 
 Files are decoded as in training, so what is unreadable here is what training would skip.
 """
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 
 from cnnjax.data import images
-from cnnjax.data.folder import split_folders
+from cnnjax.data.folder import of_table, split_folders
 from cnnjax.errors import UserError
 
 # What is looked for, and what it means. The first are harmful: examples are lost, or results wrong.
@@ -51,6 +52,8 @@ KINDS = {
   "large": "over 16 million pixels: slow to decode",
   "elongated": "a side over 4 times the other: crops see little of it",
 }
+TABLES = (".csv", ".jsonl")
+File = tuple[str, str, tuple[str, ...]]  # (path, split, classes)
 _CHUNK = 512  # files that are in the hands of the threads at a time
 
 
@@ -58,9 +61,9 @@ _CHUNK = 512  # files that are in the hands of the threads at a time
 class Looked:
   """What was seen of one image file; `height` is 0 where it cannot be read."""
 
-  path: str  # relative to the folder
+  path: str  # relative to the folder, or to that of the table
   split: str  # "" where there are no splits
-  label: str  # "" outside of class folders
+  labels: tuple[str, ...]  # () outside of class folders; a table may give several
   notes: tuple[tuple[str, str], ...]  # of KINDS, and details
   height: int = 0
   width: int = 0
@@ -73,13 +76,13 @@ class Looked:
 class Report:
   """What `scan` found.
 
-  `findings` has lines by kind, see KINDS; `folders` the class folders of each split.
+  `findings` has lines by kind, see KINDS; `classes` those of each split.
   """
 
   root: str
   images: tuple[Looked, ...]
   findings: dict[str, tuple[str, ...]]
-  folders: dict[str, tuple[str, ...]]
+  classes: dict[str, tuple[str, ...]]
 
   @property
   def harmful(self) -> bool:
@@ -89,25 +92,32 @@ class Report:
   @property
   def counts(self) -> dict[str, dict[str, int]]:
     """Images that can be read, by split and class."""
-    counted = collections.Counter((i.split, i.label) for i in self.images if i.height)
+    counted = collections.Counter(
+      (image.split, label) for image in self.images if image.height for label in image.labels
+    )
     return {
       split: {label: counted[split, label] for label in labels}
-      for split, labels in self.folders.items()
+      for split, labels in self.classes.items()
     }
 
 
 def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None) -> Report:
-  """Looks at every file below `path`; `progress` is told how many are done and how many there are.
+  """Looks at every file below `path`, a folder, or of `path`, a CSV or JSONL file.
+
+  `progress` is told how many are done and how many there are.
 
   Raises:
-    UserError: there is no such folder, or no image in it.
+    UserError: there is no such folder or table, no image in it, or a line of it is wrong.
   """
   path = pathlib.Path(path).expanduser()
-  if not path.is_dir():
-    raise UserError(f"{str(path)!r} is not a folder" + (", but a file" if path.is_file() else ""))
   findings = {kind: [] for kind in KINDS}
+  listed = path.is_file() and path.name.lower().endswith(TABLES)
+  if not (listed or path.is_dir()):
+    but = f", but a file, and of files it takes {' and '.join(TABLES)}" if path.is_file() else ""
+    raise UserError(f"{str(path)!r} is not a folder{but}")
+  root = path.parent if listed else path
   try:
-    files, folders = _walk(path, findings)
+    files, classes = _listed(path) if listed else _walk(path, findings)
   except OSError as e:
     raise UserError(f"cannot read {e.filename}: {e.strerror}") from e
   if not files:
@@ -117,22 +127,37 @@ def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None)
   looked = []
   with ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(files), _CHUNK):
-      looked += pool.map(lambda file: _look(path, *file), files[start : start + _CHUNK])
+      looked += pool.map(lambda file: _look(root, *file), files[start : start + _CHUNK])
       if progress:
         progress(len(looked), len(files))
   for image in looked:
     for kind, detail in image.notes:
       findings[kind].append(f"{image.path}: {detail}" if detail else image.path)
   _compare(looked, findings)
-  _compare_classes(looked, folders, findings)
+  _compare_classes(looked, classes, findings)
   found = {kind: tuple(lines) for kind, lines in findings.items() if lines}
-  return Report(str(path), tuple(looked), found, folders)
+  return Report(str(path), tuple(looked), found, classes)
+
+
+def _listed(table: pathlib.Path) -> tuple[list[File], dict[str, tuple[str, ...]]]:
+  """(the files of a table, its classes by split)."""
+  splits = of_table(str(table))
+  files = [
+    (os.path.relpath(file, table.parent), split, labels)
+    for split, pairs in splits.items()
+    for file, labels in pairs
+  ]
+  classes = {
+    split: tuple(sorted({label for _, labels in pairs for label in labels}))
+    for split, pairs in splits.items()
+  }
+  return files, classes
 
 
 def _walk(
   root: pathlib.Path, findings: dict[str, list[str]]
-) -> tuple[list[tuple[str, str, str]], dict[str, tuple[str, ...]]]:
-  """((path, split, class) of the files with an image's ending, the class folders by split)."""
+) -> tuple[list[File], dict[str, tuple[str, ...]]]:
+  """(the files with an image's ending, the class folders by split)."""
   visible = lambda folder: [d.name for d in os.scandir(folder) if d.is_dir() and d.name[0] != "."]
   splits = sorted(split_folders(str(root)))
   files = []
@@ -163,7 +188,7 @@ def _walk(
       label = parts[0] if parts and bool(split) == bool(splits) else ""
       if not label:
         findings["outside"].append(path)
-      files.append((path, split, label))
+      files.append((path, split, (label,) if label else ()))
   return files, {split: tuple(sorted(visible(root / split))) for split in splits or [""]}
 
 
@@ -180,18 +205,19 @@ def _format(file: str) -> str:
     return ""
 
 
-def _look(root: pathlib.Path, path: str, split: str, label: str) -> Looked:
+def _look(root: pathlib.Path, path: str, split: str, labels: tuple[str, ...]) -> Looked:
+  data = None
   try:
-    data = (root / path).read_bytes()
+    data = images.read(root / path)
     pixels = images.decode(data, 3)
   except OSError as e:
-    return Looked(path, split, label, (("unreadable", e.strerror or str(e)),))
+    return Looked(path, split, labels, (("unreadable", e.strerror or str(e)),))
   except images.UnreadableImage as e:
-    if not data:
-      return Looked(path, split, label, (("empty", ""),))
+    if data == b"":
+      return Looked(path, split, labels, (("empty", ""),))
     kind = "truncated" if str(e).startswith("truncated") else "unreadable"
     reason = str(e).removeprefix("truncated: ")
-    return Looked(path, split, label, ((kind, reason),), size=len(data))
+    return Looked(path, split, labels, ((kind, reason),), size=len(data or b""))
   height, width = pixels.shape[:2]
   notes = list(_notes(data, pathlib.PurePath(path).suffix.lower()))
   size = f"{height}x{width}"
@@ -200,7 +226,7 @@ def _look(root: pathlib.Path, path: str, split: str, label: str) -> Looked:
   notes += [("elongated", size)] * (max(height, width) > 4 * min(height, width))
   digest = lambda *parts: hashlib.blake2b(b"".join(parts), digest_size=16).digest()
   return Looked(
-    path, split, label, tuple(notes), height, width, len(data),
+    path, split, labels, tuple(notes), height, width, len(data),
     digest(data), digest(size.encode(), pixels.data),
   )  # fmt: skip
 
@@ -235,7 +261,7 @@ def _compare(looked: Iterable[Looked], findings: dict[str, list[str]]) -> None:
   """The same picture in several files, of those that are in a split or a class."""
   groups = collections.defaultdict(list)
   for image in looked:
-    if image.height and (image.split or image.label):
+    if image.height and (image.split or image.labels):
       groups[image.pixels].append(image)
   for group in groups.values():
     if len(group) == 1:
@@ -243,7 +269,7 @@ def _compare(looked: Iterable[Looked], findings: dict[str, list[str]]) -> None:
     same = "bytes" if len({image.content for image in group}) == 1 else "pixels"
     line = f"{' = '.join(image.path for image in group)} (the same {same})"
     leaked = len({image.split for image in group}) > 1
-    conflicting = len({image.label for image in group} - {""}) > 1
+    conflicting = len({frozenset(image.labels) for image in group} - {frozenset()}) > 1
     for kind, holds in (
       ("leaked", leaked),
       ("conflicting", conflicting),
@@ -253,12 +279,12 @@ def _compare(looked: Iterable[Looked], findings: dict[str, list[str]]) -> None:
 
 
 def _compare_classes(
-  looked: Iterable[Looked], folders: dict[str, tuple[str, ...]], findings: dict[str, list[str]]
+  looked: Iterable[Looked], classes: dict[str, tuple[str, ...]], findings: dict[str, list[str]]
 ) -> None:
   """Class folders that are empty, and classes that not all splits have."""
-  filled = {(image.split, image.label) for image in looked}
-  every = {label for labels in folders.values() for label in labels}
-  for split, labels in folders.items():
+  filled = {(image.split, label) for image in looked for label in image.labels}
+  every = {label for labels in classes.values() for label in labels}
+  for split, labels in classes.items():
     for label in labels:
       if (split, label) not in filled:
         findings["empty folder"].append(f"{split}/{label}" if split else label)
@@ -270,9 +296,9 @@ def _compare_classes(
 def render(report: Report, limit: int | None = 20) -> str:
   """The report as plain text; of a kind, and of the classes, at most `limit` lines, cut if long."""
   readable = [image for image in report.images if image.height]
-  classes = sorted({label for labels in report.folders.values() for label in labels})
+  classes = sorted({label for labels in report.classes.values() for label in labels})
   mib = sum(image.size for image in report.images) / 2**20
-  splits = ", ".join(filter(None, report.folders))
+  splits = ", ".join(filter(None, report.classes))
   lines = [
     f"{report.root}: {len(report.images):,} image files, {len(readable):,} readable, "
     f"{len(classes):,} classes, {f'splits {splits}' if splits else 'no splits'}, {mib:,.1f} MiB"
@@ -285,8 +311,9 @@ def render(report: Report, limit: int | None = 20) -> str:
     lines += ["", *_table(report.counts, classes, limit)]
   for split, labels in report.counts.items():
     if some := [n for n in labels.values() if n]:
+      of_classes = sum(image.split == split and image.labels != () for image in readable)
       lines.append(
-        f"{split or 'all'}: {sum(some):,} images, largest to smallest class "
+        f"{split or 'all'}: {of_classes:,} images, largest to smallest class "
         f"{max(some):,} : {min(some):,} = {max(some) / min(some):.1f}"
       )
   for kind, found in report.findings.items():

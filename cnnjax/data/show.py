@@ -1,12 +1,13 @@
 """A picture of what the network will see: the images of a batch as they come, and augmented."""
 
+import contextlib
 import pathlib
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import augment, data, sharding, steps, tasks
+from cnnjax import augment, data, durations, sharding, steps, tasks
 from cnnjax.errors import UserError
 
 COLUMNS = 8
@@ -16,7 +17,7 @@ def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32)
   """Writes the first `images` of the batch of `step` as a grid: above as loaded, below augmented.
 
   The augmented ones are exactly those of training, before they are normalised. Titles are the
-  classes, with their weights where they are mixed. Returns the data in words.
+  classes, with their weights where they are mixed. Returns what is shown in words.
 
   Raises:
     UserError: matplotlib is not installed, or `out` cannot be written.
@@ -27,21 +28,29 @@ def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32)
     raise UserError("pictures need matplotlib: pip install -e '.[plots]'") from e
   if images < 1 or step < 0:
     raise UserError(f"images={images} has to be above 0, and step={step} at least 0")
-  inputs = data.open_inputs(config, sharding.make_mesh(config.mesh.data))
-  if step >= inputs.total:
-    raise UserError(f"step {step:,} is past the end of the run, which has {inputs.total:,} steps")
-  task = tasks.create(config.task, len(inputs.classes), inputs.counts)
-  task.check_labels(inputs.several)
+  c = config.data
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  sharding.check_divides(config.batch_size, mesh)
+  # The training split alone: `data.open_inputs` would decode those that are evaluated as well.
+  skipped = data.Skipped(c.max_unreadable)
+  split = data.load(c, ("train",), skipped, devices=mesh.size)["train"]
+  order = data.Order.of(split, c, config.batch_size, config.seed)
+  total = durations.in_steps(config.epochs, "epochs", order.steps_per_epoch, config.batch_size)
+  if step >= (total := max(1, total)):
+    raise UserError(f"step {step:,} is past the end of the run, which has {total:,} steps")
+  task = tasks.create(config.task, len(split.classes))
+  task.check_labels(np.ndim(split[0][1]) == 1)
   operations = augment.create(config.augment)
+  train = data.pipeline(split, c, mesh, skipped, order.for_run(total))
 
   @jax.jit
   def both(feed):
-    batch = inputs.train.take(feed, step)
+    batch = train.take(feed, step)
     seen, targets, _ = steps.augmented(task, operations, config.seed, step, batch)
     return batch["image"], task.targets(batch["label"]), seen, targets
 
-  before, labels, after, targets = jax.device_get(both(inputs.train.feed(step)))
-  inputs.train.close()
+  with contextlib.closing(train):
+    before, labels, after, targets = jax.device_get(both(train.feed(step)))
   images = min(images, len(before))
   rows = -(-images // COLUMNS)
   figure = Figure(figsize=(1.6 * COLUMNS, 1.9 * 2 * rows), layout="constrained")
@@ -56,12 +65,16 @@ def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32)
       grey = {"cmap": "gray", "vmin": 0, "vmax": 255 if picture.dtype == np.uint8 else 1}
       shown = picture if picture.shape[-1] == 3 else picture[..., 0]
       axis.imshow(shown, **(grey if shown.ndim == 2 else {}), interpolation="nearest")
-      axis.set_title(_title(target, inputs.classes), fontsize=7, parse_math=False)
+      axis.set_title(_title(target, split.classes), fontsize=7, parse_math=False)
   try:
     figure.savefig(out, dpi=110)
   except (OSError, ValueError) as e:
     raise UserError(f"cannot write {out}: {e}") from e
-  return inputs.summary["data"]
+  size = "x".join(map(str, before.shape[1:]))
+  return (
+    f"{c.name or c.path or c.source}, {len(split):,} training examples of {len(split.classes)} "
+    f"classes: {images} of step {step:,} of {total:,}, {size}"
+  )
 
 
 def _title(target: np.ndarray, classes: tuple[str, ...]) -> str:

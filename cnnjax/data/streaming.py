@@ -7,13 +7,17 @@ at any step at once, and the numbers of threads, workers and processes change no
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import math
 import multiprocessing
 import os
+import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -24,12 +28,13 @@ from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import sharding
+from cnnjax import sharding, signals
+from cnnjax.data import stall
 from cnnjax.data.crops import Crops
 from cnnjax.data.images import UnreadableImage
 from cnnjax.data.order import Order
 from cnnjax.data.split import Label, Skipped, Split
-from cnnjax.errors import UserError
+from cnnjax.errors import TransientError, UserError
 
 # Images that a thread decodes in one go. A batch of more is put together, which costs a copy of it;
 # NumPy asks for huge pages for arrays of this size, which saves most page faults.
@@ -49,6 +54,9 @@ class _Chunks:
   steps: range
   replace: bool  # of an image that cannot be read: by the next that can; else it is masked
   limit: int  # images that cannot be read; the search for the next ends there
+  what: str  # "step", or what else a batch is called in words
+  # What each thread reads now: its id -> (the example, since when). Of this process alone.
+  reading: dict[int, tuple[int, float]] = dataclasses.field(default_factory=dict)
 
   @property
   def per_batch(self) -> int:
@@ -68,6 +76,7 @@ class _Chunks:
       if not np.may_share_memory(pixels, images):
         images[place] = pixels if mask[place] else 0
       labels.append(label)
+    del self.reading[threading.get_ident()]
     return {"image": images, "label": np.stack(labels), "mask": mask, "skipped": skipped}
 
   def _example(
@@ -76,6 +85,7 @@ class _Chunks:
     """(pixels, label); no pixels where there is no example, or it cannot be read."""
     tries = min(len(self.split), self.limit + 1) if self.replace else 1
     for at in range(index, index + tries):
+      self.reading[threading.get_ident()] = max(at, 0) % len(self.split), time.monotonic()
       data, label = self.split[max(at, 0) % len(self.split)]
       if index < 0:
         break
@@ -99,12 +109,42 @@ def _join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
   return {**joined, "skipped": [found for c in chunks for found in c["skipped"]]}
 
 
+def _start_tracker() -> None:
+  """Starts Python's process that frees shared memory, deaf to signals that are for the training.
+
+  By itself it ignores SIGINT and SIGTERM alone, and would die of a SIGHUP or SIGUSR1 to all
+  processes of a job. What is blocked here stays so in what is started here.
+  """
+  if not hasattr(signal, "pthread_sigmask"):  # Windows
+    return
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
+  resource_tracker.ensure_running()
+  signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _obey_parent(worker: int, workers: int) -> None:
   """In a worker: signals, as of Ctrl-C, are for the process that trains; without it all ends."""
-  for number in (signal.SIGINT, signal.SIGTERM):
+  for number in signals.STOPPING:
     signal.signal(number, signal.SIG_IGN)
   ended = multiprocessing.parent_process().join
   threading.Thread(target=lambda: (ended(), os._exit(1)), daemon=True).start()
+
+
+@contextlib.contextmanager
+def _workers_watched() -> Iterator[None]:
+  """Says in words that a worker process has died, which Grain notices within a second."""
+  try:
+    yield
+  except RuntimeError as e:
+    if not (died := re.match(r"Worker process was terminated.* exit code (-?\d+)", str(e))):
+      raise
+    code = int(died[1])
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    memory = ", as by a system that runs out of memory" if code == -9 else ""
+    raise TransientError(
+      f"a data worker process has ended {how}{memory}. The same command goes on from the last "
+      "checkpoint; fewer data.workers or data.threads take less memory"
+    ) from e
 
 
 class Streaming:
@@ -128,10 +168,12 @@ class Streaming:
     self._crops = Crops.of(config, split.shape)
     self._threads = config.threads or os.cpu_count() or 1
     self._stream, self._next = None, -1
+    self._since, self._waited = None, 0.0
 
   def feed(self, step: int) -> dict[str, jax.Array]:
     """The batch of `step`; those that follow are under way already."""
-    if step != self._next:
+    began, goes_on = time.monotonic(), step == self._next
+    if not goes_on:
       self.close()
       order, crops = self.order, self._crops
       self._stream = self._read(
@@ -146,13 +188,36 @@ class Streaming:
           range(step, order.total),
           replace=True,
           limit=self._skipped.limit,
+          what="step",
         ),
         self._config.workers,
       )
       self._next = step
     self._next += 1
     batch = next(self._stream)
+    if not goes_on:  # the first one has to be waited for, and compiling may follow it
+      self._since, self._waited = None, 0.0
+    else:
+      self._since = began if self._since is None else self._since
+      self._waited += time.monotonic() - began
     return {"image": batch["image"], "label": batch["label"]}
+
+  def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `feed` gives, as shapes that say where they lie; nothing is read but one label."""
+    size, where = self.order.batch_size, sharding.over_batch(self._mesh)
+    label = np.asarray(self.split[0][1])
+    return {
+      "image": jax.ShapeDtypeStruct(
+        (size, *self._crops.shape(self.order.size(step))), np.uint8, sharding=where
+      ),
+      "label": jax.ShapeDtypeStruct((size, *label.shape), label.dtype, sharding=where),
+    }
+
+  def waits(self) -> dict[str, float]:
+    """`data_wait`: the share of the time that `feed` waited, since this was last called."""
+    since, waited = self._since, self._waited
+    self._since, self._waited = None, 0.0  # from the next `feed` on: there may be an evaluation
+    return {} if since is None else {"data_wait": waited / (time.monotonic() - since)}
 
   def close(self) -> None:
     """Ends the threads and processes; `feed` starts others."""
@@ -182,6 +247,7 @@ class Streaming:
       range(len(places)),
       replace=False,
       limit=self._skipped.limit,
+      what="an evaluation at batch",
     )
     # In threads: to start worker processes for each evaluation takes longer than they save.
     for batch in self._read(chunks, workers=0):
@@ -191,17 +257,32 @@ class Streaming:
     options = grain.ReadOptions(self._threads, self._threads + chunks.per_batch)
     data = grain.MapDataset.source(chunks).to_iter_dataset(options)
     if workers:
+      _start_tracker()
       if not flags.FLAGS.is_parsed():  # Grain asks absl for flags, which nobody here sets
         flags.FLAGS.mark_as_parsed()
       options = grain.MultiprocessingOptions(workers, chunks.per_batch)
       data = data.mp_prefetch(options, _obey_parent)
     data = data.batch(chunks.per_batch, batch_fn=_join)
     data = ThreadPrefetchIterDataset(data.map(self._on_device), prefetch_buffer_size=ON_DEVICE)
-    with contextlib.closing(iter(data)) as batches:  # threads and workers end with it
-      for arrays, skipped in batches:
+    hint = functools.partial(self._hint, chunks, workers)
+    # Threads and workers end with it.
+    with contextlib.closing(iter(data)) as batches, stall.Watch(hint) as watch:
+      for step in chunks.steps:
+        with watch.waiting(f"{chunks.what} {step + 1:,}"), _workers_watched():
+          arrays, skipped = next(batches)
         for name, reason in skipped:
           self._skipped.add(name, reason)
         yield arrays
+
+  def _hint(self, chunks: _Chunks, workers: int) -> str:
+    """What may be the reason that a batch does not come, and what to try."""
+    try_ = f"Look at the disk or the server that they are on, raise data.threads={self._threads}"
+    try_ += f" or data.workers={self._config.workers}; Ctrl-C twice leaves at once"
+    if reading := dict(chunks.reading):
+      index, since = min(reading.values(), key=lambda found: found[1])
+      name, seconds = self.split.name(index), time.monotonic() - since
+      return f"{name} is being read for {seconds:.0f} s. {try_}"
+    return f"{workers} worker processes read images. {try_}" if workers else try_
 
   def _on_device(self, batch: dict[str, Any]) -> tuple[dict[str, jax.Array], list]:
     skipped = batch.pop("skipped")

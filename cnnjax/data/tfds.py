@@ -77,6 +77,19 @@ def load(config: ConfigDict, split: str) -> Split:
   return Split(records, classes, (height, width, channels or 3))
 
 
+def described(config: ConfigDict) -> tuple[None, tuple[str, ...], tuple] | None:
+  """(None, class names, shape) of a data set that is not prepared, as TFDS knows it; else None.
+
+  How many examples it has is not known then.
+  """
+  builder = _builder(config.name, config.data_dir) if config.name else None
+  if builder is None or builder.is_prepared():
+    return None
+  image_key, _, classes = _features(builder)
+  height, width, channels = builder.info.features[image_key].shape
+  return None, classes, (height, width, channels or 3)
+
+
 class Records:
   """The records of a TFDS split; images stay encoded until they are needed."""
 
@@ -85,18 +98,27 @@ class Records:
     self._name, self._split = builder.name, split
     # Images as the bytes of their file.
     self._source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
-    self._label(self._source[0][label])  # refused now, not when a run ends in its evaluation
+    self[0]  # labels that are not public are refused now, not when a run ends in its evaluation
 
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, i: int) -> tuple[bytes, np.ndarray | int]:
-    record = self._source[i]
-    return record[self._keys[0]], self._label(record[self._keys[1]])
+    return self.__getitems__([i])[0]
 
   def __getitems__(self, places: Sequence[int]) -> list[tuple[bytes, np.ndarray | int]]:
     image, label = self._keys
-    return [(r[image], self._label(r[label])) for r in self._source.__getitems__(places)]
+    return [(r[image], self._label(r[label])) for r in self._read(places)]
+
+  def _read(self, places: Sequence[int]) -> list[dict]:
+    try:
+      return self._source.__getitems__(places)
+    except Exception as e:  # array_record checks all that it reads, by hashes
+      reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+      raise UserError(
+        f"the split {self._split!r} of {self._name} cannot be read: {reason[:400]}; its files are "
+        "damaged: delete the folder of the data set and prepare it again"
+      ) from e
 
   def _label(self, label: np.ndarray) -> np.ndarray | int:
     if np.any(np.less(label, 0)):
@@ -114,7 +136,7 @@ class Records:
     chunks = range(0, len(self), CHUNK)
     read = lambda start: [
       self._label(record[self._keys[1]])
-      for record in self._source.__getitems__(range(start, min(start + CHUNK, len(self))))
+      for record in self._read(range(start, min(start + CHUNK, len(self))))
     ]
     labels = np.stack([label for start in chunks for label in read(start)])
     return labels.astype(np.uint8 if self._num_classes else np.int32)
@@ -159,6 +181,12 @@ def _has_tensorflow() -> bool:
 def _builder(name: str, data_dir: str | None):
   logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of each folder that is not there
   data_dir = data_dir and os.path.expanduser(data_dir)
+  if ":" in name and not re.fullmatch(r"[\w/.-]+:[\d.*]+", name):
+    raise UserError(
+      f"data.name={name!r}: what stands before ':' is a place that TFDS downloads code from and "
+      "runs it; cnnjax reads data sets of TFDS itself, and those that are prepared"
+    )
+  _check_features(name, data_dir)
   try:
     with contextlib.redirect_stdout(io.StringIO()):  # a banner where TensorFlow is missing
       return tfds.builder(name, data_dir=data_dir, try_gcs=False)
@@ -170,9 +198,22 @@ def _builder(name: str, data_dir: str | None):
     if base in known:
       raise UserError(f"TFDS has {base}, but not the version or config of {name!r}") from None
     raise unknown("TFDS data set", name, known) from None
-  except (ValueError, AssertionError, ImportError) as e:
-    reason = str(e).strip() or type(e).__name__
+  except Exception as e:  # the files that describe it, when they are damaged, each in its own way
+    reason = " ".join(str(e).split()) or type(e).__name__
     raise UserError(f"TFDS cannot use data.name={name!r}: {reason[:400]}") from e
+
+
+def _check_features(name: str, data_dir: str | None) -> None:
+  """The files of a data set name the classes of its features, whose modules TFDS would import."""
+  root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR) / re.split("[:/]", name)[0]
+  for file in root.rglob("features.json"):
+    with contextlib.suppress(OSError):
+      named = re.findall(rb'ythonClassName"\s*:\s*"([^"]*)', file.read_bytes())
+      if odd := [n for n in named if not re.fullmatch(rb"tensorflow_datasets\.[\w.]+", n)]:
+        raise UserError(
+          f"{file} names {odd[0].decode(errors='replace')!r}, which is no feature of TFDS: to read "
+          "it would run code that came with the data"
+        )
 
 
 def _not_prepared(builder, config: ConfigDict) -> UserError:
@@ -221,8 +262,13 @@ def _features(builder) -> tuple[str, str, tuple[str, ...]]:
       f"the images of {builder.name} are {dtype}; only those with 8 bits a channel "
       "can be trained on"
     )
-  label = features[label_key]
-  return image_key, label_key, tuple((label.feature if label_key in several else label).names)
+  label = features[label_key].feature if label_key in several else features[label_key]
+  if len(label.names) != label.num_classes:
+    raise UserError(
+      f"{builder.data_path} names {len(label.names)} classes of {label_key}, and has "
+      f"{label.num_classes}: its files are damaged; delete the folder and prepare it again"
+    )
+  return image_key, label_key, tuple(label.names)
 
 
 def _split_info(builder, expression: str, key: str):

@@ -1,0 +1,223 @@
+"""Looks into the checkpoints of a run: python -m cnnjax.checkpoints list|show|verify|diff|average.
+
+Nothing is written to the workdir, and a run that is training in it is not disturbed.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cnnjax import workdir as workdirs
+from cnnjax.checkpoints import FOLDER, WHICH, Checkpoints, integrity, paths
+from cnnjax.errors import ArgumentParser, UserError, run, unknown
+
+ITEMS = ("variables", "averages", "training")
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Exit code 1: `verify` found damage, or `diff` a difference."""
+  jax.config.update("jax_platforms", "cpu")  # an accelerator may be busy with the run itself
+  args = _parse(argv)
+  console = Console(highlight=False, soft_wrap=True, emoji=False, markup=False)
+  return args.command(args, _open(args.workdir), console)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+  parser = ArgumentParser(prog="python -m cnnjax.checkpoints", description=__doc__)
+  commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+  def command(name: str, function: Any) -> argparse.ArgumentParser:
+    one = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+    one.add_argument("workdir", type=pathlib.Path, metavar="WORKDIR", help="where the run is")
+    one.set_defaults(command=function)
+    return one
+
+  which = "a step, last or best"
+  command("list", list_all)
+  command("show", show).add_argument("step", nargs="?", default="last", help=which)
+  command("verify", verify)
+  one = command("diff", diff)
+  one.add_argument("a", nargs="?", default="last", help=which)
+  one.add_argument("b", nargs="?", default="last", help=f"{which}; of OTHER, if that is given")
+  one.add_argument("--with", type=pathlib.Path, dest="other", metavar="OTHER", help="a workdir")
+  one = command("average", average)
+  one.add_argument("--out", type=pathlib.Path, required=True, help="the new workdir")
+  some = one.add_mutually_exclusive_group(required=True)
+  some.add_argument("--steps", help="which, such as 100,200,300")
+  some.add_argument("--last", type=int, help="so many of the newest")
+  return parser.parse_args(argv)
+
+
+def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
+  """The checkpoints, with time, size and the monitored metric."""
+  scores = {step: saved.score(step) for step in saved.steps()}
+  finite = [
+    (score, step) for step, score in scores.items() if score is not None and score < math.inf
+  ]
+  best, monitor = max(finite, default=(0, None))[1], _monitor(args.workdir)
+  table = Table("step", "written", "MiB", monitor, "", "verified", box=None)
+  for step, score in scores.items():
+    place, time = saved.place(step), saved.time(step)
+    marks = [name for name, at in zip(WHICH, (max(scores), best), strict=True) if at == step]
+    table.add_row(
+      f"{step:,}",
+      "?" if time is None else f"{datetime.datetime.fromtimestamp(time):%Y-%m-%d %H:%M:%S}",
+      f"{_size(place) / 2**20:.1f}",
+      "" if score is None else "?" if score == math.inf else f"{abs(score):.6g}",
+      ", ".join(marks),
+      "when written" if integrity.is_sealed(place) else "unverified",
+    )
+  console.print(table)
+  for place in sorted((args.workdir / FOLDER).glob("*.damaged*")):
+    console.print(f"set aside: {place}")
+  return 0
+
+
+def show(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
+  """What a checkpoint holds: each array with its shape, and what was saved beside them."""
+  step = _step(saved, args.step)
+  for item, arrays in saved.shapes(step).items():
+    total = sum(math.prod(x.shape) for x in arrays.values())
+    console.print(f"{item}: {len(arrays)} arrays, {total:,} values")
+    table = Table(box=None, show_header=False, pad_edge=True)
+    for path, x in arrays.items():
+      table.add_row(f"  {path}", "x".join(map(str, x.shape)) or "scalar", str(x.dtype))
+    console.print(table)
+  params = saved.shapes(step)["variables"]
+  count = sum(math.prod(x.shape) for path, x in params.items() if path.startswith("params/"))
+  console.print(f"step {step:,}, {count:,} parameters, meta {json.dumps(saved.meta(step))}")
+  return 0
+
+
+def verify(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
+  """Compares all files with what was written; exit code 1 where one is damaged."""
+  damaged = 0
+  for step in saved.steps():
+    found = saved.problems(step)
+    sealed = integrity.is_sealed(saved.place(step))
+    if not found and not sealed:  # the writer was killed before, so that there is more to look at
+      try:
+        _arrays(saved, step)
+      except UserError as e:
+        found = [str(e)]
+    state = "damaged" if found else "good" if sealed else "can be read (unverified: no manifest)"
+    console.print(f"step {step:,}: {state}")
+    for problem in found:
+      console.print(f"  {problem}")
+    damaged += bool(found)
+  return int(damaged > 0)
+
+
+def diff(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
+  """Which arrays of two checkpoints differ, and how much; exit code 1 where some do."""
+  other = saved if args.other is None else _open(args.other)
+  a, b = _arrays(saved, _step(saved, args.a)), _arrays(other, _step(other, args.b))
+  rows = list(differences(a, b))
+  table = Table("array", "largest difference", "relative", box=None)
+  for row in rows:
+    table.add_row(*row)
+  if rows:
+    console.print(table)
+  console.print(f"{len(rows)} of {len({*a, *b})} arrays differ")
+  return int(bool(rows))
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+  """(path, largest absolute difference, norm of the difference over that of `a`) in words."""
+  for path in sorted({*a, *b}):
+    if path not in a or path not in b:
+      yield path, f"only in {'A' if path in a else 'B'}", ""
+    elif a[path].shape != b[path].shape:
+      yield path, f"{a[path].shape} and {b[path].shape}", ""
+    elif a[path].tobytes() != b[path].tobytes():  # to the bit
+      x, y = a[path].astype(np.float64), b[path].astype(np.float64)
+      norm = np.linalg.norm(x)
+      relative = f"{np.linalg.norm(x - y) / norm:.3g}" if norm else "A is 0"
+      yield path, f"{np.abs(x - y).max():.3g}", relative
+
+
+def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
+  """The mean of the weights of several checkpoints, as a new workdir that can be evaluated."""
+  if args.last is not None and args.last < 1:
+    raise UserError(f"--last={args.last} has to be above 0")
+  names = saved.steps()[-args.last :] if args.last else args.steps.split(",")
+  steps = sorted({_step(saved, str(name)) for name in names})
+  if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+    raise UserError(f"--out={args.out} is there already; choose a new folder")
+  for step in steps:
+    if found := saved.problems(step):
+      raise UserError(f"the checkpoint of step {step:,} is damaged: {found[0]}")
+  mean = jax.tree.map(lambda x: np.zeros(x.shape), _read(saved, steps[0], "variables"))
+  for step in steps:
+    mean = jax.tree.map(
+      lambda total, x: total + x / len(steps), mean, _read(saved, step, "variables")
+    )
+  like = _read(saved, steps[-1], "variables")
+  mean = jax.tree.map(lambda total, x: total.astype(x.dtype), mean, like)
+  args.out.mkdir(parents=True, exist_ok=True)
+  shutil.copyfile(args.workdir / workdirs.CONFIG, args.out / workdirs.CONFIG)
+  meta = {**saved.meta(steps[-1]), "averaged": steps}
+  made = Checkpoints(args.out, monitor=_monitor(args.workdir))
+  made.save_items(steps[-1], {"variables": mean}, meta, {})
+  made.close()
+  console.print(
+    f"the mean of steps {', '.join(f'{step:,}' for step in steps)} is in {args.out}, to be "
+    f"evaluated: python -m cnnjax.evaluate --workdir={args.out}"
+  )
+  if like.get("batch_stats"):
+    console.print(
+      "its batch statistics are means as well, which may be far from those of the mean weights: "
+      "compare with an average kept in training (average.swa_start), whose are measured afresh"
+    )
+  return 0
+
+
+def _open(workdir: pathlib.Path) -> Checkpoints:
+  saved = Checkpoints(workdir, monitor=_monitor(workdir), read_only=True)
+  if not saved.steps():
+    raise UserError(f"{workdir} holds no checkpoint")
+  return saved
+
+
+def _monitor(workdir: pathlib.Path) -> str:
+  return workdirs.load_config(workdir).monitor
+
+
+def _step(saved: Checkpoints, name: str) -> int:
+  """The step that a word of the command line names."""
+  if name in WHICH:
+    return saved.find(name)
+  if not name.isdecimal() or int(name) not in saved.steps():
+    raise unknown("step", name, [*WHICH, *saved.steps()])
+  return int(name)
+
+
+def _read(saved: Checkpoints, step: int, item: str) -> Any:
+  """An item of a checkpoint as numpy arrays."""
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+  return jax.tree.map(np.asarray, saved.arrays(step, item, here))
+
+
+def _arrays(saved: Checkpoints, step: int) -> dict[str, np.ndarray]:
+  """All arrays of a checkpoint by item and path."""
+  items = {item: _read(saved, step, item) for item in ITEMS if item in saved.shapes(step)}
+  return paths(items)
+
+
+def _size(folder: pathlib.Path) -> int:
+  return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+if __name__ == "__main__":
+  sys.exit(run(main))

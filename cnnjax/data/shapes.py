@@ -1,0 +1,74 @@
+"""Stands in for the data of a run, to plan it: shapes and classes, no pixels and no memory."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax import data
+from cnnjax.data.crops import Crops
+from cnnjax.data.split import Split
+from cnnjax.errors import UserError
+
+STEPS = 1000  # of an epoch, where nobody knows how many examples there are
+
+
+def stand_in(
+  config: ConfigDict, examples: int | None = None, classes: int | None = None
+) -> tuple[ConfigDict, dict[str, Split], str]:
+  """The config of a run on arrays that look like its data, those arrays, and the data in words.
+
+  Nothing is downloaded or decoded. A split whose size is not known is taken to be streamed.
+
+  Args:
+    config: the whole, of the run.
+    examples: of the training split; None: as many as it has.
+    classes: of data that are not there; None: those of the data.
+
+  Raises:
+    UserError: something has to be known that neither the data nor the arguments say.
+  """
+  config = config.copy_and_resolve_references()
+  c, name = config.data, config.data.name or config.data.path or config.data.source
+  counted, names, stored = _looked_at(c, classes)
+  n = examples or counted
+  if n is None and c.pipeline == "resident":
+    raise UserError(f"how many examples {name} has is not known: say --examples=N")
+  if n is None:
+    c.pipeline = "streaming"
+  height, width, channels = shape = Crops.of(c, stored).shape(c.image_size)
+  text = f"{n:,} examples" if n else "an unknown number of examples (--examples), streamed"
+  text = f"{name}, {height}x{width}x{channels}, {len(names)} classes, {text}"
+  several = config.task.name == "multi_label"
+
+  def split(n: int) -> Split:
+    labels = np.zeros((n, len(names)), np.uint8) if several else np.arange(n) % len(names)
+    images = np.broadcast_to(np.zeros((), np.uint8), (n, *shape))  # a byte in all
+    return Split.of(images, labels.astype(np.uint8 if several else np.int32), names)
+
+  c.source, c.name, c.path, c.data_dir, c.long_tail = "arrays", None, None, None, None
+  c.train, c.test, c.validation = "train", "test", c.validation and "validation"
+  c.mean, c.std = (0.5,) * channels, (0.5,) * channels
+  splits = {"train": split(n or STEPS * config.batch_size), "test": split(1)}
+  return config, splits | ({"validation": split(1)} if c.validation else {}), text
+
+
+def _looked_at(
+  config: ConfigDict, classes: int | None
+) -> tuple[int | None, tuple[str, ...], tuple[int | None, int | None, int]]:
+  """(examples or None, class names, shape of the images as they are) of the training split."""
+  if classes:
+    return None, tuple(map(str, range(classes))), (None, None, config.channels or 3)
+  try:
+    if config.source == "tfds":
+      from cnnjax.data import tfds  # late: a second of its own
+
+      if (found := tfds.described(config)) is not None:
+        return found
+    data.check(config)
+    config = config.copy_and_resolve_references()
+    config.pipeline = "streaming"  # so that no image is decoded
+    train = data.load(config, ("train",))["train"]
+  except UserError as e:
+    raise UserError(
+      f"{e}; to plan without the data, say --classes=N --examples=N --config.data.image_size=PIXELS"
+    ) from e
+  return len(train), train.classes, train.shape
