@@ -6,6 +6,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Compiled programs are kept for nobody: neither in the user's home nor from one test to the next.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import pytest
 

@@ -1,29 +1,16 @@
-"""Configs: every file and preset, overrides, durations, checks of values, JSON, what may change."""
+"""Configs: overrides, keys and their values, JSON, what may change. Files are in test_presets."""
 
-import contextlib
 import json
 import math
-import pathlib
 import random
 import re
 
-import jax
-import numpy as np
 import pytest
 
 from cnnjax import config as configs
-from cnnjax import data, durations, train
+from cnnjax import keys
 from cnnjax.config import MAY_CHANGE, default, differences, flatten, from_json, override, to_json
 from cnnjax.errors import UserError
-
-FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
-
-
-def presets(file):
-  """The presets of a config file, as the error of an unknown one lists them."""
-  with pytest.raises(UserError) as error:
-    configs.load(f"{file}:no such preset")
-  return str(error.value).split("Choose from: ")[1].split(", ")
 
 
 def set_text(config, assignment):
@@ -35,154 +22,6 @@ def set_text(config, assignment):
 
 def get(config, key):
   return flatten(config)[key]
-
-
-@pytest.fixture
-def no_data_needed(monkeypatch):
-  for source in ("tfds", "folder"):
-    monkeypatch.setattr(f"cnnjax.data.{source}.check", lambda config: None)
-
-
-# Config files
-
-
-def test_there_are_config_files():
-  assert {"resnet", "lenet", "mlp", "simple_cnn"} <= {file.stem for file in FILES}
-
-
-@pytest.mark.parametrize(
-  "file, preset", [(f, p) for f in FILES for p in presets(f)], ids=lambda x: getattr(x, "stem", x)
-)
-def test_every_preset_is_valid(file, preset, no_data_needed):
-  config = configs.load(f"{file}:{preset}")
-  configs.validate(config)
-  added = flatten(config).keys() - flatten(default()).keys()
-  assert all(key.startswith("model.") for key in added)
-  assert to_json(config) != to_json(default()), "a preset that changes nothing"
-  assert from_json(to_json(config)) == config
-  assert (config.data.source == "tfds") == bool(config.data.name)
-  parsed = [durations.parse(b, "") for b in config.optim.schedule.boundaries]
-  assert len({unit for _, unit in parsed}) <= 1 and parsed == sorted(parsed)
-
-
-@pytest.mark.parametrize(
-  "file, preset",
-  [(f, p) for f in FILES for p in presets(f) if p.startswith("imagenet") or p == "folder"],
-  ids=lambda x: getattr(x, "stem", x),
-)
-def test_presets_of_photos_crop_them_as_they_come(file, preset):
-  config = configs.load(f"{file}:{preset}")
-  assert config.data.crop == "random_resized" and "pad_crop" not in config.augment
-  assert "flip" in config.augment.split(" | ")
-  # A test image is cut to its centre, unless it is larger than those that are trained on.
-  assert config.data.eval_crop < 1 or config.data.eval_size > config.data.image_size
-  if preset != "folder":  # which may well fit the device
-    assert config.data.pipeline == "streaming"
-
-
-# Images as they are stored, and how many classes; photos are small ones here.
-STORED = {
-  "cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100), "mnist": ((28, 28, 1), 10),
-  "fashion_mnist": ((28, 28, 1), 10), "imagenet2012": ((40, 50, 3), 1000),
-  "folder": ((40, 50, 3), 3),
-}  # fmt: skip
-
-
-def made_up(config):
-  """`config` with batches of four and its splits, of noise in the place of its images."""
-  c = config.data
-  shape, classes = STORED[c.name or c.source]
-  c.update(source="arrays", name=None, train="train", test="test")
-  config.batch_size, config.eval_batch_size, config.mesh.data = 4, 4, 1
-  noise = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
-  labels = np.arange(8) % 3
-  return config, data.from_arrays((noise, labels), (noise[:4], labels[:4]), classes=range(classes))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "file, preset",
-  [(f, p) for f in FILES for p in presets(f) if p != "digits"],
-  ids=lambda x: getattr(x, "stem", x),
-)
-def test_every_preset_makes_a_training_step(file, preset):
-  """And an evaluation: traced, not compiled, on batches of the sizes that the preset asks for."""
-  config, splits = made_up(configs.load(f"{file}:{preset}"))
-  c = config.data
-  height, width, channels = splits["train"].shape
-  config.epochs = "100000 steps"  # room for every warm-up
-  configs.validate(config)
-  program = train.build(config, splits)
-  with contextlib.closing(program.inputs.train) as batches:
-    feed = batches.feed(0)
-  first = next(iter(c.progressive), c.image_size)
-  shape = (4, first or height, first or width, channels)
-  assert jax.eval_shape(batches.take, feed, 0)["image"].shape == shape
-
-  state = program.new_state(abstract=True)
-  after = jax.eval_shape(program.train_step, state, feed, 1)
-  assert jax.tree.structure(after) == jax.tree.structure(state)
-
-  ((batch, mask),) = program.inputs.evaluations["test"].once(config.eval_batch_size)
-  size = c.eval_size or c.image_size
-  assert batch["image"].shape == (4, size or height, size or width, channels)
-  metrics = jax.eval_shape(program.eval_step, state.variables, batch, mask)
-  assert jax.tree.structure(metrics) == jax.tree.structure(state.window)
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda x: x.stem)
-def test_every_file_has_a_default_preset_without_a_download(file):
-  config = configs.load(str(file))
-  configs.validate(config)
-  assert config == configs.load(f"{file}:digits") and config.data.source == "digits"
-  assert "cifar10" in presets(file)
-  # The families of ImageNet have its recipe, those before them the small sets.
-  assert ("imagenet" in presets(file)) or {"mnist", "fashion_mnist"} <= set(presets(file))
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda x: x.stem)
-def test_loading_twice_gives_configs_of_their_own(file):
-  one, two = configs.load(str(file)), configs.load(str(file))
-  override(one, "optim.schedule.warmup", 7)
-  assert two.optim.schedule.warmup != 7
-
-
-@pytest.mark.parametrize(
-  "body, words",
-  [
-    ("c.optim.learning_rte = 1", ["line 5", "'learning_rte'", "mean 'optim.learning_rate'"]),
-    ("c.optm = 1", ["line 5", "'optm'", "--help"]),
-    ("c.epochs = c.epoch", ["line 5", "'epoch'", "mean 'epochs'"]),
-    ("c.optim.scedule.name = 'step'", ["line 5", "'scedule'"]),
-    ("c.epochs = 1 / 0", ["line 5", "ZeroDivisionError"]),
-    ("import nonesuch", ["line 5", "nonesuch"]),
-    ("c = None", ["None, not a config", "default()"]),
-    ("c.epochs = (", ["line 5", "SyntaxError"]),
-  ],
-)
-def test_what_is_wrong_in_a_config_file_is_one_line(tmp_path, body, words):
-  file = tmp_path / "mine.py"
-  file.write_text(
-    "from cnnjax.config import default\n\ndef get_config():\n  c = default()\n"
-    f"  {body}\n  return c\n"
-  )
-  with pytest.raises(UserError) as error:
-    configs.load(str(file))
-  message = str(error.value)
-  assert "mine.py" in message and "\n" not in message and len(message) < 300
-  for word in words:
-    assert word in message
-
-
-def test_a_file_without_presets_and_a_file_without_get_config(tmp_path):
-  file = tmp_path / "mine.py"
-  file.write_text("from cnnjax.config import default\ndef get_config(): return default()\n")
-  assert configs.load(str(file)) == default()
-  with pytest.raises(UserError, match=r"no presets; leave out ':cifar10'"):
-    configs.load(f"{file}:cifar10")
-  file.write_text("")
-  with pytest.raises(UserError, match="get_config"):
-    configs.load(str(file))
 
 
 # Overrides
@@ -391,6 +230,88 @@ def test_wrong_values_are_refused(assignment, words):
   assert re.search(words, str(error.value))
 
 
+# What the words of a rule allow and refuse; the rules of one key stand under its name.
+ALLOWED = {
+  "above 0": ([1], [0, -1]),
+  "at least 0": ([0, 1], [-1]),
+  "at least 1": ([1, 2], [0, -1]),
+  "between 0 and 1": ([0.5], [-0.1, 1.1]),
+  "at least 0 and below 1": ([0, 0.5], [-0.1, 1]),
+  "above 0 and at most 1": ([0.5, 1], [0, 1.1]),
+  "at least 0 and below 2**32": ([0, 2**32 - 1], [-1, 2**32]),
+  "a share between 0 and 1, a number of examples, or a split": ([0.1, 9, "train"], [0, 1.5, -3]),
+  "above 0, or -1": ([-1, 2], [0, -2]),
+  "compilation_cache": (["auto", "compiled"], [""]),
+  "data.channels": ([1, 3], [0, 2]),
+  "data.progressive": ([(), (32, 64)], [(0,), (16.0,)]),
+  "data.crop_scale": ([(0.08, 1.0)], [(1.0, 0.08), (0.1,), (0.5, 1.5), (0, 1)]),
+  "data.crop_ratio": ([(0.75, 1.5)], [(1.5, 0.75), (0, 1), ("a", 1)]),
+  "data.mean": ([(0,), (0.5, 0.4)], [("a",), (True,)]),
+  "data.std": ([(0.5,)], [(0,), (-1,), (None,)]),
+  "imports": ([(), ("my_nets",)], [(1,)]),
+  "rates": ([(), (0.1, 1)], [(0,), (0.1, -0.1), ("0.1",)]),
+  "monitor": (["validation/loss"], ["test/accuracy", "accuracy", ""]),
+  "optim.freeze": ([("^stem",)], [(1,)]),
+  "optim.multipliers": (
+    [(("^head", 10.0), ("^stem", 1))],
+    [("^head", 10.0), (("^head", 0),), (("^head",),), ((1, "^head"),)],
+  ),
+  "optim.schedule.points": ([((0, 1.0), (30, 0))], [((0, -1),), ((0,),), (1, 2), ((0, "a"),)]),
+}
+
+
+@pytest.mark.parametrize("key", keys.RULES)
+def test_a_rule_does_what_it_says(key):
+  holds, words = keys.RULES[key]
+  allowed, refused = ALLOWED[key if key in ALLOWED else words]
+  types = keys.TYPES.get(key, (type(get(default(), key)),))
+  fits = lambda value: type(value) in types or (float in types and type(value) is int)
+  assert all(holds(value) for value in allowed)
+  refused = [value for value in refused if fits(value)]
+  assert refused, "no value of its type is refused"
+  for value in refused:
+    config = default()
+    override(config, key, value)
+    with pytest.raises(UserError) as error:
+      configs.validate(config)
+    found = get(config, key)  # a float, where the default is one
+    assert str(error.value) == f"config key {key!r} is {found!r}; it must be {words}"
+
+
+def test_every_number_has_a_rule():
+  for key, value in flatten(default()).items():
+    types = {type(value), *keys.TYPES.get(key, ())}
+    if types & {int, float}:
+      assert key in keys.RULES or key in keys.DURATIONS, key
+
+
+@pytest.mark.parametrize("key", flatten(default()))
+def test_a_value_of_another_type_is_refused(key):
+  config = default()
+  override(config, key, b"12")
+  with pytest.raises(UserError, match=rf"config key '{key}' takes .*, not b'12'"):
+    configs.validate(config)
+
+
+@pytest.mark.parametrize("key", keys.CHOICES)
+def test_a_choice_that_is_not_there_names_the_nearest(key):
+  for choice in keys.CHOICES[key]:
+    config = default()
+    override(config, key, choice + "_")
+    with pytest.raises(UserError, match=f"{key} '{choice}_'. Did you mean '{choice}'"):
+      configs.validate(config)
+
+
+@pytest.mark.parametrize("key", keys.DURATIONS)
+def test_durations_that_are_none(key):
+  zero = [] if key in keys.MAY_BE_0 else [0, "0 steps"]
+  for value in (-1, "5 stpes", "-5 steps", *zero):
+    config = default()
+    override(config, key, value)
+    with pytest.raises(UserError, match=key):
+      configs.validate(config)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_of_a_config_file(value):
   for key in ("optim.learning_rate", "optim.weight_decay", "epochs", "data.max_gib"):
@@ -477,7 +398,7 @@ def mutation(seed):
   override(config, "data.source", rng.choice(["digits", "synthetic"]))
   override(config, "model.name", rng.choice(["lenet5", "resnet20", "simple_cnn", "mlp"]))
   override(config, "optim.schedule.name", rng.choice(["cosine", "constant", "warm_restarts"]))
-  keys = [
+  names = [
     *sorted(flatten(config)),
     "model.drop_path",
     "model.features",
@@ -485,7 +406,7 @@ def mutation(seed):
     "model.num_classes",
     "model.conv_features",
   ]
-  return config, {key: rng.choice(JUNK) for key in rng.sample(keys, rng.choice([1, 1, 1, 2, 3]))}
+  return config, {key: rng.choice(JUNK) for key in rng.sample(names, rng.choice([1, 1, 1, 2, 3]))}
 
 
 def test_random_mutations_are_valid_or_a_user_error():
@@ -516,6 +437,7 @@ def test_json_round_trip():
     "data.mean=0.1,0.2,0.3",
     "optim.clip_norm=1",
     "epochs=500 steps",
+    "optim.schedule.name=multi_step",
     "optim.schedule.boundaries=('5 steps', 2)",
     "model.drop_path=0.1",
     "data.validation=0.25",
@@ -575,3 +497,19 @@ def test_differences_that_do_not():
   as_tuple = default()
   as_tuple.data.mean = (0.5,)
   assert not differences(as_list, as_tuple)
+
+
+def test_another_choice_sets_back_what_the_preset_had_for_its_own():
+  words = ["--config.optim.schedule.name=cosine", "--config.optim.name=adam"]
+  config = configs.from_arguments("configs/resnet.py:cifar10", words, [])
+  preset = configs.load("configs/resnet.py:cifar10")
+  assert preset.optim.schedule.boundaries and not config.optim.schedule.boundaries
+  configs.validate(config)
+  digits = configs.from_arguments("configs/resnet.py", words, [])
+  assert digits.optim.schedule.warmup == configs.load("configs/resnet.py").optim.schedule.warmup
+  assert not digits.optim.nesterov
+  words = ["--config.optim.schedule.name=multi_step", "--config.optim.schedule.factor=0.5"]
+  same = configs.from_arguments("configs/resnet.py:cifar10", words, [])
+  assert same.optim.schedule.boundaries == preset.optim.schedule.boundaries
+  words = ["--config.optim.schedule.power=2", "--config.optim.schedule.name=polynomial"]
+  assert configs.from_arguments("configs/resnet.py", words, []).optim.schedule.power == 2

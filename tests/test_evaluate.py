@@ -43,7 +43,7 @@ def test_same_for_every_batch_size_device_count_and_pipeline(pieces):
       more = (data.Skipped(0),) if kind is data.Streaming else ()
       pipeline = kind(split, config, mesh, *more)
       for batch_size in (7, 64, 1000):
-        found = evaluate.evaluate(jitted, placed, pipeline, batch_size)
+        found = tasks.compute(evaluate.evaluate(jitted, placed, pipeline, batch_size))
         results[devices, kind.__name__, batch_size] = found
   # The reference knows no batches: one example at a time, added up in float64.
   losses, correct = [], []
@@ -92,7 +92,7 @@ def test_command_prints_the_result(tiny, tmp_path, capsys):
   _, metrics, _ = train.train(tiny(epochs=1), tmp_path)
   capsys.readouterr()
   assert evaluate.main([f"--workdir={tmp_path}", "--batch_size=10"]) == 0
-  assert f"accuracy {metrics['test/accuracy']:.2%} of 37 examples" in capsys.readouterr().out
+  assert f"37 examples: accuracy {metrics['test/accuracy']:.2%}" in capsys.readouterr().out
 
 
 # Views, sizes and crops
@@ -224,7 +224,7 @@ def test_unreadable_images_are_named_and_not_counted(tiny, folder, tmp_path, pip
   assert found["accuracy"] == metrics["test/accuracy"] in [float(f"{i / 7:.7g}") for i in range(8)]
   assert evaluate.main([f"--workdir={tmp_path}"]) == 0
   printed = capsys.readouterr().out
-  assert "of 7 examples" in printed
+  assert ", 7 examples:" in printed
   assert "2 images cannot be read and are left out, such as " in printed and "truncated" in printed
   with pytest.raises(UserError, match=r"2 images cannot be read, and data\.max_unreadable is 1"):
     evaluate.evaluate_checkpoint(tmp_path, **{"data.max_unreadable": 1})

@@ -23,7 +23,7 @@ def nothing_built(monkeypatch):
   def reached(*_):
     pytest.fail("reached `build`")
 
-  monkeypatch.setattr(train, "build", reached)
+  monkeypatch.setattr(train.programs, "build", reached)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_bad_input_is_one_line(fails, nothing_built, tmp_path, argv, words):
   [
     (f"{CONFIGS}/resnt.py", "resnet.py'? Choose from"),
     (f"{CONFIGS}/resnet", "resnet.py'? Choose from"),
-    (f"{CONFIGS}/resnet.py:cifr10", "mean 'cifar10'? Choose from: cifar10, cifar100, digits"),
+    (f"{CONFIGS}/resnet.py:cifr10", "mean 'cifar10'? Choose from: bag_of_tricks, cifar10"),
     ("nowhere/resnet.py", "no config file 'nowhere/resnet.py'"),
     ("resnet", "no config file 'resnet'"),
     ("", "which config?"),
@@ -149,7 +149,7 @@ def test_no_config(fails):
   [
     (12, 8, "cannot be divided over 8 devices; the nearest that can: 8 or 16"),
     (3, 8, "the nearest that can: 8 "),
-    (128, 9, "mesh.data is 9, but there are 8 cpu devices"),
+    (128, 9, "mesh.data=9, mesh.fsdp=1 takes 9 devices, but there are 8 cpu devices"),
     (1500, 1, "batch_size 1500 is larger than the training split (1437)"),
   ],
 )
@@ -164,8 +164,8 @@ def test_batch_and_devices_do_not_fit(fails, monkeypatch, size, devices, words):
   "settings, words",
   [
     (["warmup=40"], "warmup 40 is 880 steps, and the whole run is 660"),
-    (["name=step", "boundaries=(9, 5)"], "(9, 5) must rise"),
-    (["name=step"], "needs boundaries"),
+    (["name=multi_step", "boundaries=(9, 5)"], "(9, 5) must rise"),
+    (["name=multi_step"], "needs boundaries"),
   ],
 )
 def test_schedule_does_not_fit_the_run(fails, settings, words):

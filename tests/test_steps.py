@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import linen as nn
 
-from cnnjax import state, steps, tasks
+from cnnjax import monitor, state, steps, tasks
 from cnnjax.config import default
 from cnnjax.models import layers
+from cnnjax.optim import averaging
 
 
 class WithAuxiliaryHead(nn.Module):
@@ -32,18 +34,22 @@ def test_auxiliary_heads_learn_by_their_weight():
   rng = np.random.default_rng(0)
   images = rng.integers(256, size=(5, 2, 2, 3), dtype=np.uint8)
   labels = np.array([0, 1, 2, 2, 1])
-  model, optimizer = WithAuxiliaryHead(), optax.sgd(1.0)
+  model, optimizer = WithAuxiliaryHead(), optax.with_extra_args_support(optax.sgd(1.0))
   variables = model.init(jax.random.key(0), images / 255.0, train=False)
   assert variables.keys() == {"params"}
+  zero = jnp.zeros((), jnp.int32)
   before = state.TrainState(
-    step=jnp.zeros((), jnp.int32), params=variables["params"], batch_stats={},
-    opt_state=optimizer.init(variables["params"]), window=task.no_metrics(),
+    step=zero, seed=jnp.uint32(0), params=variables["params"], batch_stats={},
+    opt_state=optimizer.init(variables["params"]), averages={}, rate_factor=jnp.float32(1),
+    monitor=monitor.create(config), loss_scale=None, window=steps.no_metrics(task),
     bad_step=jnp.asarray(state.NEVER),
   )  # fmt: skip
+  prepare = steps.preparer(task, lambda _, x, y: (x, y), lambda images: images)
   step = steps.train_step(
-    model, task, optimizer, lambda _, x, y: (x, y), lambda images: images, seed=0
-  )
-  after = jax.jit(step)(before, {"image": images, "label": labels})
+    steps.gradients(model, steps.losses(task)), task, optimizer, prepare,
+    averaging.Averaging(config.optim, None, False, None, 1),
+  )  # fmt: skip
+  after = jax.jit(step)(before, {"image": images, "label": labels}, None)
 
   x = (images / 255.0).mean(axis=(1, 2))
   for head, weight in (("head", 1.0), ("aux1_head", 0.25)):
@@ -53,3 +59,100 @@ def test_auxiliary_heads_learn_by_their_weight():
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     close(after.params[head]["kernel"], params["kernel"] - x.T @ by_logits)
     close(after.params[head]["bias"], params["bias"] - by_logits.sum(axis=0))
+
+
+class Small(nn.Module):
+  """A convolution, and batch norm if it may."""
+
+  norm: bool = False
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = layers.conv(4, 3, padding=1, dtype=jnp.float32, train=train, name="conv")(x)
+    if self.norm:
+      x = layers.batch_norm(dtype=jnp.float32, train=train, name="norm")(x)
+    return nn.Dense(3, name="head")(nn.relu(x).mean(axis=(1, 2)))
+
+
+@pytest.fixture(scope="module")
+def examples():
+  rng = np.random.default_rng(1)
+  images = rng.normal(size=(12, 5, 5, 2)).astype(np.float32)
+  targets = rng.dirichlet(np.ones(3), size=12).astype(np.float32)  # as mixed ones are
+  return steps.Examples(jnp.asarray(images), jnp.asarray(targets), jax.random.key(0))
+
+
+def grads_of(model, examples, variables, **options):
+  task = tasks.create(default().task, 3)
+  take = jax.jit(steps.gradients(model, steps.losses(task), **options))
+  return take(variables["params"], variables.get("batch_stats", {}), examples, 1.0)
+
+
+def close(a, b):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), a, b)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 12])
+def test_micro_batches_give_the_gradient_of_the_batch(examples, accumulate):
+  model = Small()
+  variables = model.init(jax.random.key(0), examples.images, train=False)
+  whole, seen = grads_of(model, examples, variables)
+  parts, seen_in_parts = grads_of(model, examples, variables, accumulate=accumulate)
+  close(whole, parts)
+  close(seen.losses, seen_in_parts.losses)  # each at its place
+  close(seen.logits, seen_in_parts.logits)
+
+
+def test_statistics_of_micro_batches(examples):
+  """Matched: those of the first norm move as by the whole batch. Each: one after another."""
+  model = Small(norm=True)
+  variables = model.init(jax.random.key(0), examples.images, train=False)
+  _, whole = grads_of(model, examples, variables)
+  _, matched = grads_of(model, examples, variables, accumulate=3, matched=True)
+  close(whole.batch_stats, matched.batch_stats)
+  _, each = grads_of(model, examples, variables, accumulate=3)
+  stats = variables["batch_stats"]
+  for i in range(3):
+    part = jax.tree.map(lambda x: x[i::3], examples.replace(key=None))  # noqa: B023
+    part = part.replace(key=examples.key)
+    _, seen = grads_of(model, part, {**variables, "batch_stats": stats})
+    stats = seen.batch_stats
+  close(stats, each.batch_stats)
+
+
+def test_no_gradient_of_what_is_frozen(examples):
+  model = Small()
+  variables = model.init(jax.random.key(0), examples.images, train=False)
+  frozen = jax.tree.map(lambda _: False, variables["params"])
+  frozen["conv"] = jax.tree.map(lambda _: True, frozen["conv"])
+  grads, _ = grads_of(model, examples, variables, frozen=frozen)
+  whole, _ = grads_of(model, examples, variables)
+  assert not np.any(grads["conv"]["kernel"])
+  close(grads["head"], whole["head"])
+
+
+def test_distillation_weighs_both_losses(examples):
+  task = tasks.create(default().task, 3)
+  config = default().distill
+  config.update(weight=0.25, temperature=3.0)
+  logits, taught = np.random.default_rng(2).normal(size=(2, 12, 3)).astype(np.float32)
+  found = steps.losses(task, config)(logits, examples.replace(taught=taught), {})
+  soft = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+  p, q = soft(taught / 3.0), soft(logits / 3.0)
+  toward = 9.0 * (p * (np.log(p) - np.log(q))).sum(-1)
+  plain = -(np.asarray(examples.targets) * np.log(soft(logits))).sum(-1)
+  np.testing.assert_allclose(found, 0.75 * plain + 0.25 * toward, rtol=1e-4)
+
+
+def test_micro_batches_take_less_memory():
+  """By XLA's own count. Without a loop it would begin all of them at once, and save nothing."""
+  images = jnp.zeros((64, 16, 16, 2))
+  model, task = Small(), tasks.create(default().task, 3)
+  variables = model.init(jax.random.key(0), images, train=False)
+  batch = steps.Examples(images, jnp.zeros((64, 3)), jax.random.key(0))
+  needed = []
+  for accumulate in (1, 8):
+    take = jax.jit(steps.gradients(model, steps.losses(task), accumulate=accumulate))
+    compiled = take.lower(variables["params"], {}, batch, 1.0).compile()
+    needed.append(compiled.memory_analysis().temp_size_in_bytes)
+  assert needed[1] < needed[0] / 2, needed

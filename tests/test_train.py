@@ -11,11 +11,13 @@ import time
 import jax
 import numpy as np
 import pytest
+from waiting import wait_for
 
 from cnnjax import checkpoints, data, evaluate, state, train, writers
 from cnnjax.config import override
 from cnnjax.errors import UserError
 
+METRIC = "validation/accuracy"
 # 18 steps of 6 an epoch; a small step budget per line of the log, so that windows straddle stops.
 RUN = """
 import pathlib, sys
@@ -58,18 +60,6 @@ def start(config, workdir, tmp_path):
   )
 
 
-def wait_for(process, workdir, step):
-  """Returns when metrics.jsonl holds a line of `step` or later."""
-  for _ in range(1200):
-    lines = writers.read_metrics(workdir)
-    if lines and lines[-1]["step"] >= step:
-      return
-    if process.poll() is not None:
-      pytest.fail(f"ended early:\n{process.stdout.read()}")
-    time.sleep(0.05)
-  pytest.fail("did not get there in a minute")
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tiny, tmp_path_factory):
   """The config of a run, its workdir and its end, trained in one go."""
@@ -89,7 +79,10 @@ def undisturbed(tiny, tmp_path_factory):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number",
+  [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_stopped_and_resumed_is_bit_identical(undisturbed, tmp_path, number):
   """Stopped in mid-epoch, between two lines of the log; the same command goes on."""
   config, reference, end = undisturbed
@@ -99,7 +92,7 @@ def test_stopped_and_resumed_is_bit_identical(undisturbed, tmp_path, number):
   process.send_signal(number)
   output, _ = process.communicate(timeout=60)
   assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), output
-  before = checkpoints.Checkpoints(workdir, read_only=True).step()
+  before = checkpoints.Checkpoints(workdir, monitor=METRIC, read_only=True).step()
   assert before is not None and before < 400
   if number != signal.SIGKILL:
     assert f"stopped by {signal.Signals(number).name} and saved at step" in output
@@ -109,6 +102,7 @@ def test_stopped_and_resumed_is_bit_identical(undisturbed, tmp_path, number):
   assert metrics_of(workdir) == metrics_of(reference)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(undisturbed, tmp_path):
   """Kills at moments that no one chose, compiling and saving included."""
   config, reference, end = undisturbed
@@ -223,7 +217,7 @@ def test_divergence_stops_the_run_and_keeps_what_is_good(tiny, tmp_path):
   """The rate is multiplied by 1e18 after five steps, so that the gradient of step 7 overflows."""
   config = tiny(
     **{
-      "optim.schedule.name": "step",
+      "optim.schedule.name": "multi_step",
       "optim.schedule.boundaries": ("5 steps",),
       "optim.schedule.factor": 1e18,
       "checkpoint_every": "1 steps",
@@ -233,7 +227,7 @@ def test_divergence_stops_the_run_and_keeps_what_is_good(tiny, tmp_path):
     UserError, match=r"NaN or infinite in step 7; checkpoint: .* is of step 6.*optim.clip_norm"
   ):
     train.train(config, tmp_path)
-  assert checkpoints.Checkpoints(tmp_path, read_only=True).step() == 6
+  assert checkpoints.Checkpoints(tmp_path, monitor=METRIC, read_only=True).step() == 6
   assert all(line["step"] <= 6 for line in metrics_of(tmp_path))
 
 
@@ -245,13 +239,13 @@ def test_best_is_chosen_by_validation_and_never_by_test(tiny, tmp_path):
     line["step"]: line["validation/accuracy"] for line in lines if "validation/accuracy" in line
   }
   assert [line["step"] for line in lines if "test/accuracy" in line] == [max(scores)]
-  best = checkpoints.Checkpoints(tmp_path, read_only=True).step("best")
+  best = checkpoints.Checkpoints(tmp_path, monitor=METRIC, read_only=True).step("best")
   assert scores[best] == max(scores.values())
 
 
 def test_without_validation_there_is_no_best(tiny, tmp_path):
   train.train(tiny(epochs=1), tmp_path)
-  saved = checkpoints.Checkpoints(tmp_path, read_only=True)
+  saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC, read_only=True)
   assert saved.step("best") is None and saved.step("last") == 6
 
 

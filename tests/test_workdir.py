@@ -14,7 +14,7 @@ import jax
 import pytest
 
 from cnnjax import config as configs
-from cnnjax import workdir
+from cnnjax import keys, workdir
 from cnnjax.config import default, override
 from cnnjax.errors import UserError
 
@@ -108,7 +108,11 @@ def test_every_field_of_the_model_is_kept(tmp_path):
 
 @pytest.mark.parametrize("key", configs.MAY_CHANGE)
 def test_what_may_change(tmp_path, key):
-  value = {"data.data_dir": "/elsewhere", "imports": ("json",)}.get(key, 3)
+  standard = configs.flatten(default())[key]
+  value = {"imports": ("json",)}.get(key, 3)
+  value = not standard if isinstance(standard, bool) else value
+  if str in keys.TYPES.get(key, (type(standard),)) and key not in keys.DURATIONS:
+    value = "/elsewhere"
   claim(tmp_path, default())
   claim(tmp_path, changed(**{key: value}))
   assert configs.flatten(workdir.load_config(tmp_path))[key] == value
@@ -133,6 +137,20 @@ def test_a_config_that_cannot_be_read(tmp_path, text):
     with pytest.raises(UserError, match=r"cannot read .*config\.json"):
       use(tmp_path)
   assert (tmp_path / "config.json").read_text() == text
+
+
+def test_a_module_that_came_with_the_run_is_not_imported(tmp_path, monkeypatch):
+  claim(tmp_path / "run", default())
+  config = json.loads((tmp_path / "run" / "config.json").read_text())
+  (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "imports": ["brought"]}))
+  for place in (tmp_path / "run", tmp_path):
+    (place / "brought.py").write_text("raise SystemExit('it was run')")
+  monkeypatch.syspath_prepend(tmp_path / "run")
+  with pytest.raises(UserError, match="'brought', which lies in the workdir itself"):
+    workdir.load_config(tmp_path / "run")
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(SystemExit):
+    workdir.load_config(tmp_path / "run")
 
 
 def test_no_run(tmp_path):
@@ -188,3 +206,52 @@ def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path, monkeypatch)
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
     folders = set(pool.map(lambda _: workdir.claim(None, default()), range(8)))
   assert len(folders) == 8
+
+
+def test_the_lock_claims_the_folder_for_a_run(tmp_path):
+  with workdir.lock(workdir.make(tmp_path / "run", default()), default()) as check:
+    check()
+    assert workdir.load_config(tmp_path / "run") == workdir.resolve(default())
+    before = (tmp_path / "run" / "starts.jsonl").read_bytes()
+    again = pytest.raises(UserError, match="another run holds the workdir")
+    with again, workdir.lock(tmp_path / "run", default()):
+      pass
+    assert (tmp_path / "run" / "starts.jsonl").read_bytes() == before
+  assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_a_run_that_came_between_is_not_written_over(tmp_path):
+  """Its config was not there yet when the folder was looked at."""
+  workdir.claim(tmp_path, default())
+  before = (tmp_path / "config.json").read_bytes()
+  other = pytest.raises(UserError, match="seed was 0 and is 1 now")
+  with other, workdir.lock(tmp_path, changed(seed=1)):
+    pass
+  assert (tmp_path / "config.json").read_bytes() == before
+  assert not (tmp_path / "run.lock").exists()
+
+
+def test_what_a_kill_in_starting_leaves_is_no_other_run(tmp_path):
+  for name in ("run.lock", "run.lock.0123456789abcdef", "config.json.new"):
+    (tmp_path / name).write_text("{")
+  workdir.check(tmp_path, default())
+  with workdir.lock(tmp_path, default()):
+    assert workdir.load_config(tmp_path) == workdir.resolve(default())
+
+
+def test_other_processes_of_the_run_take_no_lock(tmp_path, monkeypatch):
+  with workdir.lock(tmp_path, default()):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with workdir.lock(tmp_path, default()) as check:
+      check()
+  assert len(starts(tmp_path)) == 1
+
+
+def test_a_lock_that_cannot_be_written(tmp_path, monkeypatch):
+  def denied(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr(os, "open", denied)
+  refused = pytest.raises(UserError, match=r"cannot write to the workdir .*Permission denied")
+  with refused, workdir.lock(tmp_path, default()):
+    pass

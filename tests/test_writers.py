@@ -1,5 +1,6 @@
 """metrics.jsonl, TensorBoard events and the console, fresh and going on."""
 
+import functools
 import io
 import json
 import re
@@ -7,26 +8,21 @@ import signal
 import struct
 import time
 
-import jax.numpy as jnp
 import pytest
 import rich.console
 
 from cnnjax import writers
-from cnnjax.tasks.classification import Classification
 
 PER_EPOCH, BATCH, TOTAL = 10, 4, 40
 
 
-def window(loss=0.5, correct=3):
-  """Metrics of a batch of four with a known loss and `correct` right."""
-  task = Classification(num_classes=2)
-  labels = jnp.zeros(BATCH, int)
-  logits = jnp.where(jnp.arange(BATCH)[:, None] < correct, jnp.array([1.0, 0]), jnp.array([0, 1.0]))
-  return task.metrics(logits, task.targets(labels), jnp.full(BATCH, loss))
+def rate(step):
+  return 0.1 / step
 
 
-def schedule(step):
-  return 0.1 / (1 + step)
+def training(step, loss=0.5):
+  """What `Program.training_metrics` gives."""
+  return {"train/loss": loss, "train/accuracy": 0.75, "learning_rate": rate(step)}
 
 
 def make(folder, start=0, total=TOTAL):
@@ -36,13 +32,13 @@ def make(folder, start=0, total=TOTAL):
 def run(folder, start=0, stop=TOTAL):
   """Writes what a run from `start` to `stop` does, five steps a line, an evaluation an epoch."""
   with make(folder, start) as out:
-    out.block({"model": "m"})
+    out.block({"model": "m"}, finished=start >= TOTAL)
     for step in range(start + 1, stop + 1):
-      out.progress(step, window(), schedule)
+      out.progress(step, functools.partial(training, step))
       if step % 5 == 0:
-        out.write_training(step, window(loss=1 / step), schedule)
+        out.write_training(step, training(step, loss=1 / step))
       if step % PER_EPOCH == 0:
-        out.write_evaluation(step, "validation", {"accuracy": step / 100, "loss": 2 / step})
+        out.write_evaluation(step, "validation", "raw", {"accuracy": step / 100, "loss": 2 / step})
       out.restart_clock(step)
   return out
 
@@ -69,12 +65,12 @@ def events(folder):
 
 def test_lines_of_metrics(tmp_path):
   with make(tmp_path) as out:
-    out.progress(5, window(), schedule)
+    out.progress(5, lambda: training(5))
     time.sleep(0.02)
     out.restart_clock(0)
     time.sleep(0.1)
-    out.write_training(5, window(loss=0.25, correct=3), schedule)
-    named = out.write_evaluation(10, "test", {"loss": 0.5, "accuracy": 0.75})
+    out.write_training(5, training(5, loss=0.25))
+    named = out.write_evaluation(10, "test", "raw", {"loss": 0.5, "accuracy": 0.75})
   train, test = lines(tmp_path)
   speed = train.pop("images_per_second")
   assert 5 * BATCH / 1.0 < speed < 5 * BATCH / 0.1
@@ -83,8 +79,7 @@ def test_lines_of_metrics(tmp_path):
     "epoch": 0.5,
     "train/loss": 0.25,
     "train/accuracy": 0.75,
-    "train/mean_class_accuracy": 0.75,
-    "learning_rate": schedule(4),
+    "learning_rate": rate(5),
   }  # the rate of the last step done
   assert test == {"step": 10, "epoch": 1.0, "test/loss": 0.5, "test/accuracy": 0.75}
   assert named == {"test/loss": 0.5, "test/accuracy": 0.75}
@@ -93,14 +88,14 @@ def test_lines_of_metrics(tmp_path):
 def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
   """A kill loses none."""
   with make(tmp_path) as out:
-    out.write_training(5, window(), schedule)
+    out.write_training(5, training(5))
     assert [line["step"] for line in lines(tmp_path)] == [5]
 
 
 def test_no_speed_where_no_step_was_timed(tmp_path):
   with make(tmp_path) as out:
-    out.progress(5, window(), schedule)  # the first dispatch: compiling, then the clock starts
-    out.write_training(5, window(), schedule)
+    out.progress(5, lambda: training(5))  # the first dispatch: compiling, then the clock starts
+    out.write_training(5, training(5))
   assert "images_per_second" not in lines(tmp_path)[0]
 
 
@@ -112,8 +107,7 @@ def test_latest(tmp_path):
     "epoch": 2.0,
     "train/loss": 0.05,
     "train/accuracy": 0.75,
-    "train/mean_class_accuracy": 0.75,
-    "learning_rate": schedule(19),
+    "learning_rate": rate(20),
     "validation/accuracy": 0.2,
     "validation/loss": 0.1,
   }
@@ -179,7 +173,7 @@ def test_tensorboard_events(tmp_path):
   found = {(tag, step): value for tag, step, value in events(tmp_path)}
   assert found[("train/loss", 5)] == pytest.approx(0.2)
   assert found[("validation/accuracy", 10)] == pytest.approx(0.1)
-  assert found[("learning_rate", 10)] == pytest.approx(schedule(9))
+  assert found[("learning_rate", 10)] == pytest.approx(rate(10))
   logged = {(key, line["step"]) for line in lines(tmp_path) for key in line}
   assert {(tag, step) for tag, step in logged if tag not in ("step", "epoch")} == set(found)
 
@@ -220,7 +214,8 @@ def test_a_terminal_has_a_bar(tmp_path, console, monkeypatch):
   monkeypatch.setattr(writers, "PEEK_EVERY", 0.0)
   with make(tmp_path) as out:
     assert out._bar.live.is_started
-    out.progress(15, window(loss=0.5), schedule)
+    out.progress(10, lambda: training(10, loss=0.5))  # the first dispatch: there is no speed yet
+    out.progress(15, lambda: training(15, loss=0.5))
     out._bar.refresh()
     text = shown.file.getvalue()
     assert "━" in text and "15/40" in text and "epoch 2" in text and "loss 0.5000" in text
@@ -241,12 +236,12 @@ def test_no_terminal_has_plain_lines(tmp_path, console, monkeypatch):
   monkeypatch.setattr(writers, "PLAIN_EVERY", 0.0)
   with make(tmp_path) as out:
     assert not out._bar.live.is_started
-    out.block({"model": "lenet5", "workdir": "runs/x"})
-    out.progress(10, window(loss=0.5), schedule)
+    out.block({"model": "lenet5", "workdir": "runs/x"}, finished=False)
+    out.progress(10, lambda: training(10, loss=0.5))
     time.sleep(0.01)
-    out.progress(15, window(loss=0.25), schedule)
-    out.write_training(20, window(loss=0.125), schedule)
-    out.write_evaluation(20, "validation", {"accuracy": 0.875, "loss": 0.5})
+    out.progress(15, lambda: training(15, loss=0.25))
+    out.write_training(20, training(20, loss=0.125))
+    out.write_evaluation(20, "validation", "raw", {"accuracy": 0.875, "loss": 0.5})
   text = shown.file.getvalue().splitlines()
   assert not re.search("[\x1b\r━]", shown.file.getvalue())
   assert text[:2] == ["  model    lenet5", "  workdir  runs/x"]
@@ -254,17 +249,48 @@ def test_no_terminal_has_plain_lines(tmp_path, console, monkeypatch):
   assert re.fullmatch(
     r"step 15 of 40: loss 0\.2500, learning rate 0\.00667, [\d,]+ images/s, "
     r"0:00:\d\d left",
-    text[4],
+    text[3],
   )
-  assert text[5] == "epoch 2 of 4: validation accuracy 87.50%, loss 0.5000, train loss 0.1250"
-  assert len(text) == 6
+  assert text[4] == "epoch 2 of 4: validation accuracy 87.50%, loss 0.5000, train loss 0.1250"
+  assert len(text) == 5
+
+
+def test_speed_is_that_of_steps_alone(tmp_path, console, monkeypatch):
+  """Neither compiling nor an evaluation nor a trace counts, and a slow step changes nothing."""
+  shown, now = console(terminal=False), [100.0]
+  monkeypatch.setattr(writers.time, "monotonic", lambda: now[0])
+  with writers.Writers(tmp_path, 0, TOTAL, PER_EPOCH, BATCH, devices=2) as out:
+    for step, took in enumerate([30.0, 0.5, 0.5, 4.0, 0.5, 0.5], 1):
+      now[0] += took
+      if step == 5:
+        now[0] += 60
+        out._traced("traced", step - 1)
+        now[0] += took
+      out.progress(step, functools.partial(training, step))
+      if step == 3:
+        now[0] += 1000
+        out.restart_clock(step)
+    now[0] += 0.5 + 2.0  # two steps in one program, and what is written in between
+    out.progress(8, functools.partial(training, 8))
+    out.report(tmp_path, TOTAL, None, None)
+  text = shown.file.getvalue()
+  assert re.search(r"a step 500 ms in the median, 8 images/s, 4 on each device\)", text)
+  assert "step 6 of 40" not in text  # the clock had not moved by so much
+
+
+def test_the_step_that_was_compiled_says_nothing_of_speed_or_end(tmp_path, console, monkeypatch):
+  shown = console(terminal=False)
+  monkeypatch.setattr(writers, "PLAIN_EVERY", 0.0)
+  with make(tmp_path) as out:
+    out.progress(1, functools.partial(training, 1))
+  assert shown.file.getvalue().startswith("compiled in") and "left" not in shown.file.getvalue()
 
 
 def test_plain_lines_come_now_and_then(tmp_path, console):
   shown = console(terminal=False)
   with make(tmp_path) as out:
     for step in range(1, 40):
-      out.progress(step, window(), schedule)
+      out.progress(step, functools.partial(training, step))
   assert len(shown.file.getvalue().splitlines()) == 1  # the compilation
 
 
@@ -275,7 +301,7 @@ def test_plain_lines_come_now_and_then(tmp_path, console):
 def test_the_block_says_where_the_run_stands(tmp_path, console, start, words):
   shown = console(terminal=False)
   with make(tmp_path, start) as out:
-    out.block({"model": "m"})
+    out.block({"model": "m"}, finished=start >= TOTAL)
   assert (words or "  model  m") in shown.file.getvalue().splitlines()[-1]
 
 
@@ -293,21 +319,22 @@ def test_console_of_writers_takes_no_emoji(monkeypatch, tmp_path):
   real = rich.console.Console
   monkeypatch.setattr(rich.console, "Console", lambda **k: (given.append(k), real(**k))[1])
   make(tmp_path).__exit__()
-  assert given[0] == {"highlight": False, "soft_wrap": True, "emoji": False}
+  assert given[0].items() >= {"highlight": False, "soft_wrap": True, "emoji": False}.items()
 
 
-def report(folder, console, start, step, best=None, caught=(), test=True):
+def report(folder, console, start, step, best=None, caught=None, test=True):
   shown = console(terminal=False)
   with make(folder, start) as out:
     if test:
-      out.write_evaluation(TOTAL, "test", {"accuracy": 0.9731, "loss": 0.1})
-    out.report(folder, step, best, list(caught))
+      out.write_evaluation(TOTAL, "test", "raw", {"accuracy": 0.9731, "loss": 0.1})
+    out.report(folder, step, best, caught)
   return shown.file.getvalue()
 
 
 def test_report_of_a_whole_run(tmp_path, console):
   text = report(tmp_path, console, 0, TOTAL, best=30)
-  assert "trained 40 steps in 0:00:0" in text and "test accuracy 97.31%, loss 0.1000" in text
+  assert re.search(r"trained 40 steps in 0:00:0\d \(compiling \d+\.\d s\)\. test accuracy 97", text)
+  assert "test accuracy 97.31%, loss 0.1000" in text
   assert "best by validation: step 30 " in text and "--checkpoint=best" in text
   assert f"python -m cnnjax.evaluate --workdir={tmp_path}" in text
 
@@ -319,7 +346,7 @@ def test_report_of_a_run_that_was_done_already(tmp_path, console):
 
 
 def test_report_of_a_stopped_run(tmp_path, console):
-  text = report(tmp_path, console, 0, 17, caught=[signal.SIGTERM], test=False)
+  text = report(tmp_path, console, 0, 17, caught=signal.SIGTERM, test=False)
   assert "stopped by SIGTERM and saved at step 17 of 40" in text
   assert f"--workdir={tmp_path} goes on" in text and "accuracy" not in text
 

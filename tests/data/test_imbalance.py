@@ -188,11 +188,12 @@ def digits():
   return [(features[i], labels[i]) for i in tails], (features[test], labels[test])
 
 
-def fit(data, seed, sampling="uniform", class_weights=None):
+def fit(data, seed, sampling="uniform", **of_task):
   """A linear classifier after STEPS steps of SGD in an order of this package, by its loss."""
   features, labels = data
   config = default().task
-  config.class_weights = class_weights
+  config.update(of_task)
+  tasks.check(config)
   task = tasks.create(config, CLASSES, counts(labels, CLASSES))
   epochs = -(-STEPS * BATCH // epoch_length(labels, sampling=sampling))
   orders = [
@@ -228,19 +229,22 @@ def uniform_recall(digits):
   return tail_recall(digits)
 
 
-@pytest.mark.parametrize(
-  "options",
-  [
-    {"sampling": "oversample"},
-    {"sampling": "undersample"},
-    {"sampling": "class_balanced"},
-    {"sampling": "square_root"},
-    {"class_weights": "auto"},
-    {"class_weights": "effective_number"},
-    {"resample": smote},
-  ],
-  ids=lambda options: str(next(iter(options.values()))).split(" at ")[0],
-)
+HELPS = {
+  "oversample": {"sampling": "oversample"},
+  "undersample": {"sampling": "undersample"},
+  "class_balanced": {"sampling": "class_balanced"},
+  "square_root": {"sampling": "square_root"},
+  "auto": {"class_weights": "auto"},
+  "effective_number": {"class_weights": "effective_number"},
+  "list": {"class_weights": (0.3, 0.4, 0.7, 1.0, 1.6, 2.5, 4.0, 6.0, 9.0, 14.0)},
+  "binary": {"loss": "binary_cross_entropy", "class_weights": "auto"},
+  "focal": {"loss": "focal", "focal_gamma": 5.0},
+  "logit_adjustment": {"logit_adjustment": 1.0},
+  "smote": {"resample": smote},
+}
+
+
+@pytest.mark.parametrize("options", HELPS.values(), ids=HELPS)
 def test_recall_of_rare_classes_rises(digits, uniform_recall, options):
   """Beside the same classifier, steps and seeds without it."""
   found = tail_recall(digits, **options)

@@ -1,6 +1,7 @@
 """The scan of a folder: every kind of file it looks for is found, and no other."""
 
 import io
+import json
 import os
 
 import numpy as np
@@ -203,6 +204,7 @@ def test_empty_class_folders_and_images_outside_are_found(tmp_path):
   assert report.findings["outside"] == ("loose.png",)
   assert report.findings["hidden"] == (".git",)
   assert report.counts == {"": {"a": 1, "b": 0, "c": 0}}
+  assert "all: 1 images, largest to smallest class 1 : 1" in render(report)
 
 
 def test_a_test_split_without_classes_is_compared_all_the_same(tmp_path):
@@ -249,11 +251,65 @@ def test_names_that_are_no_text_can_be_printed(tmp_path):
   render(scan(tmp_path)).encode()
 
 
+def table(root, rows):
+  """A table of (path, label, split), as CSV and as JSONL."""
+  (root / "list.csv").write_text(
+    "\n".join(["path,label,split", *(f"{p},{';'.join(ls)},{s}" for p, ls, s in rows)])
+  )
+  lines = [json.dumps({"path": p, "label": ls, "split": s}) for p, ls, s in rows]
+  (root / "list.jsonl").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_table_is_scanned_as_a_folder_is(tmp_path, ending):
+  """What it lists, with its own labels and splits; several labels count in each class."""
+  write(
+    tmp_path,
+    {
+      "x/1.png": picture(1), "x/2.jpg": JPEG[:-300], "3.png": picture(3), "x/4.png": picture(1),
+      "5.bmp": picture(3), "x/6.png": picture(6), "x/not_listed.png": b"", "x/7.png": picture(6),
+    },
+  )  # fmt: skip
+  rows = [
+    ("x/1.png", ["cat"], "train"), ("x/2.jpg", ["cat"], "train"), ("3.png", ["dog"], "train"),
+    ("x/4.png", ["dog"], "train"), ("x/6.png", ["cat", "dog"], "train"),
+    ("x/7.png", ["dog", "cat"], "train"), ("5.bmp", ["dog"], "val"),
+  ]  # fmt: skip
+  table(tmp_path, rows)
+  report = scan(tmp_path / f"list.{ending}")
+  assert [image.path for image in report.images] == [path for path, _, _ in rows]
+  assert report.counts == {"train": {"cat": 3, "dog": 4}, "val": {"dog": 1}}
+  assert paths(report.findings["conflicting"]) == [{"x/1.png", "x/4.png"}]
+  assert paths(report.findings["leaked"]) == [{"3.png", "5.bmp"}]
+  assert paths(report.findings["duplicate"]) == [{"x/6.png", "x/7.png"}]
+  assert report.findings["truncated"][0].startswith("x/2.jpg: Premature")
+  assert report.findings["classes that differ"] == ("val lacks cat",)
+  assert len(report.findings) == 5 and report.harmful
+  text = render(report)
+  assert f"list.{ending}: 7 image files, 6 readable, 2 classes, splits train, val" in text
+  assert "train: 5 images, largest to smallest class 4 : 3 = 1.3" in text
+
+
+def test_a_table_may_list_files_of_elsewhere_and_relative_to_here(tmp_path, monkeypatch):
+  write(tmp_path, {"a/1.png": picture(1), "b/2.png": picture(2)})
+  (tmp_path / "a" / "list.csv").write_text(f"path,label\n1.png,x\n{tmp_path / 'b/2.png'},y\n")
+  monkeypatch.chdir(tmp_path / "a")
+  report = scan("list.csv")
+  assert [image.path for image in report.images] == ["1.png", "../b/2.png"]
+  assert report.findings == {} and report.counts == {"": {"x": 1, "y": 1}}
+
+
+def test_a_table_that_cannot_be_trained_on_is_refused(tmp_path):
+  (tmp_path / "list.csv").write_text("path,label\nno.png,x\n")
+  with pytest.raises(UserError, match=r"1 of 1 files are not there: .*no\.png"):
+    scan(tmp_path / "list.csv")
+
+
 def test_what_is_no_folder_of_images_is_refused(tmp_path):
   write(tmp_path, {"a/1.txt": b"x"})
   for path, why in [
     (tmp_path / "nothing", "is not a folder"),
-    (tmp_path / "a" / "1.txt", "but a file"),
+    (tmp_path / "a" / "1.txt", "but a file, and of files it takes .csv and .jsonl"),
     (tmp_path, "no images in it"),
   ]:
     with pytest.raises(UserError, match=why):

@@ -4,6 +4,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+import rich.console
 from PIL import Image
 
 from cnnjax import augment, sharding, steps, tasks
@@ -46,6 +47,56 @@ def test_it_draws_what_training_sees(tiny, tmp_path, drawn):
   assert (tmp_path / "a.png").stat().st_size > 1000
 
 
+def photos(root, unreadable=()):
+  """A folder of two classes in two splits."""
+  rng = np.random.default_rng(0)
+  for i in range(16):
+    path = root / ("test" if i < 4 else "train") / "ab"[i % 2] / f"{i}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
+    if path.parent.parent.name in unreadable:
+      path.write_bytes(b"no image")
+  return root
+
+
+@pytest.fixture
+def folder(tiny):
+  """A function from a folder of `photos` to a config."""
+  return lambda root, **overrides: tiny(
+    **{
+      "data.source": "folder", "data.path": str(root), "data.image_size": 8,
+      "data.max_unreadable": 0, "batch_size": 4, **overrides,
+    }
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_splits_that_are_evaluated_are_not_read(folder, tmp_path, drawn, pipeline):
+  config = folder(photos(tmp_path / "set", unreadable=["test"]), **{"data.pipeline": pipeline})
+  words = show.show(config, tmp_path / "a.png", images=4)
+  assert "12 training examples of 2 classes: 4 of step 0 of 9, 8x8x3" in words
+  assert len(drawn) == 8
+
+
+def test_the_pipeline_is_closed_whatever_happens(folder, tmp_path, monkeypatch):
+  config = folder(photos(tmp_path), **{"data.pipeline": "streaming"})
+  told = []
+  close, feed = datas.Streaming.close, datas.Streaming.feed
+  monkeypatch.setattr(datas.Streaming, "close", lambda self: (told.append("close"), close(self)))
+  monkeypatch.setattr(
+    datas.Streaming, "feed", lambda self, step: (feed(self, step), told.append("fed"))[0]
+  )
+  monkeypatch.setattr(steps, "augmented", lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    show.show(config, tmp_path / "a.png", images=1)
+  assert told[-2:] == ["fed", "close"]
+
+
+def test_a_step_past_the_end_is_refused(tiny, tmp_path):
+  with pytest.raises(UserError, match="step 18 is past the end of the run, which has 18 steps"):
+    show.show(tiny(), tmp_path / "a.png", step=18)
+
+
 def test_a_picture_that_cannot_be_written(tiny, tmp_path):
   for name in ("no/folder.png", "a.notanimage"):
     with pytest.raises(UserError, match="cannot write"):
@@ -76,5 +127,19 @@ def test_scan_as_a_command(tmp_path, capsys):
   (tmp_path / "a" / "2.png").write_bytes(b"no image")
   assert command.main(["scan", str(tmp_path)]) == 1
   assert "a/2.png" in capsys.readouterr().out
+  table = tmp_path / "list.csv"
+  table.write_text("path,label\na/1.png,x\nb/1.png,y\n")
+  assert command.main(["scan", str(table)]) == 0
+  assert "2 image files, 2 readable, 2 classes" in capsys.readouterr().out
   with pytest.raises(UserError):
     command.main(["scan", str(tmp_path / "nowhere")])
+
+
+def test_a_scan_shows_how_far_it_is_on_a_terminal_alone(tmp_path, capsys, monkeypatch):
+  photos(tmp_path)
+  command.main(["scan", str(tmp_path)])
+  assert capsys.readouterr().err == ""
+  monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+  command.main(["scan", str(tmp_path)])
+  out, err = capsys.readouterr()
+  assert "reading images" in err and "100%" in err and "reading images" not in out

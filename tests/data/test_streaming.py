@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -14,15 +15,16 @@ import weakref
 import jax
 import numpy as np
 import pytest
-from fakes import Records, photos, split_of_files
+from fakes import Records, photos, png, split_of_files
 
 from cnnjax import checkpoints, data, sharding, train, writers
-from cnnjax.config import default, override
-from cnnjax.data import streaming
-from cnnjax.data.images import random_resized_crop
-from cnnjax.errors import UserError
+from cnnjax.config import default, override, to_json
+from cnnjax.data import folder, stall, streaming
+from cnnjax.data.images import UnreadableImage, random_resized_crop
+from cnnjax.errors import TransientError, UserError
 
 SIZE, BATCH, SEED, TOTAL = 53, 8, 3, 20
+CLOCKS = ("images_per_second", "data_wait")  # metrics that time decides
 RANDOM = {"image_size": 6, "crop": "random_resized", "crop_scale": (0.2, 0.9)}
 
 
@@ -309,41 +311,48 @@ def test_worker_processes_change_nothing_and_leave_nothing():
 TRAIN = """
 import pathlib, sys
 import numpy as np
-from cnnjax import config, data, train
+from cnnjax import config, data, errors, train
 
 if __name__ == "__main__":
   settings = config.from_json(pathlib.Path(sys.argv[1]).read_text())
   images = np.random.default_rng(0).integers(0, 256, (101, 12, 12, 1), dtype=np.uint8)
   splits = data.from_arrays((images, np.arange(101) % 5), (images[:37], np.arange(37) % 5))
-  _, _, stopped = train.train(settings, pathlib.Path(sys.argv[2]), splits)
-  sys.exit(128 + stopped if stopped else 0)
+  stopped = lambda: train.train(settings, pathlib.Path(sys.argv[2]), splits)[2]
+  sys.exit(errors.run(lambda: 128 + int(stopped() or -128)))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["to the end", "SIGINT", "SIGTERM", "SIGKILL"])
-def test_processes_end_with_the_training(tiny, tmp_path, how):
-  """Signals go to all of them, as from a terminal; SIGKILL to the one that trains alone."""
-  script, wanted, workdir = tmp_path / "run.py", tmp_path / "wanted.json", tmp_path / "run"
+def start_arrays(config, tmp_path):
+  """A run on arrays as a process of its own, in tmp_path/run."""
+  script, wanted = tmp_path / "run.py", tmp_path / "wanted.json"
   script.write_text(TRAIN)
-  config = tiny(**streamed(**{"data.workers": 2, "epochs": 2 if how == "to the end" else 10**5}))
-  config.data.source = "arrays"
-  from cnnjax.config import to_json
-
   wanted.write_text(to_json(config))
-  process = subprocess.Popen(
-    [sys.executable, script, wanted, workdir],
+  return subprocess.Popen(
+    [sys.executable, script, wanted, tmp_path / "run"],
     env={**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
     start_new_session=True,
   )
+
+
+def wait_for_lines(process, workdir, n):
+  """Returns when metrics.jsonl has n lines, or the process has ended."""
+  for _ in range(600):
+    if len(writers.read_metrics(workdir)) >= n or process.poll() is not None:
+      break
+    time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["to the end", "SIGINT", "SIGTERM", "SIGUSR1", "SIGKILL"])
+def test_processes_end_with_the_training(tiny, tmp_path, how):
+  """Signals go to all of them, as from a terminal; SIGKILL to the one that trains alone."""
+  config = tiny(**streamed(**{"data.workers": 2, "epochs": 2 if how == "to the end" else 10**5}))
+  process = start_arrays(config, tmp_path)
   if how != "to the end":
-    for _ in range(600):
-      if len(writers.read_metrics(workdir)) > 2 or process.poll() is not None:
-        break
-      time.sleep(0.1)
+    wait_for_lines(process, tmp_path / "run", 3)
     (os.kill if how == "SIGKILL" else os.killpg)(process.pid, getattr(signal, how))
   output, _ = process.communicate(timeout=60)  # which ends when the last of them has ended
   if how == "SIGKILL":
@@ -352,6 +361,142 @@ def test_processes_end_with_the_training(tiny, tmp_path, how):
   assert process.returncode == (0 if how == "to the end" else 128 + getattr(signal, how)), output
   assert not any(word in output for word in ("leaked", "Traceback", "Error")), output
   assert ("stopped by" if how != "to the end" else "trained 12 steps") in output
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_named_and_the_run_goes_on(tiny, tmp_path):
+  """By kill -9, as of a system without memory; nothing that was trained is lost."""
+  config = tiny(**streamed(**{"data.workers": 2, "epochs": 10**4, "checkpoint_every": 10**4}))
+  process = start_arrays(config, tmp_path)
+  wait_for_lines(process, tmp_path / "run", 5)
+  pids = [
+    int(f.parent.name)
+    for f in pathlib.Path("/proc").glob("[0-9]*/stat")
+    if f.read_text().rsplit(")", 1)[1].split()[1] == str(process.pid)
+    and b"spawn_main" in (f.parent / "cmdline").read_bytes()
+  ]
+  assert len(pids) == 2
+  os.kill(pids[0], signal.SIGKILL)
+  began = time.monotonic()
+  output, _ = process.communicate(timeout=60)
+  assert time.monotonic() - began < 20
+  assert process.returncode == 75 and "Traceback" not in output, output
+  words = r"error: a data worker process has ended by SIGKILL.*same command.*data\.workers"
+  assert re.search(words, output), output
+  reached = checkpoints.last_step(tmp_path / "run")
+  assert reached >= writers.read_metrics(tmp_path / "run")[-1]["step"] > 0
+  process = start_arrays(config, tmp_path)
+  wait_for_lines(process, tmp_path / "run", len(writers.read_metrics(tmp_path / "run")) + 2)
+  process.terminate()
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == 143 and f"going on from step {reached:,}" in output
+
+
+# Waiting
+
+
+class Slow(Records):
+  """Image 30 takes its time; all do from `slow` on."""
+
+  def __init__(self, images, labels, seconds):
+    super().__init__(images, labels)
+    self.seconds, self.all = seconds, 0.0
+
+  def __getitem__(self, i):
+    time.sleep(self.seconds if i == 30 else self.all)
+    return super().__getitem__(i)
+
+  def name(self, i):
+    return f"photo {i}"
+
+
+def slow(seconds):
+  labels = np.arange(SIZE, dtype=np.int32) % 5
+  return data.Split(Slow(photos(SIZE), labels, seconds), tuple("abcde"), (None, None, 3))
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_who_waits_for_what_is_said_and_nothing_is_hurt(name, monkeypatch, capsys):
+  expected = batches(stream(slow(0), image_size=6), range(6))
+  capsys.readouterr()
+  monkeypatch.setattr(stall, "AFTER", 0.4)
+  pipeline = stream(slow(1.5), image_size=6, total=6)
+  if name == "train":
+    same(batches(pipeline, range(6)), expected)
+    who = "step " + str(1 + next(i for i in range(6) if 30 in pipeline.order.at(i)))
+  else:
+    assert sum(int(mask.sum()) for _, mask in pipeline.once(8)) == SIZE
+    who = "an evaluation at batch 4"
+  said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+  assert 1 <= len(said) <= 2, said  # after 0.4 s and 0.8 s
+  assert re.match(
+    rf"warning: {who} has waited 0 s for its batch: photo 30 is being read for \d s\. "
+    r".*data\.threads=2 or data\.workers=0; Ctrl-C twice",
+    said[0],
+  ), said
+  assert not [t for t in threading.enumerate() if t.name == "stall-watch"]
+
+
+@pytest.mark.parametrize("seconds, step, least, most", [(0, 0.05, 0.0, 0.3), (0.02, 0, 0.7, 1.0)])
+def test_the_share_of_time_that_waits(seconds, step, least, most):
+  split = slow(0)
+  pipeline = stream(split, image_size=6, threads=1, total=100)
+  assert pipeline.waits() == {}
+  split.records.all = seconds
+  pipeline.feed(0)
+  assert pipeline.waits() == {}, "the first one has to be waited for"
+  for part in (range(1, 8), range(8, 16)):
+    for i in part:
+      pipeline.feed(i)
+      time.sleep(step)
+    assert least <= pipeline.waits()["data_wait"] <= most
+    time.sleep(0.5)  # an evaluation does not count
+  pipeline.close()
+
+
+def folder_of_photos(root):
+  for i, image in enumerate(photos(40)):
+    file = root / f"{'ab'[i % 2]}" / f"{i}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(png(image))
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_gone_in_mid_run_is_named_and_what_is_trained_is_kept(
+  tiny, tmp_path, monkeypatch
+):
+  folder_of_photos(tmp_path / "disk" / "photos")
+  config = tiny(**streamed(**{
+    "data.source": "folder", "data.path": str(tmp_path / "disk" / "photos"), "data.channels": 3,
+    "batch_size": 8, "epochs": 5, "data.max_unreadable": 100,
+  }))  # fmt: skip
+  feed = data.Streaming.feed
+
+  def unmounted(self, step):
+    if step == 6:
+      (tmp_path / "disk").rename(tmp_path / "away")
+    return feed(self, step)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(data.Streaming, "feed", unmounted)
+    with pytest.raises(TransientError, match=rf"^{tmp_path}/disk is not there any more.*\.png was"):
+      train.train(config, tmp_path / "run")
+  assert checkpoints.last_step(tmp_path / "run") >= 6
+  (tmp_path / "away").rename(tmp_path / "disk")
+  _, metrics, _ = train.train(config, tmp_path / "run")
+  assert metrics["step"] == 20
+  assert "data_wait" in metrics
+
+
+def test_a_file_that_is_gone_is_one_to_skip_and_all_of_them_are_not(tmp_path):
+  root = tmp_path / "disk" / "photos"
+  folder_of_photos(root)
+  files = folder.Files(tuple(f"{root}/{name}" for name in ("c/1.png", "b/1.png")), [0, 1])
+  assert isinstance(files[0][0], UnreadableImage) and isinstance(files[1][0], bytes)
+  split = data.Split(files, ("a", "b"), (None, None, 3))
+  (tmp_path / "disk").rename(tmp_path / "away")
+  with pytest.raises(TransientError, match=f"^{tmp_path}/disk is not there any more.*1.png was"):
+    list(stream(split, image_size=6, total=1, batch_size=2).once(2))
 
 
 PROCESS = """
@@ -462,7 +607,7 @@ def test_stopped_in_mid_epoch_and_resumed_is_bit_identical(tiny, tmp_path, given
   for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
     np.testing.assert_array_equal(a, b)
   lines = [
-    [{k: v for k, v in line.items() if k != "images_per_second"} for line in found]
+    [{k: v for k, v in line.items() if k not in CLOCKS} for line in found]
     for found in (writers.read_metrics(tmp_path / name) for name in ("whole", "run"))
   ]
   assert lines[0] == lines[1]

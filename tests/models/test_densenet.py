@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from cnnjax import models
 from cnnjax.errors import UserError
-from cnnjax.models import ops
+from cnnjax.models import layers, ops
 
 IMAGENET, CIFAR = (224, 224, 3), (32, 32, 3)
 SMALL = dict(stage_sizes=(3, 2), growth_rate=4, small_images=True)
@@ -141,6 +141,16 @@ def test_memory_efficient_changes_nothing_but_memory(random_variables):
   assert efficient < 0.6 * plain  # less, the deeper it is
 
 
+def test_memory_efficient_drops_once():
+  """What is computed again draws nothing: it is given no key."""
+  options = dict(dropout=0.2, drop_block=0.4, drop_block_size=3, memory_efficient=True)
+  model = models.create("densenet121", 5, **SMALL, **options)
+  x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+  variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
+  gradients, _ = jax.eval_shape(functools.partial(training_step, model), variables, x)
+  assert jax.tree.structure(gradients) == jax.tree.structure(variables["params"])
+
+
 @pytest.mark.slow
 def test_memory_of_the_published_setting():
   """DenseNet-BC-100-12, batch 64: 40 % of the memory for 25 % more FLOPs at most.
@@ -185,6 +195,25 @@ def test_dropout_stands_behind_every_convolution_but_the_first():
     jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
   layer = lambda size: [(2, size, size, 16), (2, size, size, 4)]
   assert shapes == [*layer(8) * 3, (2, 8, 8, 10), *layer(4) * 2]
+
+
+def test_drop_block_and_dropout_of_whole_channels():
+  options = dict(dropout=0.2, dropout_kind="channel", drop_block=0.4, drop_block_size=3)
+  model = models.create("densenet121", 5, **SMALL, **options)
+  x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+  squares, axes = [], []
+
+  def record(call, args, kwargs, context):
+    if isinstance(context.module, layers.DropBlock) and context.module.rate:
+      squares.append((context.module.rate, context.module.block_size, args[0].shape[1]))
+    elif isinstance(context.module, nn.Dropout) and context.module.rate:
+      axes.append(context.module.broadcast_dims)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
+  assert squares == [(0.1, 3, 8)] * 6 + [(0.4, 3, 4)] * 4  # not the transition between
+  assert axes == [(1, 2)] * 11
 
 
 @pytest.mark.parametrize(

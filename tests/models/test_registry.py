@@ -128,6 +128,10 @@ def test_every_entry_is_complete(name):
     ("resnet18", {"preact": 1}, "resnet18.preact must be of type bool, got 1"),
     ("resnet18", {"stem": "dep"}, "unknown resnet18.stem 'dep'. Did you mean 'deep'"),
     ("resnet18", {"groups": 32}, "need block='bottleneck'"),
+    ("resnet18", {"drop_block": 1.0}, "resnet18.drop_block must be at least 0 and below 1, got 1"),
+    ("resnet18", {"drop_block_size": 0}, "resnet18.drop_block_size must be at least 1, got 0"),
+    ("resnet18", {"drop_path_mode": "lin"}, "unknown resnet18.drop_path_mode 'lin'. Did you mean"),
+    ("vgg11", {"conv_dropout_kind": "chanel"}, "'chanel'. Did you mean 'channel'"),
     ("lenet5", {"activation": "tahn"}, "unknown lenet5.activation 'tahn'. Did you mean 'tanh'"),
     ("lenet5", {"parent": None}, "unknown option of lenet5 'parent'"),
     (["lenet5"], {}, r"unknown model \['lenet5'\]. Did you mean 'lenet5'"),
@@ -205,6 +209,23 @@ def test_an_option_that_would_do_nothing(name, overrides, needs):
     models.create(name, 10, **overrides)
   other, needed = needs.split("=")
   models.create(name, 10, **overrides | {other: ast.literal_eval(needed)})
+
+
+@pytest.mark.parametrize(
+  "name, key, value, other",
+  [
+    ("resnet18", "dropout_kind", "channel", "dropout"),
+    ("resnet18", "drop_block_size", 5, "drop_block"),
+    ("densenet121", "drop_block_size", 5, "drop_block"),
+    ("vgg11", "conv_dropout_kind", "channel", "conv_dropout"),
+    ("simple_cnn_small", "conv_dropout_kind", "channel", "conv_dropout"),
+    ("vit_small_patch16_224", "drop_path_mode", "constant", "drop_path"),
+  ],
+)
+def test_how_to_drop_does_nothing_without_a_rate(name, key, value, other):
+  with pytest.raises(UserError, match=f"{name}.{key}={value!r} does nothing without {other} above"):
+    models.create(name, 10, **{key: value})
+  assert getattr(models.create(name, 10, **{key: value, other: 0.1}), key) == value
 
 
 @pytest.mark.parametrize("name", ["alexnet_2012", "googlenet_2014", "squeezenet1_1"])

@@ -264,6 +264,46 @@ def test_drop_path_grows_linearly_with_depth():
   assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])  # l / L * p_L
 
 
+def modules_called(model, kind):
+  """The modules of that kind that a training step calls, and the shapes of their inputs."""
+  found = []
+
+  def record(call, args, kwargs, context):
+    if isinstance(context.module, kind):
+      found.append((context.module, args[0].shape))
+    return call(*args, **kwargs)
+
+  init = lambda x: model.init(
+    {"params": jax.random.key(0), "dropout": jax.random.key(0)}, x, train=True
+  )
+  with nn.intercept_methods(record):
+    jax.eval_shape(init, jnp.zeros((1, 16, 16, 3)))
+  return found
+
+
+@pytest.mark.parametrize("options, counts, widths", [
+  (dict(), (3, 6), {32}),  # both convolutions and the shortcut
+  (dict(preact=True), (2, 4), {32}),  # not the last convolution
+  (dict(block="bottleneck"), (4, 8), {32, 128}),
+], ids=str)  # fmt: skip
+def test_drop_block_stands_where_it_should(options, counts, widths):
+  model = tiny(stage_sizes=(1, 1, 2), drop_block=0.4, drop_block_size=3, **options)
+  found = [(m, shape) for m, shape in modules_called(model, layers.DropBlock) if m.rate]
+  assert {m.block_size for m, _ in found} == {3}
+  assert tuple(sum(m.rate == rate for m, _ in found) for rate in (0.1, 0.4)) == counts
+  assert {shape[-1] for m, shape in found if m.rate == 0.4} == widths
+
+
+def test_dropout_of_whole_channels():
+  def axes(**options):
+    found = modules_called(tiny(stage_sizes=(1, 1), dropout=0.4, **options), nn.Dropout)
+    return [m.broadcast_dims for m, _ in found if m.rate]
+
+  assert axes(dropout_kind="channel") == [(1, 2)] * 2
+  assert axes(dropout_kind="channel", preact=True, block="bottleneck") == [(1, 2)] * 4
+  assert axes() == [()] * 2
+
+
 @pytest.mark.parametrize("preact", [False, True])
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(preact):
   model = tiny(preact=preact, dtype="bfloat16")

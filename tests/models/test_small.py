@@ -61,6 +61,19 @@ def test_dropout_acts_in_training_only(name, random_variables):
   assert np.array_equal(run(0, train=False), run(1, train=False))
 
 
+def test_dropout_of_whole_channels_before_they_are_flattened(random_variables):
+  options = dict(
+    conv_features=(20,), kernel_size=1, dense_features=(), pool="none", conv_dropout=0.5
+  )
+  model = models.create("simple_cnn_small", 0, conv_dropout_kind="channel", **options)
+  x = np.ones((30, 3, 3, 1), np.float32)
+  variables = random_variables(model, x)
+  y = model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)})
+  whole = model.apply(variables, x, train=False)
+  kept = (np.asarray(y) != 0).reshape(30, 9, 20)[:, :, np.asarray(whole[0, :20]) > 0]
+  assert kept.shape[2] > 5 and (kept == kept[:, :1]).all() and 0.3 < kept.mean() < 0.7
+
+
 def test_bfloat16_gives_float32_logits_and_parameters():
   for name in ("mlp", "simple_cnn"):
     model = models.create(name, 10, dtype="bfloat16")

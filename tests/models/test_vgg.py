@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+from flax import linen as nn
 
 from cnnjax import models
 from cnnjax.models import layers
@@ -77,6 +78,24 @@ def test_names_and_any_size():
   run = lambda v, x: model.apply(v, x, train=False)
   for shape in ((32, 32), (97, 250)):  # the same variables
     assert jax.eval_shape(run, variables, jnp.zeros((2, *shape, 3))).shape == (2, 10)
+
+
+def test_dropout_between_the_convolutions_of_a_block():
+  options = dict(features=4, hidden_features=8, conv_dropout=0.4, conv_dropout_kind="channel")
+  model = models.create("vgg16", 10, **options)
+  found = []
+
+  def record(call, args, kwargs, context):
+    if isinstance(context.module, nn.Dropout) and context.module.rate == 0.4:
+      found.append((args[0].shape[1:], context.module.broadcast_dims))
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    jax.eval_shape(
+      lambda x: model.init(jax.random.key(0), x, train=False), jnp.zeros((1, 32, 32, 3))
+    )
+  sizes = [(32, 4), (16, 8), *2 * [(8, 16)], *2 * [(4, 32)], *2 * [(2, 32)]]
+  assert found == [((size, size, width), (1, 2)) for size, width in sizes]
 
 
 @pytest.mark.parity

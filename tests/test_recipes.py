@@ -1,0 +1,354 @@
+"""Whole runs with what recipes ask for: resumed to the bit, frozen to the bit, learning."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax import checkpoints, evaluate, members, train, writers
+from cnnjax.config import override
+from cnnjax.errors import UserError
+
+
+def leaves(tree):
+  return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def same_bits(a, b):
+  pairs = list(zip(leaves(a), leaves(b), strict=True))
+  return bool(pairs) and all(np.array_equal(x, y, equal_nan=True) for x, y in pairs)
+
+
+def metrics_of(workdir):
+  """The lines of metrics.jsonl without what a clock says."""
+  return [
+    {k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")}
+    for line in writers.read_metrics(workdir)
+  ]
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+  """A function: the next run gets SIGTERM after `step` steps."""
+  progress = writers.Writers.progress
+
+  def stop(at):
+    def interrupted(self, step, *args):
+      progress(self, step, *args)
+      if step == at:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(writers.Writers, "progress", interrupted)
+
+  yield stop
+
+
+PLAIN = {"model.dropout": 0.0, "model.conv_dropout": 0.0}
+VALIDATED = {"data.validation": 21, "batch_size": 8, "epochs": 3, "model.dropout": 0.2}
+# Together they have every optimizer, and everything that is carried from step to step.
+RECIPES = {
+  "sgd_lookahead_ema_plateau": {
+    **VALIDATED, "optim.lookahead": 3, "average.ema": 0.9, "optim.plateau.patience": 1,
+    "optim.noise": 0.01, "optim.clip_norm": 1.0, "optim.nesterov": True, "health.every": "7 steps",
+  },
+  "adamw_sam_accumulated_swa": {
+    **VALIDATED, "optim.name": "adamw", "optim.learning_rate": 0.01, "optim.sam_rho": 0.05,
+    "accumulate": 2, "batch_norm.accumulated": "matched", "average.swa_start": 1,
+    "average.swa_every": "3 steps", "augment": "flip | mixup(0.2)", "task.loss": "focal",
+  },
+  "float16_lamb_ghost_stopping": {
+    **VALIDATED, "dtype": "float16", "optim.name": "lamb", "optim.learning_rate": 0.01,
+    "batch_norm.ghost": 4, "early_stopping.patience": 2, "loss_scale.growth_steps": 3,
+    "average.ema": 0.99, "average.ema_warmup": False,
+  },
+  "schedule_free_precise": {
+    **VALIDATED, "optim.name": "schedule_free_sgd", "optim.schedule.name": "constant",
+    "batch_norm.precise": True, "batch_norm.batches": 3,
+  },
+  "muon_agc_frozen": {
+    **VALIDATED, "optim.name": "muon", "optim.learning_rate": 0.02, "optim.agc": 0.01,
+    "optim.freeze": ("^conv1",), "optim.layer_decay": 0.8, "optim.max_norm": 2.0,
+    "model.conv_features": (4, 4),
+  },
+  "rmsprop_tf_multiplied": {
+    **VALIDATED, "optim.name": "rmsprop_tf", "optim.learning_rate": 0.01, "optim.l1": 1e-5,
+    "optim.multipliers": (("^head", 2.0),), "task.loss": "binary_cross_entropy",
+    "optim.clip_value": 0.5, "optim.schedule.name": "trapezoid",
+  },
+  "seeds": {"batch_size": 8, "seeds": 2, "model.dropout": 0.2, "average.ema": 0.9},
+}  # fmt: skip
+
+
+def settings(recipe):
+  return {"epochs": 3, "log_every": "5 steps", **RECIPES[recipe]}
+
+
+# It has much of what a state can hold; the others are for the longer part.
+QUICK = ("float16_lamb_ghost_stopping",)
+
+
+@pytest.mark.parametrize(
+  "recipe", [r if r in QUICK else pytest.param(r, marks=pytest.mark.slow) for r in RECIPES]
+)
+def test_stopped_and_resumed_is_bit_identical(tiny, tmp_path, stop_at, monkeypatch, recipe):
+  config = tiny(**settings(recipe))
+  end, _, _ = train.train(config, tmp_path / "whole")
+  stop_at(13)
+  _, _, stopped_by = train.train(config, tmp_path / "parts")
+  assert stopped_by == signal.SIGTERM
+  assert checkpoints.last_step(tmp_path / "parts") == 13
+  monkeypatch.undo()
+  resumed, _, _ = train.train(config, tmp_path / "parts")
+  assert same_bits(resumed, end)
+  assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+  for weights in ("raw", *end.averages):
+    _, _, found = evaluate.evaluate_checkpoint(tmp_path / "parts", weights=weights)
+    prefix = "test/" if weights == "raw" else f"test/{weights}_"
+    line = writers.read_metrics(tmp_path / "whole")[-1]
+    logged = {k: v for line in metrics_of(tmp_path / "whole") for k, v in line.items()}
+    if config.early_stopping.patience is None:
+      assert found["loss"] == pytest.approx(logged[f"{prefix}loss"], rel=1e-5), (weights, line)
+
+
+def test_frozen_parameters_and_statistics_do_not_move_by_a_bit(tiny, tmp_path):
+  """Whatever else is on: decay, momentum, averages, noise, accumulated batches."""
+  config = tiny(**{
+    "model.conv_features": (4, 4), "epochs": 2, "optim.freeze": ("^(conv|norm)1",),
+    "optim.weight_decay": 0.1, "optim.weight_decay_mask": "", "average.ema": 0.9,
+    "average.swa_start": "1 steps", "average.swa_every": "1 steps", "optim.noise": 0.1,
+    "accumulate": 2, "batch_norm.accumulated": "matched",
+  })  # fmt: skip
+  before = train.programs.build(config).new_state()
+  names = [name for name in before.params if name in ("conv1", "norm1")]
+  assert len(names) == 2 and "norm1" in before.batch_stats
+  end, _, _ = train.train(config, tmp_path)
+  for name in names:
+    assert same_bits(before.params[name], end.params[name])
+    for average in end.averages.values():
+      assert same_bits(before.params[name], average["params"][name])
+  assert same_bits(before.batch_stats["norm1"], end.batch_stats["norm1"])
+  assert not same_bits(before.batch_stats["norm2"], end.batch_stats["norm2"])
+  assert not same_bits(before.params["conv2"], end.params["conv2"])
+
+
+def test_early_stopping_restores_the_best_and_a_stopped_run_stays_so(tiny, tmp_path, capsys):
+  config = tiny(**{
+    "data.validation": 21, "epochs": 40, "optim.learning_rate": 1.0, "optim.momentum": 0.0,
+    "early_stopping.patience": 2, "monitor": "validation/loss", "optim.schedule.name": "constant",
+  })  # fmt: skip
+  result, metrics, _ = train.train(config, tmp_path)
+  losses = {
+    line["step"]: line["validation/loss"]
+    for line in metrics_of(tmp_path)
+    if "validation/loss" in line
+  }
+  best, last = min(losses, key=losses.get), max(losses)
+  assert last == best + 2 * 5 < 40 * 5  # two evaluations of five steps
+  assert (
+    result.steps_done
+    == best
+    == checkpoints.Checkpoints(tmp_path, monitor=config.monitor, read_only=True).step("best")
+  )
+  _, _, found = evaluate.evaluate_checkpoint(tmp_path, "test", "best")
+  assert found["loss"] == pytest.approx(metrics["test/loss"], rel=1e-6)
+  assert metrics["validation/loss"] == losses[best]  # of the same step as the test split
+  printed = capsys.readouterr().out
+  assert f"best step, {best:,}" in printed
+  lines = metrics_of(tmp_path)
+  again, _, _ = train.train(config, tmp_path)
+  assert "this run is finished" in capsys.readouterr().out
+  assert metrics_of(tmp_path) == lines and same_bits(again, result)
+
+
+def test_a_kill_between_the_last_save_and_the_test_split(tiny, tmp_path, monkeypatch):
+  """The result is evaluated by the same command."""
+  config = tiny(**{"data.validation": 21})
+  monkeypatch.setattr(train, "conclude", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+  with pytest.raises(KeyboardInterrupt):
+    train.train(config, tmp_path)
+  assert not any("test/loss" in line for line in metrics_of(tmp_path))
+  monkeypatch.undo()
+  _, metrics, _ = train.train(config, tmp_path)
+  assert "test/loss" in metrics
+
+
+def test_the_rate_falls_on_a_plateau(tiny, tmp_path):
+  config = tiny(**{
+    "data.validation": 21, "epochs": 8, "optim.schedule.name": "constant",
+    "optim.schedule.warmup": 0, "optim.plateau.patience": 1, "optim.plateau.min_delta": 10.0,
+    "optim.plateau.factor": 0.5,
+  })  # fmt: skip
+  train.train(config, tmp_path)
+  rates = [line["learning_rate"] for line in metrics_of(tmp_path) if "learning_rate" in line]
+  # Nothing is better by 10: after the first evaluation, each second one halves the rate.
+  assert rates[0] == pytest.approx(0.1) and rates[-1] == pytest.approx(0.1 * 0.5**3)
+  assert sorted(rates, reverse=True) == rates
+
+
+def test_distillation_learns_what_the_teacher_says(tiny, tmp_path):
+  """A student that sees the teacher's predictions alone comes near them."""
+  adam = {"optim.name": "adam", "optim.learning_rate": 0.02, "augment": None, **PLAIN}
+  teacher = tiny(epochs=10, **adam)
+  train.train(teacher, tmp_path / "teacher")
+  student = tiny(epochs=20, seed=5, **adam, **{
+    "distill.workdir": str(tmp_path / "teacher"), "distill.weight": 1.0,
+  })  # fmt: skip
+  _, metrics, _ = train.train(student, tmp_path / "student")
+  lines = [line["train/loss"] for line in metrics_of(tmp_path / "student") if "train/loss" in line]
+  assert metrics["train/accuracy"] > 0.6  # 0.1 by chance
+  assert lines[-1] < lines[0]
+  train.train(tiny(epochs=11, **adam), tmp_path / "teacher")
+  override(student, "epochs", 21)
+  with pytest.raises(UserError, match=r"from step 60 of its teacher .* is at step 66 by now"):
+    train.train(student, tmp_path / "student")
+  override(student, "distill.workdir", str(tmp_path / "nowhere"))
+  with pytest.raises(UserError, match="holds no run"):
+    train.train(student, tmp_path / "other")
+
+
+def test_members_are_the_runs_of_their_seeds(tiny, tmp_path):
+  """On CPU to the bit, since they take turns; the mean is theirs, by Student's t."""
+  import scipy.stats
+
+  settings = {"epochs": 2, "optim.learning_rate": 0.02}
+  together, metrics, _ = train.train(tiny(seed=3, seeds=3, **settings), tmp_path / "all")
+  accuracies = []
+  for i, seed in enumerate((3, 4, 5)):
+    alone, one, _ = train.train(tiny(seed=seed, **settings), tmp_path / str(seed))
+    assert same_bits(alone, jax.tree.map(lambda x: x[i], together))  # noqa: B023
+    assert one["test/loss"] == metrics[f"test/loss (seed {seed})"]
+    accuracies.append(one["test/accuracy"])
+  assert metrics["test/accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-6)
+  interval = scipy.stats.t.interval(0.95, 2, np.mean(accuracies), scipy.stats.sem(accuracies))
+  if np.std(accuracies):
+    assert metrics["test/accuracy_ci95"] == pytest.approx(interval[1] - np.mean(accuracies))
+  _, examples, found = evaluate.evaluate_checkpoint(tmp_path / "all")
+  assert examples == 37 and found["loss"] == pytest.approx(metrics["test/loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_one_program_gives_what_turns_give(tiny, tmp_path, monkeypatch):
+  """As on GPU and TPU, by vmap; to rounding."""
+  config = tiny(seeds=2, epochs=1, **{"average.ema": 0.9, "batch_norm.precise": True})
+  turns, of_turns, _ = train.train(config, tmp_path / "turns")
+  monkeypatch.setattr(members, "in_turns", lambda: False)
+  program, of_program, _ = train.train(config, tmp_path / "program")
+  for a, b in zip(leaves(turns.params), leaves(program.params), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+  for name in ("test/loss", "test/ema_loss", "test/loss_ci95", "test/loss (seed 1)"):
+    assert of_turns[name] == pytest.approx(of_program[name], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_rates_are_runs_of_their_own(tiny, tmp_path):
+  rates = (0.01, 0.05)
+  settings = {"epochs": 1, "data.source": "synthetic", "optim.scale_from": 8}
+  together, metrics, _ = train.train(tiny(rates=rates, **settings), tmp_path / "all")
+  for i, rate in enumerate(rates):
+    alone, one, _ = train.train(
+      tiny(**settings, **{"optim.learning_rate": rate}), tmp_path / str(i)
+    )
+    for a, b in zip(leaves(alone.params), leaves(together.params), strict=True):
+      np.testing.assert_allclose(a, b[i], rtol=1e-3, atol=1e-5)
+    assert one["test/loss"] == pytest.approx(metrics[f"test/loss (rate {rate:g})"], rel=1e-3)
+    assert one["learning_rate"] == pytest.approx(metrics[f"learning_rate (rate {rate:g})"])
+
+
+def test_where_nan_begins_is_named(tiny, tmp_path):
+  config = tiny(**{
+    "optim.schedule.name": "multi_step", "optim.schedule.boundaries": ("5 steps",),
+    "optim.schedule.factor": 1e18, "health.trace": True,
+  })  # fmt: skip
+  with pytest.raises(UserError, match=r"infinite in step 7.* began in"):
+    train.train(config, tmp_path)
+
+
+def test_float16_leaves_out_steps_that_overflow(tiny, tmp_path):
+  """The scale begins too large, comes down, and the run learns."""
+  config = tiny(**{
+    "dtype": "float16", "loss_scale.initial": 2.0**40, "loss_scale.maximum": 2.0**40,
+    "epochs": 20, "augment": None, "optim.name": "adam", "optim.learning_rate": 0.02, **PLAIN,
+  })  # fmt: skip
+  end, metrics, _ = train.train(config, tmp_path)
+  scales = [line["loss_scale"] for line in metrics_of(tmp_path) if "loss_scale" in line]
+  assert scales[0] < 2.0**40 and scales[-1] < 2.0**30
+  assert metrics["train/accuracy"] > 0.8
+  assert all(x.dtype == np.float32 for x in leaves(end.params))
+
+
+@pytest.mark.parametrize(
+  "overrides, message",
+  [
+    ({"accumulate": 3}, "accumulate=3 does not divide batch_size=16"),
+    ({"batch_norm.ghost": 5}, "batch_norm.ghost=5 does not divide"),
+    ({"batch_norm.accumulated": "matched"}, "accumulate above 1"),
+    ({"seeds": 2, "rates": (0.1, 0.2)}, "one sweep at a time"),
+    ({"seeds": 2, "optim.noise": 0.1}, "optim.noise does not go with several runs"),
+    ({"early_stopping.patience": 3}, "there is no validation split"),
+    ({"optim.plateau.patience": 3}, "there is no validation split"),
+    ({"monitor": "test/accuracy"}, "a metric of the validation split"),
+    ({"monitor": "validation/acuracy"}, "Did you mean 'validation/accuracy'"),
+    ({"average.swa_start": 10}, "average.swa_start=10 is step 60, and the run has 18"),
+    ({"loss_scale.initial": 2.0**30}, "above loss_scale.maximum"),
+    ({"optim.freeze": ("nothing",)}, "nothing"),
+    (
+      {"optim.name": "schedule_free_sgd", "optim.schedule.name": "constant", "average.ema": 0.9},
+      "leave average.ema",
+    ),
+  ],
+  ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_what_contradicts_itself_is_refused(tiny, tmp_path, overrides, message):
+  with pytest.raises(UserError, match=message):
+    train.train(tiny(**overrides), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_out_of_memory_says_what_to_try(tiny, tmp_path, monkeypatch):
+  def fail(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 80 GiB")
+
+  program = train.programs.build(tiny())
+  now, feed = program.new_state(), program.inputs.train.feed(0)
+  monkeypatch.setattr(train.programs.Program, "compiled_step", fail)
+  with pytest.raises(UserError, match=r"of 16.*accumulate=2 .*dtype=bfloat16.*batch_size=8"):
+    program.train_step(now, feed, 1)
+
+
+def drawn(seed):
+  """A recipe put together at random from what goes together."""
+  rng = np.random.default_rng(seed)
+  pick = lambda *choices: choices[rng.integers(len(choices))]
+  name = pick("sgd", "rmsprop", "adam", "adamw", "nadam", "lamb", "lars", "lion", "muon")
+  recipe = {
+    "data.validation": 21, "epochs": 3, "optim.name": name, "optim.learning_rate": 0.01,
+    "optim.schedule.name": pick("constant", "cosine", "linear", "warm_restarts", "trapezoid"),
+    "dtype": pick("float32", "bfloat16", "float16"), "accumulate": pick(1, 2),
+    "augment": pick(None, "flip", "mixup(0.2)", "pad_crop(1) | cutmix(1.0)"),
+    "task.loss": pick(None, "focal", "binary_cross_entropy"),
+    pick("optim.clip_norm", "optim.clip_value", "optim.agc"): 0.1,
+    "optim.sam_rho": pick(None, 0.05), "optim.lookahead": pick(None, 4),
+    "optim.max_norm": pick(None, 1.0), "optim.noise": pick(0.0, 0.01),
+    "average.ema": pick(None, 0.9), "average.swa_start": pick(None, 1),
+    "batch_norm.ghost": pick(None, 4), "batch_norm.precise": pick(False, True),
+    "optim.plateau.patience": pick(None, 1), "early_stopping.patience": pick(None, 2),
+    "optim.freeze": pick((), ("norm1",)), "optim.layer_decay": pick(None, 0.8),
+    "data.pipeline": pick("resident", "streaming"), "model.dropout": pick(0.0, 0.3),
+  }  # fmt: skip
+  return {**recipe, "log_every": "4 steps", "seed": seed}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_recipes_drawn_at_random_resume_to_the_bit(tiny, tmp_path, stop_at, monkeypatch, seed):
+  config = tiny(**drawn(seed))
+  end, _, _ = train.train(config, tmp_path / "whole")
+  stop_at(int(np.random.default_rng((seed, 1)).integers(1, end.steps_done)))
+  _, _, stopped_by = train.train(config, tmp_path / "parts")
+  assert stopped_by == signal.SIGTERM
+  monkeypatch.undo()
+  resumed, _, _ = train.train(config, tmp_path / "parts")
+  assert same_bits(resumed, end)
+  assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
