@@ -216,42 +216,24 @@ RESIDENT = {
 def step(augmented=True, **_):
   import jax
 
-  from cnnjax import augment, data, models, sharding, state, steps, tasks
   from cnnjax import config as configs
+  from cnnjax import programs
 
   config = configs.default()
-  config.data.source, config.data.name = "tfds", "cifar10"
+  config.data.source, config.data.name, config.mesh.data = "tfds", "cifar10", 1
+  config.optim.learning_rate = 0.01
   config.augment = "pad_crop(4) | flip | cutout(16) | mixup(0.2)" if augmented else None
-  mesh = sharding.make_mesh(1)
-  inputs = data.open_inputs(config, mesh)
-  model = models.create("resnet20", num_classes=10)
-  task = tasks.create(config.task, 10)
-  import optax
-
-  optimizer = optax.sgd(0.01, momentum=0.9)
-  one = steps.train_step(
-    model,
-    task,
-    optimizer,
-    augment.create(config.augment),
-    steps.normalizer(inputs.meta["mean"], inputs.meta["std"]),
-    0,
-  )
-  now = state.create(model, optimizer, task.no_metrics(), inputs.image_shape, 0, mesh)
-  feed, take = inputs.train.feed(0), inputs.train.take
+  program = programs.build(config)
+  train, now = program.inputs.train, program.new_state()
+  feed = train.feed(0)
   if not augmented:  # the same batch again and again
-    feed = jax.jit(take)(feed, 0)
-    take = lambda batch, at: batch
-  options = models.ops.compiler_options(model, now.params)
-  run_one = jax.jit(
-    steps.several(one, take, loop=False), donate_argnums=0, compiler_options=options
-  )
+    feed = jax.jit(train.take)(feed, 0)
+    train.take = lambda batch, at: batch
 
   def run(n):
     nonlocal now
     for _ in range(n):
-      now = run_one(now, feed)
-    jax.block_until_ready(now)
+      now = program.train_step(now, feed, 1)
 
   return run, _facts([])
 
