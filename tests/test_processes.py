@@ -153,7 +153,7 @@ def test_a_signal_to_one_stops_all_and_one_process_goes_on(tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_that_is_killed_ends_the_others(tmp_path, rank):
   run = start(2, tmp_path, "--config.epochs=2000", wait=False)
-  wait_for(run, tmp_path, 8, seconds=120)
+  wait_for(run, tmp_path, 11, seconds=120)  # the save of step 10 waited for that of step 5
   os.kill(ranks_of(run)[rank], signal.SIGKILL)
   began = time.monotonic()
   output, _ = run.communicate(timeout=120)
