@@ -45,7 +45,18 @@ def load(
   Raises:
     UserError: there is no such checkpoint or average, or it is of another model.
   """
-  saved = checkpoints.Checkpoints(folder, monitor=config.monitor, read_only=True)
+  while True:
+    saved = checkpoints.Checkpoints(folder, monitor=config.monitor, read_only=True)
+    try:
+      return _load(saved, config, mesh, checkpoint, weights)
+    except UserError:
+      if not saved.any_gone():  # else the run trains on: look again
+        raise
+
+
+def _load(
+  saved: checkpoints.Checkpoints, config: ConfigDict, mesh: Mesh, checkpoint: str, weights: str
+) -> Trained:
   step = saved.find(checkpoint)
   meta = saved.meta(step)
   model = models.create(**config.model, num_classes=len(meta["classes"]), dtype=config.dtype)

@@ -32,7 +32,7 @@ from cnnjax import (
 )
 from cnnjax.checkpoints import __main__ as command_line
 from cnnjax.checkpoints import integrity
-from cnnjax.config import default, override
+from cnnjax.config import default, override, to_json
 from cnnjax.errors import UserError
 
 METRIC = "validation/accuracy"
@@ -483,6 +483,21 @@ def test_evaluation_passes_over_a_damaged_one_and_changes_nothing(format_0, caps
   assert capsys.readouterr().err.startswith(warning)
 
 
+def test_evaluation_looks_again_where_the_run_goes_on_meanwhile(format_0, monkeypatch, capsys):
+  """What it was about to read is deleted for a newer one."""
+  folder, find = format_0 / "checkpoints", checkpoints.Checkpoints.find
+
+  def then_the_run_saves(self, which):
+    step = find(self, which)
+    if step == 7:
+      (folder / "7").rename(folder / "9")
+    return step
+
+  monkeypatch.setattr(checkpoints.Checkpoints, "find", then_the_run_saves)
+  step, _, _ = evaluate.evaluate_checkpoint(format_0)
+  assert step == 9 and not capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_from_the_last_good_one_of_before_formats(format_0, tiny, capsys):
   """To where the code that began it came, though a later checkpoint is damaged."""
@@ -557,6 +572,14 @@ def test_the_commands_read_only_and_say_what_there_is(format_0, capsys):
   assert line.split() == ["training/step", "2", "0.4"]
   assert call("diff", format_0, 7, "--with", format_0) == 0
   assert contents(format_0) == before
+
+
+def test_of_equals_the_first_is_listed_as_the_best(tmp_path, capsys):
+  (tmp_path / "config.json").write_text(to_json(default()))
+  write(tmp_path, (1, 0.5), (2, 0.5))
+  assert call("list", tmp_path) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert "best" in lines[1] and "last" in lines[2] and "best" not in lines[2]
 
 
 def test_verify_names_what_is_damaged(format_0, capsys):

@@ -142,6 +142,10 @@ class Checkpoints:
     # A run that goes on may have deleted some since this one looked.
     return sorted(step for step in self._manager.all_steps() if self.place(step).exists())
 
+  def any_gone(self) -> bool:
+    """Whether a run that goes on has deleted one that was there when this was opened."""
+    return not all(self.place(step).exists() for step in self._manager.all_steps())
+
   def place(self, step: int) -> pathlib.Path:
     """The folder of a checkpoint."""
     return self._folder / str(step)
@@ -179,6 +183,8 @@ class Checkpoints:
       )
     instead = f"that of step {chosen:,} is taken" if chosen != -1 else "there is no other"
     for step in sorted(set(self._bad) - self._told):
+      if not self.place(step).exists():  # a run that goes on deleted it while it was read
+        continue
       stays = self._read_only or which == "best"  # that may be asked for without being restored
       aside = "" if stays else f", and it is set aside as {FOLDER}/{step}.damaged"
       self.say(f"the checkpoint of step {step:,} is damaged: {self._bad[step]}; {instead}{aside}")

@@ -62,10 +62,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
   """The checkpoints, with time, size and the monitored metric."""
   scores = {step: saved.score(step) for step in saved.steps()}
-  finite = [
-    (score, step) for step, score in scores.items() if score is not None and score < math.inf
-  ]
-  best, monitor = max(finite, default=(0, None))[1], _monitor(args.workdir)
+  finite = {s: score for s, score in scores.items() if score is not None and score < math.inf}
+  # Of equals the first, as `Checkpoints.step` has it.
+  best, monitor = max(finite, key=finite.get, default=None), _monitor(args.workdir)
   table = Table("step", "written", "MiB", monitor, "", "verified", box=None)
   for step, score in scores.items():
     place, time = saved.place(step), saved.time(step)
