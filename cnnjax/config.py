@@ -109,6 +109,8 @@ def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[s
   for word in rest:
     flag, equals, value = word.partition("=")
     if not flag.startswith("--config."):
+      if (key := flag.removeprefix("--")) != flag and key in flatten(default()):
+        raise UserError(f"{flag} is a config key: --config.{key}=VALUE")
       raise unknown("argument", flag, ["--config", "--config.KEY=VALUE", "--help", *flags])
     if not equals and ((value := next(rest, None)) is None or value.startswith("--")):
       raise UserError(f"{flag} needs a value: {flag}=VALUE")

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 
+from cnnjax import main as program
 from cnnjax.errors import ArgumentParser, UserError, run
 
 GRACE = 30.0  # seconds for the others to leave by themselves when one has failed
@@ -79,6 +80,11 @@ def main(argv: list[str] | None = None) -> int:
   args, rest = parser.parse_known_args(argv)
   if args.processes < 1:
     raise UserError(f"--processes={args.processes}: it takes at least one")
+  own, _ = program.parse(rest)  # what is wrong with the words is said once, and nothing is started
+  if own.coordinator is not None or own.process is not None:
+    raise UserError(
+      "--coordinator and --process are what cnnjax.launch gives to each: leave them out"
+    )
   command = [sys.executable, "-m", "cnnjax.main", *rest]
   with tempfile.TemporaryDirectory() as folder:
     children, outputs = [], []

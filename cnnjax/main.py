@@ -16,6 +16,8 @@ import re
 import signal
 import sys
 
+from ml_collections import ConfigDict
+
 from cnnjax import config as configs
 from cnnjax import keys, signals
 from cnnjax.errors import ArgumentParser, UserError, run
@@ -28,8 +30,8 @@ def keys_help() -> str:
   return re.sub("^  c", "--config", "\n".join(shown), flags=re.MULTILINE)
 
 
-def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-  """The flags, and the other words, which are overrides."""
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
+  """The flags, and the config that they and the other words say."""
   parser = ArgumentParser(
     prog="python -m cnnjax.main",
     description=__doc__,
@@ -59,13 +61,12 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
   args, rest = parser.parse_known_args(argv)
   if args.workdir is not None and not args.workdir.name:
     raise UserError(f"--workdir={args.workdir} names no folder for the run")
-  return args, rest
+  flags = ["--workdir", "--coordinator", "--processes", "--process"]
+  return args, configs.from_arguments(args.config, rest, flags)
 
 
 def main(argv: list[str] | None = None) -> int:
-  args, rest = parse(argv)
-  flags = ["--workdir", "--coordinator", "--processes", "--process"]
-  config = configs.from_arguments(args.config, rest, flags)
+  args, config = parse(argv)
   try:
     from cnnjax import processes, train  # late: --help and a wrong flag need not import JAX
 

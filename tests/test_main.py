@@ -10,7 +10,7 @@ import types
 import pytest
 
 from cnnjax import config as configs
-from cnnjax import errors, evaluate, main, train, workdir
+from cnnjax import errors, evaluate, launch, main, train, workdir
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 RESNET = f"--config={CONFIGS}/resnet.py"
@@ -99,6 +99,7 @@ def resolved(monkeypatch):
     (["--config.augment=a\nb"], "cannot read"),
     (["--confg.seed=1"], "mean '--config'"),
     (["--workdri=x"], "mean '--workdir'"),
+    (["--epochs=3"], "--epochs is a config key: --config.epochs=VALUE"),
     (["resnet"], "unknown argument 'resnet'"),
   ],
 )
@@ -204,6 +205,20 @@ def test_unwritable_workdir(fails, nothing_built, tmp_path, folder):
   (tmp_path / "file").write_text("mine")
   assert f"cannot write to the workdir {folder}: " in fails(RESNET, f"--workdir={folder}")
   assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+  "words, message",
+  [
+    (["--config.sed=3"], "mean 'seed'"),
+    (["--workdri=x"], "mean '--workdir'"),
+    (["--process=1"], "leave them out"),
+    (["--processes=0"], "it takes at least one"),
+  ],
+)
+def test_launch_says_once_what_is_wrong(fails, monkeypatch, words, message):
+  monkeypatch.setattr(launch.subprocess, "Popen", None)  # no process is started for it
+  assert message in fails("--processes=2", RESNET, *words, command=launch.main)
 
 
 def test_another_run_in_the_workdir(fails, nothing_built, tmp_path):
