@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from cnnjax.errors import ArgumentParser, UserError, run, unknown
 
 SPLITS = ("train", "validation", "test")
@@ -35,6 +37,7 @@ def evaluate(
 
   Raises:
     Stopped: `stop` said so.
+    UserError: no image of the split can be read.
   """
   total = None
   for batch, mask in pipeline.once(batch_size):
@@ -42,6 +45,8 @@ def evaluate(
       raise Stopped
     found = step(variables, batch, mask)
     total = found if total is None else total.merge(found)
+  if total is None or not np.min(total.loss.count):
+    raise UserError("none of the images of the split can be read")
   return total
 
 

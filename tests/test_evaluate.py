@@ -1,5 +1,7 @@
 """Every example counts once: for any batch size, any number of devices, in either pipeline."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -228,6 +230,11 @@ def test_unreadable_images_are_named_and_not_counted(tiny, folder, tmp_path, pip
   assert "2 images cannot be read and are left out, such as " in printed and "truncated" in printed
   with pytest.raises(UserError, match=r"2 images cannot be read, and data\.max_unreadable is 1"):
     evaluate.evaluate_checkpoint(tmp_path, **{"data.max_unreadable": 1})
+  shutil.copytree(folder, tmp_path / "broken")
+  for image in (tmp_path / "broken" / "test").rglob("*.png"):
+    image.write_bytes(b"nothing")
+  with pytest.raises(UserError, match="none of the images .*can be read"):
+    evaluate.evaluate_checkpoint(tmp_path, **{"data.path": str(tmp_path / "broken")})
 
 
 @pytest.mark.parametrize("pipeline", ["resident", "streaming"])
