@@ -131,17 +131,21 @@ class Members:
 
 
 def in_words(metrics: Mapping[str, float], prefix: str = "") -> str:
-  """Accuracy, loss and what else there is, with intervals; not the values of each run."""
+  """Accuracy, loss and what else there is: of seeds the mean with its interval, of rates each."""
   found = []
   place = lambda name: ([*FIRST, name.removeprefix(prefix)]).index(name.removeprefix(prefix))
   for name in sorted(metrics, key=place):
     if name.endswith("_ci95") or "(" in name or not name.startswith(prefix):
       continue
     form = ".4f" if name.endswith("loss") else ".2%"
-    interval = f" ± {metrics[f'{name}_ci95']:{form}}" if f"{name}_ci95" in metrics else ""
-    label = name.removeprefix(prefix).replace("_", " ")
-    found.append(f"{label} {metrics[name]:{form}}{interval}")
-  return ", ".join(found)
+    each = {key: value for key, value in metrics.items() if key.startswith(f"{name} (")}
+    text = f"{metrics[name]:{form}}"
+    if (interval := metrics.get(f"{name}_ci95")) is not None:
+      text += f" ± {interval:{form}}"
+    elif each:  # a mean of learning rates says nothing
+      text = " ".join(f"{v:{form}}{key.removeprefix(name)}" for key, v in each.items())
+    found.append(f"{name.removeprefix(prefix).replace('_', ' ')} {text}")
+  return ", ".join(found) + (" (mean, 95 % interval)" if any("_ci95" in m for m in metrics) else "")
 
 
 def check(config: ConfigDict) -> None:
@@ -150,6 +154,8 @@ def check(config: ConfigDict) -> None:
     return
   if config.seeds > 1 and config.rates:
     raise UserError("seeds and rates are both given: train one sweep at a time")
+  if len(set(names := create(config).names)) < len(names):
+    raise UserError(f"rates names one twice: {', '.join(names)}")
   refused = {
     "early_stopping.patience": config.early_stopping.patience is not None,
     "optim.plateau.patience": config.optim.plateau.patience is not None,

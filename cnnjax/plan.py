@@ -54,16 +54,21 @@ class Plan:
       "FLOPs": f"{_short(self.flops)} a step on each device by XLA's count; 6 x MACs x batch are "
       f"{_short(train)} on all",
       "compiling": f"{self.seconds:.1f} s",
-      "memory": "GiB on each device:",
+      "memory": "on each device:",
     }
-    found |= {f"  {name}": f"{size / GIB:8.3f}" for name, size in self.memory.items()}
-    return found | {"  in all": f"{self.total / GIB:8.3f}"}
+    found |= {f"  {name}": f"{_bytes(size):>12}" for name, size in self.memory.items()}
+    return found | {"  in all": f"{_bytes(self.total):>12}"}
 
 
 def _short(number: float) -> str:
   """1.82e9 as "1.82 G"."""
   power = min(max(int(math.log10(number or 1)) // 3, 0), 5)
   return f"{number / 1000**power:.3g} {' kMGTP'[power]}".rstrip()
+
+
+def _bytes(number: float) -> str:
+  """3 * 2**29 as "1.500 GiB", and what is less than one in MiB."""
+  return f"{number / GIB:.3f} GiB" if number >= GIB else f"{number / 2**20:.3f} MiB"
 
 
 def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None = None) -> Plan:
@@ -187,7 +192,7 @@ def _largest(found: Plan, planned: Callable[[int], Plan], gib: float) -> str:
   end = ", which is all that there is" if batch + unit > most else ""
   return (
     f"largest batch that fits into {gib:g} GiB: batch_size={batch}{end}, {batch // size} on each "
-    f"device, with {taken / GIB:.3f} GiB"
+    f"device, with {_bytes(taken)}"
   )
 
 

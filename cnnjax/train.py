@@ -92,9 +92,9 @@ def train(
       finally:
         out.name_unreadable(inputs.skipped)
       saved.wait()
-      restored = None if result is now else result.steps_done
-      out.report(workdir, now.steps_done, saved.step("best"), stop(), restored=restored)
-      return result, out.latest, stop()
+      by, restored = stop(), None if result is now else result.steps_done
+      out.report(workdir, now.steps_done, saved.step("best"), by, restored=restored)
+      return result, out.latest, by
 
 
 def loop(run: Run, now: state.TrainState, *, evaluation_due: bool) -> state.TrainState:

@@ -30,7 +30,7 @@ if _hidden:
   del sys.modules["torch"]
 
 METRICS = "metrics.jsonl"
-RESULT = re.compile(r"test/((ema|swa|schedule_free)_)?(accuracy|loss)(_ci95)?")
+RESULT = re.compile(r"test/((ema|swa|schedule_free)_)?(accuracy|loss)(_ci95| \(.*\))?")
 UNREADABLE = "unreadable.txt"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 PEEK_EVERY = 0.5  # seconds between looks at the loss for the progress bar
@@ -306,6 +306,8 @@ class Writers:
     took = datetime.timedelta(seconds=round(time.monotonic() - self._began))
     done = step - self._began_at
     did = f"trained {done:,} steps in {took} ({self._speed()}). " if done > 0 else ""
+    if step < self._total:
+      self.say(f"stopped early, at step {step:,} of {self._total:,}")
     if "test/accuracy" in self.latest:
       of = "last step" if restored is None else f"best step, {restored:,}"
       main = {name: value for name, value in self.latest.items() if RESULT.fullmatch(name)}

@@ -192,11 +192,11 @@ def test_the_command_in_words(tiny, tmp_path, capsys, monkeypatch):
   assert shown["model"].endswith("simple_cnn, 1,294 parameters, float32")
   assert shown["data"].endswith("synthetic, 8x8x1, 10 classes, 101 examples")
   assert shown["devices"].endswith("2 x cpu (data 1, fsdp 2), batch 16, 8 on each")
-  assert float(shown["in"].split()[-1]) >= 0 and shown["MACs"].split()[1:3] == ["2.53", "k"]
+  assert shown["in"].endswith(" MiB") and shown["MACs"].split()[1:3] == ["2.53", "k"]
   assert "  conv1/kernel  (3, 3, 1, 4)  (3, 3, 1, 2)  axis 3 over fsdp" in lines
   assert any("are of XLA's CPU compiler" in line for line in lines)
   assert lines[-1] == (
-    "largest batch that fits into 0.6 GiB: batch_size=32, 16 on each device, with 0.500 GiB"
+    "largest batch that fits into 0.6 GiB: batch_size=32, 16 on each device, with 512.000 MiB"
   )
 
 

@@ -156,6 +156,7 @@ def test_early_stopping_restores_the_best_and_a_stopped_run_stays_so(tiny, tmp_p
   assert metrics["validation/loss"] == losses[best]  # of the same step as the test split
   printed = capsys.readouterr().out
   assert f"best step, {best:,}" in printed
+  assert f"stopped early, at step {last:,} of 200\n" in printed
   lines = metrics_of(tmp_path)
   again, _, _ = train.train(config, tmp_path)
   assert "this run is finished" in capsys.readouterr().out
@@ -208,12 +209,13 @@ def test_distillation_learns_what_the_teacher_says(tiny, tmp_path):
     train.train(student, tmp_path / "other")
 
 
-def test_members_are_the_runs_of_their_seeds(tiny, tmp_path):
+def test_members_are_the_runs_of_their_seeds(tiny, tmp_path, capsys):
   """On CPU to the bit, since they take turns; the mean is theirs, by Student's t."""
   import scipy.stats
 
   settings = {"epochs": 2, "optim.learning_rate": 0.02}
   together, metrics, _ = train.train(tiny(seed=3, seeds=3, **settings), tmp_path / "all")
+  assert ", last step" in (said := capsys.readouterr().out) and "(mean, 95 % interval)" in said
   accuracies = []
   for i, seed in enumerate((3, 4, 5)):
     alone, one, _ = train.train(tiny(seed=seed, **settings), tmp_path / str(seed))
@@ -242,7 +244,7 @@ def test_one_program_gives_what_turns_give(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_rates_are_runs_of_their_own(tiny, tmp_path):
+def test_rates_are_runs_of_their_own(tiny, tmp_path, capsys):
   rates = (0.01, 0.05)
   settings = {"epochs": 1, "data.source": "synthetic", "optim.scale_from": 8}
   together, metrics, _ = train.train(tiny(rates=rates, **settings), tmp_path / "all")
@@ -254,6 +256,8 @@ def test_rates_are_runs_of_their_own(tiny, tmp_path):
       np.testing.assert_allclose(a, b[i], rtol=1e-3, atol=1e-5)
     assert one["test/loss"] == pytest.approx(metrics[f"test/loss (rate {rate:g})"], rel=1e-3)
     assert one["learning_rate"] == pytest.approx(metrics[f"learning_rate (rate {rate:g})"])
+  said = next(line for line in capsys.readouterr().out.splitlines() if "rate 0.05), loss" in line)
+  assert f"test accuracy {metrics['test/accuracy (rate 0.01)']:.2%} (rate 0.01) " in said
 
 
 def test_where_nan_begins_is_named(tiny, tmp_path):
@@ -285,6 +289,7 @@ def test_float16_leaves_out_steps_that_overflow(tiny, tmp_path):
     ({"batch_norm.ghost": 5}, "batch_norm.ghost=5 does not divide"),
     ({"batch_norm.accumulated": "matched"}, "accumulate above 1"),
     ({"seeds": 2, "rates": (0.1, 0.2)}, "one sweep at a time"),
+    ({"rates": (0.1, 0.2, 0.1)}, "rates names one twice: rate 0.1, rate 0.2, rate 0.1"),
     ({"seeds": 2, "optim.noise": 0.1}, "optim.noise does not go with several runs"),
     ({"early_stopping.patience": 3}, "there is no validation split"),
     ({"optim.plateau.patience": 3}, "there is no validation split"),
