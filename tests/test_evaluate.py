@@ -233,7 +233,7 @@ def test_unreadable_images_are_named_and_not_counted(tiny, folder, tmp_path, pip
   shutil.copytree(folder, tmp_path / "broken")
   for image in (tmp_path / "broken" / "test").rglob("*.png"):
     image.write_bytes(b"nothing")
-  with pytest.raises(UserError, match="none of the images .*can be read"):
+  with pytest.raises(UserError, match=r"none of the images .*can be read"):
     evaluate.evaluate_checkpoint(tmp_path, **{"data.path": str(tmp_path / "broken")})
 
 

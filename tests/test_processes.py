@@ -123,6 +123,39 @@ def test_the_same_losses_and_exact_evaluation(alone, tmp_path, name):
   assert_same(lines_of(tmp_path), alone)
 
 
+PRECISE_STOPPING = (
+  "--config.batch_norm.precise=True", "--config.batch_norm.batches=3", "--config.health.every=2",
+  "--config.optim.plateau.patience=1", "--config.early_stopping.patience=4",
+  "--config.monitor=validation/loss",
+)  # fmt: skip
+MATCHED_SWA = (
+  "--config.accumulate=2", "--config.batch_norm.accumulated=matched",
+  "--config.average.swa_start=1", "--config.average.swa_every=3 steps",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [PRECISE_STOPPING, MATCHED_SWA], ids=["precise", "matched"])
+def test_recipes_are_the_same_on_two_processes(tmp_path, words):
+  more = "--config.epochs=3", "--config.model.batch_norm=True", *words
+  for count in (1, 2):
+    code, output = start(count, tmp_path / str(count), *more)
+    assert code == 0, output
+  assert_same(lines_of(tmp_path / "2"), lines_of(tmp_path / "1"))
+
+
+@pytest.mark.slow
+def test_nan_is_traced_by_all(tmp_path):
+  words = (
+    "--config.optim.schedule.name=multi_step", "--config.optim.schedule.boundaries=('5 steps',)",
+    "--config.optim.schedule.factor=1e18", "--config.health.trace=True",
+    "--config.optim.name=sgd", "--config.optim.learning_rate=0.1",
+  )  # fmt: skip
+  words = [w for w in WORDS if "schedule" not in w] + [*words, "--config.epochs=3"]
+  code, output = start(2, tmp_path, words=words)
+  assert code == 2 and "began in" in output and "infinite in step" in output, output
+
+
 @pytest.mark.slow
 def test_two_devices_in_each_of_two_processes(alone, tmp_path):
   flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
