@@ -22,7 +22,7 @@ SETTINGS = (
 
 @pytest.fixture
 def enabled(monkeypatch):
-  """The cache of JAX as it is in a run, which the suite has switched off."""
+  """The cache of JAX as it is in a run, without the folder of the suite."""
   before = {name: getattr(jax.config, name) for name in SETTINGS}
   monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
   warnings.simplefilter("always")

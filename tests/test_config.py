@@ -504,6 +504,7 @@ def test_another_choice_sets_back_what_the_preset_had_for_its_own():
   config = configs.from_arguments("configs/resnet.py:cifar10", words, [])
   preset = configs.load("configs/resnet.py:cifar10")
   assert preset.optim.schedule.boundaries and not config.optim.schedule.boundaries
+  config.data = default().data  # CIFAR-10 need not be there
   configs.validate(config)
   digits = configs.from_arguments("configs/resnet.py", words, [])
   assert digits.optim.schedule.warmup == configs.load("configs/resnet.py").optim.schedule.warmup

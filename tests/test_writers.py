@@ -245,7 +245,7 @@ def test_no_terminal_has_plain_lines(tmp_path, console, monkeypatch):
   text = shown.file.getvalue().splitlines()
   assert not re.search("[\x1b\r━]", shown.file.getvalue())
   assert text[:2] == ["  model    lenet5", "  workdir  runs/x"]
-  assert re.fullmatch(r"compiled in \d+\.\d s", text[2])
+  assert re.fullmatch(r"compiled in \d+\.\d s, 0 of 0 programs from the cache in .*", text[2])
   assert re.fullmatch(
     r"step 15 of 40: loss 0\.2500, learning rate 0\.00667, [\d,]+ images/s, "
     r"0:00:\d\d left",
