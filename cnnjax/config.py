@@ -239,6 +239,15 @@ def _check_values(flat: dict[str, Any]) -> None:
       amount, _ = durations.parse(value, key)
       if not amount and key not in keys.MAY_BE_0:
         raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
+  standard = flatten(default())
+  for key, (switch, wanted) in keys.NEEDS.items():
+    on = flat[switch] == wanted if wanted else flat[switch] != standard[switch]
+    if not on and flat[key] != standard[key]:
+      say = f"{switch}={wanted}" if wanted else switch
+      raise UserError(
+        f"config key {key!r} is {flat[key]!r} and has no effect without {say}: set that as well, "
+        f"or leave it at {standard[key]!r}"
+      )
   listed = [("optim.schedule.boundaries", b) for b in flat["optim.schedule.boundaries"]]
   listed += [("optim.schedule.points", point[0]) for point in flat["optim.schedule.points"]]
   for key, duration in listed:

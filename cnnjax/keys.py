@@ -3,10 +3,12 @@
 `default()` is the one base config; what is done with a config is in config.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from cnnjax.errors import UserError
 
 
 def default() -> ConfigDict:
@@ -335,13 +337,35 @@ CHOICES = {
 }
 # What a preset says for its own choice, and what is set back where the command line makes another.
 OF_A_CHOICE = {
-  "optim.name": ("optim.nesterov",),
+  "optim.name": tuple(
+    f"optim.{key}"
+    for key in ("momentum", "nesterov", "b1", "b2", "eps", "decay", "trust_coefficient")
+  ),
   "optim.schedule.name": tuple(
     f"optim.schedule.{key}"
     for key in default().optim.schedule
     if key not in ("name", "warmup", "warmup_factor")
   ),
 }
+# What acts where another key has not its default alone, or such a value.
+NEEDS: dict[str, tuple[str, str | None]] = {
+    **dict.fromkeys(("loss_scale.initial", "loss_scale.growth_steps", "loss_scale.maximum"),
+                    ("dtype", "float16")),
+    "profile.steps": ("profile.start", None),
+    "early_stopping.min_delta": ("early_stopping.patience", None),
+    "early_stopping.restore_best": ("early_stopping.patience", None),
+    "data.crop_scale": ("data.crop", "random_resized"),
+    "data.crop_ratio": ("data.crop", "random_resized"),
+    "task.effective_beta": ("task.class_weights", "effective_number"),
+    "optim.scale_rule": ("optim.scale_from", None),
+    "optim.lookahead_rate": ("optim.lookahead", None),
+    "optim.weight_decay_kind": ("optim.weight_decay", None),
+    "optim.agc_mask": ("optim.agc", None), "optim.noise_decay": ("optim.noise", None),
+    **dict.fromkeys(
+        [f"optim.plateau.{key}" for key in default().optim.plateau if key != "patience"],
+        ("optim.plateau.patience", None)),
+    "average.ema_warmup": ("average.ema", None), "average.swa_every": ("average.swa_start", None),
+}  # fmt: skip
 # What may differ when a run goes on: where it ends, and what does not change its arithmetic.
 MAY_CHANGE = (
     "epochs", "early_stopping.patience", "imports", "data.data_dir", "data.path",
@@ -350,6 +374,27 @@ MAY_CHANGE = (
     "eval_every", "checkpoint_every", "keep.last", "keep.best", "keep.every", "compilation_cache",
     "profile.start", "profile.steps",
 )  # fmt: skip
+
+
+def check_idle(group: str, config: ConfigDict, takes: Mapping[str, Iterable[str]]) -> None:
+  """Raises UserError for a key that `config.name` has no use for, and that is not at its default.
+
+  `config` is the `group` of a config; `takes` says which of its keys each name takes, of those
+  that only some do.
+  """
+  standard = default()
+  for name in group.split("."):
+    standard = standard[name]
+  some = [key for key in standard if any(key in keys for keys in takes.values())]
+  own = takes[config.name]
+  if idle := [key for key in some if key not in own and config[key] != standard[key]]:
+    given = ", ".join(f"{key}={config[key]!r}" for key in idle)
+    back = ", ".join(f"{key}={standard[key]!r}" for key in idle)
+    users = [name for name, keys in takes.items() if {*idle} <= {*keys}]
+    raise UserError(
+      f"{group}: {config.name} has no use for {given}; go back to the default ({back})"
+      + (f", or take {' or '.join(users)}" if users else "")
+    )
 
 
 def _is_range(value: tuple) -> bool:

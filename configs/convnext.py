@@ -85,7 +85,7 @@ def finetune_384(c):
   c.optim.layer_decay = 0.7 ** (13 / 45)  # layer_decay 0.7 over 13 steps from head to stem
   c.optim.schedule.warmup = 0
   c.optim.schedule.end_factor = 1e-6 / 5e-5
-  c.average.ema = None
+  c.average.ema, c.average.ema_warmup = None, True
 
 
 def get_config(preset: str = "digits"):

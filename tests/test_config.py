@@ -11,6 +11,7 @@ from cnnjax import config as configs
 from cnnjax import keys
 from cnnjax.config import MAY_CHANGE, default, differences, flatten, from_json, override, to_json
 from cnnjax.errors import UserError
+from cnnjax.optim.optimizers import OPTIMIZERS
 
 
 def set_text(config, assignment):
@@ -497,6 +498,29 @@ def test_differences_that_do_not():
   as_tuple = default()
   as_tuple.data.mean = (0.5,)
   assert not differences(as_list, as_tuple)
+
+
+@pytest.mark.parametrize(
+  "key, value, words",
+  [
+    ("average.swa_every", 2, "without average.swa_start: set that as well, or leave it at 1"),
+    ("loss_scale.initial", 2.0, "without dtype=float16"),
+    ("data.crop_scale", (0.2, 1.0), "without data.crop=random_resized"),
+    ("optim.plateau.factor", 0.5, "without optim.plateau.patience"),
+  ],
+)
+def test_what_has_no_effect_is_refused(key, value, words):
+  config = default()
+  configs.override(config, key, value)
+  with pytest.raises(UserError, match=f"{key}.* has no effect {words}"):
+    configs.validate(config)
+
+
+def test_each_key_that_needs_another_is_there():
+  known = flatten(default())
+  assert {*keys.NEEDS, *(switch for switch, _ in keys.NEEDS.values())} <= {*known}
+  taken = {f"optim.{key}" for rule in OPTIMIZERS.values() for key in rule.takes}
+  assert taken | {"optim.nesterov"} == {*keys.OF_A_CHOICE["optim.name"]}
 
 
 def test_another_choice_sets_back_what_the_preset_had_for_its_own():

@@ -296,7 +296,7 @@ def test_float16_leaves_out_steps_that_overflow(tiny, tmp_path):
     ({"monitor": "test/accuracy"}, "a metric of the validation split"),
     ({"monitor": "validation/acuracy"}, "Did you mean 'validation/accuracy'"),
     ({"average.swa_start": 10}, "average.swa_start=10 is step 60, and the run has 18"),
-    ({"loss_scale.initial": 2.0**30}, "above loss_scale.maximum"),
+    ({"dtype": "float16", "loss_scale.initial": 2.0**30}, "above loss_scale.maximum"),
     ({"optim.freeze": ("nothing",)}, "nothing"),
     (
       {"optim.name": "schedule_free_sgd", "optim.schedule.name": "constant", "average.ema": 0.9},

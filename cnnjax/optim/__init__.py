@@ -26,6 +26,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from cnnjax import keys
 from cnnjax.errors import UserError, unknown
 from cnnjax.optim import masks, plateau, schedules, transforms
 from cnnjax.optim.optimizers import OPTIMIZERS, kind, momentum
@@ -49,6 +50,7 @@ def check(config: ConfigDict) -> None:
       f"optim.nesterov is for {' and '.join(_with_nesterov())}, not for {name}: set it to "
       f"False{hint}"
     )
+  keys.check_idle("optim", config, {name: rule.takes for name, rule in OPTIMIZERS.items()})
   if config.nesterov and not config.momentum:
     raise UserError("optim: Nesterov needs a momentum above 0")
   clippings = [key for key in CLIPPINGS if config[key] is not None]

@@ -17,6 +17,7 @@ momentum holds steps |
 
 import functools
 import math
+import string
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -44,6 +45,11 @@ class Optimizer(NamedTuple):
   momentum_of_steps: bool = False  # momentum adds up steps, the rate in them, not gradients
   nesterov: bool = False  # it looks at optim.nesterov
   decays_inside: bool = False  # the direction adds the l2 itself
+
+  @property
+  def takes(self) -> set[str]:
+    """The keys of `config.optim` that it reads, of those that only some do; and nesterov."""
+    return {key for _, key, _, _ in string.Formatter().parse(self.details) if key}
 
 
 def kind(config: ConfigDict) -> str | None:

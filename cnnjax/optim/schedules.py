@@ -178,22 +178,13 @@ def check(config: ConfigDict) -> None:
       "optim.schedule: one_cycle climbs by itself, until peak_at; set optim.schedule.warmup=0 in "
       f"the place of {config.warmup!r}, or take cosine behind the warm-up"
     )
-  standard, (_, takes) = keys.default().optim.schedule, SCHEDULES[config.name]
+  standard = keys.default().optim.schedule
   if not warmup and config.warmup_factor != standard.warmup_factor:
     raise UserError(
       f"optim.schedule.warmup_factor={config.warmup_factor!r} is where a warm-up begins, and "
       "there is none; set optim.schedule.warmup as well"
     )
-  own = ("name", "warmup", "warmup_factor", *takes)
-  idle = [key for key in standard if key not in own and config[key] != standard[key]]
-  if idle:
-    given = ", ".join(f"{key}={config[key]!r}" for key in idle)
-    back = ", ".join(f"{key}={standard[key]!r}" for key in idle)
-    users = [name for name, (_, takes) in SCHEDULES.items() if {*idle} <= {*takes}]
-    raise UserError(
-      f"optim.schedule: {config.name} has no use for {given}; go back to the default ({back})"
-      + (f", or take {' or '.join(users)}" if users else "")
-    )
+  keys.check_idle("optim.schedule", config, {name: takes for name, (_, takes) in SCHEDULES.items()})
 
 
 def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps) -> optax.Schedule:

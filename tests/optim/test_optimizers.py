@@ -290,8 +290,8 @@ def test_decay_is_not_clipped_away(clipping):
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_l1_is_in_the_gradient_of_what_decays(name):
   """So SGD moves by its sign, and for AdamW it is a part of the moments."""
-  config = settings(name=name, momentum=0.0, l1=0.3)
-  plain = settings(name=name, momentum=0.0)
+  config = settings(name=name, l1=0.3)
+  plain = settings(name=name)
   grad = gradients(steps=1)[0]
   with_l1 = {p: g + 0.3 * np.sign(start()[p]) * (p in KERNELS) for p, g in grad.items()}
   close(run(config, [grad])[0][0], run(plain, [with_l1])[0][0], rtol=1e-6, atol=1e-7)
@@ -340,6 +340,8 @@ def test_depths_are_asked_for():
     ({"nesterov": True, "momentum": 0.0}, "Nesterov needs a momentum"),
     ({"name": "adam", "nesterov": True}, "not for adam: set it to False; optim.name=nadam"),
     ({"name": "lion", "nesterov": True}, "nesterov is for sgd and lars, not for lion"),
+    ({"b1": 0.8}, r"sgd has no use for b1=0.8; go back to the default \(b1=0.9\), or take adam or"),
+    ({"name": "adam", "decay": 0.5, "b2": 0.9}, r"for decay=0.5; .* or take rmsprop or rmsprop_tf"),
     ({"clip_norm": 1.0, "clip_value": 1.0}, "clip_norm and clip_value both clip the gradient"),
     ({"clip_norm": 1.0, "agc": 0.01}, "clip_norm and agc both clip the gradient"),
     ({"name": "schedule_free_sgd"}, "schedule.name=constant, with a warm-up.*not cosine"),

@@ -16,8 +16,8 @@ DEPTHS = {"dense": 0}
 
 
 def one_step(params=PARAMS, grads=GRADS, rate=0.1, depths=DEPTHS, seed=0, **overrides):
-  """What a step leads to; SGD without momentum, if not said otherwise."""
-  config = settings(**{"momentum": 0.0, **overrides})
+  """What a first step leads to, by SGD if not said otherwise; momentum acts from the second on."""
+  config = settings(**overrides)
   optimizer = optim.create(config, lambda _: rate, params, depths, seed=seed)
   updates, _ = optimizer.update(grads, optimizer.init(params), params)
   return optax.apply_updates(params, updates)
