@@ -105,7 +105,7 @@ def _order(config: ConfigDict, examples: int | None) -> data.Order:
     if c.source == "tfds":
       from cnnjax.data import tfds  # late: a second of its own
 
-      if not tfds._builder(c.name, c.data_dir).is_prepared():  # or `load` would download it
+      if tfds.described(c) is not None:  # `load` would download it
         raise UserError(f"the data set {c.name} is not prepared")
     streamed = c.copy_and_resolve_references()
     streamed.pipeline = "streaming"  # so that no image is decoded
