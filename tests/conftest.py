@@ -63,3 +63,10 @@ def tiny():
     return config
 
   return make
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget():
+  """Programs of one file are of no use to the next."""
+  yield
+  jax.clear_caches()
