@@ -66,7 +66,7 @@ def evaluate_checkpoint(
   Args:
     workdir: where the run is.
     split: "train", "validation" or "test", as the run's config has them.
-    checkpoint: "last" or "best".
+    checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept: "ema", "swa", "schedule_free".
     splits: what the run was given by `data.from_arrays`, if it was.
     unreadable: gets the names of images that cannot be read, and why.
@@ -83,7 +83,7 @@ def evaluate_checkpoint(
 
   if split not in SPLITS:
     raise unknown("split", split, SPLITS)
-  if checkpoint not in checkpoints.WHICH:
+  if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
     raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
   if weights not in WEIGHTS:
     raise unknown("weights", weights, WEIGHTS)
@@ -116,11 +116,12 @@ def evaluate_checkpoint(
 
 def main(argv: list[str] | None = None) -> int:
   parser = ArgumentParser(
-    prog="python -m cnnjax.evaluate", description="Evaluates a checkpoint on a whole split."
+    prog="python -m cnnjax.evaluate",
+    description="Evaluates a checkpoint on a whole split: by default the last one on test.",
   )
   parser.add_argument("--workdir", required=True, type=pathlib.Path, help="where the run is")
   parser.add_argument("--split", default="test", help="train, validation or test")
-  parser.add_argument("--checkpoint", default="last", help="last or best")
+  parser.add_argument("--checkpoint", default="last", help="last, best or a step")
   parser.add_argument("--weights", default="raw", help="raw; ema, swa or schedule_free, if kept")
   parser.add_argument("--batch_size", type=int, help="examples at a time")
   parser.add_argument("--views", help="predictions are means over views, such as flip")

@@ -9,7 +9,7 @@ import flax.linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import checkpoints, members, models, state, steps, workdir
+from cnnjax import checkpoints, keys, members, models, state, steps, workdir
 from cnnjax.data import check_classes
 from cnnjax.errors import UserError
 
@@ -39,7 +39,7 @@ def load(
     folder: where the run is.
     config: the run's, which `workdir.load_config` reads.
     mesh: where the variables shall lie.
-    checkpoint: "last" or "best".
+    checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
 
   Raises:
@@ -95,15 +95,30 @@ def teacher(
     UserError: there is no such run, or it knows other classes.
   """
   if config.workdir is None:
+    standard = keys.default().distill
+    if idle := [key for key in standard if config[key] != standard[key]]:
+      raise UserError(
+        f"distill.{idle[0]}={config[idle[0]]!r} has no effect without distill.workdir: set that as "
+        f"well, or leave it at {standard[idle[0]]!r}"
+      )
     return None
+  try:
+    return _teacher(config, meta, mesh, sizes)
+  except UserError as e:
+    raise UserError(f"the teacher in distill.workdir={config.workdir}: {e}") from e
+
+
+def _teacher(config: ConfigDict, meta: dict[str, Any], mesh: Mesh, sizes: Sequence[int]) -> Teacher:
   folder = pathlib.Path(config.workdir)
   settings = workdir.load_config(folder)
   found = load(folder, settings, mesh, config.checkpoint, config.weights)
   if found.members.several:
-    raise UserError(f"distill.workdir={config.workdir} holds several runs; give it one")
+    raise UserError("it holds several runs; give it one")
   check_classes(found.meta["classes"], meta["classes"])
-  shape = tuple(found.meta["image_shape"])
-  state.check_sizes(found.model, found.variables, shape, {meta["image_shape"][0], *sizes})
+  shape, taught = tuple(found.meta["image_shape"]), meta["image_shape"]
+  if shape[-1] != taught[-1]:
+    raise UserError(f"its images have {shape[-1]} channels, and those of this run {taught[-1]}")
+  state.check_sizes(found.model, found.variables, shape, {taught[0], *sizes})
   made = Teacher.of(found.model, found.variables, found.meta["mean"], found.meta["std"])
   text = f"{made.text} of {folder}, {config.weights} weights of step {found.step:,}"
   return dataclasses.replace(made, text=text, step=found.step)

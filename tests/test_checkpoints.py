@@ -483,6 +483,17 @@ def test_evaluation_passes_over_a_damaged_one_and_changes_nothing(format_0, caps
   assert capsys.readouterr().err.startswith(warning)
 
 
+def test_a_step_by_its_number(format_0):
+  step, _, metrics = evaluate.evaluate_checkpoint(format_0, checkpoint="5")
+  assert step == 5 and metrics["loss"] == pytest.approx(2.29188, abs=2e-5)
+  with pytest.raises(UserError, match=r"unknown step '6'.*Choose from: 5, 7, best, last"):
+    evaluate.evaluate_checkpoint(format_0, checkpoint="6")
+  integrity.seal(format_0 / "checkpoints" / "5")
+  flip(format_0 / "checkpoints" / "5" / "_CHECKPOINT_METADATA")
+  with pytest.raises(UserError, match="step 5 is damaged"):
+    evaluate.evaluate_checkpoint(format_0, checkpoint="5")
+
+
 def test_evaluation_looks_again_where_the_run_goes_on_meanwhile(format_0, monkeypatch, capsys):
   """What it was about to read is deleted for a newer one."""
   folder, find = format_0 / "checkpoints", checkpoints.Checkpoints.find
@@ -568,7 +579,9 @@ def test_the_commands_read_only_and_say_what_there_is(format_0, capsys):
   assert call("verify", format_0) == 0
   assert "step 7: can be read (unverified" in capsys.readouterr().out
   assert call("diff", format_0, 5, 7) == 1
-  line = next(x for x in capsys.readouterr().out.splitlines() if "training/step" in x)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[-1].endswith("arrays differ: A is step 5, B is step 7")
+  line = next(x for x in lines if "training/step" in x)
   assert line.split() == ["training/step", "2", "0.4"]
   assert call("diff", format_0, 7, "--with", format_0) == 0
   assert contents(format_0) == before
@@ -633,6 +646,8 @@ def test_a_mean_of_checkpoints_can_be_evaluated(format_0, tmp_path, tiny):
     (["show", "3"], "unknown step '3'.*Choose from: 5, 7, best, last"),
     (["diff", "5", "x"], "unknown step 'x'"),
     (["average", "--last=0", "--out=x"], "--last=0"),
+    (["average", "--last=9", "--out=x"], "--last=9, and there are 2"),
+    (["diff"], "that is step 7 twice"),
     (["average", "--out=x"], "one of the arguments"),
     (["lost"], "invalid choice"),
   ],

@@ -383,15 +383,25 @@ class Checkpoints:
     )
 
   def find(self, which: str) -> int:
-    """The step of the last or the best checkpoint; UserError where there is none."""
+    """The step of a checkpoint: "last", "best", or a step as digits.
+
+    Raises:
+      UserError: there is none, or that of the step is damaged.
+    """
+    if which not in WHICH:
+      if not which.isdecimal() or (step := int(which)) not in self.steps():
+        raise unknown("step", which, [*WHICH, *self.steps()])
+      if not self._is_whole(step):
+        raise UserError(f"the checkpoint of step {step:,} is damaged: {self._bad[step]}")
+      return step
     if (step := self.step(which)) is not None:
       return step
-    why = (
-      " (a run keeps its best when it has a validation split: data.validation)"
-      if which == "best" and self.any()
-      else ""
+    if which == "last" or not self.any():
+      raise UserError(f"{self._folder.parent} holds no checkpoint")
+    raise UserError(
+      f"{self._folder.parent} holds no best checkpoint (a run keeps its best when it has a "
+      "validation split: data.validation)"
     )
-    raise UserError(f"{self._folder.parent} holds no {which} checkpoint{why}")
 
   def restore(self, abstract: TrainState, which: str = "last") -> TrainState:
     """The state of the last or the best checkpoint, laid out as `abstract` says.

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from cnnjax import workdir as workdirs
 from cnnjax.checkpoints import FOLDER, WHICH, Checkpoints, integrity, paths
-from cnnjax.errors import ArgumentParser, UserError, run, unknown
+from cnnjax.errors import ArgumentParser, UserError, run
 
 ITEMS = ("variables", "averages", "training")
 
@@ -75,7 +75,7 @@ def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> 
       f"{_size(place) / 2**20:.1f}",
       "" if score is None else "?" if score == math.inf else f"{abs(score):.6g}",
       ", ".join(marks),
-      "when written" if integrity.is_sealed(place) else "unverified",
+      "at saving" if integrity.is_sealed(place) else "unverified",
     )
   console.print(table)
   for place in sorted((args.workdir / FOLDER).glob("*.damaged*")):
@@ -85,7 +85,7 @@ def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> 
 
 def show(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
   """What a checkpoint holds: each array with its shape, and what was saved beside them."""
-  step = _step(saved, args.step)
+  step = saved.find(args.step)
   for item, arrays in saved.shapes(step).items():
     total = sum(math.prod(x.shape) for x in arrays.values())
     console.print(f"{item}: {len(arrays)} arrays, {total:,} values")
@@ -121,14 +121,20 @@ def verify(args: argparse.Namespace, saved: Checkpoints, console: Console) -> in
 def diff(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
   """Which arrays of two checkpoints differ, and how much; exit code 1 where some do."""
   other = saved if args.other is None else _open(args.other)
-  a, b = _arrays(saved, _step(saved, args.a)), _arrays(other, _step(other, args.b))
+  steps = saved.find(args.a), other.find(args.b)
+  if other is saved and steps[0] == steps[1]:
+    raise UserError(f"that is step {steps[0]:,} twice; name two, or another workdir: --with=OTHER")
+  a, b = _arrays(saved, steps[0]), _arrays(other, steps[1])
   rows = list(differences(a, b))
   table = Table("array", "largest difference", "relative", box=None)
   for row in rows:
     table.add_row(*row)
   if rows:
     console.print(table)
-  console.print(f"{len(rows)} of {len({*a, *b})} arrays differ")
+  console.print(
+    f"{len(rows)} of {len({*a, *b})} arrays differ: A is step {steps[0]:,}, B is step {steps[1]:,}"
+    + (f" of {args.other}" if args.other else "")
+  )
   return int(bool(rows))
 
 
@@ -150,13 +156,13 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
   """The mean of the weights of several checkpoints, as a new workdir that can be evaluated."""
   if args.last is not None and args.last < 1:
     raise UserError(f"--last={args.last} has to be above 0")
-  names = saved.steps()[-args.last :] if args.last else args.steps.split(",")
-  steps = sorted({_step(saved, str(name)) for name in names})
+  there = saved.steps()
+  if args.last is not None and args.last > len(there):
+    raise UserError(f"--last={args.last}, and there are {len(there)}")
+  names = there[-args.last :] if args.last else args.steps.split(",")
+  steps = sorted({saved.find(str(name)) for name in names})
   if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
     raise UserError(f"--out={args.out} is there already; choose a new folder")
-  for step in steps:
-    if found := saved.problems(step):
-      raise UserError(f"the checkpoint of step {step:,} is damaged: {found[0]}")
   mean = jax.tree.map(lambda x: np.zeros(x.shape), _read(saved, steps[0], "variables"))
   for step in steps:
     mean = jax.tree.map(
@@ -191,15 +197,6 @@ def _open(workdir: pathlib.Path) -> Checkpoints:
 
 def _monitor(workdir: pathlib.Path) -> str:
   return workdirs.load_config(workdir).monitor
-
-
-def _step(saved: Checkpoints, name: str) -> int:
-  """The step that a word of the command line names."""
-  if name in WHICH:
-    return saved.find(name)
-  if not name.isdecimal() or int(name) not in saved.steps():
-    raise unknown("step", name, [*WHICH, *saved.steps()])
-  return int(name)
 
 
 def _read(saved: Checkpoints, step: int, item: str) -> Any:
