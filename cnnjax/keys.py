@@ -347,13 +347,11 @@ OF_A_CHOICE = {
     if key not in ("name", "warmup", "warmup_factor")
   ),
 }
-# What acts where another key has not its default alone, or such a value.
+# What acts only where another key has such a value, or another than its default. That key is none
+# of MAY_CHANGE: a run that goes on could set neither of the two.
 NEEDS: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(("loss_scale.initial", "loss_scale.growth_steps", "loss_scale.maximum"),
                     ("dtype", "float16")),
-    "profile.steps": ("profile.start", None),
-    "early_stopping.min_delta": ("early_stopping.patience", None),
-    "early_stopping.restore_best": ("early_stopping.patience", None),
     "data.crop_scale": ("data.crop", "random_resized"),
     "data.crop_ratio": ("data.crop", "random_resized"),
     "task.effective_beta": ("task.class_weights", "effective_number"),

@@ -26,8 +26,11 @@ from cnnjax.errors import ArgumentParser, UserError, run
 def keys_help() -> str:
   """The config keys with their defaults and comments, as config.py has them."""
   source = inspect.getsource(keys).split("# [keys]")[1].split("# [end]")[0].splitlines()
-  shown = [line for line in source if line.startswith("  c.") and "ConfigDict(" not in line]
-  return re.sub("^  c", "--config", "\n".join(shown), flags=re.MULTILINE)
+  shown = "\n".join(line for line in source if line.startswith("  c.") or not line)
+  # The comment of a group is a heading, and says what its keys are about.
+  shown = re.sub(r"^  c(\S+) = ConfigDict\(.*\)(  #.*)$", r"  c\1.*\2", shown, flags=re.MULTILINE)
+  shown = re.sub(r"^  c\S+ = ConfigDict\(.*\)\n", "", shown, flags=re.MULTILINE)
+  return re.sub("^  c", "--config", re.sub(r"\n{2,}", "\n\n", shown), flags=re.MULTILINE)
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:

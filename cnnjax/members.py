@@ -116,11 +116,15 @@ class Members:
     return self.report(each)
 
   def report(self, each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric; of seeds half its 95 % interval (Student's t), and every value."""
+    """The mean of each metric; of seeds half its 95 % interval (Student's t), and every value.
+
+    A learning rate that has led to NaN is no part of the mean.
+    """
     found = {}
     for name in each[0]:
       values = np.array([metrics[name] for metrics in each])
-      found[name] = float(values.mean())
+      finite = values[np.isfinite(values)]
+      found[name] = float((finite if len(finite) else values).mean())
       if len(set(self.seeds)) > 1:
         t = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
         found[f"{name}_ci95"] = float(t * values.std(ddof=1) / np.sqrt(len(values)))
@@ -145,7 +149,7 @@ def in_words(metrics: Mapping[str, float], prefix: str = "") -> str:
     elif each:  # a mean of learning rates says nothing
       text = " ".join(f"{v:{form}}{key.removeprefix(name)}" for key, v in each.items())
     found.append(f"{name.removeprefix(prefix).replace('_', ' ')} {text}")
-  return ", ".join(found) + (" (mean, 95 % interval)" if any("_ci95" in m for m in metrics) else "")
+  return ", ".join(found)
 
 
 def check(config: ConfigDict) -> None:

@@ -56,19 +56,14 @@ class Plan:
       "compiling": f"{self.seconds:.1f} s",
       "memory": "on each device:",
     }
-    found |= {f"  {name}": f"{_bytes(size):>12}" for name, size in self.memory.items()}
-    return found | {"  in all": f"{_bytes(self.total):>12}"}
+    rows = {**self.memory, "in all": self.total}
+    return found | {f"  {k}": f"{sharding.size_text(v, self.total):>12}" for k, v in rows.items()}
 
 
 def _short(number: float) -> str:
   """1.82e9 as "1.82 G"."""
   power = min(max(int(math.log10(number or 1)) // 3, 0), 5)
   return f"{number / 1000**power:.3g} {' kMGTP'[power]}".rstrip()
-
-
-def _bytes(number: float) -> str:
-  """3 * 2**29 as "1.500 GiB", and what is less than one in MiB."""
-  return f"{number / GIB:.3f} GiB" if number >= GIB else f"{number / 2**20:.3f} MiB"
 
 
 def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None = None) -> Plan:
@@ -168,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
 
   found = planned(config.batch_size)
   for name, text in found.lines().items():
-    print(f"  {name:<14}{text}")
+    print(f"  {name:<17}{text}")
   if jax.default_backend() == "cpu":
     print("FLOPs, temporary memory and results are of XLA's CPU compiler; others differ")
   if found.program.mesh.shape["fsdp"] > 1:
@@ -192,7 +187,7 @@ def _largest(found: Plan, planned: Callable[[int], Plan], gib: float) -> str:
   end = ", which is all that there is" if batch + unit > most else ""
   return (
     f"largest batch that fits into {gib:g} GiB: batch_size={batch}{end}, {batch // size} on each "
-    f"device, with {_bytes(taken)}"
+    f"device, with {sharding.size_text(taken)}"
   )
 
 

@@ -49,7 +49,8 @@ def start(
     values = [os.environ[v] for v in variables if os.environ.get(v)]
     if found[name] is None and values:
       found[name] = values[0]
-  asked = found["coordinator"] is not None or found["processes"] is not None
+  asked = any(value is not None for value in (coordinator, processes, process))
+  asked |= found["coordinator"] is not None or found["processes"] is not None
   if not asked and not _by_cluster(os.environ):
     return
   found = _checked(found) if asked else found

@@ -21,6 +21,7 @@ from cnnjax import (
   checkpoints,
   data,
   health,
+  keys,
   loss_scale,
   members,
   models,
@@ -290,26 +291,33 @@ class Program:
 
     return self._jit(examine)
 
-  def watch(self) -> health.Watch | None:
+  def watch(self) -> health.Watch | health.Watches | None:
     """What warns in words, unless the config wants none."""
     if not self.config.health.warnings:
       return None
     config = self.config
     plain = self.task.loss_name == "cross_entropy"
     plain &= not (self.teacher or config.task.class_weights)
-    return health.Watch(
+    watch = functools.partial(
+      health.Watch,
       self.inputs.total,
       config.monitor,
       monitor.better(config.monitor),
       guessing=math.log(self.task.num_classes) if plain else math.inf,
     )
+    return health.Watches(self.members.names, watch) if self.members.several else watch()
 
   def examine(self, now: state.TrainState, feed: Any) -> dict[str, float]:
     """Norms and dead units of each layer, in a step from `now` on a batch of `feed`, not taken."""
     return health.counted(self._examine(now, feed, self.constants))
 
   def check_finite(self, now: state.TrainState, saved: checkpoints.Checkpoints) -> None:
-    """Raises UserError if a loss or update so far was NaN or infinite, and says where it began."""
+    """Raises UserError if a loss or update so far was NaN or infinite, and says where it began.
+
+    Of learning rates that are tried, if all of them came to that: the others go on.
+    """
+    if self.config.rates and int(now.bad_step.max()) == state.NEVER:
+      return
     try:
       saved.check_finite(now)
     except UserError as e:
@@ -396,6 +404,7 @@ def build(
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   peak = optim.schedules.scaled_rate(config.optim, config.batch_size)
+  peaks = [peak * rate / config.optim.learning_rate for rate in config.rates] or [peak]
   runs = members.create(config)
   seeds = runs.seeds if runs.several else ()
   counted = tasks.needs_counts(config.task)
@@ -411,7 +420,9 @@ def build(
   averages = averaging.create(config.average, config.optim, inputs.total, inputs.to_steps)
   profiling.check(config.profile, inputs.total)
   monitor.check_metric(config.monitor, task.collection.__annotations__, averages.names)
-  scaling = optim.schedules.describe_scaling(config.optim, config.batch_size)
+  scaling = (
+    "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
+  )
   teacher = teacher or trained.teacher(config.distill, inputs.meta, mesh, inputs.sizes)
   if teacher and teacher.step is not None:
     inputs.meta["teacher_step"] = teacher.step
@@ -433,12 +444,12 @@ def build(
       "devices": sharding.describe(mesh, config.batch_size),
       **sharding.describe_parts(params, mesh, config.mesh),
       **runs.describe(),
-      "schedule": optim.schedules.describe(config.optim.schedule, peak, scaling),
+      "schedule": optim.schedules.describe(config.optim.schedule, peaks, scaling),
       **monitor.describe(config),
       **optim.describe(config.optim, params, depths),
       **averages.describe(),
       **(_taught(config.distill, teacher) if teacher else {}),
-      **_micro_batches(config),
+      **_micro_batches(config, has_batch_norm=bool(variables["batch_stats"])),
       "augment": config.augment or "none",
     },
   )
@@ -450,14 +461,20 @@ def _taught(config: ConfigDict, teacher: trained.Teacher) -> dict[str, str]:
   }
 
 
-def _micro_batches(config: ConfigDict) -> dict[str, str]:
-  """How a batch is taken, where it is not at once."""
-  lines = {}
+def _micro_batches(config: ConfigDict, *, has_batch_norm: bool) -> dict[str, str]:
+  """How a batch is taken, where it is not at once; UserError for what asks for batch norm."""
+  lines, standard = {}, keys.default().batch_norm
+  for key in ("ghost", "accumulated", "precise"):
+    if not has_batch_norm and (value := config.batch_norm[key]) != standard[key]:
+      raise UserError(
+        f"batch_norm.{key}={value!r} has no effect: {config.model.name} has no batch norm as it is "
+        f"configured; leave it at {standard[key]!r}"
+      )
   if config.accumulate > 1:
-    how = "moves once a step" if config.batch_norm.accumulated == "matched" else "moves with each"
-    lines["micro-batches"] = (
-      f"{config.accumulate} of {config.batch_size // config.accumulate}; batch norm normalises "
-      f"within each, and its running statistics {how}"
+    how = "move once a step" if config.batch_norm.accumulated == "matched" else "move with each"
+    norm = f"; batch norm normalises within each, and its running statistics {how}"
+    lines["micro-batches"] = f"{config.accumulate} of {config.batch_size // config.accumulate}" + (
+      norm if has_batch_norm else ""
     )
   if config.batch_norm.ghost:
     lines["ghost batch norm"] = f"over {config.batch_norm.ghost} examples"

@@ -192,6 +192,12 @@ def bytes_per_device(tree: Any) -> int:
   )
 
 
+def size_text(size: float, whole: float | None = None) -> str:
+  """Bytes in GiB or MiB: 3 * 2**29 is "1.500 GiB". In the unit of a `whole`, if it is a part."""
+  unit, name = (2**30, "GiB") if (whole or size) >= 2**30 else (2**20, "MiB")
+  return f"{size / unit:.3f} {name}"
+
+
 def describe(mesh: Mesh, batch_size: int) -> str:
   """The devices in words."""
   device, processes = mesh.devices.flat[0], jax.process_count()
@@ -208,10 +214,10 @@ def describe_parts(params: Any, mesh: Mesh, config: ConfigDict) -> dict[str, str
     return {}
   found = laid_out(params, of_state(params, mesh, config))
   rows = table(found)
-  split, mib = sum(shape != part for _, shape, part, _ in rows), bytes_per_device(found) / 2**20
-  whole = bytes_per_device(params) / 2**20
+  split, whole = sum(shape != part for _, shape, part, _ in rows), bytes_per_device(params)
   text = (
-    f"{split} of {len(rows)} arrays of parameters in {mesh.shape['fsdp']} parts, {mib:.1f} of "
-    f"{whole:.1f} MiB on each device (python -m cnnjax.plan lists them)"
+    f"{split} of {len(rows)} arrays of parameters in {mesh.shape['fsdp']} parts, "
+    f"{size_text(bytes_per_device(found), whole)} of {size_text(whole)} on each device (python -m "
+    "cnnjax.plan lists them)"
   )
   return {"sharding": text}

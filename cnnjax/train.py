@@ -186,7 +186,7 @@ def conclude(run: Run, now: state.TrainState) -> state.TrainState:
 
 def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) -> dict[str, float]:
   """The metrics of a split, of the weights and their averages, written as of step `at`."""
-  program, inputs, sums = run.program, run.program.inputs, {}
+  program, inputs, sums, step = run.program, run.program.inputs, {}, now.steps_done
   for weights, variables in program.weights(now).items():
     failures = programs.named_failures(program.config, evaluating=True)
     with failures, run.saved.kept(now, {**inputs.meta, DUE: True}):
@@ -195,5 +195,5 @@ def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) 
   found = {}
   for weights, summed in sums.items():  # all of them or none, also where it was broken off
     metrics = program.members.compute(summed)
-    found |= run.out.write_evaluation(at or now.steps_done, split, weights, metrics)
+    found |= run.out.write_evaluation(at or step, split, weights, metrics, of=step)
   return found

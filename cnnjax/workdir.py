@@ -23,6 +23,7 @@ from cnnjax.errors import UserError
 CONFIG = "config.json"
 WRITTEN = f"{CONFIG}.new"  # it is written there first, so that a kill leaves the old one or the new
 STARTS = "starts.jsonl"
+SHOWN = 6  # keys that differ, at most
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
@@ -43,13 +44,18 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
     ours = (locks.FILE, WRITTEN)  # what a run that was killed while it started leaves
     others = (f for f in folder.iterdir() if not f.name.startswith(ours))
     if there == folder and not found and any(others):
-      raise UserError(f"the workdir {str(folder)!r} is not empty and holds no run; choose another")
+      back = f"put its {CONFIG} back, or " if (folder / STARTS).exists() else ""
+      raise UserError(
+        f"the workdir {str(folder)!r} is not empty and holds no run; {back}choose another"
+      )
   except OSError as e:  # a name that is too long, a folder that may not be entered
     raise _unwritable(folder, e) from e
   if found and (changed := configs.differences(load_config(folder), resolve(config))):
-    lines = "; ".join(
-      f"{key} was {old!r} and is {new!r} now" for key, (old, new) in changed.items()
-    )
+    if "model.name" in changed:  # the fields of another model say nothing more
+      changed = {k: v for k, v in changed.items() if k == "model.name" or k[:6] != "model."}
+    lines = [f"{key} was {old!r} and is {new!r} now" for key, (old, new) in changed.items()]
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    lines = "; ".join(lines[:SHOWN]) + more
     raise UserError(
       f"{folder} holds a run with another config: {lines}. Choose another --workdir, "
       f"or set these back. What may change: {', '.join(configs.MAY_CHANGE)}"
@@ -165,7 +171,9 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
     models.import_modules(config.imports)
     return resolve(config)
   except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as e:
-    raise UserError(f"cannot read {file}: {e}") from e
+    raise UserError(
+      f"cannot read {file}: {e}; put a good one back, or choose another folder"
+    ) from e
 
 
 def _check_imports(folder: pathlib.Path, modules: Sequence[str]) -> None:

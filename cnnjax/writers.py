@@ -31,6 +31,8 @@ if _hidden:
 
 METRICS = "metrics.jsonl"
 RESULT = re.compile(r"test/((ema|swa|schedule_free)_)?(accuracy|loss)(_ci95| \(.*\))?")
+BEST_RATE = "validation/accuracy"  # of several rates, the best has the highest
+BEFORE = f"{METRICS}.before"  # of a run whose checkpoints are not there
 UNREADABLE = "unreadable.txt"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 PEEK_EVERY = 0.5  # seconds between looks at the loss for the progress bar
@@ -108,7 +110,12 @@ class Writers:
     kept = [line for line in read_metrics(folder) if line["step"] <= start]
     for line in kept:
       self._note(line)
+    self._before = 0  # the step that a run had come to whose checkpoints are not there
     if first:
+      if not start and (there := read_metrics(folder)) and there[-1]["step"] > 0:
+        self._before = there[-1]["step"]
+        if self._before > max((line["step"] for line in read_metrics(folder, BEFORE)), default=0):
+          (folder / METRICS).replace(folder / BEFORE)
       whole = folder / f"{METRICS}.new"  # so that a kill here loses no line
       whole.write_text("".join(json.dumps(line) + "\n" for line in kept))
       whole.replace(folder / METRICS)
@@ -168,6 +175,11 @@ class Writers:
       self.say(f"this run is finished: step {self._began_at:,} of {self._total:,} is done{early}")
     elif self._began_at:
       self.say(f"going on from step {self._began_at:,}")
+    elif self._before:
+      self.say(
+        f"beginning again: this run had come to step {self._before:,} and has no checkpoint; its "
+        f"metrics are kept as {BEFORE}"
+      )
 
   def name_unreadable(self, skipped: Mapping[str, str]) -> None:
     """Says which images could not be read, new ones, and lists them in the workdir."""
@@ -246,23 +258,30 @@ class Writers:
     self.write(step, {**metrics, **speed})
 
   def write_evaluation(
-    self, step: int, split: str, weights: str, metrics: Mapping[str, float]
+    self,
+    step: int,
+    split: str,
+    weights: str,
+    metrics: Mapping[str, float],
+    *,
+    of: int | None = None,
   ) -> dict[str, float]:
     """The metrics of a split; returns them under their full names.
 
     `weights`: "raw", or the average that was evaluated, which then stands in the names:
-    validation/ema_accuracy.
+    validation/ema_accuracy. `of`: the step that they are of, where one was restored.
     """
+    of = step if of is None else of
     prefix = f"{split}/" if weights == "raw" else f"{split}/{weights}_"
     named = {f"{prefix}{name}": value for name, value in metrics.items()}
-    self.write(step, named)
-    of = "" if weights == "raw" else f" of {weights}"
+    self.write(step, named if of == step else {**named, "restored_step": of})
+    average = "" if weights == "raw" else f" of {weights}"
     main = {key: metrics[key] for key in metrics if key.startswith(("accuracy", "loss"))}
-    train = f", train loss {self.latest['train/loss']:.4f}" if "train/loss" in self.latest else ""
-    self.say(
-      f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}: "
-      f"{split}{of} {in_words(main)}{train}"
-    )
+    losses = {key: value for key, value in self.latest.items() if key.startswith("train/loss")}
+    train = f", train {in_words(losses, 'train/')}" if losses and of == step else ""
+    at = f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}"
+    at = at if of == step else f"best step, {of:,}"
+    self.say(f"{at}: {split}{average} {in_words(main)}{train}")
     return named
 
   def has(self, step: int, split: str) -> bool:
@@ -311,19 +330,25 @@ class Writers:
     if "test/accuracy" in self.latest:
       of = "last step" if restored is None else f"best step, {restored:,}"
       main = {name: value for name, value in self.latest.items() if RESULT.fullmatch(name)}
-      self.say(f"{did}test {in_words(main, 'test/')}, {of}")
+      sure = " (mean, 95 % interval)" if any(name.endswith("_ci95") for name in main) else ""
+      self.say(f"{did}test {in_words(main, 'test/')}{sure}, {of}")
     else:  # `epochs` was lowered below where the run stopped, or metrics.jsonl is gone
       self.say(f"{did}the test split was not evaluated")
-    if best is not None:
+    if rates := {k: v for k, v in self.latest.items() if k.startswith(f"{BEST_RATE} (rate ")}:
+      which = max(rates, key=rates.get)
+      self.say(f"best by validation: {which.removeprefix(BEST_RATE).strip(' ()')}")
+    elif best is not None:
       self.say(f"best by validation: step {best:,} (evaluate it with --checkpoint=best)")
     self.say(f"in {folder}: config.json, metrics.jsonl, checkpoints/, TensorBoard events")
     which = "" if restored is None else " --checkpoint=best"
+    if "test/schedule_free_loss" in self.latest:  # the weights that this method is about
+      which += " --weights=schedule_free"
     self.say(f"evaluate with: python -m cnnjax.evaluate --workdir={folder}{which}")
 
 
-def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
+def read_metrics(folder: pathlib.Path, name: str = METRICS) -> list[dict[str, float]]:
   """The lines of a run's metrics.jsonl, up to the first that was cut off or is damaged."""
-  file = folder / METRICS
+  file = folder / name
   lines = file.read_bytes().split(b"\n") if file.is_file() else []
   found = []
   for line in lines:

@@ -518,7 +518,8 @@ def test_what_has_no_effect_is_refused(key, value, words):
 
 def test_each_key_that_needs_another_is_there():
   known = flatten(default())
-  assert {*keys.NEEDS, *(switch for switch, _ in keys.NEEDS.values())} <= {*known}
+  switches = {switch for switch, _ in keys.NEEDS.values()}
+  assert {*keys.NEEDS} | switches <= {*known} and not switches & {*MAY_CHANGE}
   taken = {f"optim.{key}" for rule in OPTIMIZERS.values() for key in rule.takes}
   assert taken | {"optim.nesterov"} == {*keys.OF_A_CHOICE["optim.name"]}
 

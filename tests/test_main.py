@@ -239,7 +239,7 @@ def test_another_run_in_the_workdir(fails, nothing_built, tmp_path):
     (["--workdir=broken"], "cannot read broken/config.json"),
     (["--workdir=old"], "unknown config key 'optim.nonesuch'"),
     (["--workdir=run", "--batch_size=0"], "'eval_batch_size' is 0; it must be above 0"),
-    (["--workdir=run"], "run holds no last checkpoint"),
+    (["--workdir=run"], "run holds no checkpoint"),
   ],
 )
 def test_evaluate_what_is_not_there(fails, tmp_path, argv, words):

@@ -154,6 +154,7 @@ def test_early_stopping_restores_the_best_and_a_stopped_run_stays_so(tiny, tmp_p
   _, _, found = evaluate.evaluate_checkpoint(tmp_path, "test", "best")
   assert found["loss"] == pytest.approx(metrics["test/loss"], rel=1e-6)
   assert metrics["validation/loss"] == losses[best]  # of the same step as the test split
+  assert [line["restored_step"] for line in metrics_of(tmp_path)[-2:]] == [best, best]
   printed = capsys.readouterr().out
   assert f"best step, {best:,}" in printed
   assert f"stopped early, at step {last:,} of 200\n" in printed
@@ -204,8 +205,11 @@ def test_distillation_learns_what_the_teacher_says(tiny, tmp_path):
   override(student, "epochs", 21)
   with pytest.raises(UserError, match=r"from step 60 of its teacher .* is at step 66 by now"):
     train.train(student, tmp_path / "student")
+  override(student, "data.synthetic.channels", 3)
+  with pytest.raises(UserError, match=r"teacher in .*images have 1 channels, .* this run 3"):
+    train.train(student, tmp_path / "coloured")
   override(student, "distill.workdir", str(tmp_path / "nowhere"))
-  with pytest.raises(UserError, match="holds no run"):
+  with pytest.raises(UserError, match=r"teacher in distill.workdir=.*nowhere: .* holds no run"):
     train.train(student, tmp_path / "other")
 
 
@@ -260,6 +264,21 @@ def test_rates_are_runs_of_their_own(tiny, tmp_path, capsys):
   assert f"test accuracy {metrics['test/accuracy (rate 0.01)']:.2%} (rate 0.01) " in said
 
 
+def test_a_rate_that_diverges_leaves_the_others_alone(tiny, tmp_path, capsys):
+  settings = {"epochs": 2, "data.validation": 21}
+  _, metrics, _ = train.train(tiny(rates=(0.01, 1e18), **settings), tmp_path / "both")
+  printed = capsys.readouterr().out
+  assert "learning rate 0.01 | 1e+18, " in printed
+  assert "loss is inf" in printed and "the run diverges" in printed and "(rate 1e+18)" in printed
+  assert "best by validation: rate 0.01" in printed
+  _, alone, _ = train.train(tiny(**settings, **{"optim.learning_rate": 0.01}), tmp_path / "one")
+  assert metrics["test/loss (rate 0.01)"] == pytest.approx(alone["test/loss"], rel=1e-3)
+  assert metrics["test/loss"] == metrics["test/loss (rate 0.01)"]
+  assert np.isnan(metrics["test/loss (rate 1e+18)"])
+  with pytest.raises(UserError, match="became NaN or infinite"):
+    train.train(tiny(rates=(1e17, 1e18), **settings), tmp_path / "none")
+
+
 def test_where_nan_begins_is_named(tiny, tmp_path):
   config = tiny(**{
     "optim.schedule.name": "multi_step", "optim.schedule.boundaries": ("5 steps",),
@@ -288,6 +307,8 @@ def test_float16_leaves_out_steps_that_overflow(tiny, tmp_path):
     ({"accumulate": 3}, "accumulate=3 does not divide batch_size=16"),
     ({"batch_norm.ghost": 5}, "batch_norm.ghost=5 does not divide"),
     ({"batch_norm.accumulated": "matched"}, "accumulate above 1"),
+    ({"model.batch_norm": False, "batch_norm.ghost": 4}, "simple_cnn has no batch norm"),
+    ({"distill.temperature": 2.0}, "distill.temperature=2.0 has no effect without distill.workdir"),
     ({"seeds": 2, "rates": (0.1, 0.2)}, "one sweep at a time"),
     ({"rates": (0.1, 0.2, 0.1)}, "rates names one twice: rate 0.1, rate 0.2, rate 0.1"),
     ({"seeds": 2, "optim.noise": 0.1}, "optim.noise does not go with several runs"),

@@ -125,6 +125,26 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
   assert [f.name for f in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_run_without_its_config_is_told_what_is_missing(tmp_path):
+  claim(tmp_path, default())
+  (tmp_path / "config.json").unlink()
+  with pytest.raises(UserError, match=r"holds no run; put its config\.json back, or choose"):
+    workdir.check(tmp_path, default())
+
+
+def test_a_run_of_another_model_is_said_in_a_few_words(tmp_path):
+  claim(tmp_path, changed(**{"seed": 5}))
+  other = default()
+  other.model = {"name": "vit_tiny_patch16_224"}
+  for i, key in enumerate(("momentum", "b1", "b2", "eps", "decay", "weight_decay")):
+    override(other, f"optim.{key}", 0.1 * (i + 1))
+  with pytest.raises(UserError) as error:
+    workdir.check(tmp_path, other)
+  words = str(error.value)
+  assert "model.name was 'resnet20' and is 'vit_tiny_patch16_224' now" in words
+  assert words.count(" was ") == workdir.SHOWN and "; and 2 more." in words
+
+
 def test_looking_touches_nothing(tmp_path):
   workdir.check(tmp_path / "new", default())
   assert not list(tmp_path.iterdir())

@@ -378,3 +378,14 @@ def test_unreadable_images_are_listed_in_the_workdir(tmp_path, capsys):
   assert [line.split("\t")[0] for line in listed().splitlines()] == [
     "x/a.jpg", "x/b [red].jpg", "x/c.jpg",
   ]  # fmt: skip
+
+
+def test_metrics_of_a_run_without_its_checkpoints_are_kept(tmp_path, console):
+  shown = console(terminal=False)
+  run(tmp_path, stop=20)
+  whole = lines(tmp_path)
+  for stop in (5, 10):  # and the longest of them stay
+    run(tmp_path, stop=stop)
+    assert "had come to step" in shown.file.getvalue()
+    assert [line["step"] for line in lines(tmp_path)][-1] == stop
+    assert writers.read_metrics(tmp_path, writers.BEFORE) == whole

@@ -88,6 +88,7 @@ class Listing:
   files: dict[str, Files]  # by the names that the config has
   classes: tuple[str, ...]
   own: dict[str, str]  # and what the folder or table calls them; "" is all of it, without splits
+  unused: tuple[str, ...]  # splits that are there, and that the config names not
 
   @property
   def whole(self) -> bool:
@@ -116,9 +117,11 @@ def check(config: ConfigDict) -> None:
 def load(config: ConfigDict, split: str) -> Split:
   listing = _listed(config)
   own = listing.own[split]
-  note = f"its {own!r}" if own.lower() not in ("", split.lower()) else ""
+  notes = [f"its {own!r}"] if own.lower() not in ("", split.lower()) else []
+  if split == config.train and listing.unused:
+    notes.append(f"not used: {_some(listing.unused)}")
   shape = (None, None, config.channels or 3)
-  found = Split(listing.files[split], listing.classes, shape, note=note)
+  found = Split(listing.files[split], listing.classes, shape, note=", ".join(notes))
   if not listing.whole or not isinstance(config.test, str):
     return found
   kept, held = carve(found, TEST_SHARE, "test", config.split_seed)
@@ -176,7 +179,8 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
     for place, found in pairs.items()
   }
   own_names = {name: places[key] for key, name in named}
-  return Listing({name: files[own] for name, own in own_names.items()}, classes, own_names)
+  unused = tuple(sorted({*own} - {*own_names.values()}))
+  return Listing({name: files[own] for name, own in own_names.items()}, classes, own_names, unused)
 
 
 def _too_few(path: str, root: str, known: set[str]) -> UserError:

@@ -120,9 +120,9 @@ class Resident:
 
   def describe(self) -> str:
     """Where batches come from, and what it takes."""
-    gib = in_gib((len(self.split), *self.split.shape))
+    size = sharding.size_text(2**30 * in_gib((len(self.split), *self.split.shape)))
     parts = f", in {self._mesh.size} parts" if self._parts else " on each device"
-    return f"resident, {gib:.2g} GiB{parts}"
+    return f"resident, {size}{parts}"
 
 
 def in_gib(shape: tuple[int, ...]) -> float:

@@ -14,3 +14,4 @@ from cnnjax.health.norms import totals as totals
 from cnnjax.health.units import counted as counted
 from cnnjax.health.units import dead_units as dead_units
 from cnnjax.health.watch import Watch as Watch
+from cnnjax.health.watch import Watches as Watches

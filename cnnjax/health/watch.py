@@ -3,7 +3,7 @@
 import collections
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 # The loss is far above its best if it is so many times as large, and above the first as well: a
@@ -170,3 +170,23 @@ class Watch:
       f"{names} got no better for {still:,} steps: the run stands still. Try another "
       "optim.learning_rate, or optim.plateau to lower it by itself",
     )  # fmt: skip
+
+
+class Watches:
+  """A `Watch` of each of several runs, whose names stand behind their metrics.
+
+  Args:
+    names: of the runs, as in "train/loss (rate 0.1)".
+    make: gives a `Watch`.
+  """
+
+  def __init__(self, names: Sequence[str], make: Callable[[], Watch]):
+    self._watches = {f" ({name})": make() for name in names}
+
+  def see(self, line: Mapping[str, float]) -> list[str]:
+    """The warnings that begin with this line, each with its run."""
+    found = []
+    for name, watch in self._watches.items():
+      own = {key.removesuffix(name): value for key, value in line.items() if key.endswith(name)}
+      found += [f"{text}{name}" for text in watch.see({"step": line["step"], **own})]
+    return found

@@ -231,7 +231,7 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
     return () if empty else _checked(what, value, args[0])
   if origin is tuple and args[1:] == (Ellipsis,):
     if not isinstance(value, tuple | list):
-      raise UserError(f"{what} must be a tuple, got {value!r}")
+      raise UserError(f"{what} must be a tuple, such as ({value!r},), got {value!r}")
     if not value:
       raise UserError(f"{what} must not be empty, got {value!r}")
     return tuple(_checked(f"{what}[{i}]", item, args[0]) for i, item in enumerate(value))

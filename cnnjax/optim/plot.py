@@ -83,7 +83,7 @@ def curves(config: ConfigDict, name: str, examples: int | None = None) -> list[C
     found.append(
       Curve(
         f"{name}, rate {peak:g}" if config.rates else name,
-        schedules.describe(c.schedule, peak, scaling) + (fallen and f"; not drawn: {fallen}"),
+        schedules.describe(c.schedule, [peak], scaling) + (fallen and f"; not drawn: {fallen}"),
         steps,
         np.asarray(rate(jnp.asarray(steps, jnp.int32))),
         per_epoch,

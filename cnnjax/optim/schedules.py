@@ -10,7 +10,7 @@ multi_step count from the end of the warm-up as well: add it to boundaries that 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -232,8 +232,8 @@ def describe_scaling(config: ConfigDict, batch_size: int) -> str:
   )
 
 
-def describe(config: ConfigDict, peak: float, scaling: str = "") -> str:
-  """The schedule in words; `scaling` is that of `describe_scaling`."""
+def describe(config: ConfigDict, peaks: Sequence[float], scaling: str = "") -> str:
+  """The schedule in words, of one rate or several; `scaling` is that of `describe_scaling`."""
   lowest = f" to x{config.end_factor:g}" if config.end_factor else " to 0"
   floor = f", not below x{config.end_factor:g}" if config.end_factor else ""
   text = {
@@ -267,4 +267,4 @@ def describe(config: ConfigDict, peak: float, scaling: str = "") -> str:
   if durations.parse(config.warmup, "optim.schedule.warmup")[0]:
     start = f" from x{config.warmup_factor:g}" if config.warmup_factor else ""
     text += f", warm-up {durations.text(config.warmup)}{start}"
-  return f"learning rate {peak:g}{scaling}, {text}"
+  return f"learning rate {' | '.join(f'{peak:g}' for peak in peaks)}{scaling}, {text}"

@@ -121,8 +121,10 @@ def test_a_split_may_have_a_name_of_its_own():
 
 
 def test_splits_that_the_config_does_not_name_are_left_alone():
-  """A test split without labels, as of competitions, is in nobody's way."""
+  """A test split without labels, as of competitions, is in nobody's way. It is said."""
   put(*some("a/train/x"), *some("a/train/y"), *some("a/val/x"), *some("a/val/y"), *some("a/test"))
+  data.check(config(test="val"))
+  assert data.load(config(test="val"))["train"].note == "not used: test"
   assert load(test="val")[0]["test"] == by_folder(*some("a/val/x"), *some("a/val/y"))
 
 

@@ -391,7 +391,7 @@ def test_unknown_schedule():
 def test_in_words(settings, text):
   c = configs.default().optim.schedule
   c.update(settings)
-  assert schedules.describe(c, PEAK) == f"learning rate 0.4, {text}"
+  assert schedules.describe(c, [PEAK]) == f"learning rate 0.4, {text}"
 
 
 def test_every_schedule_is_tested():
@@ -413,7 +413,7 @@ def test_a_rate_scaled_to_the_batch(settings, rate, text):
   c.update(settings)
   assert schedules.scaled_rate(c, 2048) == pytest.approx(rate)
   scaling = schedules.describe_scaling(c, 2048)
-  assert schedules.describe(c.schedule, schedules.scaled_rate(c, 2048), scaling) == text
+  assert schedules.describe(c.schedule, [schedules.scaled_rate(c, 2048)], scaling) == text
 
 
 def _sequence(torch, optimizer, warmup, start, main):
