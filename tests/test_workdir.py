@@ -133,7 +133,7 @@ def test_a_run_without_its_config_is_told_what_is_missing(tmp_path):
 
 
 def test_a_run_of_another_model_is_said_in_a_few_words(tmp_path):
-  claim(tmp_path, changed(**{"seed": 5}))
+  claim(tmp_path, changed(seed=5))
   other = default()
   other.model = {"name": "vit_tiny_patch16_224"}
   for i, key in enumerate(("momentum", "b1", "b2", "eps", "decay", "weight_decay")):
