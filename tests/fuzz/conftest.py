@@ -1,4 +1,4 @@
-"""Nothing that Hypothesis keeps lies in the repository."""
+"""Nothing that Hypothesis keeps lies in the repository, and no process stays behind."""
 
 import os
 import tempfile
@@ -6,3 +6,12 @@ import tempfile
 os.environ.setdefault(
   "HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "cnnjax-hypothesis")
 )
+
+import fuzzing
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended():
+  yield
+  fuzzing.end()

@@ -71,6 +71,13 @@ def _process():
   )
 
 
+def end():
+  """Ends that process, which would outlive workers of pytest-xdist: they leave without atexit."""
+  if _process.cache_info().currsize:
+    _process().shutdown()
+    _process.cache_clear()
+
+
 def _limited(check, values):
   # The check is imported, with all that it needs, by now. Where there is no such file, no limit.
   with contextlib.suppress(FileNotFoundError):
