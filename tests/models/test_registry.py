@@ -100,7 +100,7 @@ def test_every_entry_is_complete(name):
     ("mlp", {"dropout": True}, "mlp.dropout must be of type float, got True"),
     ("mlp", {"dropout": 1.0}, "mlp.dropout must be at least 0 and below 1, got 1.0"),
     ("mlp", {"dropout": float("nan")}, "mlp.dropout must be at least 0 and below 1, got nan"),
-    ("mlp", {"features": 512}, "mlp.features must be a tuple, got 512"),
+    ("mlp", {"features": 512}, r"mlp.features must be a tuple, such as \(512,\), got 512"),
     ("mlp", {"features": (512, 2.5)}, r"mlp.features\[1\] must be of type int, got 2.5"),
     ("mlp", {"features": (512, 0)}, r"mlp.features\[1\] must be at least 1, got 0"),
     ("simple_cnn", {"conv_features": ()}, r"simple_cnn.conv_features must not be empty, got \(\)"),
