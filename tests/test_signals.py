@@ -17,13 +17,14 @@ from cnnjax.config import to_json
 # What the loop does: looks now and then, saves, and leaves. "busy" is in C meanwhile, as in the
 # compiler, where Python runs no handler.
 LOOP = """
-import hashlib, sys, time
+import hashlib, signal, sys, time
 from cnnjax import signals
 how = sys.argv[1]
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in how else signal.SIG_DFL)
 if "library" not in how:
   signals.leave_by_exception()
 print("ready", flush=True)
-if how == "before":
+if "before" in how:
   time.sleep(60)
 try:
   with signals.catch_signals() as caught:
@@ -42,14 +43,11 @@ sys.exit(128 + caught[0])
 """
 
 
-def begin(how, ready="in", **options):
+def begin(how):
   process = subprocess.Popen(
-    [sys.executable, "-c", LOOP, how],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    **options,
+    [sys.executable, "-c", LOOP, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
+  ready = "ready" if "before" in how else "in"
   while process.stdout.readline().strip() != ready:
     assert process.poll() is None, process.stderr.read()
   time.sleep(0.1)
@@ -75,7 +73,7 @@ def test_each_one_saves_and_leaves_with_its_code(number):
 
 @pytest.mark.parametrize("number", signals.STOPPING, ids=lambda s: s.name)
 def test_before_training_each_one_ends_the_start(number):
-  process = begin("before", "ready")
+  process = begin("before")
   process.send_signal(number)
   code, _, err = ended(process)
   if number == signal.SIGINT:
@@ -84,10 +82,9 @@ def test_before_training_each_one_ends_the_start(number):
     assert (code, err) == (128 + number, "")
 
 
-@pytest.mark.parametrize("how", ["before", "loop"])
+@pytest.mark.parametrize("how", ["nohup before", "nohup loop"])
 def test_under_nohup_a_hangup_is_nothing(how):
-  ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
-  process = begin(how, "ready" if how == "before" else "in", **ignore)
+  process = begin(how)
   process.send_signal(signal.SIGHUP)
   time.sleep(0.3)
   assert process.poll() is None
@@ -177,8 +174,9 @@ def test_where_a_signal_is_not_there():
 # In training
 
 RUN = """
-import pathlib, sys
+import pathlib, signal, sys
 from cnnjax import config, errors, signals, train
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
 signals.leave_by_exception()
 settings = config.from_json(pathlib.Path(sys.argv[1]).read_text())
 stopped = lambda: train.train(settings, pathlib.Path(sys.argv[2]))[2]
