@@ -20,7 +20,9 @@ LOOP = """
 import hashlib, signal, sys, time
 from cnnjax import signals
 how = sys.argv[1]
+# As from a terminal, also where the tests run in the background or under nohup.
 signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in how else signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if "library" not in how:
   signals.leave_by_exception()
 print("ready", flush=True)
@@ -34,7 +36,7 @@ try:
     while not caught:
       time.sleep(0.01)
     print("saving", flush=True)
-    time.sleep(0.5)
+    time.sleep(60 if "twice" in how else 0.5)
     print("saved", *[s.name for s in caught], flush=True)
 except KeyboardInterrupt:
   print("interrupted", flush=True)
@@ -94,7 +96,7 @@ def test_under_nohup_a_hangup_is_nothing(how):
 
 @pytest.mark.parametrize("first, second", [("INT", "INT"), ("TERM", "TERM"), ("INT", "TERM")])
 def test_a_second_one_leaves_at_once(first, second):
-  process = begin("loop")
+  process = begin("loop twice")
   process.send_signal(getattr(signal, f"SIG{first}"))
   assert process.stdout.readline() == "saving\n"
   process.send_signal(getattr(signal, f"SIG{second}"))
@@ -127,7 +129,7 @@ def test_notices_do_not_add_up():
 
 def test_other_programs_keep_their_second_one():
   """A notebook is not ended with all that is in it."""
-  process = begin("library")
+  process = begin("library twice")
   process.send_signal(signal.SIGINT)
   assert process.stdout.readline() == "saving\n"
   process.send_signal(signal.SIGINT)
