@@ -83,5 +83,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  signals.leave_by_exception()
-  sys.exit(run(main))
+  with signals.leave_by_exception():
+    sys.exit(run(main))

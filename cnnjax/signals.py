@@ -34,18 +34,28 @@ def leave(number: int, _: FrameType | None) -> NoReturn:
   raise SystemExit(128 + number)
 
 
-def leave_by_exception() -> None:
-  """For command lines, before training: what is under way is cleaned up on the way out."""
+@contextlib.contextmanager
+def leave_by_exception() -> Iterator[None]:
+  """For command lines, before training: what is under way is cleaned up on the way out.
+
+  Behind it, where Python cleans up itself, a signal just ends the process: an exception there is
+  a traceback from whatever library it meets.
+  """
   for s in heard():
     if s != signal.SIGINT:  # which raises KeyboardInterrupt
       signal.signal(s, leave)
+  try:
+    yield
+  finally:
+    for s in heard():
+      signal.signal(s, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[signal.Signals]]:
   """Signals are noted in the list, to save and leave.
 
-  A second Ctrl-C or SIGTERM leaves at once: of a command line that called `leave_by_exception` with
+  A second Ctrl-C or SIGTERM leaves at once: of a command line in `leave_by_exception` with
   `os._exit`, also while the main thread is in the compiler, where Python runs no handler; of other
   programs, such as notebooks, as they would have without this.
   """

@@ -17,30 +17,32 @@ from cnnjax.config import to_json
 # What the loop does: looks now and then, saves, and leaves. "busy" is in C meanwhile, as in the
 # compiler, where Python runs no handler.
 LOOP = """
-import hashlib, signal, sys, time
+import contextlib, hashlib, signal, sys, time
 from cnnjax import signals
 how = sys.argv[1]
 # As from a terminal, also where the tests run in the background or under nohup.
 signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in how else signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-if "library" not in how:
-  signals.leave_by_exception()
-print("ready", flush=True)
-if "before" in how:
-  time.sleep(60)
-try:
-  with signals.catch_signals() as caught:
-    print("in", flush=True)
-    if "busy" in how:
-      hashlib.pbkdf2_hmac("sha512", b"", b"", 40_000_000)
-    while not caught:
-      time.sleep(0.01)
-    print("saving", flush=True)
-    time.sleep(60 if "twice" in how else 0.5)
-    print("saved", *[s.name for s in caught], flush=True)
-except KeyboardInterrupt:
-  print("interrupted", flush=True)
-  sys.exit(3)
+with contextlib.nullcontext() if "library" in how else signals.leave_by_exception():
+  print("ready", flush=True)
+  if "before" in how:
+    time.sleep(60)
+  try:
+    with signals.catch_signals() as caught:
+      print("in", flush=True)
+      if "busy" in how:
+        hashlib.pbkdf2_hmac("sha512", b"", b"", 40_000_000)
+      while not caught:
+        time.sleep(0.01)
+      print("saving", flush=True)
+      time.sleep(60 if "twice" in how else 0.5)
+      print("saved", *[s.name for s in caught], flush=True)
+  except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    sys.exit(3)
+if "after" in how:
+  import atexit
+  atexit.register(lambda: (print("out", flush=True), time.sleep(60)))
 sys.exit(128 + caught[0])
 """
 
@@ -82,6 +84,17 @@ def test_before_training_each_one_ends_the_start(number):
     assert "KeyboardInterrupt" in err  # of which main.py makes its line
   else:
     assert (code, err) == (128 + number, "")
+
+
+@pytest.mark.parametrize("first, second", [("TERM", "TERM"), ("INT", "INT"), ("USR1", "TERM")])
+def test_when_python_cleans_up_one_ends_it_without_a_traceback(first, second):
+  process = begin("loop after")
+  process.send_signal(getattr(signal, f"SIG{first}"))
+  while process.stdout.readline() != "out\n":
+    assert process.poll() is None
+  process.send_signal(getattr(signal, f"SIG{second}"))
+  code, _, err = ended(process)
+  assert code == -getattr(signal, f"SIG{second}") and "Traceback" not in err
 
 
 @pytest.mark.parametrize("how", ["nohup before", "nohup loop"])
@@ -166,8 +179,9 @@ def test_where_a_signal_is_not_there():
   """As on Windows."""
   code = (
     "import signal\nfor n in ('SIGHUP', 'SIGUSR1', 'SIGUSR2'): delattr(signal, n)\n"
-    "from cnnjax import signals\nsignals.leave_by_exception()\n"
-    "with signals.catch_signals(): print(*[s.name for s in signals.STOPPING])"
+    "from cnnjax import signals\n"
+    "with signals.leave_by_exception(), signals.catch_signals():\n"
+    "  print(*[s.name for s in signals.STOPPING])"
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout == "SIGINT SIGTERM\n"
@@ -179,10 +193,10 @@ RUN = """
 import pathlib, signal, sys
 from cnnjax import config, errors, signals, train
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
-signals.leave_by_exception()
 settings = config.from_json(pathlib.Path(sys.argv[1]).read_text())
 stopped = lambda: train.train(settings, pathlib.Path(sys.argv[2]))[2]
-sys.exit(errors.run(lambda: 128 + int(stopped() or -128)))
+with signals.leave_by_exception():
+  sys.exit(errors.run(lambda: 128 + int(stopped() or -128)))
 """
 
 
