@@ -74,7 +74,12 @@ def _checked(key: str, pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray,
   if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
     raise UserError(
       f"{key}: images are uint8 [n, height, width, channels], not {images.dtype} "
-      f"{list(images.shape)}"
+      f"{list(images.shape)}{_conversion(images)}"
+    )
+  if order := _transposition(images.shape, len(labels)):
+    raise UserError(
+      f"{key}: images of shape {list(images.shape)} have their axes in another order; give "
+      f"images.transpose{order}, which is [n, height, width, channels]"
     )
   if not len(images) or labels.ndim not in (1, 2) or len(labels) != len(images):
     raise UserError(f"{key}: {len(images)} images and labels of shape {list(labels.shape)}")
@@ -85,3 +90,31 @@ def _checked(key: str, pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray,
     wrong = labels.min() if labels.min() < 0 else labels.max()
     raise UserError(f"{key}: label {wrong} is out of range; classes count from 0")
   return images, labels.astype(np.uint8 if several else np.int32)
+
+
+def _conversion(images: np.ndarray) -> str:
+  """How to make uint8 of other numbers, in words."""
+  if not images.size or images.dtype.kind not in "biuf" or images.dtype == np.uint8:
+    return ""
+  low, high = images.min(), images.max()
+  if low < 0:
+    return f"; they are from {low:g} to {high:g}: scale them to 0 to 255, as they were before"
+  if high <= 1:  # of integers and booleans too
+    return "; give (images * 255).round().astype('uint8')"
+  if high <= 255:
+    return "; give images.round().astype('uint8')"
+  if not np.isfinite(high):
+    return ", and not all of them are finite"
+  of_bits = 2 ** int(high).bit_length() - 1  # of train and test the same
+  return f"; they go up to {high:g}: give (images / {of_bits} * 255).round().astype('uint8')"
+
+
+def _transposition(shape: tuple[int, ...], examples: int) -> tuple[int, ...] | None:
+  """The order of axes that makes images of an array with another order; None: it has this one.
+
+  No image is up to 4 pixels high and has more than 4 channels.
+  """
+  n, first, _, last = shape
+  if last == examples != n:  # the examples come last, as in the .mat files of SVHN
+    return 3, 0, 1, 2
+  return (0, 2, 3, 1) if first <= 4 < last else None

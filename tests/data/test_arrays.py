@@ -41,7 +41,19 @@ def test_forms_that_are_taken():
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    ({"train": (IMAGES / 255, LABELS)}, "train: images are uint8 .*, not float64"),
+    ({"train": (IMAGES / 255, LABELS)}, r"uint8 .*, not float64 .*\(images \* 255\)\.round\(\)"),
+    (
+      {"train": (IMAGES > 9, LABELS)},
+      r"not bool .* \(images \* 255\)\.round\(\)\.astype\('uint8'\)",
+    ),
+    (
+      {"train": (IMAGES.astype(int), LABELS)},
+      r"not int64 .* give images\.round\(\)\.astype\('uint8'",
+    ),
+    ({"train": (IMAGES.astype("u2") * 257, LABELS)}, r"uint16 .* give \(images / 65535 \* 255\)"),
+    ({"train": (IMAGES * np.float32(16), LABELS)}, r"float32 .* give \(images / 4095 \* 255\)"),
+    ({"train": (IMAGES * np.nan, LABELS)}, "float64 .* and not all of them are finite"),
+    ({"train": (IMAGES / 127 - 1, LABELS)}, r"from -1 to 1\.007\d*: scale them to 0 to 255"),
     ({"train": (IMAGES[0, ..., 0], LABELS)}, r"train: images are uint8 .*, not uint8 \[8, 8\]"),
     ({"train": (IMAGES, LABELS[:-1])}, r"train: 60 images and labels of shape \[59\]"),
     ({"train": (IMAGES[:0], LABELS[:0])}, "train: 0 images"),
@@ -77,6 +89,31 @@ def test_bad_arrays_are_one_line(arguments, message):
   with pytest.raises(UserError, match=message) as e:
     data.from_arrays(**{"train": (IMAGES, LABELS), **arguments})
   assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  "shape, order",
+  [
+    ((60, 3, 32, 32), (0, 2, 3, 1)),
+    ((60, 1, 28, 28), (0, 2, 3, 1)),
+    ((60, 4, 8, 5), (0, 2, 3, 1)),
+    ((32, 32, 3, 60), (3, 0, 1, 2)),
+    ((60, 3, 32, 3), None),  # strips, and more channels than colours have
+    ((60, 32, 3, 3), None),
+    ((60, 1, 32, 1), None),
+    ((60, 8, 8, 13), None),
+    ((60, 5, 5, 60), None),
+  ],
+)
+def test_axes_in_another_order_are_refused_with_the_transposition(shape, order):
+  images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+  if order is None:
+    assert data.from_arrays((images, LABELS))["train"].shape == shape[1:]
+    return
+  with pytest.raises(UserError, match=r"give images\.transpose\(" + ", ".join(map(str, order))):
+    data.from_arrays((images, LABELS))
+  given = data.from_arrays((images.transpose(order), LABELS))
+  assert given["train"].shape == tuple(np.array(shape)[list(order)][1:])
 
 
 @pytest.mark.parametrize("key", ["train", "validation", "test"])
