@@ -5,7 +5,7 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 
@@ -37,6 +37,11 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
   if len(choices) > 60:
     choices = [*(near or choices[:10]), f"... ({len(choices)} in all)"]
   return UserError(f"unknown {kind} {name!r}.{hint} Choose from: {', '.join(choices)}")
+
+
+def listed(names: Sequence[str]) -> str:
+  """The first five names, and how many more there are."""
+  return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 class ArgumentParser(argparse.ArgumentParser):

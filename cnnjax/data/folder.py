@@ -5,19 +5,14 @@
     PATH.csv, PATH.jsonl                                     path, label and, if there is one, split
 
 Images lie at any depth below the folder of their class; hidden files and files without the ending
-of an image are not read. In a table, paths start at its folder and may lead out of it: what lies
-there is decoded as an image, and nothing else is done with it. Labels in a CSV file may be
-several, with ";" between them; in JSONL a list, which may be empty. The classes are those of the
-training split, of which others may lack some. Without a test split the validation split is tested.
+of an image are not read. The classes are those of the training split, of which others may lack
+some. Without a test split the validation split is tested.
 """
 
-import csv
 import dataclasses
 import difflib
 import functools
-import io
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -26,9 +21,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax.data import tables
 from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, read
 from cnnjax.data.split import Image, Label, Split, carve
-from cnnjax.errors import TransientError, UserError, unknown
+from cnnjax.data.tables import Pairs
+from cnnjax.errors import TransientError, UserError, listed, unknown
 
 # What people call their splits.
 ALIASES = {
@@ -37,13 +34,6 @@ ALIASES = {
   "test": ("test", "testing", "eval"),
 }
 TEST_SHARE = 0.2  # held out where there are no splits
-# And their columns, in any case.
-KEYS = {
-  "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path"),
-  "label": ("label", "labels", "class", "category"),
-  "split": ("split", "subset"),
-}
-Pairs = list[tuple[str, tuple[str, ...]]]  # (file, its labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +99,8 @@ def check(config: ConfigDict) -> None:
     counts = np.bincount(labels, minlength=len(listing.classes))
     if single := [name for name, n in zip(listing.classes, counts, strict=True) if n == 1]:
       raise UserError(
-        f"{config.path}: one image only of {_some(single)}, and a part of each class is to be held "
-        "out; add images, or leave the class out"
+        f"{config.path}: one image only of {listed(single)}, and a part of each class is to be "
+        "held out; add images, or leave the class out"
       )
 
 
@@ -119,7 +109,7 @@ def load(config: ConfigDict, split: str) -> Split:
   own = listing.own[split]
   notes = [f"its {own!r}"] if own.lower() not in ("", split.lower()) else []
   if split == config.train and listing.unused:
-    notes.append(f"not used: {_some(listing.unused)}")
+    notes.append(f"not used: {listed(listing.unused)}")
   shape = (None, None, config.channels or 3)
   found = Split(listing.files[split], listing.classes, shape, note=", ".join(notes))
   if not listing.whole or not isinstance(config.test, str):
@@ -154,8 +144,8 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
   root = _existing(path)
   if os.path.isdir(root):
     own = split_folders(root) or {"": root}
-  elif root.lower().endswith((".csv", ".jsonl")):
-    own = of_table(root)
+  elif root.lower().endswith(tables.ENDINGS):
+    own = tables.read(root)
   else:
     raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
   places = _places(path, own, dict(named))
@@ -168,7 +158,7 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
     if odd := sorted({label for _, labels in found for label in labels} - known):
       raise UserError(
         f"{path}: {place!r} has classes that {places['train']!r} lacks, so that they cannot be "
-        f"learnt: {_some(odd)}; add images of them there, or take them out here"
+        f"learnt: {listed(odd)}; add images of them there, or take them out here"
       )
   if len(known) < 2:
     raise _too_few(path, root, known)
@@ -271,7 +261,7 @@ def _of_folder(path: str, key: str) -> Pairs:
       + (f"; or {_hold_out(key)}" if key != "train" else "")
     )
   if empty := [name for name, files in found.items() if not files]:
-    raise UserError(f"{path}: no image in the folder of {_some(empty)}; fill it or delete it")
+    raise UserError(f"{path}: no image in the folder of {listed(empty)}; fill it or delete it")
   return [(file, (name,)) for name, files in found.items() for file in files]
 
 
@@ -301,93 +291,6 @@ def _images(folder: str, *real: str) -> Iterator[str]:
       yield entry.path
 
 
-def of_table(path: str) -> dict[str, Pairs]:
-  """The images of each split; of "" where there are no splits."""
-  splits: dict[str, Pairs] = {}
-  lines: dict[str, int] = {}  # by file
-  missing = []
-  for line, row in _rows(path):
-    name, label, split = (next((row[k] for k in KEYS[key] if k in row), None) for key in KEYS)
-    labels = label if isinstance(label, list) else [label]
-    labels = [str(x).strip() if isinstance(x, str | int | float) else "" for x in labels]
-    if not name or not isinstance(name, str) or not all(labels):
-      what = "label" if name and isinstance(name, str) else "path"
-      raise UserError(f"{path}, line {line}: no {what} in {str(row)[:200]}")
-    file = os.path.join(os.path.dirname(path), name)
-    if lines.setdefault(os.path.normpath(file), line) != line:
-      raise UserError(
-        f"{path}, line {line}: {name} is in line {lines[os.path.normpath(file)]} already; an image "
-        "has one line, and several labels stand in it with ';' between (JSONL: a list)"
-      )
-    missing += [] if os.path.isfile(file) else [f"{file} (line {line})"]
-    split = str(split or "").strip().lower()
-    splits.setdefault(split, []).append((file, tuple(dict.fromkeys(labels))))
-    if "" in splits and len(splits) > 1:
-      raise UserError(
-        f"{path}, line {line}: a split in some lines and none in others; give it to all"
-      )
-  if missing:
-    raise UserError(
-      f"{path}: {len(missing):,} of {len(lines):,} files are not there: {_some(missing)}; paths "
-      "start at the folder of the table"
-    )
-  if not splits:
-    raise UserError(f"{path} names no images: it has no lines with a path and a label")
-  return splits
-
-
-def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-  """(line, what is in it by column, in lower case), without blank lines."""
-  try:
-    data = pathlib.Path(path).read_bytes()
-    text = data.decode("utf-8-sig")
-  except UnicodeDecodeError as e:
-    line = data.count(b"\n", 0, e.start) + 1
-    raise UserError(f"{path}, line {line}: this is not UTF-8; save the file as UTF-8") from e
-  except OSError as e:
-    raise UserError(f"{path} cannot be read: {e.strerror}") from e
-  return (_csv if path.lower().endswith(".csv") else _jsonl)(path, text)
-
-
-def _csv(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-  rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-  header, line = [], 1
-  try:
-    for row in rows:
-      cells = [cell.strip() for cell in row]
-      if not header and any(cells):
-        header = [cell.lower() for cell in cells]
-        for key in ("path", "label"):
-          if not {*KEYS[key]} & {*header}:
-            raise UserError(
-              f"{path}: the first line needs a column {key} (or {', '.join(KEYS[key][1:])}), with "
-              f"commas between columns, and has {', '.join(cells)}"
-            )
-      elif any(cells):
-        if len(cells) != len(header):
-          raise UserError(
-            f"{path}, line {line}: {len(cells)} columns, and the first line has {len(header)}"
-          )
-        values = dict(zip(header, cells, strict=True))
-        label = next(key for key in KEYS["label"] if key in values)
-        yield line, {**values, label: [name.strip() for name in values[label].split(";")]}
-      line = rows.line_num + 1
-  except csv.Error as e:
-    raise UserError(f"{path}, line {line}: {e}; look at its quotes") from e
-
-
-def _jsonl(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-  for line, row in enumerate(text.split("\n"), 1):
-    if row.strip():
-      try:
-        values = json.loads(row)
-      except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}, line {line}: not JSON: {getattr(e, 'msg', e)}") from e
-      if not isinstance(values, dict):
-        raise UserError(f'{path}, line {line}: it should be like {{"path": "a.jpg", "label": "b"}}')
-      yield line, {key.lower(): value for key, value in values.items()}
-
-
 def _printable(name: str) -> str:
   """A file name, which may be in no encoding, as text."""
   return os.fsencode(name).decode(errors="backslashreplace")
@@ -397,7 +300,3 @@ def _numbers_first(name: str) -> tuple:
   """Classes 0, 1, 2, ..., 10 in the order of numbers, others in that of the alphabet."""
   short = name.isdecimal() and len(name) < 1000  # Python reads no number of over 4,300 digits
   return (0, int(name), name) if short else (1, 0, name)
-
-
-def _some(names: list[str]) -> str:
-  return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from cnnjax.data import images
-from cnnjax.data.folder import of_table, split_folders
+from cnnjax.data import images, tables
+from cnnjax.data.folder import split_folders
 from cnnjax.errors import UserError
 
 # What is looked for, and what it means. The first are harmful: examples are lost, or results wrong.
@@ -52,7 +52,6 @@ KINDS = {
   "large": "over 16 million pixels: slow to decode",
   "elongated": "a side over 4 times the other: crops see little of it",
 }
-TABLES = (".csv", ".jsonl")
 File = tuple[str, str, tuple[str, ...]]  # (path, split, classes)
 _CHUNK = 512  # files that are in the hands of the threads at a time
 
@@ -111,9 +110,13 @@ def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None)
   """
   path = pathlib.Path(path).expanduser()
   findings = {kind: [] for kind in KINDS}
-  listed = path.is_file() and path.name.lower().endswith(TABLES)
+  listed = path.is_file() and path.name.lower().endswith(tables.ENDINGS)
   if not (listed or path.is_dir()):
-    but = f", but a file, and of files it takes {' and '.join(TABLES)}" if path.is_file() else ""
+    but = (
+      f", but a file, and of files it takes {' and '.join(tables.ENDINGS)}"
+      if path.is_file()
+      else ""
+    )
     raise UserError(f"{str(path)!r} is not a folder{but}")
   root = path.parent if listed else path
   try:
@@ -141,7 +144,7 @@ def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None)
 
 def _listed(table: pathlib.Path) -> tuple[list[File], dict[str, tuple[str, ...]]]:
   """(the files of a table, its classes by split)."""
-  splits = of_table(str(table))
+  splits = tables.read(str(table))
   files = [
     (os.path.relpath(file, table.parent), split, labels)
     for split, pairs in splits.items()
