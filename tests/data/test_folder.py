@@ -1,84 +1,21 @@
-"""Folders of images and tables of paths: what is read, how it is split, and what is refused."""
+"""Folders of images: what is read, how it is split, and what is refused."""
 
 import contextlib
-import csv
-import io
-import json
 import os
 import pathlib
 import pickle
-import zlib
 
 import numpy as np
 import pytest
+from folders import SIZE, by_folder, config, load, put, some, table
 from PIL import Image
 
-from cnnjax import data, errors, main, sharding, train
+from cnnjax import data, sharding
 from cnnjax.config import default, override
 from cnnjax.data import folder
 from cnnjax.errors import UserError
 
-RESNET = pathlib.Path(__file__).parents[2] / "configs" / "resnet.py"
-SIZE = 4
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-  """Paths in the tests are relative to a fresh folder."""
-  monkeypatch.chdir(tmp_path)
-  folder._listing.cache_clear()  # "a" was another folder in the last test
-  return tmp_path
-
-
-def pixels(name):
-  """What `put` writes under a name: another picture for each."""
-  return np.random.default_rng(zlib.crc32(str(name).encode())).integers(
-    0, 256, (SIZE, SIZE, 3), dtype=np.uint8
-  )
-
-
-def put(*names):
-  """Pictures as PNG, whatever their endings say: files are read by their content."""
-  for name in names:
-    pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels(name)).save(name, "PNG")
-  return list(names)
-
-
-def some(place, n=5):
-  return [f"{place}/{i}.png" for i in range(n)]
-
-
-def config(path="a", **overrides):
-  c = default()
-  for key, value in {
-    "source": "folder", "path": str(path), "image_size": SIZE, **overrides
-  }.items():  # fmt: skip
-    override(c, f"data.{key}", value)
-  return c.data
-
-
-def load(path="a", **overrides):
-  """{split: {(file, label), ...}} and the classes; files by their pictures, so as they are read."""
-  c = config(path, **overrides)
-  data.check(c)
-  splits = {key: split for key, split in data.load(c).items() if split}
-  (classes,) = {split.classes for split in splits.values()}
-  written = {pixels(name).tobytes(): name for name in map(str, pathlib.Path().rglob("*"))}
-  found = {}
-  for key, split in splits.items():
-    label = lambda row: tuple(classes[i] for i in (np.flatnonzero(row) if np.ndim(row) else [row]))
-    pairs = zip(split.images, split.labels, strict=True)
-    found[key] = [(written[image.tobytes()], label(row)) for image, row in pairs]
-    assert len(set(found[key])) == len(found[key])
-    found[key] = set(found[key])
-  return found, classes
-
-
-def by_folder(*names):
-  """{(file, (class,))} of names that end in class/file."""
-  return {(name, (name.split("/")[-2],)) for name in names}
-
+pytestmark = pytest.mark.usefixtures("here")
 
 # Folders
 
@@ -325,142 +262,7 @@ def order(**overrides):
   }
 
 
-# Tables
-
-
-def table(text, name="a.csv"):
-  pathlib.Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
-  return name
-
-
-ROWS = [(f"in/{i}.png", "yx"[i % 2]) for i in range(10)]
-LINES = "".join(f"{name},{label}\n" for name, label in ROWS)
-PAIRS = {(name, (label,)) for name, label in ROWS}
-
-
-@pytest.mark.parametrize(
-  "text",
-  [
-    f"path,label\n{LINES}",
-    b"\xef\xbb\xbf" + f"path,label\n{LINES}".encode(),
-    f"\nFile_Name , Class\r\n \r\n{LINES}\r\n,\r\n".replace("\n", "\r\n").replace("\r\r", "\r"),
-    'label,other,filename\n"' + "".join(f'{b}", "a, ""b""\n", {a}\n"' for a, b in ROWS)[:-1],
-    f"path,label,split\n{LINES}".replace("x\n", "x,\n").replace("y\n", "y,\n"),
-  ],
-  ids=["plain", "byte order mark", "Windows, blank lines", "quotes", "an empty split"],
-)
-def test_csv(text):
-  put(*(name for name, _ in ROWS))
-  found, classes = load(table(text))
-  assert classes == ("x", "y") and len(found["test"]) == 2
-  assert found["train"] | found["test"] == PAIRS and not found["train"] & found["test"]
-
-
-def test_jsonl():
-  put(*(name for name, _ in ROWS))
-  rows = [{"Image": name, "label": label, "n": None} for name, label in ROWS]
-  text = "\ufeff" + "\n\n".join(map(json.dumps, rows))
-  found, classes = load(table(text, "a.JSONL"))
-  assert classes == ("x", "y") and found["train"] | found["test"] == PAIRS
-
-
-def test_paths_start_at_the_folder_of_the_table(here):
-  names = put(*some("b/in/x"), *some("b/in/y"))
-  absolute = put("c/0.png", "c/1.png")
-  rows = [f"{name[2:]},{name[5]}" for name in names]
-  rows += [f"{here}/{name},z" for name in absolute]
-  found, classes = load(table("path,label\n" + "\n".join(rows), "b/a.csv"))
-  assert classes == ("x", "y", "z")
-  expected = by_folder(*names) | {(name, ("z",)) for name in absolute}
-  assert found["train"] | found["test"] == expected
-
-
-def test_the_splits_of_a_table_go_by_several_names():
-  names = put(*some("in", 6))
-  splits = ["train", "Train ", "VAL", "val", "tests", ""]
-  labels = "xyxyxx"
-  rows = [",".join(row) for row in zip(names, labels, splits, strict=True)][:-1]
-  found, _ = load(table("path,label,subset\n" + "\n".join(rows)), validation="valid", test="tests")
-  assert found == {
-    "train": {(names[0], ("x",)), (names[1], ("y",))},
-    "validation": {(names[2], ("x",)), (names[3], ("y",))},
-    "test": {(names[4], ("x",))},
-  }
-
-
-def test_several_labels():
-  names = put(*some("in", 6))
-  labels = [["b", "10"], ["9"], ["10", "b", "b"], ["9", "10", "b"], ["9"], ["b"]]
-  expected = {name: set(row) for name, row in zip(names, labels, strict=True)}
-  lines = "".join(f"{name}, {' ; '.join(row)}\n" for name, row in zip(names, labels, strict=True))
-  rows = [{"path": n, "labels": row} for n, row in zip(names, labels, strict=True)]
-  rows[1]["labels"], rows[4]["labels"] = 9, [9]
-  for file in (
-    table(f"path,labels\n{lines}"),
-    table("\n".join(map(json.dumps, rows)), "a.jsonl"),
-  ):
-    found, classes = load(file)
-    assert classes == ("9", "10", "b")
-    assert {n: set(row) for n, row in found["train"] | found["test"]} == expected
-    c = config(file)
-    split = folder.load(c, "train")
-    assert split.labels.dtype == np.uint8 and split.labels.shape == (4, 3)
-    np.testing.assert_array_equal(split[2][1], split.labels[2])
-
-
-def test_an_image_of_several_labels_may_have_none():
-  names = put(*some("in", 6))
-  labels = [["x"], [], ["y"], ["y"], ["x"], "y"]
-  rows = [{"path": n, "label": row} for n, row in zip(names, labels, strict=True)]
-  found, _ = load(table("\n".join(map(json.dumps, rows)), "a.jsonl"))
-  assert (names[1], ()) in found["train"] | found["test"]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_every_line_is_in_one_split_with_its_labels(seed):
-  rng = np.random.default_rng(seed)
-  several, split = rng.integers(2, size=2)
-  alphabet = ["1", "20", "3", "é\u2028e", 'q"u', "c,d", "x y"]
-  classes = [*alphabet[: rng.integers(2, 8)]]
-  names = put(*(f"in/{i}, {rng.choice(['a', 'é'])}.png" for i in rng.permutation(70)))
-  draw = lambda i: sorted({classes[i % len(classes)], *rng.choice(classes, several)})
-  rows = [(name, draw(i), ("train", "test")[int(i > 50)]) for i, name in enumerate(names)]
-  file, text = ("a.csv", io.StringIO()) if rng.integers(2) else ("a.jsonl", io.StringIO())
-  if file == "a.csv":
-    csv.writer(text).writerows(
-      [("path", "split", "label")[:: 1 if split else 2]]
-      + [(name, part, ";".join(found))[:: 1 if split else 2] for name, found, part in rows]
-    )
-  else:
-    for name, found, part in rows:
-      row = {"path": name, "label": found} | ({"split": part} if split else {})
-      text.write(json.dumps(row, ensure_ascii=False) + "\n")
-  found, _ = load(table(text.getvalue(), file))
-  everything = {(name, frozenset(labels)) for name, labels, _ in rows}
-  got = {key: {(name, frozenset(labels)) for name, labels in part} for key, part in found.items()}
-  assert got["train"] | got["test"] == everything and not got["train"] & got["test"]
-  if split:
-    assert {name for name, _ in got["test"]} == {name for name, _, part in rows if part == "test"}
-
-
 # What is wrong is told in one line, before anything is computed
-
-
-@pytest.fixture
-def fails(capsys, monkeypatch):
-  """A function from overrides of `data` to the one line of a command that ends with 2."""
-  monkeypatch.setattr(train.programs, "build", lambda *_: pytest.fail("reached `build`"))
-
-  def fails(*overrides):
-    argv = [f"--config={RESNET}", "--config.data.source=folder", "--config.data.image_size=4"]
-    argv += [f"--config.data.{word}" for word in overrides]
-    assert errors.run(lambda: main.main(argv)) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("error: ")
-    assert printed.err.count("\n") == 1 and "Traceback" not in printed.err
-    return printed.err
-
-  return fails
 
 
 X, Y = some("a/x"), some("a/y")
@@ -519,7 +321,7 @@ def test_images_of_many_sizes_need_one():
     data.check(c)
 
 
-def test_home_is_filled_in(fails, here, monkeypatch):
+def test_home_is_filled_in(monkeypatch):
   monkeypatch.setenv("HOME", str(here / "home"))
   put(*some("home/a/x"), *some("home/a/y"))
   assert load("~/a")[1] == ("x", "y")
@@ -547,79 +349,6 @@ def test_what_may_not_be_read(fails):
       assert message in fails(f"path={path.split('/')[0]}")
     finally:
       os.chmod(path, 0o755)
-
-
-HEAD = "path,label,split\nin/0.png,x,train\nin/1.png,y,train\n"
-
-
-@pytest.mark.parametrize(
-  "text, words",
-  [
-    ("", "a.csv names no images"),
-    ("path,label\n\n", "a.csv names no images"),
-    ("in/0.png,x\nin/1.png,y\n", "a.csv: the first line needs a column path (or file, filename, "),
-    ("path;label\nin/0.png;x\n", "commas between columns, and has path;label"),
-    ("path,split\nin/0.png,x\n", "needs a column label (or labels, class, category), with commas"),
-    (f"{HEAD}\nin/2.png,x\n", "a.csv, line 5: 2 columns, and the first line has 3"),
-    (f"{HEAD}in/2.png,x,test,\n", "a.csv, line 4: 4 columns"),
-    (f'{HEAD}"in/2\n.png",x\n', "a.csv, line 4: 2 columns"),
-    (f"{HEAD},x,test\n", "a.csv, line 4: no path in {'path': ''"),
-    (f"{HEAD}in/2.png,,test\n", "a.csv, line 4: no label in "),
-    (f"{HEAD}in/2.png,x;,test\n", "a.csv, line 4: no label in "),
-    (f'{HEAD}in/2.png,"x,test\nin/3.png,x,test\n', "a.csv, line 4: unexpected end of data; look"),
-    (f'{HEAD}in/2.png,"x"y,test\n', "a.csv, line 4: ',' expected after"),
-    (f"{HEAD}in/2.png,é,test\n".encode("latin-1"), "a.csv, line 4: this is not UTF-8; save"),
-    (HEAD.encode("utf-16"), "a.csv, line 1: this is not UTF-8; save"),
-    (f"{HEAD}in/8.png,x,test\nin,x,test\n", "2 of 4 files are not there: in/8.png (line 4), in ("
-     "line 5); paths start at the folder of the table"),
-    (HEAD + "".join(f"in/{i}.png,x,test\n" for i in range(8, 2008)), "2,000 of 2,002 files are not "
-     "there: in/8.png (line 4), in/9.png (line 5), in/10.png (line 6), in/11.png (line 7), "
-     "in/12.png (line 8) and 1,995 more;"),
-    (f"{HEAD}in/0.png,y,test\n", "a.csv, line 4: in/0.png is in line 2 already; an image has one"),
-    (f"{HEAD}./in/1.png,y,train\n", "a.csv, line 4: ./in/1.png is in line 3 already"),
-    (f"{HEAD}in/2.png,x,\n", "a.csv, line 4: a split in some lines and none in others"),
-    (f"{HEAD}in/2.png,z,test\n", "a.csv: 'test' has classes that 'train' lacks, so that they "
-     "cannot be learnt: z"),
-    (HEAD, "unknown split of a.csv in data.test 'test'. Choose from: train; or hold out a share"),
-    (HEAD.replace("train", "test"), "unknown split of a.csv in data.train 'train'"),
-    ("path,label\nin/0.png,x\nin/1.png,x\n", "a.csv has one class only, 'x'"),
-    ("path,label\nin/0.png,x\nin/1.png,x\nin/2.png,y\n", "a.csv: one image only of y"),
-  ],
-)  # fmt: skip
-def test_bad_csv(fails, text, words):
-  put(*some("in", 4))
-  assert words in fails(f"path={table(text)}")
-
-
-@pytest.mark.parametrize(
-  "row, words",
-  [
-    ("[", "a.jsonl, line 3: not JSON: Expecting value"),
-    ("[" * 100_000, "a.jsonl, line 3: not JSON: "),
-    ('{"path": "in/1.png" "label": "x"}', "a.jsonl, line 3: not JSON: Expecting ',' delimiter"),
-    ('["in/1.png", "x"]', 'a.jsonl, line 3: it should be like {"path": "a.jpg", "label": "b"}'),
-    ('{"path": "in/1.png"}', "a.jsonl, line 3: no label in {'path'"),
-    ('{"label": "x"}', "a.jsonl, line 3: no path in {'label'"),
-    ('{"path": 1, "label": "x"}', "a.jsonl, line 3: no path in "),
-    ('{"path": "in/1.png", "label": null}', "a.jsonl, line 3: no label in "),
-    ('{"path": "in/1.png", "label": {"a": 1}}', "a.jsonl, line 3: no label in "),
-    ('{"path": "in/1.png", "label": ["x", ""]}', "a.jsonl, line 3: no label in "),
-    ('{"path": "in/1.png", "label": ["x", ["y"]]}', "a.jsonl, line 3: no label in "),
-    ('{"path": "in/9.png", "label": "x"}', "1 of 2 files are not there: in/9.png (line 3)"),
-    ("", "a.jsonl has one class only, 'x'"),
-  ],
-)
-def test_bad_jsonl(fails, row, words):
-  put("in/0.png", "in/1.png")
-  text = f'\n{{"path": "in/0.png", "label": "x"}}\n{row}\n'
-  assert words in fails(f"path={table(text, 'a.jsonl')}")
-
-
-def test_no_labels_at_all(fails):
-  put("in/0.png")
-  assert "no image that is trained on has a label" in fails(
-    f"path={table(json.dumps({'path': 'in/0.png', 'label': []}), 'a.jsonl')}"
-  )
 
 
 # What is printed
