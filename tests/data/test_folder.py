@@ -321,7 +321,7 @@ def test_images_of_many_sizes_need_one():
     data.check(c)
 
 
-def test_home_is_filled_in(monkeypatch):
+def test_home_is_filled_in(fails, here, monkeypatch):
   monkeypatch.setenv("HOME", str(here / "home"))
   put(*some("home/a/x"), *some("home/a/y"))
   assert load("~/a")[1] == ("x", "y")
