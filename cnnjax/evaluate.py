@@ -145,12 +145,16 @@ def main(argv: list[str] | None = None) -> int:
     unreadable=unreadable,
     **{key: value for key, value in overrides.items() if value is not None},
   )
+  from cnnjax import tasks
   from cnnjax.members import in_words
+  from cnnjax.metrics import of_weights
+  from cnnjax.workdir import load_config
 
+  declared = tasks.TASKS[load_config(args.workdir).task.name].METRICS
   of = "" if args.weights == "raw" else f", {args.weights} weights"
   print(
     f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}){of}, {args.split} split, "
-    f"{examples:,} examples: {in_words(metrics)}"
+    f"{examples:,} examples: {in_words(metrics, of_weights(declared, ['raw']))}"
   )
   for name, reason in list(unreadable.items())[:1]:
     print(f"{len(unreadable)} images cannot be read and are left out, such as {name}: {reason}")

@@ -15,9 +15,9 @@ import scipy.stats
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError
+from cnnjax.metrics import Metric
 
 CONFIDENCE = 0.95
-FIRST = ("accuracy", "loss")  # of what is said of a split
 
 
 def in_turns() -> bool:
@@ -134,21 +134,25 @@ class Members:
     return found
 
 
-def in_words(metrics: Mapping[str, float], prefix: str = "") -> str:
-  """Accuracy, loss and what else there is: of seeds the mean with its interval, of rates each."""
-  found = []
-  place = lambda name: ([*FIRST, name.removeprefix(prefix)]).index(name.removeprefix(prefix))
-  for name in sorted(metrics, key=place):
-    if name.endswith("_ci95") or "(" in name or not name.startswith(prefix):
+def in_words(values: Mapping[str, float], metrics: Mapping[str, Metric], prefix: str = "") -> str:
+  """Values whose names begin with `prefix`: of seeds a mean with its interval, of rates each.
+
+  In the order and form of `metrics`, by names without the prefix; what is not there comes last.
+  """
+  found, names = [], [name for name in values if name.startswith(prefix)]
+  order = [prefix + name for name in metrics]
+  for name in sorted(names, key=[*order, *(n for n in names if n not in order)].index):
+    if name.endswith("_ci95") or "(" in name:
       continue
-    form = ".4f" if name.endswith("loss") else ".2%"
-    each = {key: value for key, value in metrics.items() if key.startswith(f"{name} (")}
-    text = f"{metrics[name]:{form}}"
-    if (interval := metrics.get(f"{name}_ci95")) is not None:
+    bare = name.removeprefix(prefix)
+    form = metrics[bare].form if bare in metrics else Metric.form
+    each = {key: value for key, value in values.items() if key.startswith(f"{name} (")}
+    text = f"{values[name]:{form}}"
+    if (interval := values.get(f"{name}_ci95")) is not None:
       text += f" ± {interval:{form}}"
     elif each:  # a mean of learning rates says nothing
       text = " ".join(f"{v:{form}}{key.removeprefix(name)}" for key, v in each.items())
-    found.append(f"{name.removeprefix(prefix).replace('_', ' ')} {text}")
+    found.append(f"{bare.replace('_', ' ')} {text}")
   return ", ".join(found)
 
 

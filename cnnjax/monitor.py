@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from cnnjax import tasks
 from cnnjax.errors import UserError, unknown
+from cnnjax.metrics import Metric, named, of_weights
 from cnnjax.optim import plateau
+from cnnjax.optim.averaging import WEIGHTS
 
 
 @flax.struct.dataclass
@@ -20,13 +23,26 @@ class Monitor:
   plateau: plateau.Plateau | None  # None: the rate does not fall by itself
 
 
-def better(metric: str) -> str:
-  """ "min" for a loss, else "max"."""
-  return "min" if metric.endswith("loss") else "max"
+def metric(config: ConfigDict) -> Metric:
+  """Returns the metric that is monitored, as the task declares it. Takes the whole config.
+
+  Raises:
+    UserError: the task declares no such metric, so that nobody knows which way is better.
+  """
+  task = tasks.TASKS[config.task.name]
+  declared = of_weights(task.METRICS, WEIGHTS)
+  if (name := config.monitor.removeprefix("validation/")) not in declared:
+    names = [f"validation/{name}" for name in declared]
+    raise UserError(
+      f"{unknown('metric: monitor', config.monitor, names)}. Another one has to be declared, with "
+      f"the direction that is better, in METRICS of {task.__name__}"
+    )
+  return declared[name]
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError where the run has no split to go by. Takes the whole config."""
+  """Raises UserError where the run has no metric or split to go by. Takes the whole config."""
+  metric(config)
   for key in ("early_stopping", "optim.plateau"):
     group = config.optim.plateau if key == "optim.plateau" else config.early_stopping
     if group.patience is not None and config.data.validation is None:
@@ -41,33 +57,34 @@ def check(config: ConfigDict) -> None:
 
 def check_metric(metric: str, metrics: Iterable[str], averages: Iterable[str]) -> None:
   """Raises UserError unless `metric` is one of those that evaluation finds."""
-  prefixes = ["", *(f"{name}_" for name in averages)]
-  names = [f"validation/{prefix}{name}" for prefix in prefixes for name in metrics]
+  metrics = tuple(metrics)
+  names = [f"validation/{named(w, name)}" for w in ("raw", *averages) for name in metrics]
   if metric not in names:
     raise unknown("metric: monitor", metric, names)
 
 
 def create(config: ConfigDict) -> Monitor:
   """That of a run that begins. Takes the whole config."""
-  worst = jnp.inf if better(config.monitor) == "min" else -jnp.inf
+  better = metric(config).better
+  worst = jnp.inf if better == "min" else -jnp.inf
   falls = config.optim.plateau.patience is not None
   return Monitor(
     jnp.asarray(worst, jnp.float32),
     jnp.zeros((), jnp.int32),
-    plateau.create(config.optim.plateau, better=better(config.monitor)) if falls else None,
+    plateau.create(config.optim.plateau, better=better) if falls else None,
   )
 
 
 def update(monitor: Monitor, value: jax.Array, config: ConfigDict) -> Monitor:
   """After an evaluation that found `value`."""
-  value = jnp.asarray(value, jnp.float32)
-  gain = value - monitor.best if better(config.monitor) == "max" else monitor.best - value
+  value, better = jnp.asarray(value, jnp.float32), metric(config).better
+  gain = value - monitor.best if better == "max" else monitor.best - value
   improved = gain > config.early_stopping.min_delta
   falls = monitor.plateau is not None
   return Monitor(
     jnp.where(improved, value, monitor.best),
     jnp.where(improved, 0, monitor.since_best + 1),
-    plateau.update(monitor.plateau, value, better=better(config.monitor)) if falls else None,
+    plateau.update(monitor.plateau, value, better=better) if falls else None,
   )
 
 

@@ -35,6 +35,7 @@ from cnnjax import (
   trained,
 )
 from cnnjax.errors import TransientError, UserError
+from cnnjax.metrics import Metric, of_weights
 from cnnjax.models import batch_stats
 from cnnjax.optim import averaging
 
@@ -72,7 +73,12 @@ class Program:
   def open_checkpoints(self, workdir: pathlib.Path) -> checkpoints.Checkpoints:
     """Those of the run in `workdir`, to be written."""
     keep = checkpoints.Keep.of(self.config.keep, self.inputs.to_steps)
-    return checkpoints.Checkpoints(workdir, monitor=self.config.monitor, keep=keep)
+    return checkpoints.Checkpoints.of(workdir, self.config, keep=keep)
+
+  @property
+  def metrics(self) -> dict[str, Metric]:
+    """What is known of the metrics, by their names without the split."""
+    return of_weights(self.task.METRICS, ("raw", *self.averages.names))
 
   @property
   def per_dispatch(self) -> int:
@@ -302,7 +308,7 @@ class Program:
       health.Watch,
       self.inputs.total,
       config.monitor,
-      monitor.better(config.monitor),
+      monitor.metric(config).better,
       guessing=math.log(self.task.num_classes) if plain else math.inf,
     )
     return health.Watches(self.members.names, watch) if self.members.several else watch()

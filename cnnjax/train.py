@@ -78,6 +78,8 @@ def train(
         devices=program.mesh.size,
         profile=config.profile,
         clock=clock,
+        metrics=program.metrics,
+        monitor=config.monitor,
       ) as out,
       processes.one_for_all(),
     ):

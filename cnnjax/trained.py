@@ -46,7 +46,7 @@ def load(
     UserError: there is no such checkpoint or average, or it is of another model.
   """
   while True:
-    saved = checkpoints.Checkpoints(folder, monitor=config.monitor, read_only=True)
+    saved = checkpoints.Checkpoints.of(folder, config, read_only=True)
     try:
       return _load(saved, config, mesh, checkpoint, weights)
     except UserError:

@@ -2,13 +2,14 @@
 
 import datetime
 import json
+import math
 import os
 import pathlib
-import re
 import signal
 import statistics
 import sys
 import time
+import types
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import compiling, health, processes, profiling
 from cnnjax.members import in_words
+from cnnjax.metrics import Metric, named
 
 # Where there is a torch, tensorboardX imports it, for writers that are not used here: seconds at
 # start-up, and a second framework in the process. None in its place says that there is none.
@@ -30,8 +32,6 @@ if _hidden:
   del sys.modules["torch"]
 
 METRICS = "metrics.jsonl"
-RESULT = re.compile(r"test/((ema|swa|schedule_free)_)?(accuracy|loss)(_ci95| \(.*\))?")
-BEST_RATE = "validation/accuracy"  # of several rates, the best has the highest
 BEFORE = f"{METRICS}.before"  # of a run whose checkpoints are not there
 UNREADABLE = "unreadable.txt"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
@@ -83,6 +83,8 @@ class Writers:
     devices: that share a batch.
     profile: `config.profile`; None: no steps are traced.
     clock: of what was compiled since the run began; None: since now.
+    metrics: of the task and the weights that are evaluated, by name; the headlines are said.
+    monitor: the metric that says which of several learning rates is the best.
   """
 
   def __init__(
@@ -97,7 +99,10 @@ class Writers:
     devices: int = 1,
     profile: ConfigDict | None = None,
     clock: compiling.Clock | None = None,
+    metrics: Mapping[str, Metric] = types.MappingProxyType({}),
+    monitor: str = "",
   ):
+    self._metrics, self._monitor = metrics, monitor
     self._total, self._steps_per_epoch, self._batch_size = total, steps_per_epoch, batch_size
     self._devices = devices
     first = processes.is_first()
@@ -272,17 +277,33 @@ class Writers:
     validation/ema_accuracy. `of`: the step that they are of, where one was restored.
     """
     of = step if of is None else of
-    prefix = f"{split}/" if weights == "raw" else f"{split}/{weights}_"
-    named = {f"{prefix}{name}": value for name, value in metrics.items()}
-    self.write(step, named if of == step else {**named, "restored_step": of})
+    found = {f"{split}/{named(weights, name)}": value for name, value in metrics.items()}
+    self.write(step, found if of == step else {**found, "restored_step": of})
     average = "" if weights == "raw" else f" of {weights}"
-    main = {key: metrics[key] for key in metrics if key.startswith(("accuracy", "loss"))}
     losses = {key: value for key, value in self.latest.items() if key.startswith("train/loss")}
-    train = f", train {in_words(losses, 'train/')}" if losses and of == step else ""
+    train = f", train {in_words(losses, self._metrics, 'train/')}" if losses and of == step else ""
     at = f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}"
     at = at if of == step else f"best step, {of:,}"
-    self.say(f"{at}: {split}{average} {in_words(main)}{train}")
-    return named
+    main = in_words(self._headlines(metrics), self._metrics)
+    self.say(f"{at}: {split}{average} {main}{train}")
+    return found
+
+  def _headlines(self, values: Mapping[str, float], prefix: str = "") -> dict[str, float]:
+    """Those of `values` whose names, behind `prefix`, are of headlines: of each run as well."""
+    names = {f"{prefix}{name}" for name, metric in self._metrics.items() if metric.headline}
+    whose = lambda name: name.partition(" (")[0].removesuffix("_ci95")
+    return {name: value for name, value in values.items() if whose(name) in names}
+
+  def _best_rate(self) -> str | None:
+    """Of several learning rates the best by the monitored metric; None where there is none."""
+    name = f"{self._monitor} ("
+    rates = {k: v for k, v in self.latest.items() if k.startswith(f"{name}rate ")}
+    finite = {k: v for k, v in rates.items() if math.isfinite(v)}
+    if not finite:
+      return None
+    metric = self._metrics[self._monitor.removeprefix("validation/")]
+    best = {"max": max, "min": min}[metric.better](finite, key=finite.get)
+    return best.removeprefix(name).removesuffix(")")
 
   def has(self, step: int, split: str) -> bool:
     """Whether the metrics of a split at `step` are written."""
@@ -327,16 +348,14 @@ class Writers:
     did = f"trained {done:,} steps in {took} ({self._speed()}). " if done > 0 else ""
     if step < self._total:
       self.say(f"stopped early, at step {step:,} of {self._total:,}")
-    if "test/accuracy" in self.latest:
+    if main := self._headlines(self.latest, "test/"):
       of = "last step" if restored is None else f"best step, {restored:,}"
-      main = {name: value for name, value in self.latest.items() if RESULT.fullmatch(name)}
       sure = " (mean, 95 % interval)" if any(name.endswith("_ci95") for name in main) else ""
-      self.say(f"{did}test {in_words(main, 'test/')}{sure}, {of}")
+      self.say(f"{did}test {in_words(main, self._metrics, 'test/')}{sure}, {of}")
     else:  # `epochs` was lowered below where the run stopped, or metrics.jsonl is gone
       self.say(f"{did}the test split was not evaluated")
-    if rates := {k: v for k, v in self.latest.items() if k.startswith(f"{BEST_RATE} (rate ")}:
-      which = max(rates, key=rates.get)
-      self.say(f"best by validation: {which.removeprefix(BEST_RATE).strip(' ()')}")
+    if rate := self._best_rate():
+      self.say(f"best by {self._monitor}: {rate}")
     elif best is not None:
       self.say(f"best by validation: step {best:,} (evaluate it with --checkpoint=best)")
     self.say(f"in {folder}: config.json, metrics.jsonl, checkpoints/, TensorBoard events")

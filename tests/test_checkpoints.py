@@ -146,7 +146,9 @@ def test_what_is_damaged_is_not_deleted_and_no_measure(tmp_path):
 
 
 def test_the_lowest_loss_is_the_best(tmp_path):
-  saved = checkpoints.Checkpoints(tmp_path, monitor="validation/loss", keep=checkpoints.Keep(1))
+  config = default()
+  config.monitor = "validation/loss"
+  saved = checkpoints.Checkpoints.of(tmp_path, config, keep=checkpoints.Keep(1))
   with contextlib.closing(saved):
     for step, loss in [(1, 0.5), (2, 0.1), (3, float("nan")), (4, 0.3)]:
       saved.save_items(step, small(step), {}, {"validation/loss": loss})

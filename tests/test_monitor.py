@@ -2,9 +2,10 @@
 
 import pytest
 
-from cnnjax import monitor
+from cnnjax import monitor, tasks
 from cnnjax.config import default
 from cnnjax.errors import UserError
+from cnnjax.metrics import Metric
 
 
 def config(metric="validation/accuracy", patience=2, **stopping):
@@ -41,6 +42,40 @@ def stops_after(c, values):
 )
 def test_patience(c, values, n):
   assert stops_after(c, values) == n
+
+
+@pytest.mark.parametrize("average", ["", "ema_", "schedule_free_"])
+@pytest.mark.parametrize(
+  "name, better", [("lossless", "max"), ("perplexity", "min"), ("own_loss", "max")]
+)
+def test_a_metric_says_which_way_is_better(monkeypatch, name, better, average):
+  """Not its name: early stopping, the plateau and the best checkpoint all ask it."""
+  task = type("Own", (tasks.Classification,), {"METRICS": (Metric(name, better),)})
+  monkeypatch.setitem(tasks.TASKS, "own", task)
+  c = config(f"validation/{average}{name}", patience=1)
+  c.task.name, c.optim.plateau.patience = "own", 0
+  rising = [0.1, 0.2, 0.3]
+  good, bad = (rising, rising[::-1]) if better == "max" else (rising[::-1], rising)
+  assert stops_after(c, good) is None and stops_after(c, bad) == 2
+  for values, scale in ((good, 1.0), (bad, 0.01)):
+    now = monitor.create(c)
+    for value in values:
+      now = monitor.update(now, value, c)
+    assert float(now.plateau.scale) == pytest.approx(scale)
+
+
+def test_a_metric_without_a_direction_cannot_be_monitored(monkeypatch):
+  monkeypatch.setitem(tasks.TASKS, "own", type("Own", (tasks.Classification,), {"METRICS": ()}))
+  c = config("validation/own_loss")
+  c.task.name = "own"
+  with pytest.raises(UserError, match=r"'validation/own_loss'.*in METRICS of Own"):
+    monitor.check(c)
+
+
+def test_every_metric_that_is_measured_is_declared():
+  for task, classes in ((tasks.Classification, 10), (tasks.MultiLabel, 3)):
+    measured = {*task(num_classes=classes).collection.__annotations__}
+    assert measured == {metric.name for metric in task.METRICS}
 
 
 def test_a_split_to_go_by_is_asked_for():

@@ -270,7 +270,7 @@ def test_a_rate_that_diverges_leaves_the_others_alone(tiny, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert "learning rate 0.01 | 1e+18, " in printed
   assert "loss is inf" in printed and "the run diverges" in printed and "(rate 1e+18)" in printed
-  assert "best by validation: rate 0.01" in printed
+  assert "best by validation/accuracy: rate 0.01" in printed
   _, alone, _ = train.train(tiny(**settings, **{"optim.learning_rate": 0.01}), tmp_path / "one")
   assert metrics["test/loss (rate 0.01)"] == pytest.approx(alone["test/loss"], rel=1e-3)
   assert metrics["test/loss"] == metrics["test/loss (rate 0.01)"]

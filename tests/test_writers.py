@@ -12,8 +12,11 @@ import pytest
 import rich.console
 
 from cnnjax import writers
+from cnnjax.metrics import Metric, of_weights
+from cnnjax.tasks.classification import Classification
 
 PER_EPOCH, BATCH, TOTAL = 10, 4, 40
+METRICS = of_weights(Classification.METRICS, ["raw", "ema"])
 
 
 def rate(step):
@@ -26,7 +29,7 @@ def training(step, loss=0.5):
 
 
 def make(folder, start=0, total=TOTAL):
-  return writers.Writers(folder, start, total, PER_EPOCH, BATCH)
+  return writers.Writers(folder, start, total, PER_EPOCH, BATCH, metrics=METRICS)
 
 
 def run(folder, start=0, stop=TOTAL):
@@ -389,3 +392,21 @@ def test_metrics_of_a_run_without_its_checkpoints_are_kept(tmp_path, console):
     assert "had come to step" in shown.file.getvalue()
     assert [line["step"] for line in lines(tmp_path)][-1] == stop
     assert writers.read_metrics(tmp_path, writers.BEFORE) == whole
+
+
+@pytest.mark.parametrize("better, best", [("max", "rate 0.1"), ("min", "rate 0.3")])
+def test_the_best_rate_is_that_of_the_monitored_metric(tmp_path, capsys, better, best):
+  """In the direction that the metric declares, whatever its name; NaN is never the best."""
+  metrics = of_weights(
+    [Metric("accuracy_error", better, form=".1f", headline=True)], ["raw", "ema"]
+  )
+  monitor = "validation/ema_accuracy_error"
+  with writers.Writers(tmp_path, 0, 10, PER_EPOCH, BATCH, metrics=metrics, monitor=monitor) as out:
+    values = {0.1: 7.0, 0.3: 2.0, 1.0: float("nan"), 3.0: 5.0}
+    each = {f"accuracy_error (rate {rate:g})": value for rate, value in values.items()}
+    others = {"accuracy (rate 3)": 1.0, "accuracy": 1.0}
+    out.write_evaluation(10, "validation", "ema", {"accuracy_error": 4.0, **each, **others})
+    out.report(tmp_path, 10, None, None)
+  text = capsys.readouterr().out
+  assert f"best by {monitor}: {best}" in text
+  assert "(rate 0.1)" in text and "7.0 " in text and "accuracy 100" not in text

@@ -21,7 +21,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
@@ -29,9 +29,9 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cnnjax import errors, processes
+from cnnjax import monitor as monitors
 from cnnjax.checkpoints import integrity
 from cnnjax.errors import TransientError, UserError, unknown
-from cnnjax.monitor import better
 from cnnjax.state import NEVER, TrainState
 
 WHICH = ("last", "best")
@@ -89,6 +89,7 @@ class Checkpoints:
   Args:
     workdir: its folder `checkpoints` holds them.
     monitor: the metric that says which is the best.
+    better: whether it is to be large or small.
     read_only: nothing is written, renamed or deleted.
     keep: which ones stay.
     say: takes a line for the user where a checkpoint is damaged.
@@ -99,12 +100,13 @@ class Checkpoints:
     workdir: pathlib.Path,
     *,
     monitor: str,
+    better: Literal["max", "min"] = "max",
     read_only: bool = False,
     keep: Keep = Keep(),
     say: Callable[[str], None] = errors.warn,
   ):
     _hush()
-    self._monitor, self._sign = monitor, {"max": 1, "min": -1}[better(monitor)]
+    self._monitor, self.sign = monitor, {"max": 1, "min": -1}[better]
     self._folder = pathlib.Path(workdir).absolute() / FOLDER  # Orbax fails late on a relative path
     self._read_only, self._keep, self.say = read_only, keep, say
     self._scores: dict[int, float | None] = {}
@@ -117,6 +119,12 @@ class Checkpoints:
     if not read_only:
       self._put_back()
     self._manager = self._open()
+
+  @classmethod
+  def of(cls, workdir: pathlib.Path, config: ConfigDict, **options: Any) -> "Checkpoints":
+    """Those of the run in `workdir`, whose config is `config`; `options` as of the class."""
+    better = monitors.metric(config).better
+    return cls(workdir, monitor=config.monitor, better=better, **options)
 
   def _open(self) -> ocp.CheckpointManager:
     write = not self._read_only
@@ -228,7 +236,7 @@ class Checkpoints:
   def _score_of(self, metrics: dict[str, float] | None) -> float | None:
     if not metrics or self._monitor not in metrics:
       return None
-    score = self._sign * float(metrics[self._monitor])
+    score = self.sign * float(metrics[self._monitor])
     return -math.inf if math.isnan(score) else score
 
   def any(self) -> bool:

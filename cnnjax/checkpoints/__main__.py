@@ -64,7 +64,8 @@ def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> 
   scores = {step: saved.score(step) for step in saved.steps()}
   finite = {s: score for s, score in scores.items() if score is not None and score < math.inf}
   # Of equals the first, as `Checkpoints.step` has it.
-  best, monitor = max(finite, key=finite.get, default=None), _monitor(args.workdir)
+  best = max(finite, key=finite.get, default=None)
+  monitor = workdirs.load_config(args.workdir).monitor
   table = Table("step", "written", "MiB", monitor, "", "verified", box=None)
   for step, score in scores.items():
     place, time = saved.place(step), saved.time(step)
@@ -73,7 +74,7 @@ def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> 
       f"{step:,}",
       "?" if time is None else f"{datetime.datetime.fromtimestamp(time):%Y-%m-%d %H:%M:%S}",
       f"{_size(place) / 2**20:.1f}",
-      "" if score is None else "?" if score == math.inf else f"{abs(score):.6g}",
+      "" if score is None else "?" if score == math.inf else f"{saved.sign * score:.6g}",
       ", ".join(marks),
       "at saving" if integrity.is_sealed(place) else "unverified",
     )
@@ -173,7 +174,7 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
   args.out.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(args.workdir / workdirs.CONFIG, args.out / workdirs.CONFIG)
   meta = {**saved.meta(steps[-1]), "averaged": steps}
-  made = Checkpoints(args.out, monitor=_monitor(args.workdir))
+  made = Checkpoints.of(args.out, workdirs.load_config(args.workdir))
   made.save_items(steps[-1], {"variables": mean}, meta, {})
   made.close()
   console.print(
@@ -189,14 +190,10 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
 
 
 def _open(workdir: pathlib.Path) -> Checkpoints:
-  saved = Checkpoints(workdir, monitor=_monitor(workdir), read_only=True)
+  saved = Checkpoints.of(workdir, workdirs.load_config(workdir), read_only=True)
   if not saved.steps():
     raise UserError(f"{workdir} holds no checkpoint")
   return saved
-
-
-def _monitor(workdir: pathlib.Path) -> str:
-  return workdirs.load_config(workdir).monitor
 
 
 def _read(saved: Checkpoints, step: int, item: str) -> Any:

@@ -8,13 +8,15 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu.metrics import Collection, Metric
+from clu.metrics import Collection
+from clu.metrics import Metric as CluMetric
 
+from cnnjax.metrics import Metric
 from cnnjax.tasks import weights
 
 
 @flax.struct.dataclass
-class ClassAverage(Metric):
+class ClassAverage(CluMetric):
   """Sum of `hits` by sum of `of` in each class; the mean over the classes that have any.
 
   Integers, so that merging in any order gives the same bits.
@@ -60,11 +62,13 @@ class Task:
 
   A subclass says `targets(labels)`, `loss(logits, targets)`, `eval_loss(logits, targets)`,
   `distill_loss(logits, teacher_logits, temperature)`, `mean_prediction(logits)`,
-  `outputs(logits, targets)` and `collection`; and `LOSSES`, its losses and the keys that each
-  reads and others do not.
+  `outputs(logits, targets)` and `collection`; `LOSSES`, its losses and the keys that each reads and
+  others do not; and `METRICS`, what is known of those of the collection, in the order in which they
+  are printed. One that is not declared there is printed last, and cannot be monitored.
   """
 
   LOSSES: ClassVar[dict[str, tuple[str, ...]]]
+  METRICS: ClassVar[tuple[Metric, ...]] = ()
 
   num_classes: int
   loss_name: str = ""  # of LOSSES; a subclass says which

@@ -12,6 +12,7 @@ import optax
 from clu import metrics
 
 from cnnjax.errors import UserError
+from cnnjax.metrics import Metric
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import ClassAverage, Task, mean_of_sigmoids
 
@@ -48,6 +49,12 @@ class Classification(Task):
     "binary_cross_entropy": ("target_threshold",),
     "focal": ("focal_gamma", "logit_adjustment"),
   }
+  METRICS: ClassVar = (
+    Metric("accuracy", better="max", form=".2%", headline=True),
+    Metric("loss", better="min", form=".4f", headline=True),
+    Metric("mean_class_accuracy", better="max", form=".2%"),
+    Metric("top5_accuracy", better="max", form=".2%"),
+  )
   loss_name: str = "cross_entropy"
 
   def check_labels(self, several: bool) -> None:

@@ -11,6 +11,7 @@ import optax
 from clu import metrics
 
 from cnnjax.errors import UserError
+from cnnjax.metrics import Metric
 from cnnjax.tasks.base import ClassAverage, MicroAverage, Task, mean_of_sigmoids
 
 
@@ -42,6 +43,12 @@ class MultiLabel(Task):
   """Targets are the probability of each class."""
 
   LOSSES: ClassVar = {"binary_cross_entropy": ("target_threshold",), "focal": ("focal_gamma",)}
+  METRICS: ClassVar = (
+    Metric("accuracy", better="max", form=".2%", headline=True),
+    Metric("loss", better="min", form=".4f", headline=True),
+    Metric("f1", better="max", form=".2%"),
+    Metric("f1_macro", better="max", form=".2%"),
+  )
   loss_name: str = "binary_cross_entropy"
 
   def check_labels(self, several: bool) -> None:
