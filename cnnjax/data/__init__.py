@@ -282,6 +282,7 @@ def open_inputs(
     to_steps=to_steps,
     summary={
       "data": describe(c, splits),
+      **train.remarks,
       **_imbalance(train),
       "input": batches.describe(),
       "length": f"{total:,} steps, {order.steps_per_epoch:,} an epoch",

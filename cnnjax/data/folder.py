@@ -23,16 +23,11 @@ from ml_collections import ConfigDict
 
 from cnnjax.data import tables
 from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, read
+from cnnjax.data.names import ALIASES, split_of
 from cnnjax.data.split import Image, Label, Split, carve
 from cnnjax.data.tables import Pairs
 from cnnjax.errors import TransientError, UserError, listed, unknown
 
-# What people call their splits.
-ALIASES = {
-  "train": ("train", "training"),
-  "validation": ("validation", "val", "valid", "dev"),
-  "test": ("test", "testing", "eval"),
-}
 TEST_SHARE = 0.2  # held out where there are no splits
 
 
@@ -79,6 +74,7 @@ class Listing:
   classes: tuple[str, ...]
   own: dict[str, str]  # and what the folder or table calls them; "" is all of it, without splits
   unused: tuple[str, ...]  # splits that are there, and that the config names not
+  remarks: dict[str, str]  # what a person should know of how it is read
 
   @property
   def whole(self) -> bool:
@@ -111,7 +107,9 @@ def load(config: ConfigDict, split: str) -> Split:
   if split == config.train and listing.unused:
     notes.append(f"not used: {listed(listing.unused)}")
   shape = (None, None, config.channels or 3)
-  found = Split(listing.files[split], listing.classes, shape, note=", ".join(notes))
+  found = Split(
+    listing.files[split], listing.classes, shape, note=", ".join(notes), remarks=listing.remarks
+  )
   if not listing.whole or not isinstance(config.test, str):
     return found
   kept, held = carve(found, TEST_SHARE, "test", config.split_seed)
@@ -121,14 +119,26 @@ def load(config: ConfigDict, split: str) -> Split:
 def split_folders(path: str) -> dict[str, str]:
   """The folders of the splits in `path`, by name; {} where those in it are of classes.
 
-  A single folder `train` that has no folders is a class among others, as of trains and buses.
+  One folder alone with the name of a split, beside others, is a class (of trains and buses, of what
+  is valid and what invalid), unless it is one to train on and has classes of its own.
   """
   folders = _folders(path)
-  names = {*itertools.chain(*ALIASES.values())}
-  splits = {name: folder for name, folder in folders.items() if name.lower() in names}
-  if len(splits) == 1 < len(folders) and not any(map(_folders, splits.values())):
-    return {}
+  splits = {name: folder for name, folder in folders.items() if split_of(name)}
+  if len(splits) == 1 < len(folders):
+    ((name, folder),) = splits.items()
+    if split_of(name) != "train" or len(_folders(folder)) < 2:
+      return {}
   return splits
+
+
+def _beside(path: str, splits: Mapping[str, str]) -> dict[str, str]:
+  """The remarks on folders beside those of the splits, and on classes with the name of a split."""
+  folders = _folders(path)
+  if splits:
+    odd = [name for name in folders if name not in splits]
+    return {"not used": f"the folders {listed(odd)}, beside the splits"} if odd else {}
+  odd = [name for name in folders if split_of(name)]
+  return {"labels": f"the folder {odd[0]!r} is a class, as are those beside it"} if odd else {}
 
 
 def _listed(config: ConfigDict) -> Listing:
@@ -143,9 +153,16 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
   """`named` are (key, split) of the config; other splits are not looked at."""
   root = _existing(path)
   if os.path.isdir(root):
-    own = split_folders(root) or {"": root}
+    splits = split_folders(root)
+    own, remarks = splits or {"": root}, _beside(root, splits)
   elif root.lower().endswith(tables.ENDINGS):
-    own = tables.read(root)
+    table = tables.read(root)
+    own, remarks = table.splits, table.remarks
+    if table.folds and "test" in dict(named):
+      raise UserError(
+        f"{path}: {table.folds}, which says of no line whether it is trained on or tested: write "
+        f"train and test there; or {_hold_out('test')}, whatever the fold"
+      )
   else:
     raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
   places = _places(path, own, dict(named))
@@ -170,7 +187,8 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
   }
   own_names = {name: places[key] for key, name in named}
   unused = tuple(sorted({*own} - {*own_names.values()}))
-  return Listing({name: files[own] for name, own in own_names.items()}, classes, own_names, unused)
+  by_name = {name: files[place] for name, place in own_names.items()}
+  return Listing(by_name, classes, own_names, unused, remarks)
 
 
 def _too_few(path: str, root: str, known: set[str]) -> UserError:
@@ -223,9 +241,11 @@ def _places(path: str, own: Mapping[str, Any], named: dict[str, str]) -> dict[st
 
 def _find(path: str, own: Mapping[str, Any], name: str, key: str) -> str:
   there = {place.lower(): place for place in own}
-  aliases = next((names for names in ALIASES.values() if name.lower() in names), ())
   # Where there is no test split, as in ImageNet's layout, it is that of validation.
-  for alias in (name.lower(), *aliases, *(ALIASES["validation"] if name == "test" else ())):
+  kinds = (split_of(name), *(["validation"] if name == "test" else []))
+  aliases = [alias for kind in kinds if kind for alias in ALIASES[kind]]
+  alike = [place for kind in kinds if kind for place in sorted(there) if split_of(place) == kind]
+  for alias in (name.lower(), *aliases, *alike):
     if alias in there:
       return there[alias]
   error = unknown(f"split of {path} in data.{key}", name, own)

@@ -144,7 +144,7 @@ def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None)
 
 def _listed(table: pathlib.Path) -> tuple[list[File], dict[str, tuple[str, ...]]]:
   """(the files of a table, its classes by split)."""
-  splits = tables.read(str(table))
+  splits = tables.read(str(table)).splits
   files = [
     (os.path.relpath(file, table.parent), split, labels)
     for split, pairs in splits.items()

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -70,6 +70,7 @@ class Split:
   shape: tuple[int | None, int | None, int]
   indices: np.ndarray | None = None
   note: str = ""  # where it comes from, for people, if that does not go without saying
+  remarks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # on the data, for people
 
   @classmethod
   def of(cls, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> "Split":
@@ -159,7 +160,7 @@ class Split:
       records = Arrays(images, labels)
     else:
       records = Arrays(images[rows], labels, self.labels if replace else None)
-    return Split(records, self.classes, images.shape[1:], note=self.note)
+    return Split(records, self.classes, images.shape[1:], note=self.note, remarks=self.remarks)
 
 
 class Skipped(dict[str, str]):

@@ -3,49 +3,80 @@
 Paths start at the folder of the list and may lead out of it: what lies there is decoded as an
 image, and nothing else is done with it. Labels in a CSV file may be several, with ";" between them;
 in JSONL a list, which may be empty.
+
+The split stands in a column whose values are names of splits (any column of which all are), or in
+one of `FLAGS`. In a column named split or subset the values may be other names, which the config
+says. Folds of a cross-validation say of no line whether it is trained on.
 """
 
 import csv
+import dataclasses
 import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cnnjax.data.names import split_of
 from cnnjax.errors import UserError, listed
 
 ENDINGS = (".csv", ".jsonl")
-# What people call their columns, in any case.
+# What people call their columns; in any case, with "_", "-" or a space between words.
 KEYS = {
   "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path"),
   "label": ("label", "labels", "class", "category"),
   "split": ("split", "subset"),
 }
+# Columns of a split by their names, whatever else than "train" stands there; or of folds.
+_SPLITS = (*KEYS["split"], "splits", "set", "data_split", "partition", "usage", "phase")
+_FOLDS = ("fold", "folds", "kfold", "k_fold", "cv_fold")
+# (split where it is true, where it is false); is_valid is fastai's.
+FLAGS = {
+  **dict.fromkeys(("is_train", "is_training", "is_training_image"), ("train", "test")),
+  **dict.fromkeys(("is_valid", "is_val", "is_validation"), ("validation", "train")),
+  **dict.fromkeys(("is_test", "is_testing"), ("test", "train")),
+}
+_TRUE, _FALSE = ("true", "1", "yes", "t", "y", "1.0"), ("false", "0", "no", "f", "n", "0.0")
+_MOST = 100  # values that are kept of a column: of splits or folds there are fewer
 Pairs = list[tuple[str, tuple[str, ...]]]  # (file, its labels)
+Rows = list[tuple[int, dict[str, Any]]]  # (line, what is in it by column)
 
 
-def read(path: str) -> dict[str, Pairs]:
-  """The images of each split; of "" where there are no splits."""
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """What a list says."""
+
+  splits: dict[str, Pairs]  # by the names in it, in lower case; of "" where there are no splits
+  remarks: dict[str, str]  # what a person should know about how it is read
+  folds: str = ""  # of a cross-validation, in words, where nothing says what is trained on
+
+
+def read(path: str) -> Table:
+  """The images of each split.
+
+  Raises:
+    UserError: a line is wrong, a file that it names is not there, or the splits are ambiguous.
+  """
+  data = _text(path)
+  rows = lambda: (_csv if path.lower().endswith(".csv") else _jsonl)(path, data)
+  columns = _columns(rows())
+  column = _split_column(path, columns)
   splits: dict[str, Pairs] = {}
   lines: dict[str, int] = {}  # by file
-  missing = []
-  for line, row in _rows(path):
-    name, label, split = (next((row[k] for k in KEYS[key] if k in row), None) for key in KEYS)
-    labels = label if isinstance(label, list) else [label]
-    labels = [str(x).strip() if isinstance(x, str | int | float) else "" for x in labels]
-    if not name or not isinstance(name, str) or not all(labels):
-      what = "label" if name and isinstance(name, str) else "path"
-      raise UserError(f"{path}, line {line}: no {what} in {str(row)[:200]}")
-    file = os.path.join(os.path.dirname(path), name)
+  missing, used = [], {column}
+  for line, row in rows():
+    keys = [next((name for name in KEYS[key] if name in row), None) for key in ("path", "label")]
+    used |= {*keys}
+    file, labels = _image(path, line, row, *map(row.get, keys))
     if lines.setdefault(os.path.normpath(file), line) != line:
       raise UserError(
-        f"{path}, line {line}: {name} is in line {lines[os.path.normpath(file)]} already; an image "
-        "has one line, and several labels stand in it with ';' between (JSONL: a list)"
+        f"{path}, line {line}: {row[keys[0]]} is in line {lines[os.path.normpath(file)]} already; "
+        "an image has one line, and several labels stand in it with ';' between (JSONL: a list)"
       )
     missing += [] if os.path.isfile(file) else [f"{file} (line {line})"]
-    split = str(split or "").strip().lower()
-    splits.setdefault(split, []).append((file, tuple(dict.fromkeys(labels))))
+    splits.setdefault(_split(column, row), []).append((file, labels))
     if "" in splits and len(splits) > 1:
       raise UserError(
         f"{path}, line {line}: a split in some lines and none in others; give it to all"
@@ -57,20 +88,112 @@ def read(path: str) -> dict[str, Pairs]:
     )
   if not splits:
     raise UserError(f"{path} names no images: it has no lines with a path and a label")
-  return splits
+  unused = [repr(name) for name in columns if name not in used]
+  remarks = {"splits": f"by the column {column!r}"} if column not in (None, *KEYS["split"]) else {}
+  remarks |= {"not used": f"the columns {listed(unused)}"} if unused else {}
+  return Table(splits, remarks, _folds(columns) if column is None else "")
 
 
-def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-  """(line, what is in it by column, in lower case), without blank lines."""
+def _image(
+  path: str, line: int, row: dict[str, Any], name: Any, label: Any
+) -> tuple[str, tuple[str, ...]]:
+  """(file, labels) of a line."""
+  if isinstance(label, str) and path.lower().endswith(".csv"):
+    label = label.split(";")
+  labels = label if isinstance(label, list) else [label]
+  labels = [str(x).strip() if isinstance(x, str | int | float) else "" for x in labels]
+  if not name or not isinstance(name, str) or not all(labels):
+    what = "label" if name and isinstance(name, str) else "path"
+    raise UserError(f"{path}, line {line}: no {what} in {str(row)[:200]}")
+  return os.path.join(os.path.dirname(path), name), tuple(dict.fromkeys(labels))
+
+
+def _columns(rows: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, set[str]]:
+  """The values of each column in lower case, `_MOST` at most; "" where a line has none."""
+  columns: dict[str, set[str]] = {}
+  for row, (_, values) in enumerate(rows):
+    for name in values:
+      columns.setdefault(name, {""} if row else set())
+    for name, found in columns.items():
+      if len(found) <= _MOST:
+        found.add(_word(values.get(name)))
+  return columns
+
+
+def _word(value: Any) -> str:
+  return "" if value is None else str(value).strip().lower()
+
+
+def _split_column(path: str, columns: dict[str, set[str]]) -> str | None:
+  """The column that says which split a line is of."""
+  candidates = [
+    name
+    for name, values in columns.items()
+    if name not in (*KEYS["path"], *KEYS["label"]) and len(values) <= _MOST
+    if _says_split(name, values)
+  ]
+  if len(candidates) > 1:
+    raise UserError(
+      f"{path}: the columns {' and '.join(map(repr, candidates))} each say which split a line is "
+      "of; keep one, and delete or rename the others"
+    )
+  return candidates[0] if candidates else None
+
+
+def _says_split(name: str, values: set[str]) -> bool:
+  filled = values - {""}
+  if not filled:
+    return False
+  if name in FLAGS:
+    return filled <= {*_TRUE, *_FALSE}
+  found = {split_of(value) for value in filled}
+  if name in KEYS["split"] or (name in (*_SPLITS, *_FOLDS) and found & {"train"}):
+    return True
+  return None not in found and (name in _SPLITS or ("" not in values and "train" in found))
+
+
+def _split(column: str | None, row: dict[str, Any]) -> str:
+  word = _word(row.get(column))
+  return FLAGS[column][word in _FALSE] if word and column in FLAGS else word
+
+
+def _folds(columns: dict[str, set[str]]) -> str:
+  """The column of folds and its values, in words."""
+  for name in (*_FOLDS, *_SPLITS):
+    values = columns.get(name, set()) - {""}
+    if 1 < len(values) <= _MOST and all(re.fullmatch(r"\d+(\.0)?", value) for value in values):
+      return f"the column {name!r} has {listed(sorted(values, key=float))}"
+  return ""
+
+
+def _text(path: str) -> str:
   try:
     data = pathlib.Path(path).read_bytes()
-    text = data.decode("utf-8-sig")
+    return data.decode("utf-8-sig")
   except UnicodeDecodeError as e:
     line = data.count(b"\n", 0, e.start) + 1
     raise UserError(f"{path}, line {line}: this is not UTF-8; save the file as UTF-8") from e
   except OSError as e:
     raise UserError(f"{path} cannot be read: {e.strerror}") from e
-  return (_csv if path.lower().endswith(".csv") else _jsonl)(path, text)
+
+
+def _column(name: str) -> str:
+  """A column's name as `KEYS` spells it."""
+  return re.sub(r"[\s_-]+", "_", name.strip().lower())
+
+
+def _by_column(path: str, line: int, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+  """The values of a line by column.
+
+  Raises:
+    UserError: two columns have one name, of which one would be lost.
+  """
+  row: dict[str, Any] = {}
+  for name, value in pairs:
+    if (key := _column(name)) in row:
+      raise UserError(f"{path}, line {line}: two columns are named {key!r}; rename or delete one")
+    row[key] = value
+  return row
 
 
 def _csv(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -80,33 +203,38 @@ def _csv(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for row in rows:
       cells = [cell.strip() for cell in row]
       if not header and any(cells):
-        header = [cell.lower() for cell in cells]
-        for key in ("path", "label"):
-          if not {*KEYS[key]} & {*header}:
-            raise UserError(
-              f"{path}: the first line needs a column {key} (or {', '.join(KEYS[key][1:])}), with "
-              f"commas between columns, and has {', '.join(cells)}"
-            )
+        header = _header(path, line, cells)
       elif any(cells):
         if len(cells) != len(header):
           raise UserError(
             f"{path}, line {line}: {len(cells)} columns, and the first line has {len(header)}"
           )
-        values = dict(zip(header, cells, strict=True))
-        label = next(key for key in KEYS["label"] if key in values)
-        yield line, {**values, label: [name.strip() for name in values[label].split(";")]}
+        yield line, dict(zip(header, cells, strict=True))
       line = rows.line_num + 1
   except csv.Error as e:
     raise UserError(f"{path}, line {line}: {e}; look at its quotes") from e
+
+
+def _header(path: str, line: int, cells: list[str]) -> list[str]:
+  """The names of the columns; that of one without a name is its place."""
+  names = [cell or f"column {place}" for place, cell in enumerate(cells, 1)]
+  columns = _by_column(path, line, zip(names, names, strict=True))
+  for key in ("path", "label"):
+    if not {*KEYS[key]} & {*columns}:
+      raise UserError(
+        f"{path}: the first line needs a column {key} (or {', '.join(KEYS[key][1:])}), with "
+        f"commas between columns, and has {', '.join(cells)}"
+      )
+  return [*columns]
 
 
 def _jsonl(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
   for line, row in enumerate(text.split("\n"), 1):
     if row.strip():
       try:
-        values = json.loads(row)
+        pairs = json.loads(row, object_pairs_hook=tuple)  # a dict would lose one of equal names
       except (ValueError, RecursionError) as e:
         raise UserError(f"{path}, line {line}: not JSON: {getattr(e, 'msg', e)}") from e
-      if not isinstance(values, dict):
+      if not isinstance(pairs, tuple):
         raise UserError(f'{path}, line {line}: it should be like {{"path": "a.jpg", "label": "b"}}')
-      yield line, {key.lower(): value for key, value in values.items()}
+      yield line, _by_column(path, line, pairs)

@@ -1,6 +1,7 @@
 """Folders of images: what is read, how it is split, and what is refused."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import pickle
@@ -91,9 +92,34 @@ def test_what_is_held_out_is_fixed_by_a_seed_of_its_own():
   assert data.load(c, ("test",))["test"].labels.tolist() == [0] * 4 + [1] * 4
 
 
-def test_train_is_a_class_where_there_are_others():
-  put(*some("a/train"), *some("a/bus"), *some("a/tram/red"))
-  assert load()[1] == ("bus", "train", "tram")
+@pytest.mark.parametrize(
+  "folders",
+  [
+    ("bus", "train", "tram/red"), ("bus/2021", "train/2021"), ("invalid/2021", "valid/2021"),
+    ("test/a", "test/b", "toast/a"), ("cats", "dogs", "eval"),
+  ],
+)  # fmt: skip
+def test_one_name_of_a_split_among_others_is_a_class(folders):
+  images = put(*itertools.chain(*(some(f"a/{place}") for place in folders)))
+  found, classes = load()
+  assert classes == tuple(sorted({place.split("/")[0] for place in folders}))
+  assert found["train"] | found["test"] == {(name, (name.split("/")[1],)) for name in images}
+  (odd,) = {*classes} & {"train", "valid", "test", "eval"}
+  remarks = data.load(config())["train"].remarks
+  assert remarks == {"labels": f"the folder {odd!r} is a class, as are those beside it"}
+
+
+@pytest.mark.parametrize(
+  "train, test", [("training_set", "test_set"), ("train2017", "val2017"), ("Train images", "test")]
+)
+def test_names_of_splits_may_say_that_they_are_sets(train, test):
+  images = put(*some(f"a/{train}/x"), *some(f"a/{train}/y"))
+  held = put(*some(f"a/{test}/x"), *some("a/notes/z"))[:5]
+  found, classes = load()
+  assert found == {"train": by_folder(*images), "test": by_folder(*held)} and classes == ("x", "y")
+  assert data.load(config())["train"].remarks == {
+    "not used": "the folders notes, beside the splits"
+  }
 
 
 def test_numbers_are_classes_in_their_order():

@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 from folders import by_folder, config, load, put, some, table
 
-from cnnjax.data import folder
+from cnnjax import data, sharding
+from cnnjax.config import default, override
+from cnnjax.data import folder, tables
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -65,6 +68,87 @@ def test_the_splits_of_a_table_go_by_several_names():
     "validation": {(names[2], ("x",)), (names[3], ("y",))},
     "test": {(names[4], ("x",))},
   }
+
+
+TRAIN, HELD = ("train",) * 4, ("validation", "test")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+  "column, cells, splits",
+  [
+    ("set", ("train",) * 4 + ("dev", "TEST"), (*TRAIN, "dev", "test")),
+    ("Usage", ("Training",) * 4 + ("PublicTest", "PrivateTest"),  # FER2013's
+     ("training",) * 4 + ("publictest", "privatetest")),
+    ("Data-Split", (*TRAIN, *HELD), (*TRAIN, *HELD)),
+    ("fold", (*TRAIN, *HELD), (*TRAIN, *HELD)),
+    ("partition", (*TRAIN, "extra", "extra"), (*TRAIN, "extra", "extra")),
+    ("used as", (*TRAIN, "val", "test"), (*TRAIN, "val", "test")),
+    ("is_valid", (False,) * 4 + (True,) * 2, (*TRAIN, *("validation",) * 2)),
+    ("Is Test", (0, 0, 0, 0, 1, 1), (*TRAIN, "test", "test")),
+    ("is_train", ("yes",) * 4 + ("no",) * 2, (*TRAIN, "test", "test")),
+  ],
+)  # fmt: skip
+def test_a_split_is_taken_for_what_its_column_says(ending, column, cells, splits):
+  names, labels = put(*some("in", 6)), "xyxyxy"
+  rows = [
+    {"path": n, "label": label, "n": 1, column: cell}
+    for n, label, cell in zip(names, labels, cells, strict=True)
+  ]
+  text = "\n".join(map(json.dumps, rows))
+  if ending == "csv":
+    text = "\n".join(",".join(map(str, row)) for row in (rows[0], *(r.values() for r in rows)))
+  found = tables.read(table(text, f"a.{ending}"))
+  assert {file: split for split, pairs in found.splits.items() for file, _ in pairs} == dict(
+    zip(names, splits, strict=True)
+  )
+  column = re.sub("[ -]", "_", column.lower())
+  assert found.remarks == {"splits": f"by the column {column!r}", "not used": "the columns 'n'"}
+
+
+def test_the_splits_of_a_column_are_those_of_the_run():
+  names = put(*some("in", 6))
+  cells = ("Training",) * 3 + ("PrivateTest",) * 2 + ("PublicTest",)
+  lines = "".join(f"{c},{n},{y}\n" for c, n, y in zip(cells, names, "xyxyxy", strict=True))
+  file = table(f"Usage,path,label\n{lines}")
+  found, _ = load(file)
+  assert {key: {name for name, _ in part} for key, part in found.items()} == {
+    "train": {*names[:3]}, "test": {*names[3:5]}
+  }  # fmt: skip
+  assert load(file, validation="val")[0]["validation"] == {(names[5], ("y",))}
+
+
+@pytest.mark.parametrize("column", ["set", "fold", "weather"])
+def test_a_column_that_says_nothing_of_splits_is_named(column):
+  put(*(name for name, _ in ROWS))
+  lines = "".join(f"{name},{label},{'wet' if i % 2 else 'dry'}\n" for i, (name, label) in
+                  enumerate(ROWS))  # fmt: skip
+  found = tables.read(table(f"path,label,{column}\n{lines}"))
+  assert [*found.splits] == [""] and found.remarks == {"not used": f"the columns {column!r}"}
+  c = default()
+  for key, value in {
+    "data.source": "folder", "data.path": "a.csv", "data.image_size": 4, "batch_size": 4,
+  }.items():  # fmt: skip
+    override(c, key, value)
+  data.check(c.data)
+  summary = data.open_inputs(c, sharding.make_mesh(1)).summary
+  assert summary["not used"] == f"the columns {column!r}"
+
+
+@pytest.mark.parametrize("column", ["fold", "set", "K Fold"])
+def test_folds_are_refused_unless_a_share_is_held_out(fails, column):
+  put(*(name for name, _ in ROWS))
+  lines = "".join(f"{name},{label},{i % 3}\n" for i, (name, label) in enumerate(ROWS))
+  table(f"path,label,{column}\n{lines}")
+  message = fails("path=a.csv")
+  assert f"a.csv: the column '{column.lower().replace(' ', '_')}' has 0, 1, 2, which" in message
+  assert "write train and test there; or hold out a share, as --config.data.test=0.1" in message
+  found, _ = load("a.csv", test=0.2)
+  assert found["train"] | found["test"] == PAIRS
+  lines = lines.replace(",0\n", ",0,test\n").replace(",1\n", ",1,train\n")
+  lines = lines.replace(",2\n", ",2,train\n")
+  table(f"path,label,{column},split\n{lines}")
+  assert len(load("a.csv")[0]["test"]) == 4  # of ten, those of fold 0
 
 
 def test_several_labels():
@@ -154,6 +238,10 @@ HEAD = "path,label,split\nin/0.png,x,train\nin/1.png,y,train\n"
     (f"{HEAD}in/0.png,y,test\n", "a.csv, line 4: in/0.png is in line 2 already; an image has one"),
     (f"{HEAD}./in/1.png,y,train\n", "a.csv, line 4: ./in/1.png is in line 3 already"),
     (f"{HEAD}in/2.png,x,\n", "a.csv, line 4: a split in some lines and none in others"),
+    (HEAD.replace("split\n", "split,is_valid\n").replace("train\n", "train,0\n"),
+     "a.csv: the columns 'split' and 'is_valid' each say which split a line is of; keep one, and"),
+    (HEAD.replace("split", "Label"), "a.csv, line 1: two columns are named 'label'; rename or"),
+    (HEAD.replace("path,label,split", "path,label,image path,image-path"), "named 'image_path'"),
     (f"{HEAD}in/2.png,z,test\n", "a.csv: 'test' has classes that 'train' lacks, so that they "
      "cannot be learnt: z"),
     (HEAD, "unknown split of a.csv in data.test 'test'. Choose from: train; or hold out a share"),
@@ -173,6 +261,8 @@ def test_bad_csv(fails, text, words):
     ("[", "a.jsonl, line 3: not JSON: Expecting value"),
     ("[" * 100_000, "a.jsonl, line 3: not JSON: "),
     ('{"path": "in/1.png" "label": "x"}', "a.jsonl, line 3: not JSON: Expecting ',' delimiter"),
+    ('{"path": "in/1.png", "label": "x", "label": "y"}', "line 3: two columns are named 'label'"),
+    ('{"path": "in/1.png", "label": "x", "Label": "y"}', "line 3: two columns are named 'label'"),
     ('["in/1.png", "x"]', 'a.jsonl, line 3: it should be like {"path": "a.jpg", "label": "b"}'),
     ('{"path": "in/1.png"}', "a.jsonl, line 3: no label in {'path'"),
     ('{"label": "x"}', "a.jsonl, line 3: no path in {'label'"),
