@@ -124,10 +124,10 @@ def fixres(tiny, photos, tmp_path_factory):
 IDENTITY, MIRROR = (lambda images: images), (lambda images: images[:, :, ::-1])
 
 
-def by_hand(end, photos, images, views):
+def by_hand(end, photos, images, views, split="test"):
   """(loss, accuracy) of the mean of the probabilities over `views` of uint8 `images`."""
   options = {"stage_sizes": (1,), "features": 4, "stem_features": 4}
-  model, labels = models.create("resnet20", 3, **options), photos["test"].labels
+  model, labels = models.create("resnet20", 3, **options), photos[split].labels
   trained_on = np.stack([center_crop(image, 8) for image in photos["train"].images]) / 255
   seen = lambda view: (view(images) / 255 - trained_on.mean()) / trained_on.std()
   logits = [model.apply(end.variables, jnp.asarray(seen(v)), train=False) for v in views]
@@ -157,6 +157,11 @@ def test_predictions_are_means_of_probabilities_over_views(fixres, photos):
       _, examples, found = evaluate.evaluate_checkpoint(workdir, splits=photos, **overrides)
       assert examples == 34
       assert (found["loss"], found["accuracy"]) == pytest.approx(expected, rel=1e-5), overrides
+  every = np.stack([center_crop(x, 10, 0.9) for x in photos["train"].images])
+  _, examples, found = evaluate.evaluate_checkpoint(workdir, "train", splits=photos)
+  assert examples == 101  # by the crop of evaluation
+  expected = by_hand(end, photos, every, [IDENTITY, MIRROR], "train")
+  assert (found["loss"], found["accuracy"]) == pytest.approx(expected, rel=1e-5)
   assert len({loss for loss, _ in results}) == 5, "each must differ for this test to see anything"
 
 
@@ -224,6 +229,7 @@ def test_unreadable_images_are_named_and_not_counted(tiny, folder, tmp_path, pip
   _, examples, found = evaluate.evaluate_checkpoint(tmp_path)
   assert examples == 7
   assert found["accuracy"] == metrics["test/accuracy"] in [float(f"{i / 7:.7g}") for i in range(8)]
+  assert evaluate.evaluate_checkpoint(tmp_path, "train")[1] == 23  # none stands in for another
   assert evaluate.main([f"--workdir={tmp_path}"]) == 0
   printed = capsys.readouterr().out
   assert ", 7 examples:" in printed

@@ -428,6 +428,15 @@ def test_healthy_runs_are_left_in_peace(kind):
     assert watch(healthy(kind, seed)) == {}
 
 
+def test_a_warm_restart_to_the_same_peak_begins_anew():
+  """The loss comes back to its lowest only at the end of the second period, of three quarters."""
+  rate = np.concatenate([cosine(25), cosine(75)])
+  lines = evaluated(training(0.3 + rate, learning_rate=rate), 0.9 - 0.1 * rate)
+  assert watch(lines) == {}
+  lines = evaluated(training(0.3 + rate, learning_rate=np.ones(100)), 0.9 - 0.1 * rate)
+  assert list(watch(lines)) != []  # the rate alone makes the difference
+
+
 def test_divergence_is_said_once_an_episode():
   down = [2.3, 1.5, 1.0, 0.8]
   losses = [*down, 2.5, 9, 8, *down, 0.7, 30, 40, math.nan]

@@ -276,6 +276,8 @@ def test_the_environment_says_it_as_well(monkeypatch):
   monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
   processes.start()
   assert asked.pop() == ("job-0.service:1234", 4, 3)
+  processes.start("localhost:1", 2, 1)  # what is given comes first
+  assert asked.pop() == ("localhost:1", 2, 1)
   for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JOB_COMPLETION_INDEX"):
     monkeypatch.delenv(name)
   slurm = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}

@@ -306,6 +306,7 @@ def test_float16_leaves_out_steps_that_overflow(tiny, tmp_path):
   [
     ({"accumulate": 3}, "accumulate=3 does not divide batch_size=16"),
     ({"batch_norm.ghost": 5}, "batch_norm.ghost=5 does not divide"),
+    ({"batch_norm.ghost": 8, "accumulate": 4}, "batch_norm.ghost=8 does not divide the 4 examples"),
     ({"batch_norm.accumulated": "matched"}, "accumulate above 1"),
     ({"model.batch_norm": False, "batch_norm.ghost": 4}, "simple_cnn has no batch norm"),
     ({"distill.temperature": 2.0}, "distill.temperature=2.0 has no effect without distill.workdir"),

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from cnnjax import monitor, state, steps, tasks
+from cnnjax import loss_scale, monitor, optim, state, steps, tasks
 from cnnjax.config import default
 from cnnjax.models import layers
 from cnnjax.optim import averaging
@@ -142,6 +142,45 @@ def test_distillation_weighs_both_losses(examples):
   toward = 9.0 * (p * (np.log(p) - np.log(q))).sum(-1)
   plain = -(np.asarray(examples.targets) * np.log(soft(logits))).sum(-1)
   np.testing.assert_allclose(found, 0.75 * plain + 0.25 * toward, rtol=1e-4)
+
+
+def state_of(variables, optimizer, scale=None):
+  """A fresh state, its loss times `scale`."""
+  config = default()
+  config.loss_scale.update(initial=scale or 1.0)
+  return state.TrainState(
+    step=jnp.int32(0), seed=jnp.uint32(0), params=variables["params"], batch_stats={},
+    opt_state=optimizer.init(variables["params"]), averages={}, rate_factor=jnp.float32(1),
+    monitor=monitor.create(config), window=None, bad_step=jnp.int32(state.NEVER),
+    loss_scale=loss_scale.create(config.loss_scale, "float16" if scale else "float32"),
+  )  # fmt: skip
+
+
+def test_the_scale_of_the_loss_changes_no_update(examples):
+  """Nor that of SAM, which takes two gradients: a power of two rounds nothing."""
+  config = default().optim
+  config.update(sam_rho=0.5)
+  model, task = WithAuxiliaryHead(), tasks.create(default().task, 3)
+  variables = model.init(jax.random.key(0), examples.images, train=False)
+  optimizer = optim.create(config, lambda _: 0.1, variables["params"])
+  take = steps.gradients(model, steps.losses(task))
+  one = jax.jit(lambda now: steps.update(now, examples, take, optimizer)[:2])
+  plain = one(state_of(variables, optimizer))
+  scaled = one(state_of(variables, optimizer, 2.0**10))
+  close(plain, scaled)
+
+
+def test_dropout_and_augmentation_draw_from_keys_of_their_own():
+  task, taken = tasks.create(default().task, 3), []
+
+  def augment(key, images, targets):
+    taken.append(key)
+    return images, targets
+
+  batch = {"image": jnp.zeros((2, 4, 4, 1), jnp.uint8), "label": jnp.zeros(2, jnp.int32)}
+  for seed, step in ((0, 0), (0, 1), (1, 0)):
+    taken.append(steps.augmented(task, augment, seed, step, batch)[2])
+  assert len({tuple(jax.random.key_data(key).tolist()) for key in taken}) == 6
 
 
 def test_micro_batches_take_less_memory():

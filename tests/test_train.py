@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from waiting import wait_for
 
-from cnnjax import checkpoints, data, evaluate, state, train, writers
+from cnnjax import checkpoints, data, evaluate, train, writers
 from cnnjax.config import override
 from cnnjax.errors import UserError
 
@@ -290,10 +290,6 @@ def test_digits_reach_their_accuracy_quickly(tmp_path):
     override(config, key, value)
   _, metrics, _ = train.train(config, tmp_path)
   assert metrics["test/accuracy"] > 0.95
-
-
-def test_state_is_counted():
-  assert state.count({"a": np.zeros((2, 3)), "b": {"c": np.zeros(4)}}) == 10
 
 
 def test_a_fresh_run_gets_its_own_folder(tiny, tmp_path, monkeypatch):

@@ -281,6 +281,17 @@ def test_speed_is_that_of_steps_alone(tmp_path, console, monkeypatch):
   assert "step 6 of 40" not in text  # the clock had not moved by so much
 
 
+def test_the_time_of_a_program_is_that_of_its_steps(tmp_path, console, monkeypatch):
+  shown, now = console(terminal=False), [100.0]
+  monkeypatch.setattr(writers.time, "monotonic", lambda: now[0])
+  with make(tmp_path) as out:
+    for step in range(0, 9, 2):  # two steps in each
+      now[0] += 0.5
+      out.progress(step, functools.partial(training, step))
+    out.report(tmp_path, TOTAL, None, None)
+  assert "a step 250 ms in the median, 16 images/s" in shown.file.getvalue()
+
+
 def test_the_step_that_was_compiled_says_nothing_of_speed_or_end(tmp_path, console, monkeypatch):
   shown = console(terminal=False)
   monkeypatch.setattr(writers, "PLAIN_EVERY", 0.0)

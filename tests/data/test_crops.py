@@ -70,6 +70,8 @@ def test_the_crop_of_evaluation_is_a_share_of_the_short_side():
   evaluated = crops(eval_crop=0.875)
   np.testing.assert_array_equal(evaluated.evaluate(photo, 28), by_pillow(photo, 28, 32))
   np.testing.assert_array_equal(evaluated.whole(photo, 28), by_pillow(photo, 28, 28))
+  fits = photo[:28, :28]  # it has the size already, and is enlarged like any other
+  np.testing.assert_array_equal(evaluated.evaluate(fits, 28), by_pillow(fits, 28, 32))
 
 
 @pytest.mark.parametrize("scale, ratio", [((0.2, 0.4), (1.0, 1.0)), ((0.5, 1.0), (0.5, 2.0))])

@@ -140,7 +140,7 @@ def test_max_pool_pads_with_minus_infinity_and_keeps_nan():
   assert pool(x[:, :1, :1], padding=0).shape == (1, 0, 0, 1)  # no window fits
 
 
-@pytest.mark.parametrize("window, strides, padding", [(3, 2, 0), (3, 2, 1), (2, 2, 0)])
+@pytest.mark.parametrize("window, strides, padding", [(3, 2, 0), (3, 2, 1), (2, 2, 0), (2, 2, 1)])
 @pytest.mark.parametrize("size", range(4, 9))
 def test_ceil_counts_the_last_window(size, window, strides, padding):
   """As torch.nn.MaxPool2d and AvgPool2d: the number of windows by the formula of its manual."""

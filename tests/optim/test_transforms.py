@@ -186,10 +186,11 @@ def quadratic(params, _):
   return unravel(jnp.arange(1, flat.size + 1) * flat)
 
 
-def test_sam_steps_by_the_gradient_uphill():
-  """arXiv:2010.01412, equations 2 and 3, in two steps with momentum."""
-  rho, momentum, rate = 0.5, 0.9, 0.1
-  config = settings(sam_rho=rho, momentum=momentum)
+@pytest.mark.parametrize("kind", ["l2", "decoupled"])
+def test_sam_steps_by_the_gradient_uphill(kind):
+  """arXiv:2010.01412, equations 2 and 3, in two steps with momentum; it decays where it stands."""
+  rho, momentum, rate, decay = 0.5, 0.9, 0.1, np.array([0.0, 0.3, 0.3])
+  config = settings(sam_rho=rho, momentum=momentum, weight_decay=0.3, weight_decay_kind=kind)
   params = {"dense": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5])}}
   optimizer = optim.create(config, lambda _: rate, params, DEPTHS)
   state = optimizer.init(params)
@@ -200,10 +201,10 @@ def test_sam_steps_by_the_gradient_uphill():
     params = optax.apply_updates(params, updates)
     g = a * w
     uphill = w + rho * g / np.linalg.norm(g)
-    m = momentum * m + a * uphill
-    w = w - rate * m
+    m = momentum * m + a * uphill + (decay * w if kind == "l2" else 0)
+    w = w - rate * (m if kind == "l2" else m + decay * w)
     flat, _ = jax.flatten_util.ravel_pytree(params)
-    np.testing.assert_allclose(flat, w, rtol=1e-5)
+    np.testing.assert_allclose(flat, w, rtol=1e-5, atol=1e-6)
 
 
 def test_sam_does_not_look_uphill_along_what_is_frozen():

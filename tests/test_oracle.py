@@ -1,0 +1,360 @@
+"""Whole runs beside a loop of their own, in numpy and optax.
+
+The loop has the network written out, and takes nothing from cnnjax but the initial parameters and
+who stands in which batch. So it sees a mistake that is a pure function of the step, which a run
+that is compared with itself (resumed, on several devices) cannot show. What a run learns to do is
+added as a row of ROWS and, if it is new, as a few lines of `Loop`.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnnjax import checkpoints, data, train, writers
+from cnnjax.programs import Program
+
+BATCH, PER_EPOCH, EPOCHS, CLASSES, SMOOTHING, DECAY = 8, 5, 3, 3, 0.1, 0.01
+MEAN, STD = (0.4, 0.5), (0.3, 0.2)
+TOTAL, WARMUP = PER_EPOCH * EPOCHS, 2
+LOG_EVERY, SAVE_EVERY, SWA_START, SWA_EVERY, EMA = 3, 4, 6, 2, 0.5
+BASE = {
+  # A convolution, batch norm, ReLU, the head.
+  "model.dense_features": (), "model.pool": "none", "model.conv_dropout": 0.0,
+  "batch_size": BATCH, "epochs": EPOCHS, "augment": None, "data.mean": MEAN, "data.std": STD,
+  "log_every": f"{LOG_EVERY} steps", "checkpoint_every": f"{SAVE_EVERY} steps",
+  "keep.last": -1, "monitor": "validation/accuracy", "task.label_smoothing": SMOOTHING,
+  "optim.momentum": 0.9, "optim.weight_decay": DECAY, "optim.learning_rate": 0.05,
+  "optim.schedule.warmup": f"{WARMUP} steps", "batch_norm.batches": 3,
+}  # fmt: skip
+AVERAGES = {
+  "average.ema": EMA, "average.swa_start": f"{SWA_START} steps",
+  "average.swa_every": f"{SWA_EVERY} steps",
+}  # fmt: skip
+# From a scale that leaves the first steps out; it grows again within the run.
+FLOAT16 = {
+  "dtype": "float16", "loss_scale.initial": 2.0**20, "loss_scale.growth_steps": 3,
+  "optim.weight_decay": 0.0,
+}  # fmt: skip
+MATCHED = {"accumulate": 2, "batch_norm.accumulated": "matched", "batch_norm.precise": True}
+ROWS = {
+  "averages": AVERAGES,
+  "frozen, micro-batches, plateau": {
+    **AVERAGES,
+    "accumulate": 2,
+    "optim.freeze": ("^conv1",),
+    "optim.plateau.patience": 0,
+    "optim.plateau.factor": 0.5,
+    "optim.plateau.min_delta": 10.0,
+  },
+  "sam, matched micro-batches, precise": {"optim.sam_rho": 0.5, **MATCHED},
+  "float16, sam": {**FLOAT16, **AVERAGES, "optim.sam_rho": 0.5},
+}
+
+
+def splits():
+  """Images of three patterns under noise, some of them under a wrong label."""
+  rng = np.random.default_rng(5)
+  patterns = rng.uniform(60, 190, (CLASSES, 6, 6, 2))
+
+  def make(n):
+    labels = rng.integers(CLASSES, size=n)
+    images = np.clip(patterns[labels] + rng.normal(0, 60, (n, 6, 6, 2)), 0, 255)
+    wrong = rng.random(n) < 0.2
+    return images.astype(np.uint8), np.where(wrong, rng.integers(CLASSES, size=n), labels)
+
+  return {"train": make(PER_EPOCH * BATCH + 3), "validation": make(21), "test": make(19)}
+
+
+def tree(function, *trees):
+  return jax.tree.map(lambda *x: np.asarray(function(*x), np.float32), *trees)
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "training"))
+def forward(params, stats, images, dtype, training):
+  """Logits, and the mean and mean square of the batch norm's input."""
+  kernel = params["conv1"]["kernel"].astype(dtype)
+  sizes = ("NHWC", "HWIO", "NHWC")
+  x = jax.lax.conv_general_dilated(images.astype(dtype), kernel, (1, 1), "VALID",
+                                   dimension_numbers=sizes)  # fmt: skip
+  x = x.astype(jnp.float32)
+  moments = x.mean((0, 1, 2)), (x**2).mean((0, 1, 2))
+  mean, var = (moments[0], moments[1] - moments[0] ** 2) if training else stats
+  x = (x - mean) / jnp.sqrt(var + 1e-5) * params["norm1"]["scale"] + params["norm1"]["bias"]
+  x = jnp.maximum(x.astype(dtype), 0).reshape(len(x), -1).astype(jnp.float32)
+  return x @ params["head"]["kernel"] + params["head"]["bias"], moments
+
+
+def cross_entropy(logits, targets):
+  return -(targets * jax.nn.log_softmax(logits)).sum(-1)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def gradient(params, images, targets, scale, dtype):
+  """(gradient of the mean loss times scale, (logits, losses, moments))."""
+
+  def loss(params):
+    logits, moments = forward(params, None, images, dtype, True)
+    losses = cross_entropy(logits, targets)
+    return losses.mean() * scale, (logits, losses, moments)
+
+  return jax.grad(loss, has_aux=True)(params)
+
+
+def norm(params):
+  return math.sqrt(sum(float((np.asarray(x, float) ** 2).sum()) for x in jax.tree.leaves(params)))
+
+
+class Loop:
+  """A run of `config` from `params`, on the examples `order[step]` of each step."""
+
+  def __init__(self, config, arrays, params, order):
+    self.config, self.order = config, order
+    self.arrays = {
+      name: ((images / 255 - MEAN) / STD, np.eye(CLASSES)[labels])
+      for name, (images, labels) in arrays.items()
+    }
+    self.dtype = config.dtype
+    self.params = tree(np.copy, params)
+    self.stats = np.zeros(4), np.ones(4)
+    decayed = {name: {key: key == "kernel" for key in leaves} for name, leaves in params.items()}
+    self.direction = optax.chain(
+      optax.add_decayed_weights(config.optim.weight_decay, mask=decayed), optax.trace(0.9)
+    )
+    self.memory = self.direction.init(self.params)
+    self.scale, self.finite = config.loss_scale.initial if self.dtype == "float16" else 1.0, 0
+    self.ema, self.swa, self.counted = (self.params, self.stats), (self.params, self.stats), 0
+    self.window, self.left_out = [], []
+    self.saved, self.lines = {}, []
+
+  def run(self):
+    for step in range(TOTAL):
+      self.train(step)
+      done = step + 1
+      if done % LOG_EVERY == 0 or done % PER_EPOCH == 0 or done == TOTAL:
+        self.lines.append({"step": done, **self.training_metrics(done)})
+      found = {}
+      if done % PER_EPOCH == 0:
+        self.measure(done)
+        found = self.evaluate("validation")
+        self.lines.append({"step": done, **found})
+      if found or done % SAVE_EVERY == 0:
+        self.save(done, found)
+    self.lines.append({"step": TOTAL, **self.evaluate("test")})
+    return self
+
+  def rate(self, step):
+    """Of the step after `step` others: a line, then half a cosine; halved on the plateau."""
+    fallen = step >= 2 * PER_EPOCH and self.config.optim.plateau.patience == 0
+    peak = 0.05 * (0.5 if fallen else 1.0)
+    if step < WARMUP:
+      return peak * step / WARMUP
+    return peak * (1 + math.cos(math.pi * (step - WARMUP) / (TOTAL - WARMUP))) / 2
+
+  def batch(self, step):
+    return tuple(x[self.order[step]] for x in self.arrays["train"])
+
+  def gradient(self, params, step):
+    """(mean gradient of the micro-batches, (logits, losses, moments of each))."""
+    images, targets = self.batch(step)
+    targets = targets * (1 - SMOOTHING) + SMOOTHING / CLASSES
+    n, found = self.config.accumulate, []
+    for i in range(n):
+      part = images[i::n], targets[i::n]
+      found.append(gradient(params, *part, self.scale, self.dtype))
+    grads = tree(lambda *g: sum(np.asarray(x, np.float64) for x in g) / n / self.scale,
+                 *(grads for grads, _ in found))  # fmt: skip
+    if self.config.optim.freeze:
+      grads["conv1"] = tree(np.zeros_like, grads["conv1"])
+    logits, losses = (np.concatenate([seen[k] for _, seen in found]) for k in range(2))
+    true = np.concatenate([targets[i::n] for i in range(n)])
+    return grads, (logits, losses, true), [seen[2] for _, seen in found]
+
+  def train(self, step):
+    grads, seen, moments = self.gradient(self.params, step)
+    used = grads
+    if rho := self.config.optim.sam_rho:
+      length = norm(grads)
+      uphill = tree(lambda p, g: p + rho * g / length, self.params, grads)
+      used, _, _ = self.gradient(uphill, step)
+    direction, memory = self.direction.update(used, self.memory, self.params)
+    updates = tree(lambda d: -self.rate(step) * d, direction)
+    if self.config.optim.freeze:
+      updates["conv1"] = tree(np.zeros_like, updates["conv1"])
+    finite = all(np.isfinite(x).all() for x in jax.tree.leaves((grads, updates, moments)))
+    self.rescale(finite)
+    if not finite:
+      self.left_out.append(step)
+      return
+    size = norm(self.params)
+    self.window.append((seen, (norm(grads), size, norm(updates) / size)))
+    self.params, self.memory = tree(np.add, self.params, updates), memory
+    self.move(moments)
+    self.average(step + 1)
+
+  def rescale(self, finite):
+    if self.dtype != "float16":
+      assert finite
+    elif not finite:
+      self.scale, self.finite = self.scale / 2, 0
+    elif self.finite + 1 == self.config.loss_scale.growth_steps:
+      self.scale, self.finite = self.scale * 2, 0
+    else:
+      self.finite += 1
+
+  def move(self, moments):
+    """The running statistics go a tenth of the way: once, or with each micro-batch."""
+    if self.config.batch_norm.accumulated == "matched":
+      moments = [np.mean(moments, axis=0)]
+    for mean, square in moments:
+      towards = mean, square - mean**2
+      self.stats = tree(lambda old, new: 0.9 * old + 0.1 * new, self.stats, towards)
+
+  def average(self, done):
+    decay = min(EMA, (1 + done) / (10 + done))
+    self.ema = tree(lambda a, b: decay * a + (1 - decay) * b, self.ema, (self.params, self.stats))
+    if done >= SWA_START and (done - SWA_START) % SWA_EVERY == 0:
+      self.counted += 1
+      n = self.counted
+      mean = tree(lambda a, b: (n - 1) / n * a + b / n, self.swa[0], self.params)
+      self.swa = mean, self.swa[1]
+
+  def measured(self, params, done):
+    """The statistics of the last batches that were trained on, as of one population."""
+    images = np.stack([self.batch(step)[0] for step in range(max(0, done - 3), done)])
+    moments = [forward(params, None, batch, self.dtype, True)[1] for batch in images]
+    mean, square = np.mean(moments, axis=0)
+    return mean, square - mean**2
+
+  def measure(self, done):
+    if self.counted:
+      self.swa = self.swa[0], self.measured(self.swa[0], done)
+    if self.config.batch_norm.precise:
+      self.stats = self.measured(self.params, done)
+
+  @property
+  def weights(self):
+    found = {"": (self.params, self.stats)}
+    if self.config.average.ema is not None:
+      found["ema_"] = self.ema
+    if self.config.average.swa_start is not None and self.counted:
+      found["swa_"] = self.swa
+    return found
+
+  def evaluate(self, split):
+    images, targets = self.arrays[split]
+    found = {}
+    for name, (params, stats) in self.weights.items():
+      logits, _ = forward(params, stats, images, self.dtype, False)
+      losses = cross_entropy(logits, targets)
+      found |= {f"{split}/{name}{k}": v for k, v in metrics(logits, losses, targets).items()}
+    return found
+
+  def training_metrics(self, done):
+    found = {"learning_rate": self.rate(done - 1)}
+    if self.dtype == "float16":
+      found["loss_scale"] = self.scale
+    if self.window:
+      norms = np.mean([norms for _, norms in self.window], axis=0)
+      found |= dict(zip(("grad_norm", "param_norm", "update_ratio"), norms, strict=True))
+      seen = jax.tree.map(lambda *x: np.concatenate(x), *(seen for seen, _ in self.window))
+      found |= {f"train/{name}": value for name, value in metrics(*seen).items()}
+    self.window = []
+    return found
+
+  def save(self, done, found):
+    self.saved[done] = self.weights, found
+
+  @property
+  def best(self):
+    """The first of the best."""
+    scores = {
+      step: found["validation/accuracy"] for step, (_, found) in self.saved.items() if found
+    }
+    return max(scores, key=scores.get)
+
+
+def metrics(logits, losses, targets):
+  label, guess = targets.argmax(-1), np.asarray(logits).argmax(-1)
+  recalls = [(guess == label)[label == k].mean() for k in np.unique(label)]
+  return {
+    "loss": float(np.mean(losses)), "accuracy": float((guess == label).mean()),
+    "mean_class_accuracy": float(np.mean(recalls)),
+  }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quickly_compiled():
+  """Programs that are run a few times."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+  """What a run begins with, and each state that it saves with its metrics."""
+  seen = {"saved": {}}
+  begin, save = Program.begin, checkpoints.Checkpoints.save
+
+  def note_begin(program, saved):
+    now, meta = begin(program, saved)
+    seen["params"] = jax.device_get(now.params)
+    order = program.inputs.train.order
+    seen["order"] = [order.at(step) for step in range(TOTAL)]
+    return now, meta
+
+  def note_save(self, now, meta, metrics, **options):
+    seen["saved"].setdefault(now.steps_done, (jax.device_get(now), metrics))
+    return save(self, now, meta, metrics, **options)
+
+  monkeypatch.setattr(Program, "begin", note_begin)
+  monkeypatch.setattr(checkpoints.Checkpoints, "save", note_save)
+  return seen
+
+
+def variables(now):
+  """(parameters, (mean, variance)) of the weights and their averages, as `Loop.weights`."""
+  found = {"": now.variables, **{f"{name}_": average for name, average in now.averages.items()}}
+  return {
+    name: (v["params"], tuple(v["batch_stats"]["norm1"][key] for key in ("mean", "var")))
+    for name, v in found.items()
+  }
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_run_is_what_the_loop_says(tiny, tmp_path, watched, row):
+  arrays, config = splits(), tiny(**{**BASE, **ROWS[row]})
+  tolerance = (
+    dict(rtol=5e-3, atol=5e-4) if config.dtype == "float16" else dict(rtol=2e-4, atol=2e-5)
+  )
+  end, _, _ = train.train(config, tmp_path, data.from_arrays(**arrays))
+  loop = Loop(config, arrays, watched["params"], watched["order"]).run()
+
+  assert watched["saved"].keys() == loop.saved.keys()
+  for step, (weights, found) in loop.saved.items():
+    now, metrics = watched["saved"][step]
+    for name, expected in weights.items():
+      close = functools.partial(np.testing.assert_allclose, **tolerance, err_msg=f"{name}{step}")
+      jax.tree.map(close, variables(now)[name], expected)
+    assert metrics == pytest.approx(found, rel=1e-2, abs=1e-3), step
+  lines = [
+    {key: value for key, value in line.items() if key not in ("epoch", "images_per_second")}
+    for line in writers.read_metrics(tmp_path)
+  ]
+  merged = lambda lines: {
+    step: {k: v for line in lines if line["step"] == step for k, v in line.items()}
+    for step in sorted({line["step"] for line in lines})
+  }
+  found, expected = merged(lines), merged(loop.lines)
+  assert found.keys() == expected.keys()
+  for step, line in expected.items():
+    assert found[step] == pytest.approx(line, rel=tolerance["rtol"], abs=tolerance["atol"]), step
+  best = checkpoints.Checkpoints(tmp_path, monitor=config.monitor, read_only=True).step("best")
+  assert best == loop.best and end.steps_done == TOTAL
+  if config.dtype == "float16":
+    assert 0 in loop.left_out and len(loop.left_out) < TOTAL / 2
