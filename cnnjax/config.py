@@ -302,15 +302,17 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-  """The config that `to_json` wrote; keys that are newer than it have their defaults.
+  """The config that `to_json` wrote; keys that are newer than it have what was done before.
 
   Raises:
     UserError: it has a key that there is not.
     ValueError, AttributeError, TypeError, KeyError, RecursionError: it is not the JSON of a config.
   """
   config = default()
-  known = flatten(config)
-  for key, value in flatten(json.loads(text)).items():
+  known, saved = flatten(config), flatten(json.loads(text))
+  for key, (value, switch, wanted) in keys.BEFORE.items():
+    saved |= {key: value} if key not in saved and saved.get(switch) == wanted else {}
+  for key, value in saved.items():
     if key not in known and not key.startswith("model."):
       raise unknown_key(key, known)
     node = config

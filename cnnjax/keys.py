@@ -99,9 +99,13 @@ def _data(c: ConfigDict) -> None:
   c.data.image_size = None  # pixels, square, that are trained on; None: as they are
   c.data.progressive = ()  # smaller sizes first, in equal parts of the run: (128, 160)
   c.data.channels = None  # 1 or 3; None: those of the data set, of files 3
+  c.data.orientation = None  # of EXIF: apply, ignore; None: applied to the photos of a folder
+  c.data.alpha = "drop"  # what is transparent: drop (has a colour all the same), white, black
+  c.data.range = None  # of files over 8 bits: bits used (12) or (low, high); None: the upper 8
   c.data.crop = "center"  # for training: center, random_resized (arXiv:1409.4842; streaming)
   c.data.crop_scale = (0.08, 1.0)  # random_resized: share of the area
   c.data.crop_ratio = (3 / 4, 4 / 3)  # random_resized: width over height
+  c.data.antialias = False  # random_resized: as evaluation does; twice the time of a crop
   c.data.interpolation = "bilinear"  # nearest, bilinear, bicubic, lanczos, area
   c.data.eval_size = None  # pixels, square, that are evaluated on; None: image_size
   c.data.eval_crop = 1.0  # evaluation: the crop over the short side, as 0.875 on ImageNet
@@ -237,6 +241,7 @@ TYPES: dict[str, tuple[type | None, ...]] = {
     "imports": (tuple,), "data.path": (str, None), "data.progressive": (tuple,),
     "data.test": (str, float, int), "data.long_tail": (float, None), "data.channels": (int, None),
     "data.crop_scale": (tuple,), "data.crop_ratio": (tuple,),
+    "data.orientation": (str, None), "data.range": (int, tuple, None),
     "data.eval_size": (int, None), "data.threads": (int, None),
     "task.class_weights": (str, tuple, None), "eval_views": (str, None),
     "compilation_cache": (str, None), "profile.start": (int, None),
@@ -264,6 +269,10 @@ RULES: dict[str, Rule] = {
     "data.progressive": (
         lambda v: all(type(x) is int and x > 0 for x in v), "sizes in pixels, above 0"),
     "data.channels": (lambda v: v in (1, 3), "1 or 3"),
+    "data.range": (
+        lambda v: 0 < v <= 32 if type(v) is int
+        else len(v) == 2 and all(map(is_number, v)) and v[0] < v[1],
+        "a number of bits up to 32, or the values of black and white, such as (0, 4095)"),
     "data.crop_scale": (lambda v: _is_range(v) and v[1] <= 1, "two shares in order, in (0, 1]"),
     "data.crop_ratio": (lambda v: _is_range(v), "two numbers above 0, in order"),
     "data.eval_crop": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
@@ -330,6 +339,8 @@ CHOICES = {
   "optim.scale_rule": ("linear", "sqrt"),
   "optim.weight_decay_kind": ("l2", "decoupled"),
   "data.crop": ("center", "random_resized"),
+  "data.orientation": ("apply", "ignore"),
+  "data.alpha": ("drop", "white", "black"),
   "data.interpolation": ("nearest", "bilinear", "bicubic", "lanczos", "area"),
   "data.sampling": ("uniform", "oversample", "undersample", "class_balanced", "square_root"),
   "data.remainder": ("drop", "pad"),
@@ -354,6 +365,7 @@ NEEDS: dict[str, tuple[str, str | None]] = {
                     ("dtype", "float16")),
     "data.crop_scale": ("data.crop", "random_resized"),
     "data.crop_ratio": ("data.crop", "random_resized"),
+    "data.antialias": ("data.crop", "random_resized"),
     "task.effective_beta": ("task.class_weights", "effective_number"),
     "optim.scale_rule": ("optim.scale_from", None),
     "optim.lookahead_rate": ("optim.lookahead", None),
@@ -372,6 +384,10 @@ MAY_CHANGE = (
     "eval_every", "checkpoint_every", "keep.last", "keep.best", "keep.every", "compilation_cache",
     "profile.start", "profile.steps",
 )  # fmt: skip
+
+# What runs did before a key was there, where its default is something else: (value, the key that
+# it acts with, the value of that).
+BEFORE = {"data.orientation": ("ignore", "data.source", "folder")}
 
 
 def check_idle(group: str, config: ConfigDict, takes: Mapping[str, Iterable[str]]) -> None:

@@ -48,6 +48,7 @@ def train(
     UserError: something in the config, the data or the workdir is wrong, or the loss diverged.
   """
   config = data.with_given(config, splits)
+  config, kept = workdirs.kept(workdir, config) if workdir else (config, {})
   configs.validate(config)
   if workdir:
     workdirs.check(workdir, config)
@@ -84,7 +85,7 @@ def train(
       processes.one_for_all(),
     ):
       saved.say = out.say
-      summary = {**program.summary, "workdir": str(workdir)}
+      summary = {**program.summary, **kept, "workdir": str(workdir)}
       out.block(summary, finished=program.finished(now))
       stop = functools.partial(processes.asked_to_stop, caught)
       run = Run(program, saved, out, stop, check_lock)

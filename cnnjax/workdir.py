@@ -19,6 +19,7 @@ from cnnjax import __version__, models
 from cnnjax import config as configs
 from cnnjax import lock as locks
 from cnnjax.errors import UserError
+from cnnjax.keys import BEFORE
 
 CONFIG = "config.json"
 WRITTEN = f"{CONFIG}.new"  # it is written there first, so that a kill leaves the old one or the new
@@ -60,6 +61,23 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
       f"{folder} holds a run with another config: {lines}. Choose another --workdir, "
       f"or set these back. What may change: {', '.join(configs.MAY_CHANGE)}"
     )
+
+
+def kept(folder: pathlib.Path, config: ConfigDict) -> tuple[ConfigDict, dict[str, str]]:
+  """Returns `config` as a run in `folder` goes on, and in words what it keeps to.
+
+  A run that began before a key was there goes on as it was, where `config` has the key's default.
+  """
+  if not (folder / CONFIG).is_file():
+    return config, {}
+  before, standard = configs.flatten(load_config(folder)), configs.flatten(configs.default())
+  now = configs.flatten(config)
+  keys = [k for k, (old, *_) in BEFORE.items() if before[k] == old != now[k] == standard[k]]
+  config = config.copy_and_resolve_references()
+  for key in keys:
+    configs.override(config, key, before[key])
+  words = ", ".join(f"{key}={before[key]}" for key in keys)
+  return config, {"kept": f"{words}, as this run began"} if keys else {}
 
 
 def make(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:

@@ -28,8 +28,11 @@ from cnnjax.errors import UserError, unknown
 #   load(config, split): the `Split` of a split expression.
 SOURCES = ("arrays", "digits", "folder", "synthetic", "tfds")
 SAMPLE = 2048  # images that the mean and deviation of a streamed split are taken of
-# Keys that one source alone reads.
-_ONLY = {"name": "tfds", "data_dir": "tfds", "path": "folder"}
+# Keys that have no effect with other sources.
+_ONLY = {
+  "name": ("tfds",), "data_dir": ("tfds",), "path": ("folder",), "range": ("folder",),
+  "alpha": ("folder", "tfds"), "orientation": ("folder", "tfds"),
+}  # fmt: skip
 
 __all__ = [
   "Crops", "Inputs", "Order", "Resident", "Skipped", "Split", "Streaming", "check",
@@ -47,11 +50,11 @@ def _source(name: str):
 def check(config: ConfigDict) -> None:
   """Raises UserError for a source, data set or split that is not there; downloads nothing."""
   source = _source(config.source)
-  for key, only in _ONLY.items():
-    if config[key] and config.source != only:
+  for key, sources in _ONLY.items():
+    if config[key] not in (None, "", "drop", "ignore") and config.source not in sources:
       raise UserError(
-        f"data.{key}={config[key]!r} goes with data.source={only}, and data.source is "
-        f"{config.source!r}"
+        f"data.{key}={config[key]!r} goes with data.source={' or '.join(sources)}, and data.source "
+        f"is {config.source!r}"
       )
   if config.progressive and config.image_size is None:
     raise UserError("data.progressive grows to data.image_size; set it as well")

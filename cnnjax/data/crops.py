@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.data import images
-from cnnjax.data.images import UnreadableImage
+from cnnjax.data.pixels import Reading, UnreadableImage
 from cnnjax.data.split import Image
 from cnnjax.errors import UserError
 
@@ -25,6 +25,8 @@ class Crops:
   ratio: tuple[float, float]
   interpolation: str
   eval_crop: float
+  antialias: bool = False
+  reading: Reading = images.AS_STORED
 
   @classmethod
   def of(cls, config: ConfigDict, stored: tuple[int | None, int | None, int]) -> "Crops":
@@ -36,6 +38,8 @@ class Crops:
       tuple(config.crop_ratio),
       config.interpolation,
       config.eval_crop,
+      config.antialias,
+      _reading(config),
     )
 
   def shape(self, size: int | None) -> tuple[int, int, int]:
@@ -71,6 +75,8 @@ class Crops:
       self.ratio,
       self.interpolation,
       out,
+      antialias=self.antialias,
+      reading=self.reading,
     )
 
   def whole(self, data: Image, size: int | None) -> np.ndarray:
@@ -91,10 +97,19 @@ class Crops:
     if isinstance(data, UnreadableImage):
       raise data
     if isinstance(data, bytes):
-      return images.decode(data, self.stored[2])
+      return images.decode(data, self.stored[2], reading=self.reading)
     if data.shape[2] != self.stored[2]:
       raise UserError(
         f"data.channels is {self.stored[2]}, and these images have {data.shape[2]}: files alone "
         "are converted"
       )
     return data
+
+
+def _reading(config: ConfigDict) -> Reading:
+  """How the files of a run are read."""
+  upright = (
+    config.source == "folder" if config.orientation is None else config.orientation == "apply"
+  )
+  limits = (0, 2**config.range - 1) if isinstance(config.range, int) else config.range
+  return Reading(upright, config.alpha, limits and tuple(limits))

@@ -1,8 +1,8 @@
 """Image files and image arrays on the host: decoding, sizes, crops.
 
 JPEG is decoded by simplejpeg (libjpeg-turbo), all else by Pillow, and OpenCV scales the crops of
-training; all three let other threads run meanwhile. EXIF orientation is not applied and alpha is
-dropped, as torchvision and TFDS do.
+training; all three let other threads run meanwhile. Colour profiles and gamma are not applied;
+orientation, transparency and depth are as a `Reading` says.
 """
 
 import contextlib
@@ -20,6 +20,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from cnnjax.data import pixels
+from cnnjax.data.pixels import Reading, UnreadableImage
 from cnnjax.errors import UserError, unknown
 
 # Pillow's names of the formats that are read, and the endings of their files. No others: some of
@@ -44,6 +46,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's, at 
 # The first bytes of a JPEG, a PNG, a GIF and of TIFF in its two orders.
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
 
+AS_STORED = Reading()
 _thread = threading.local()  # with the buffer of `decode(fast=True)`
 
 # How Pillow and OpenCV call them.
@@ -66,10 +69,6 @@ _HARMLESS = (
 )
 
 
-class UnreadableImage(ValueError):
-  """An image file that cannot be decoded, and why; of a cut one, "truncated" is the first word."""
-
-
 def read(path: str | os.PathLike) -> bytes:
   """The bytes of an image file.
 
@@ -89,15 +88,21 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def decode(
-  data: bytes, channels: int, *, min_size: tuple[int, int] | None = None, fast: bool = False
+  data: bytes,
+  channels: int,
+  *,
+  reading: Reading = AS_STORED,
+  min_size: tuple[int, int] | None = None,
+  fast: bool = False,
 ) -> np.ndarray:
   """The pixels of an image file, of an animated one the first frame.
 
-  Colour becomes grey by ITU-R 601 (of a JPEG: its luma); 16 bits a channel become their upper 8.
+  Colour becomes grey by ITU-R 601 (of a JPEG: its luma).
 
   Args:
     data: the whole file.
     channels: 1 or 3.
+    reading: what is done about orientation, transparency and more than 8 bits.
     min_size: (height, width): a JPEG may come at 1/8 to 4/8 of its size, as long as neither side
       gets smaller than this; that takes 0.7 to 0.85 of the time.
     fast: the subsampled colour of a JPEG is repeated rather than interpolated, and its pixels lie
@@ -116,22 +121,38 @@ def decode(
   with _reasons(data):
     if _is_jpeg(data):
       try:
-        return _decode_jpeg(data, channels, min_size or (0, 0), fast)
+        turn = _orientation_of_jpeg(data) if reading.upright else 1
+        min_size = (min_size or (0, 0))[:: -1 if turn >= 5 else 1]
+        return pixels.oriented(_decode_jpeg(data, channels, min_size, fast), turn)
       except ValueError as e:
         if not any(words in str(e) for words in _HARMLESS):
           raise
     with _open(data) as image:
-      return _pixels(image, channels)
+      return pixels.to_uint8(image, data, channels, reading)
 
 
-def image_size(data: bytes) -> tuple[int, int]:
+def image_size(data: bytes, reading: Reading = AS_STORED) -> tuple[int, int]:
   """(height, width) of an image file, from its header alone. Raises UnreadableImage."""
   with _reasons(data):
     if _is_jpeg(data):
       with contextlib.suppress(ValueError):
-        return simplejpeg.decode_jpeg_header(data)[:2]
+        turn = _orientation_of_jpeg(data) if reading.upright else 1
+        return simplejpeg.decode_jpeg_header(data)[:2][:: -1 if turn >= 5 else 1]
     with _open(data) as image:
-      return image.height, image.width
+      # Of a TIFF Pillow gives the size that it has when it is turned.
+      turned = pixels.orientation(image) >= 5 and reading.upright != (image.format == "TIFF")
+      return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _orientation_of_jpeg(data: bytes) -> int:
+  """As `pixels.orientation`, and quick where there is no EXIF."""
+  at = 2
+  while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
+    if data[at + 1] == 0xE1:  # a segment of EXIF or XMP
+      with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return pixels.orientation(image)
+    at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+  return 1
 
 
 def _is_jpeg(data: bytes) -> bool:
@@ -179,7 +200,9 @@ def _reasons(data: bytes) -> Iterator[None]:
   except Exception as e:  # OSError, SyntaxError, struct.error, ...: each of the readers its own
     no_header = isinstance(e, UnidentifiedImageError) or str(e) == "cannot load this image"
     reason = f"no image in a known format ({', '.join(FORMATS)})" if no_header else str(e)
-    if no_header and (data.startswith(_STARTS) or data[4:8] == b"ftyp"):
+    if no_header and data.startswith(_STARTS[-2:]):
+      reason = "damaged in its header, or a TIFF of a kind that is not read; save it as PNG"
+    elif no_header and (data.startswith(_STARTS) or data[4:8] == b"ftyp"):
       reason = "truncated or damaged in its header"
     elif any(word in reason.lower() for word in ("truncated", "premature end of jpeg")):
       reason = f"truncated: {reason}"
@@ -210,18 +233,6 @@ def _decode_jpeg(data: bytes, channels: int, min_size: tuple[int, int], fast: bo
     fastupsample=fast,
     buffer=buffer,
   )
-
-
-def _pixels(image: Image.Image, channels: int) -> np.ndarray:
-  image.load()
-  if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
-    grey = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow would clip; of RGB it does the same
-    return np.repeat(grey[..., None], channels, axis=2)
-  if image.mode in ("I", "F"):
-    raise UnreadableImage("pixels of 32 bits, whose range is not known; save it with 8 or 16 bits")
-  image.info.pop("transparency", None)  # dropped anyway, and Pillow warns of some forms of it
-  pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
-  return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def random_box(
@@ -264,6 +275,9 @@ def random_resized_crop(
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
   interpolation: str = "bilinear",
   out: np.ndarray | None = None,
+  *,
+  antialias: bool = False,
+  reading: Reading = AS_STORED,
 ) -> np.ndarray:
   """A random part of an image, see `random_box`, scaled to [size, size, channels] uint8.
 
@@ -276,34 +290,40 @@ def random_resized_crop(
     ratio: its width / height.
     interpolation: one of INTERPOLATIONS.
     out: where it is written, [size, size, channels] uint8: 0.92 of the time of a new array.
+    antialias: a part that shrinks is filtered as by `center_crop`, not by OpenCV.
+    reading: of a file, as `decode` takes it.
 
   Raises:
     UnreadableImage: as `decode`.
   """
   _check(size, interpolation)
   out = np.empty((size, size, channels), np.uint8) if out is None else out
-  height, width = image.shape[:2] if isinstance(image, np.ndarray) else image_size(image)
+  if not isinstance(image, np.ndarray) and not _is_jpeg(image):
+    image = decode(image, channels, reading=reading)
+  height, width = image.shape[:2] if isinstance(image, np.ndarray) else image_size(image, reading)
   top, left, h, w = random_box(height, width, rng, scale, ratio)
   if not isinstance(image, np.ndarray):
     # A smaller decoding takes 0.6 of the time for photos of 2048x1536 and 0.4 for 4096x3072. With
     # just `size` pixels of the box instead of twice as many, crops were off by half as much again.
     part = 2 * size / min(h, w)
     least = math.ceil(height * part), math.ceil(width * part)
-    image = decode(image, channels, min_size=least, fast=True)
+    image = decode(image, channels, reading=reading, min_size=least, fast=True)
     y, x = image.shape[0] / height, image.shape[1] / width
     top, h, left, w = round(top * y), round(h * y), round(left * x), round(w * x)
   box = image[top : top + h, left : left + w]
-  _scale(box, interpolation, out)
+  _scale(box, interpolation, out, antialias)
   return out
 
 
-def _scale(image: np.ndarray, interpolation: str, out: np.ndarray) -> None:
-  """`image` scaled to the square `out`, fast; shrunk to half or less, by area.
+def _scale(image: np.ndarray, interpolation: str, out: np.ndarray, antialias: bool) -> None:
+  """`image` scaled to the square `out`; without `antialias` fast, and to half or less by area.
 
-  Pillow's filters grow as the image shrinks, OpenCV's do not. Crops of 224 of photos of 500x375 are
-  1.7 levels from Pillow's on average; three taps before the resize brought that to 0.9, for 1.15 of
-  the time of a crop, area to 1.0 for 1.4, Pillow itself takes 1.8.
+  Pillow's filters grow as the image shrinks, OpenCV's do not: what that costs and brings is in
+  experiments/benchmarks/input/README.md.
   """
+  if antialias and max(image.shape[:2]) > len(out):
+    out[...] = _by_pillow(image, out.shape[:2], interpolation)
+    return
   method = INTERPOLATIONS[interpolation][1]
   if interpolation != "nearest" and min(image.shape[:2]) >= 2 * len(out):
     method = cv2.INTER_AREA
@@ -337,7 +357,7 @@ def center_crop(
   _check(size, interpolation)
   if not 0 < ratio <= 1:
     raise UserError(f"the ratio of a centre crop is above 0 and at most 1, not {ratio!r}")
-  height, width, channels = image.shape
+  height, width = image.shape[:2]
   short = round(size / ratio)
   tall, wide = max(short, int(short * height / width)), max(short, int(short * width / height))
   if tall * wide > MAX_PIXELS:
@@ -345,11 +365,16 @@ def center_crop(
       f"{height}x{width} pixels are too elongated to be scaled to {tall}x{wide}"
     )
   if (tall, wide) != (height, width):
-    pixels = Image.fromarray(image[..., 0] if channels == 1 else image)
-    pixels = pixels.resize((wide, tall), INTERPOLATIONS[interpolation][0])
-    image = np.array(pixels).reshape(tall, wide, channels)
+    image = _by_pillow(image, (tall, wide), interpolation)
   top, left = round((tall - size) / 2), round((wide - size) / 2)
   return image[top : top + size, left : left + size]
+
+
+def _by_pillow(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+  """`image` scaled to `size`, (height, width), antialiased."""
+  found = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+  found = found.resize(size[::-1], INTERPOLATIONS[interpolation][0])
+  return np.array(found).reshape(*size, image.shape[2])
 
 
 def _check(size: int, interpolation: str) -> None:

@@ -1,5 +1,7 @@
 """How `config.data` becomes the crops of training and of evaluation."""
 
+import io
+
 import numpy as np
 import pytest
 from fakes import photos, png
@@ -127,3 +129,66 @@ def test_odd_numbers_of_channels_cannot_be_scaled(channels):
 def test_what_is_no_image_is_said(kind):
   with pytest.raises(UnreadableImage, match="truncated"):
     crops(crop=kind).train(png(PHOTO)[:50], 6, (0,))
+
+
+@pytest.mark.parametrize(
+  "overrides, upright",
+  [
+    ({"source": "folder"}, True),
+    ({"source": "tfds"}, False),
+    ({"source": "folder", "orientation": "ignore"}, False),
+    ({"source": "tfds", "orientation": "apply"}, True),
+  ],
+)
+def test_photos_of_a_folder_are_turned_and_published_ones_only_if_asked(overrides, upright):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  file = io.BytesIO()
+  Image.fromarray(PHOTO).save(file, "PNG", exif=exif)
+  expected = np.rot90(PHOTO, -1) if upright else PHOTO  # a quarter turn to the right
+  for crop in ("center", "random_resized"):
+    found = crops(crop=crop, **overrides)
+    np.testing.assert_array_equal(found.evaluate(file.getvalue(), None), expected)
+  whole = crops(crop="random_resized", crop_scale=(1, 1), crop_ratio=(0.01, 100), **overrides)
+  assert whole.train(file.getvalue(), 8, (0,)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("value, white", [(12, 4095), ((0, 4095), 4095), (10, 1023), (None, 65535)])
+def test_a_range_is_a_number_of_bits_or_two_values(value, white):
+  grey = np.arange(0, 1024, 8, dtype=np.uint16).reshape(8, 16)
+  file = io.BytesIO()
+  Image.fromarray(grey).save(file, "PNG")
+  image = crops(source="folder", range=value).evaluate(file.getvalue(), None)
+  np.testing.assert_allclose(image[..., 0], grey * (255 / white), atol=1)
+
+
+def test_alpha_is_a_choice():
+  file = io.BytesIO()
+  Image.new("RGBA", (4, 4), (10, 20, 30, 0)).save(file, "PNG")
+  for alpha, colour in {"drop": (10, 20, 30), "white": (255,) * 3, "black": (0,) * 3}.items():
+    image = crops(source="folder", alpha=alpha).evaluate(file.getvalue(), None)
+    np.testing.assert_array_equal(image, np.broadcast_to(colour, (4, 4, 3)))
+
+
+def test_antialias_reaches_the_crops_of_training():
+  stripes = np.zeros((13, 13, 3), np.uint8)
+  stripes[:, ::2] = 255
+  options = {"crop": "random_resized", "crop_scale": (1, 1), "crop_ratio": (1, 1)}
+  found = crops(antialias=True, **options).train(stripes, 8, (0,))
+  np.testing.assert_array_equal(found, by_pillow(stripes, 8, 8))
+  assert crops(**options).train(stripes, 8, (0,)).std() > 1.5 * found.std()
+
+
+@pytest.mark.parametrize(
+  "key, value, sources",
+  [
+    ("orientation", "apply", "folder or tfds"),
+    ("alpha", "white", "folder or tfds"),
+    ("range", 12, "folder"),
+  ],
+)
+def test_keys_of_files_are_refused_of_other_sources(key, value, sources):
+  config = default()
+  override(config, f"data.{key}", value)
+  with pytest.raises(UserError, match=rf"data\.{key}={value!r} goes with data\.source={sources}"):
+    data.check(config.data)

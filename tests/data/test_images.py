@@ -142,14 +142,6 @@ def test_pixels_without_a_known_range_are_refused(dtype):
     decode(saved(IMAGE[..., 0].astype(dtype), "TIFF"), 3)
 
 
-def test_the_orientation_of_exif_is_not_applied():
-  exif = Image.Exif()
-  exif[0x0112] = 6  # a quarter turn
-  data = saved(PHOTO, "JPEG", exif=exif)
-  assert image_size(data) == PHOTO.shape[:2]
-  np.testing.assert_array_equal(decode(data, 3), decode(FILES["jpeg"], 3))
-
-
 @pytest.mark.parametrize("name", sorted(FILES.keys() - {"pgm in words"}))  # 255, cut, is 25
 def test_of_a_cut_file_no_part_is_returned(name):
   """It raises, or no pixel was lost: an end marker, or padding."""
@@ -212,7 +204,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch):
   png[16:24] = struct.pack(">II", 60000, 60000)
   png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
   monkeypatch.setattr(simplejpeg, "decode_jpeg", never)
-  monkeypatch.setattr(images, "_pixels", never)
+  monkeypatch.setattr(images.pixels, "to_uint8", never)
   for data in (jpeg, png):
     with pytest.raises(UnreadableImage, match="pixels"):
       decode(bytes(data), 3)
@@ -391,6 +383,31 @@ def test_crops_are_those_of_pillow_up_to_the_filter(interpolation, channels):
       assert error < 1.6
     else:
       assert error < np.abs(aliased - theirs).mean() / 2
+
+
+@pytest.mark.parametrize("shrink", [0.8, 1.2, 1.6, 1.9, 2.0, 3.1])
+@each_channels
+def test_an_antialiased_crop_is_that_of_pillow(shrink, channels):
+  """And of the finest stripes no others are made; without the filter they are."""
+  size = 40
+  side = round(size * shrink)
+  whole = {"scale": (1, 1), "ratio": (1, 1)}
+  crop = lambda image, **options: random_resized_crop(
+    image, size, channels, np.random.default_rng(0), **whole, **options
+  )
+  stripes = np.zeros((side, side, channels), np.uint8)
+  stripes[:, ::2] = 255
+  for image in (stripes, photo(side, side)[..., :channels]):
+    pixels = Image.fromarray(image.squeeze() if channels == 1 else image)
+    theirs = np.asarray(pixels.resize((size, size), Image.Resampling.BILINEAR)).reshape(
+      size, size, channels
+    )
+    # What is enlarged has nothing to be filtered, and is as before.
+    expected = theirs if shrink > 1 else crop(image)
+    np.testing.assert_array_equal(crop(image, antialias=True), expected)
+    assert np.abs(expected.astype(int) - theirs).max() <= 1
+  if 1.5 < shrink < 2:
+    assert crop(stripes, antialias=True).std() < 12 < 30 < crop(stripes).std()
 
 
 @pytest.mark.parametrize("scale", [(0.9, 1), (0.3, 0.5)])

@@ -1,0 +1,149 @@
+"""From the pixels of an open image file to 8 bits a channel: depth, transparency, orientation."""
+
+import contextlib
+import dataclasses
+import warnings
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image
+
+_WHITE_IS_ZERO, _SIGNED = 0, 2  # values of the tags PhotometricInterpretation and SampleFormat
+warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")
+_UNDONE = {6: 8, 8: 6}  # the orientation that turns back; the others do it themselves
+
+
+class UnreadableImage(ValueError):
+  """An image file that cannot be decoded, and why; of a cut one, "truncated" is the first word."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How the pixels of a file are read: `data.orientation`, `data.alpha` and `data.range`.
+
+  `upright`: turned and mirrored as EXIF says. `alpha`: "drop", or the colour behind what is
+  transparent, "white" or "black". `limits`: of files with more than 8 bits a channel, the values
+  that become 0 and 255; None: their upper 8 bits are read.
+  """
+
+  upright: bool = False
+  alpha: str = "drop"
+  limits: tuple[float, float] | None = None
+
+
+def to_uint8(image: Image.Image, data: bytes, channels: int, reading: Reading) -> np.ndarray:
+  """Returns the pixels of a file, [height, width, channels] uint8.
+
+  Args:
+    image: what Pillow made of `data`, not loaded yet.
+    data: the whole file.
+    channels: 1 or 3.
+    reading: how they are read.
+
+  Raises:
+    UnreadableImage: nobody can know what the pixels mean.
+  """
+  if image.format == "TIFF":  # Pillow turns it as it is loaded
+    turn = 1 if reading.upright else orientation(image)
+    turn = _UNDONE.get(turn, turn)
+  found = _composed(_of_8_bits(image, data, reading.limits), reading.alpha)
+  if image.format != "TIFF":
+    turn = orientation(image) if reading.upright else 1
+  pixels = np.array(found.convert("L" if channels == 1 else "RGB"))
+  return oriented(pixels.reshape(*pixels.shape[:2], channels), turn)
+
+
+def orientation(image: Image.Image) -> int:
+  """Returns what EXIF says, from 1 (upright) to 8; of a PNG it loads the image."""
+  with contextlib.suppress(Exception):  # of a broken block
+    found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return found if found in range(1, 9) else 1
+  return 1
+
+
+def oriented(pixels: np.ndarray, turn: int) -> np.ndarray:
+  """Mirrors and turns `pixels` [height, width, channels] as an orientation of EXIF says."""
+  if turn == 1:
+    return pixels
+  if turn >= 5:
+    pixels = pixels.swapaxes(0, 1)
+  down, right = (-1 if turn in turned else 1 for turned in ((3, 4, 7, 8), (2, 3, 6, 7)))
+  return np.ascontiguousarray(pixels[::down, ::right])
+
+
+def deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
+  """Loads the image; returns its values as the file has them, if they have more than 8 bits.
+
+  [height, width], or of colour [height, width, channels], as RGB or RGBA.
+
+  Raises:
+    UnreadableImage: nobody reads them as they are.
+  """
+  args, is_ppm = [tile.args for tile in image.tile], image.format == "PPM"
+  raw = str(args).replace("BGR;16", "")  # which is 5, 6 and 5 bits
+  maximum = args[0][1] if is_ppm and isinstance(args[0], tuple) and len(args[0]) == 2 else None
+  image.load()  # raises where a part is missing, at which OpenCV does not look
+  if is_ppm and image.mode == "I":  # Pillow has spread what is up to the maximum over 16 bits
+    return np.rint(np.asarray(image) * ((maximum or 65535) / 65535))
+  if image.mode.startswith(("I", "F")):
+    return np.asarray(image)
+  if ";16" not in raw and (maximum or 0) <= 255:
+    return None
+  # Of colour Pillow has made 8 bits.
+  values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+  if values is None or values.dtype != np.uint16:
+    raise UnreadableImage("16 bits a channel in a form that data.range cannot read; save it as PNG")
+  return values if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]
+
+
+def _of_8_bits(image: Image.Image, data: bytes, limits: tuple[float, float] | None) -> Image.Image:
+  """The image, loaded, with 8 bits a channel, and with its transparency."""
+  tags, tile = getattr(image, "tag_v2", {}), str(image.tile)
+  if image.mode == "L" and tags.get(ExifTags.Base.SampleFormat) == (_SIGNED,):
+    raise UnreadableImage("signed pixels of 8 bits; save it unsigned")
+  if limits is None:
+    values = _upper_bits(image, tile)
+  elif (values := deep_values(image, data)) is not None:
+    values = _scaled(values, limits)
+  if values is None:
+    return image
+  # Of these Pillow does not look at the tag.
+  if values.ndim == 2 and tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
+    values = 255 - values
+  found = Image.fromarray(values)
+  if (key := image.info.get("transparency")) is not None and values.ndim == 2:
+    found.putalpha(Image.fromarray(np.uint8(255) * (np.asarray(image) != key)))
+  return found
+
+
+def _upper_bits(image: Image.Image, tile: str) -> np.ndarray | None:
+  """The upper 8 bits of grey; None of what Pillow has in 8 bits, as it has colour of 16."""
+  image.load()
+  if not image.mode.startswith(("I", "F")):
+    return None
+  if image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I"):
+    return (np.asarray(image) >> (4 if "I;12" in tile else 8)).astype(np.uint8)
+  raise UnreadableImage(
+    "pixels of 32 bits, whose range is not known; set data.range to the values that are black and "
+    "white, such as (0, 1), or save it with 8 or 16 bits"
+  )
+
+
+def _scaled(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+  """`values` as uint8: `limits` become 0 and 255, and so does what lies beyond."""
+  if not np.isfinite(values).all():
+    raise UnreadableImage("pixels that are infinite or NaN")
+  low, high = limits
+  found = np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
+  if values.shape[2:] == (4,):
+    found[..., 3] = values[..., 3] / 257  # transparency has all of its 16 bits
+  return np.round(found).astype(np.uint8)
+
+
+def _composed(image: Image.Image, alpha: str) -> Image.Image:
+  """The image on a background of the colour `alpha`; of "drop" without its transparency."""
+  if alpha == "drop" or not image.has_transparency_data:
+    image.info.pop("transparency", None)  # of which Pillow warns in some forms
+    return image
+  image = image.convert("RGBA")
+  return Image.alpha_composite(Image.new("RGBA", image.size, alpha), image)
