@@ -420,7 +420,7 @@ def build(
   state.check_sizes(model, variables, inputs.image_shape, inputs.sizes)
   params = variables["params"]
   task = tasks.create(config.task, len(inputs.classes), inputs.counts)
-  task.check_labels(inputs.several)
+  task.check_labels(inputs.several, inputs.classes)
   schedule = optim.schedules.create(config.optim.schedule, peak, inputs.total, inputs.to_steps)
   depths = state.depths(model, inputs.image_shape)
   averages = averaging.create(config.average, config.optim, inputs.total, inputs.to_steps)

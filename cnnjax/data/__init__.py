@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import durations, sharding
-from cnnjax.data import imbalance
+from cnnjax.data import imbalance, names
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.crops import Crops
 from cnnjax.data.order import Order
@@ -313,12 +313,20 @@ def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict
 
 def check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
   """Raises UserError unless a run that was `trained` on these classes finds the same ones."""
-  if list(trained) != list(found):
-    one, other = next(pair for pair in itertools.zip_longest(trained, found) if pair[0] != pair[1])
+  before, now = (list(map(names.same, classes)) for classes in (trained, found))
+  if before == now:
+    return
+  one, other = next(pair for pair in itertools.zip_longest(trained, found) if pair[0] != pair[1])
+  if sorted(before) == sorted(now):
     raise UserError(
-      f"the run was trained on other classes ({len(trained)}) than these data have ({len(found)}): "
-      f"where it has {one!r} they have {other!r}. Are they the data of this run?"
+      f"the run was trained on the same {len(trained)} classes in another order: where it has "
+      f"{one!r} they have {other!r} (numbers with a sign or a point used to be sorted as text): "
+      "train it anew in another workdir"
     )
+  raise UserError(
+    f"the run was trained on other classes ({len(trained)}) than these data have ({len(found)}): "
+    f"where it has {one!r} they have {other!r}. Are they the data of this run?"
+  )
 
 
 def describe(config: ConfigDict, splits: dict[str, Split]) -> str:

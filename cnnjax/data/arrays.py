@@ -1,12 +1,14 @@
 """Arrays from Python: `train.train(config, splits=data.from_arrays((images, labels)))`."""
 
+import collections
 from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax.data.names import same
 from cnnjax.data.split import Split
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, listed
 
 
 def check(config: ConfigDict) -> None:
@@ -47,6 +49,9 @@ def from_arrays(
   shape, several = images.shape[1:], labels.ndim == 2
   number = labels.shape[1] if several else int(labels.max()) + 1
   classes = tuple(map(str, range(number) if classes is None else classes))
+  counts = collections.Counter(map(same, classes))
+  if twice := [name for name in classes if counts[same(name)] > 1]:
+    raise UserError(f"classes: one name stands for two classes: {listed([*map(repr, twice)])}")
   if len(classes) < 2 and not several:
     raise UserError("train: one class only; at least two are needed to tell apart")
   for key, (images, labels) in arrays.items():

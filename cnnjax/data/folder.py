@@ -15,13 +15,13 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.data import tables
+from cnnjax.data import names, tables
 from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, read
 from cnnjax.data.names import ALIASES, split_of
 from cnnjax.data.split import Image, Label, Split, carve
@@ -170,6 +170,9 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
     place: own[place] if isinstance(own[place], list) else _of_folder(own[place], key)
     for key, place in places.items()
   }
+  pairs, ordered, doubts = _classes(pairs)
+  if doubts:
+    remarks = {**remarks, "labels": "; ".join(filter(None, (remarks.get("labels"), doubts)))}
   known = {label for _, labels in pairs[places["train"]] for label in labels}
   for place, found in pairs.items():
     if odd := sorted({label for _, labels in found for label in labels} - known):
@@ -179,7 +182,7 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
       )
   if len(known) < 2:
     raise _too_few(path, root, known)
-  classes = tuple(sorted(known, key=_numbers_first))
+  classes = tuple(label for label in ordered if label in known)
   several = any(len(labels) != 1 for found in pairs.values() for _, labels in found)
   files = {
     place: Files(tuple(file for file, _ in found), _labels(found, classes, several))
@@ -189,6 +192,18 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
   unused = tuple(sorted({*own} - {*own_names.values()}))
   by_name = {name: files[place] for name, place in own_names.items()}
   return Listing(by_name, classes, own_names, unused, remarks)
+
+
+def _classes(splits: dict[str, Pairs]) -> tuple[dict[str, Pairs], Iterable[str], str]:
+  """(the pairs with classes for labels, the classes in order, doubts about them in words)."""
+  called = names.classes(
+    label for pairs in splits.values() for _, labels in pairs for label in labels
+  )
+  by_class = {
+    split: [(file, tuple(dict.fromkeys(map(called.get, labels)))) for file, labels in pairs]
+    for split, pairs in splits.items()
+  }
+  return by_class, dict.fromkeys(called.values()), names.doubts(called)
 
 
 def _too_few(path: str, root: str, known: set[str]) -> UserError:
@@ -262,8 +277,8 @@ def _labels(pairs: Pairs, classes: tuple[str, ...], several: bool) -> np.ndarray
   if not several:
     return np.array([place[name] for _, (name,) in pairs], np.int32)
   labels = np.zeros((len(pairs), len(classes)), np.uint8)
-  for row, (_, names) in zip(labels, pairs, strict=True):
-    row[[place[name] for name in names]] = 1
+  for row, (_, found) in zip(labels, pairs, strict=True):
+    row[[place[name] for name in found]] = 1
   return labels
 
 
@@ -314,9 +329,3 @@ def _images(folder: str, *real: str) -> Iterator[str]:
 def _printable(name: str) -> str:
   """A file name, which may be in no encoding, as text."""
   return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def _numbers_first(name: str) -> tuple:
-  """Classes 0, 1, 2, ..., 10 in the order of numbers, others in that of the alphabet."""
-  short = name.isdecimal() and len(name) < 1000  # Python reads no number of over 4,300 digits
-  return (0, int(name), name) if short else (1, 0, name)

@@ -1,6 +1,10 @@
 """What people call their splits and classes, and which spellings mean the same."""
 
+import collections
+import decimal
 import re
+import unicodedata
+from collections.abc import Iterable, Mapping
 
 # Names of splits, in lower case; the last of validation and test are FER2013's.
 ALIASES = {
@@ -10,6 +14,12 @@ ALIASES = {
 }
 # What stands behind them, as in train_images, test set, val2017.
 _SUFFIX = r"[ _-]?(set|data|images|imgs|photos|split|20\d\d)?"
+# How programs write a label that is missing; pandas reads these as none.
+MISSING = {
+  "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
+  "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null",
+}  # fmt: skip
+_MOST = 5  # doubts that are told
 
 
 def split_of(name: str) -> str | None:
@@ -18,3 +28,70 @@ def split_of(name: str) -> str | None:
     if re.fullmatch(f"({'|'.join(aliases)}){_SUFFIX}", name.strip().lower()):
       return split
   return None
+
+
+def same(name: str) -> str:
+  """What all spellings of a class have in common: Unicode's form NFC, and 1.0 is 1."""
+  if match := re.fullmatch(r"([+-]?)(0|[1-9][0-9]*)(\.0*)?", name):
+    sign, whole, _ = match.groups()
+    return f"-{whole}" if sign == "-" and whole != "0" else whole
+  return unicodedata.normalize("NFC", name)
+
+
+def classes(names: Iterable[str]) -> dict[str, str]:
+  """The class of each name, in the order of the classes: numbers by value, then the alphabet.
+
+  A class is called as it is spelled, in NFC; by `same` where there are several spellings.
+  """
+  groups = collections.defaultdict(list)
+  for name in sorted({*names}):
+    groups[same(name)].append(name)
+  sort_by = lambda common: _order(groups[common][0] if len(groups[common]) == 1 else common)
+  return {
+    name: unicodedata.normalize("NFC", name) if len(groups[common]) == 1 else common
+    for common in sorted(groups, key=sort_by)
+    for name in groups[common]
+  }
+
+
+def _order(name: str) -> tuple:
+  """Sorts numbers by value, and equal ones and other names by the alphabet."""
+  if len(name) < 1000 and re.fullmatch(r"[+-]?\d+(\.\d*)?", name):
+    return (0, decimal.Decimal(name), name)
+  return (1, 0, name)
+
+
+def doubts(by_name: Mapping[str, str]) -> str:
+  """What may have been meant otherwise, of names and their classes, in words; "" if nothing."""
+  spellings, alike = collections.defaultdict(list), collections.defaultdict(list)
+  for name, label in by_name.items():
+    spellings[label].append(name)
+  for label in spellings:
+    alike[_at_a_glance(label)].append(label)
+  found = [f"{_quoted(names)} are one class" for names in spellings.values() if len(names) > 1]
+  found += [
+    f"{_quoted(labels)} are classes of their own, and differ by case, spaces or form alone"
+    for labels in alike.values()
+    if len(labels) > 1
+  ]
+  for label in spellings:
+    if label in MISSING:
+      found.append(f"{label!r} is a class, not a missing label")
+    for sign in "|,/;":
+      parts = [part.strip() for part in label.split(sign)]
+      if len(parts) > 1 and {*parts} <= spellings.keys():
+        found.append(f"{label!r} is a class of its own, beside {_quoted(parts)}")
+  more = [f"and {len(found) - _MOST:,} more"] if len(found) > _MOST else []
+  return "; ".join(found[:_MOST] + more)
+
+
+def _at_a_glance(name: str) -> str:
+  text = unicodedata.normalize("NFKC", name).casefold()
+  text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")  # no width
+  return re.sub(r"^0+(?=\d+$)", "", " ".join(text.split()))
+
+
+def _quoted(names: Iterable[str]) -> str:
+  """Names in words, with escapes where they look the same."""
+  seen = {unicodedata.normalize("NFC", name) for name in names}
+  return " and ".join(map(repr if len(seen) == len(names) else ascii, names))

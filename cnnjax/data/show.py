@@ -39,7 +39,7 @@ def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32)
   if step >= (total := max(1, total)):
     raise UserError(f"step {step:,} is past the end of the run, which has {total:,} steps")
   task = tasks.create(config.task, len(split.classes))
-  task.check_labels(np.ndim(split[0][1]) == 1)
+  task.check_labels(np.ndim(split[0][1]) == 1, split.classes)
   operations = augment.create(config.augment)
   train = data.pipeline(split, c, mesh, skipped, order.for_run(total))
 

@@ -2,7 +2,8 @@
 
 Paths start at the folder of the list and may lead out of it: what lies there is decoded as an
 image, and nothing else is done with it. Labels in a CSV file may be several, with ";" between them;
-in JSONL a list, which may be empty.
+in JSONL a list, which may be empty. What programs write for a missing label is refused in CSV; in
+JSONL, where null is none, a text is a name.
 
 The split stands in a column whose values are names of splits (any column of which all are), or in
 one of `FLAGS`. In a column named split or subset the values may be other names, which the config
@@ -13,13 +14,14 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cnnjax.data.names import split_of
+from cnnjax.data.names import MISSING, split_of
 from cnnjax.errors import UserError, listed
 
 ENDINGS = (".csv", ".jsonl")
@@ -98,14 +100,27 @@ def _image(
   path: str, line: int, row: dict[str, Any], name: Any, label: Any
 ) -> tuple[str, tuple[str, ...]]:
   """(file, labels) of a line."""
-  if isinstance(label, str) and path.lower().endswith(".csv"):
-    label = label.split(";")
-  labels = label if isinstance(label, list) else [label]
-  labels = [str(x).strip() if isinstance(x, str | int | float) else "" for x in labels]
+  many = [label] if not isinstance(label, list) else label
+  if path.lower().endswith(".csv"):
+    many = label.split(";")
+    if missing := next((name for name in map(str.strip, many) if name in MISSING), None):
+      raise UserError(
+        f"{path}, line {line}: the label {missing!r} is how programs write a missing one; delete "
+        "the line, or give the class another name (a JSONL list may keep this one)"
+      )
+  labels = [_label(value) for value in many]
   if not name or not isinstance(name, str) or not all(labels):
     what = "label" if name and isinstance(name, str) else "path"
     raise UserError(f"{path}, line {line}: no {what} in {str(row)[:200]}")
   return os.path.join(os.path.dirname(path), name), tuple(dict.fromkeys(labels))
+
+
+def _label(value: Any) -> str:
+  """A label as text: numbers and true or false as Python writes them; "" of what is none."""
+  if not isinstance(value, str | int | float) or value in (math.inf, -math.inf) or value != value:
+    return ""
+  text = str(value).strip()
+  return "" if re.search("[\ud800-\udfff]", text) else text  # halves of characters, as in "\\ud800"
 
 
 def _columns(rows: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, set[str]]:
@@ -121,7 +136,8 @@ def _columns(rows: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, set[str]]:
 
 
 def _word(value: Any) -> str:
-  return "" if value is None else str(value).strip().lower()
+  word = "" if value is None else str(value).strip()
+  return "" if word in MISSING else word.lower()
 
 
 def _split_column(path: str, columns: dict[str, set[str]]) -> str | None:
@@ -221,9 +237,15 @@ def _header(path: str, line: int, cells: list[str]) -> list[str]:
   columns = _by_column(path, line, zip(names, names, strict=True))
   for key in ("path", "label"):
     if not {*KEYS[key]} & {*columns}:
+      whole = ", ".join(cells)
+      signs = {";": "semicolons", "\t": "tabs", "|": "bars"}
+      other = [
+        word for sign, word in signs.items() if {*KEYS[key]} & {*map(_column, whole.split(sign))}
+      ]
       raise UserError(
         f"{path}: the first line needs a column {key} (or {', '.join(KEYS[key][1:])}), with "
-        f"commas between columns, and has {', '.join(cells)}"
+        f"commas between columns, and has {whole}"
+        + (f": put commas for its {other[0]}, in every line" if other else "")
       )
   return [*columns]
 

@@ -57,7 +57,7 @@ class Classification(Task):
   )
   loss_name: str = "cross_entropy"
 
-  def check_labels(self, several: bool) -> None:
+  def check_labels(self, several: bool, classes: Sequence[str]) -> None:
     """Raises UserError if an image of the data may have `several` labels."""
     if several:
       raise UserError(

@@ -38,6 +38,9 @@ class MultiLabelMetrics(metrics.Collection):
   f1_macro: ClassAverage.from_fun(_f1)
 
 
+_BETWEEN = "|;,/+& "  # what people put between labels, the surest first
+
+
 @dataclasses.dataclass(frozen=True)
 class MultiLabel(Task):
   """Targets are the probability of each class."""
@@ -51,13 +54,20 @@ class MultiLabel(Task):
   )
   loss_name: str = "binary_cross_entropy"
 
-  def check_labels(self, several: bool) -> None:
-    """Raises UserError unless an image of the data may have `several` labels."""
-    if not several:
-      raise UserError(
-        "task.name=multi_label takes any number of classes an image, and in these data an image "
-        "has one: set task.name=classification"
-      )
+  def check_labels(self, several: bool, classes: Sequence[str]) -> None:
+    """Raises UserError unless an image of the data may have `several` labels, of `classes`."""
+    if several:
+      return
+    joined = [(name, sign) for sign in _BETWEEN for name in classes if sign in name.strip(sign)]
+    hint = ""
+    if joined:
+      name, sign = joined[0]
+      written = ";".join(part.strip() for part in name.split(sign))
+      hint = f"; or, if {name!r} stands for several, write {written!r} (JSONL: a list)"
+    raise UserError(
+      "task.name=multi_label takes any number of classes an image, and in these data an image "
+      f"has one: set task.name=classification{hint}"
+    )
 
   def targets(self, labels: jax.Array) -> jax.Array:
     """Targets of multi-hot labels `[batch, num_classes]`."""

@@ -64,6 +64,8 @@ def test_forms_that_are_taken():
     ({"train": (IMAGES, SEVERAL * 2)}, r"train: labels are integers, or zeros and ones \[n, num"),
     ({"train": (IMAGES, LABELS), "classes": "ab"}, "train: label 2 is out of range for 2 classes"),
     ({"train": (IMAGES, SEVERAL), "classes": "abcd"}, "train: labels have 3 columns for 4 classes"),
+    ({"classes": ["a", "b", "a"]}, "classes: one name stands for two classes: 'a', 'a'$"),
+    ({"classes": ["caf\u00e9", "b", "cafe\u0301"]}, "classes: one name stands for two classes"),
     ({"test": (IMAGES, LABELS + 1)}, "test: label 3 is out of range for 3 classes"),
     ({"test": (IMAGES[:, :7], LABELS)}, r"test: images of \(7, 8, 1\), and those of train are"),
     ({"test": (np.repeat(IMAGES, 3, 3), LABELS)}, r"test: images of \(8, 8, 3\), and those of"),
@@ -257,3 +259,13 @@ def test_several_labels_are_learnt(settings, tmp_path):
   assert {"test/f1", "test/f1_macro"} <= metrics.keys()
   found = evaluate.evaluate_checkpoint(tmp_path, splits=several)
   assert found[1] == 60 and found[2]["f1"] == metrics["test/f1"]
+
+
+def test_a_run_knows_its_classes_in_any_spelling_but_in_their_order():
+  data.check_classes(("caf\u00e9", "1.0"), ("cafe\u0301", "1"))
+  with pytest.raises(
+    UserError, match=r"the same 2 classes in another order: where it has '1' they"
+  ):
+    data.check_classes(("1", "-1"), ("-1", "1"))
+  with pytest.raises(UserError, match=r"on other classes \(2\) .* it has 'b' they have 'c'"):
+    data.check_classes(("a", "b"), ("a", "c"))

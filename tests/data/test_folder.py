@@ -122,6 +122,18 @@ def test_names_of_splits_may_say_that_they_are_sets(train, test):
   }
 
 
+def test_folders_of_one_name_in_two_unicode_forms_are_one_class():
+  images = put(*some("a/train/caf\u00e9"), *some("a/train/cafe\u0301"), *some("a/train/x"))
+  put(*some("a/test/cafe\u0301"))
+  found, classes = load()
+  assert classes == ("caf\u00e9", "x")
+  label = lambda name: ("x" if "/x/" in name else "caf\u00e9",)
+  assert found["train"] == {(name, label(name)) for name in images} and len(found["test"]) == 5
+  assert data.load(config())["train"].remarks == {
+    "labels": r"'cafe\u0301' and 'caf\xe9' are one class"
+  }
+
+
 def test_numbers_are_classes_in_their_order():
   for label in ("10", "9", "1", "02", "b", "A"):
     put(*some(f"a/{label}"))

@@ -206,6 +206,47 @@ def test_every_line_is_in_one_split_with_its_labels(seed):
     assert {name for name, _ in got["test"]} == {name for name, _, part in rows if part == "test"}
 
 
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+  "labels, classes, remark",
+  [
+    ((1, 1.0, "1", "1.00", 2), ("1", "2"), "'1' and '1.0' and '1.00' are one class"),
+    ((10.0, -1, 9.5, -2, "b"), ("-2", "-1", "9.5", "10.0", "b"), None),
+    ((1.0, 2.0, 10.0), ("1.0", "2.0", "10.0"), None),
+    ((NFC, NFD, "dog"), (NFC, "dog"), "'cafe\\u0301' and 'caf\\xe9' are one class"),
+    ((NFD, "dog"), (NFC, "dog"), None),
+    ((True, False), ("False", "True"), None),
+    (("Cat", "cat", "dog"), ("Cat", "cat", "dog"), "'Cat' and 'cat' are classes of their own, and "
+     "differ by case, spaces or form alone"),
+    (("cat", "c\u200bat", "x"), ("cat", "c\u200bat", "x"), "'cat' and 'c\\u200bat' are classes of"),
+    (("a  b", "a b", "dog"), ("a  b", "a b", "dog"), "'a  b' and 'a b' are classes of their own"),
+    (("01", "1", "2"), ("01", "1", "2"), "'01' and '1' are classes of their own"),
+    (("NA", "none", "cat"), ("NA", "cat", "none"), "'NA' is a class, not a missing label"),
+    (("a", "b", "a|b"), ("a", "a|b", "b"), "'a|b' is a class of its own, beside 'a' and 'b'"),
+    (("1.1", "1.10", "1.9"), ("1.1", "1.10", "1.9"), None),  # of versions
+  ],
+)  # fmt: skip
+def test_labels_are_taken_for_what_they_say(labels, classes, remark):
+  names = put(*(f"in/{i}.png" for i in range(len(labels) * 5)))
+  rows = [{"path": n, "label": labels[i % len(labels)]} for i, n in enumerate(names)]
+  found, ordered = load(table("\n".join(map(json.dumps, rows)), "a.jsonl"))
+  assert ordered == classes
+  assert sum(map(len, found.values())) == len(names)
+  remarks = data.load(config("a.jsonl"), ("train",))["train"].remarks
+  assert [*remarks] == ["labels"] * bool(remark) and remarks.get("labels", "").startswith(
+    remark or ""
+  )
+
+
+def test_spellings_of_several_labels_are_one():
+  names = put(*some("in", 6))
+  lines = "".join(f"{n},{c}\n" for n, c in zip(names, ("1;1.0", "2", "1;2") * 2, strict=True))
+  found, classes = load(table(f"path,label\n{lines}"))
+  assert classes == ("1", "2") and (names[0], ("1",)) in found["train"] | found["test"]
+
+
 # What is wrong is told in one line, before anything is computed
 
 
@@ -218,7 +259,12 @@ HEAD = "path,label,split\nin/0.png,x,train\nin/1.png,y,train\n"
     ("", "a.csv names no images"),
     ("path,label\n\n", "a.csv names no images"),
     ("in/0.png,x\nin/1.png,y\n", "a.csv: the first line needs a column path (or file, filename, "),
-    ("path;label\nin/0.png;x\n", "commas between columns, and has path;label"),
+    ("path;label\nin/0.png;x\n", "commas between columns, and has path;label: put commas for its "
+     "semicolons, in every line"),
+    ("path\tlabel\nin/0.png\tx\n", "label: put commas for its tabs, in every line"),
+    *((f"{HEAD}in/2.png,x;{label},test\n", f"a.csv, line 4: the label '{label}' is how programs "
+       "write a missing one; delete the line, or give the class another name")
+      for label in ("nan", "None", "<NA>", "NULL", "NA")),
     ("path,split\nin/0.png,x\n", "needs a column label (or labels, class, category), with commas"),
     (f"{HEAD}\nin/2.png,x\n", "a.csv, line 5: 2 columns, and the first line has 3"),
     (f"{HEAD}in/2.png,x,test,\n", "a.csv, line 4: 4 columns"),
@@ -268,6 +314,10 @@ def test_bad_csv(fails, text, words):
     ('{"label": "x"}', "a.jsonl, line 3: no path in {'label'"),
     ('{"path": 1, "label": "x"}', "a.jsonl, line 3: no path in "),
     ('{"path": "in/1.png", "label": null}', "a.jsonl, line 3: no label in "),
+    ('{"path": "in/1.png", "label": NaN}', "a.jsonl, line 3: no label in "),
+    ('{"path": "in/1.png", "label": [1, -Infinity]}', "a.jsonl, line 3: no label in "),
+    ('{"path": "in/1.png", "label": 1e999}', "a.jsonl, line 3: no label in "),
+    ('{"path": "in/1.png", "label": "\\ud800"}', "a.jsonl, line 3: no label in "),
     ('{"path": "in/1.png", "label": {"a": 1}}', "a.jsonl, line 3: no label in "),
     ('{"path": "in/1.png", "label": ["x", ""]}', "a.jsonl, line 3: no label in "),
     ('{"path": "in/1.png", "label": ["x", ["y"]]}', "a.jsonl, line 3: no label in "),

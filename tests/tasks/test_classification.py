@@ -246,6 +246,6 @@ def test_unknown_task():
 
 
 def test_labels_of_the_other_task_are_refused():
-  make().check_labels(several=False)
+  make().check_labels(False, ("a", "b"))
   with pytest.raises(UserError, match=r"set task\.name=multi_label"):
-    make().check_labels(several=True)
+    make().check_labels(True, ("a", "b"))

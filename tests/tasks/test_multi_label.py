@@ -1,6 +1,7 @@
 """Binary cross-entropy against its formula; metrics against scikit-learn's."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +139,13 @@ def test_jit_can_carry_the_metrics(batch):
 
 
 def test_labels_of_the_other_task_are_refused():
-  make().check_labels(several=True)
-  with pytest.raises(UserError, match=r"set task\.name=classification"):
-    make().check_labels(several=False)
+  make().check_labels(True, ("a", "b"))
+  with pytest.raises(UserError, match=r"set task\.name=classification$"):
+    make().check_labels(False, ("a", "|", "b"))
+
+
+@pytest.mark.parametrize("cell", ["cat|big", "cat, big", "cat/big", "cat;big", "cat big"])
+def test_cells_of_several_labels_with_another_sign_are_shown(cell):
+  message = f"or, if {cell!r} stands for several, write 'cat;big' (JSONL: a list)"
+  with pytest.raises(UserError, match=re.escape(message)):
+    make().check_labels(False, ("a big dog", cell) if "|" in cell else (cell, "dog"))
