@@ -13,7 +13,7 @@ from clu import metrics
 from jax.ad_checkpoint import checkpoint_name
 from ml_collections import ConfigDict
 
-from cnnjax import health
+from cnnjax import health, models
 from cnnjax.loss_scale import MINIMUM
 from cnnjax.models import batch_stats as norms
 from cnnjax.state import TrainState
@@ -158,7 +158,8 @@ def gradients(
     if frozen is not None:
       params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
     with treated():
-      logits, updated = model.apply(
+      logits, updated = models.forward(
+        model,
         {"params": params, "batch_stats": batch_stats},
         examples.images,
         train=True,
@@ -309,7 +310,7 @@ def eval_step(model: nn.Module, task: Any, normalize: Callable, views: Callable)
 
   def step(variables: Any, batch: Batch, mask: jax.Array) -> Any:
     images = views(to_float(batch["image"]))
-    logits = [model.apply(variables, normalize(view), train=False) for view in images]
+    logits = [models.forward(model, variables, normalize(view), train=False) for view in images]
     logits = task.mean_prediction(logits)
     targets = task.targets(batch["label"])
     return task.metrics(logits, targets, task.eval_loss(logits, targets), mask)

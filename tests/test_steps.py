@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from cnnjax import loss_scale, monitor, optim, state, steps, tasks
+from cnnjax import loss_scale, monitor, optim, state, steps, tasks, trained
 from cnnjax.config import default
 from cnnjax.models import layers
 from cnnjax.optim import averaging
@@ -129,6 +129,54 @@ def test_no_gradient_of_what_is_frozen(examples):
   whole, _ = grads_of(model, examples, variables)
   assert not np.any(grads["conv"]["kernel"])
   close(grads["head"], whole["head"])
+
+
+class InBfloat16(nn.Module):
+  """Whose heads leave their logits in bfloat16, as a user's may."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = x.mean(axis=(1, 2))
+    if train or self.is_initializing():
+      layers.auxiliary(self, "aux1", nn.Dense(3, name="aux1_head", dtype=jnp.bfloat16)(x))
+    return nn.Dense(3, name="head", dtype=jnp.bfloat16)(x)
+
+
+def test_what_is_made_of_logits_is_float32_whatever_the_model_computes_in():
+  """Losses in training, of auxiliary heads, toward a teacher, metrics, means over views."""
+  config = default()
+  task, model = tasks.create(config.task, 3), InBfloat16()
+  rng = np.random.default_rng(0)
+  images = rng.integers(256, size=(64, 4, 4, 3), dtype=np.uint8)
+  labels = rng.integers(3, size=64)
+  x = steps.to_float(images)
+  variables = jax.tree.map(lambda p: 20 * p, model.init(jax.random.key(0), x, train=False))
+
+  def entropy(head):  # in float64, of the logits as they left the model
+    layer = nn.Dense(3, dtype=jnp.bfloat16)
+    logits = layer.apply({"params": variables["params"][head]}, x.mean(axis=(1, 2)))
+    logits = np.asarray(logits, np.float64)
+    return np.log(np.exp(logits).sum(-1)) - logits[np.arange(64), labels], logits
+
+  (by_head, logits), (by_auxiliary, _) = entropy("head"), entropy("aux1_head")
+  plain = lambda images: images
+  close = functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-6)
+  teacher = trained.Teacher.of(model, variables, (0.0,) * 3, (1.0,) * 3)
+  prepare = steps.preparer(task, lambda _, x, y: (x, y), plain, teacher.teach)
+  take = steps.gradients(model, steps.losses(task))
+  evaluate = steps.eval_step(model, task, plain, lambda images: [images, images])
+
+  @jax.jit
+  def found(variables, batch):
+    examples = prepare(0, 0, batch, variables)
+    _, seen = take(variables["params"], {}, examples.replace(taught=None), 1.0)
+    return examples.taught, seen, evaluate(variables, batch, jnp.ones(64, bool))
+
+  taught, seen, measured = found(variables, {"image": images, "label": labels})
+  assert {taught.dtype, seen.logits.dtype, measured.loss.total.dtype} == {jnp.dtype("float32")}
+  close(taught, logits)
+  close(seen.losses, by_head + config.task.aux_weight * by_auxiliary)
+  close(measured.loss.compute(), by_head.mean())
 
 
 def test_distillation_weighs_both_losses(examples):

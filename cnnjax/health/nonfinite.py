@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cnnjax import models
 from cnnjax.models import ops
 
 LARGEST = "largest"  # the collection
@@ -71,8 +72,8 @@ def _step(model: nn.Module, loss_fn: Callable, update_fn: Callable | None, met: 
 
   def losses(params: Any, others: Any, images: jax.Array, targets: Any, rngs: Any) -> Any:
     with nn.intercept_methods(functools.partial(_look, met)):
-      logits, updated = model.apply(
-        {**others, "params": params}, images, train=True, rngs=rngs,
+      logits, updated = models.forward(
+        model, {**others, "params": params}, images, train=True, rngs=rngs,
         mutable=["batch_stats", "aux_logits", LARGEST],
       )  # fmt: skip
     modules = updated.pop(LARGEST, {})

@@ -31,6 +31,7 @@ from cnnjax.models import (  # noqa: F401
   xception,
 )  # fmt: skip
 from cnnjax.models.features import FeatureInfo, feature_info, features
+from cnnjax.models.forward import forward
 from cnnjax.models.registry import (
   Rate,
   Scale,
@@ -46,6 +47,6 @@ from cnnjax.models.summary import Summary, summarize
 
 __all__ = [
   "FeatureInfo", "Rate", "Scale", "Size", "Summary",
-  "create", "feature_info", "features", "fields", "import_modules", "lookup", "names", "register",
-  "summarize",
+  "create", "feature_info", "features", "fields", "forward", "import_modules", "lookup", "names",
+  "register", "summarize",
 ]  # fmt: skip
