@@ -1,6 +1,7 @@
-"""What XLA compiles: the cache that keeps it for the next run, and the time that it takes."""
+"""What XLA compiles: how, the cache that keeps it for the next run, and the time that it takes."""
 
 import contextlib
+import dataclasses
 import functools
 import glob
 import os
@@ -13,7 +14,9 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
 
+from cnnjax import members
 from cnnjax.errors import warn
 
 # JAX leaves out what compiles in less than a second: most of a small network.
@@ -24,6 +27,41 @@ FOUND = "/jax/compilation_cache/cache_hits"
 BROKEN = re.compile(
   r"Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)", re.DOTALL
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiler:
+  """Compiles all functions of a run alike, wherever it is trained, evaluated or examined."""
+
+  members: members.Members
+  precision: str | None  # of matrix products, in JAX's words; None: JAX's own
+  deterministic: bool  # on GPU; elsewhere everything is
+
+  @classmethod
+  def of(cls, config: ConfigDict) -> "Compiler":
+    """Returns the compiler of a run with this config, the whole one."""
+    precision = config.matmul_precision
+    precision = "tensorfloat32" if precision == "tf32" else precision
+    return cls(members.create(config), precision, config.deterministic)
+
+  def jit(
+    self,
+    function: Callable,
+    in_axes: Any = 0,
+    compiler_options: dict[str, Any] | None = None,
+    **options: Any,
+  ) -> Callable:
+    """Returns `jax.jit` of a function of one run, as one of all its members: see `Members.jit`."""
+    compiler_options = dict(compiler_options or {})
+    if self.deterministic and jax.default_backend() == "gpu":
+      compiler_options["xla_gpu_deterministic_ops"] = True
+
+    def precise(*args: Any) -> Any:
+      with jax.default_matmul_precision(self.precision):
+        return function(*args)
+
+    called = precise if self.precision else function
+    return self.members.jit(called, in_axes, compiler_options=compiler_options, **options)
 
 
 def use_cache(where: str | None) -> "Clock":

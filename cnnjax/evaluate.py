@@ -106,7 +106,7 @@ def evaluate_checkpoint(
   views = augment.views.create(config.eval_views)
   task = tasks.create(config.task, len(images.classes), None)
   step = steps.eval_step(found.model, task, found.normalize, views)
-  step = found.members.jit(step, (0, None, None))
+  step = compiling.Compiler.of(config).jit(step, (0, None, None))
   pipeline = data.pipeline(images, config.data, mesh, skipped)
   total = evaluate(step, found.variables, pipeline, config.eval_batch_size)
   if unreadable is not None:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from cnnjax import (
   augment,
   checkpoints,
+  compiling,
   data,
   health,
   keys,
@@ -155,23 +156,9 @@ class Program:
   def _gather(self) -> Callable | None:
     return sharding.gatherer(self.mesh, self.config.mesh)
 
-  def _jit(
-    self, function: Callable, in_axes: Any = 0, asked: dict[str, Any] | None = None, **options: Any
-  ) -> Callable:
-    """`function` of a run compiled for all, as precise and deterministic as the config says.
-
-    `asked`: other options of the compiler.
-    """
-    precision, asked = self.config.matmul_precision, dict(asked or {})
-    precision = "tensorfloat32" if precision == "tf32" else precision  # JAX's name
-    if self.config.deterministic and jax.default_backend() == "gpu":
-      asked["xla_gpu_deterministic_ops"] = True
-
-    def precise(*args: Any) -> Any:
-      with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
-        return function(*args)
-
-    return self.members.jit(precise, in_axes, compiler_options=asked, **options)
+  @functools.cached_property
+  def _compiler(self) -> compiling.Compiler:
+    return compiling.Compiler.of(self.config)
 
   @functools.cached_property
   def compiled_step(self) -> Callable:
@@ -182,7 +169,7 @@ class Program:
     asked = models.ops.compiler_options(self.model, shapes)
     now = self.new_state(abstract=True)
     where = {"out_shardings": jax.tree.map(lambda x: x.sharding, now)} if self.mesh.size > 1 else {}
-    return self._jit(run, (0, _axes_of_feed, None, None), asked, donate_argnums=0, **where)
+    return self._compiler.jit(run, (0, _axes_of_feed, None, None), asked, donate_argnums=0, **where)
 
   def train_step(self, now: state.TrainState, feed: Any, n: int) -> state.TrainState:
     """`now` after n steps, when they are done."""
@@ -203,7 +190,7 @@ class Program:
     step = steps.eval_step(self.model, self.task, self._normalize, views)
     whole = self._gather or (lambda variables: variables)
     replicated = sharding.replicated(self.mesh)
-    return self._jit(
+    return self._compiler.jit(
       lambda variables, *batch: step(whole(variables), *batch),
       (0, None, None),
       out_shardings=replicated,
@@ -218,7 +205,7 @@ class Program:
     def run(variables: Any, seed: Any, step: Any, feed: Any, constants: Any) -> Any:
       return one(variables, seed, step, take(feed, step), constants)
 
-    jitted = self._jit(run, (0, 0, None, _axes_of_feed, None))
+    jitted = self._compiler.jit(run, (0, 0, None, _axes_of_feed, None))
     return lambda *args: jitted(*args, self.constants)
 
   def training_metrics(self, now: state.TrainState) -> dict[str, float]:
@@ -295,7 +282,7 @@ class Program:
         dead = health.dead_units(self.model, now.variables, examples.images, rngs)
       return health.by_layer(now.params, grads, updates) | dead
 
-    return self._jit(examine)
+    return self._compiler.jit(examine)
 
   def watch(self) -> health.Watch | health.Watches | None:
     """What warns in words, unless the config wants none."""
@@ -337,8 +324,9 @@ class Program:
     now = saved.restore(now) if saved.any() else self.new_state()
     for step in range(now.steps_done, bad):
       now = self.train_step(now, self.inputs.train.feed(step), 1)
-    batch = jax.jit(self.inputs.train.take)(self.inputs.train.feed(bad), now.step)
-    examples = jax.jit(self.prepare)(now.seed, now.step, batch, self.constants)
+    jit = self._compiler.jit
+    batch = jit(self.inputs.train.take)(self.inputs.train.feed(bad), now.step)
+    examples = jit(self.prepare)(now.seed, now.step, batch, self.constants)
     scale = 1.0 if now.loss_scale is None else now.loss_scale.scale
 
     def updates(grads: Any, opt_state: Any, params: Any) -> Any:
@@ -357,6 +345,7 @@ class Program:
         {"dropout": examples.key},
         updates,
         now.opt_state,
+        jit=jit,
       )
 
 

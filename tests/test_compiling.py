@@ -1,5 +1,6 @@
 """The cache of compiled programs, whole and broken, and the clock of compiling."""
 
+import contextlib
 import pathlib
 import resource
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cnnjax import compiling, train
+from cnnjax import compiling, evaluate, members, programs, train, workdir
 
 SETTINGS = (
   "jax_enable_compilation_cache",
@@ -192,3 +193,45 @@ def test_a_run_with_compiled_programs_ends_in_the_same_bits(tiny, tmp_path, enab
     words = next(x for x in capsys.readouterr().out.splitlines() if "compiled in" in x).split()
     assert (words[4] == words[6]) == (name == "warm")  # so many of so many programs
   assert all(map(np.array_equal, ends["cold"], ends["warm"]))
+
+
+def test_every_program_of_a_run_is_as_precise_as_asked(tiny, tmp_path, monkeypatch):
+  """Those that train, evaluate, measure, examine and trace, and that of a later evaluation.
+
+  They are lowered, not compiled, and give ones.
+  """
+  programs_, jit = {}, members.Members.jit
+
+  def lowered(self, function, *args, **options):
+    jitted = jit(self, function, *args, **options)
+
+    def run(*args):
+      programs_.setdefault(where, []).append(jitted.lower(*args).as_text())
+      return jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), jitted.eval_shape(*args))
+
+    return run
+
+  monkeypatch.setattr(members.Members, "jit", lowered)
+  config = tiny(**{
+    "matmul_precision": "highest", "health.trace": True, "augment": None, "model.batch_norm": False,
+  })  # fmt: skip
+  where = "begin"
+  program = programs.build(config)
+  now, feed = program.new_state(), program.inputs.train.feed(0)
+  batch = next(iter(program.inputs.evaluations["test"].once(37)))
+  uses = {
+    "train": lambda: program.train_step(now, feed, 1),
+    "evaluate": lambda: program.eval_step(now.variables, *batch),
+    "measure": lambda: program.moments_step(now.variables, now.seed, now.step, feed),
+    "examine": lambda: program.examine(now, feed),
+    "trace": lambda: program.trace(saved, 0),
+    "evaluate later": lambda: evaluate.evaluate_checkpoint(tmp_path),
+  }
+  workdir.claim(tmp_path, config)
+  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+    saved.save(now, program.inputs.meta, {})
+  for where, use in uses.items():  # noqa: B007
+    use()
+  for use in uses:
+    text = "".join(programs_[use])
+    assert "precision HIGHEST" in text and "precision DEFAULT" not in text, use

@@ -38,6 +38,7 @@ def trace(
   rngs: Any = None,
   update_fn: Callable[[Any, Any, Any], Any] | None = None,
   opt_state: Any = None,
+  jit: Callable = jax.jit,
 ) -> str:
   """Where in a training step NaN or infinity began, in words. Compiles a program of its own.
 
@@ -54,9 +55,10 @@ def trace(
     update_fn: (gradients, opt_state, params) -> updates, with loss scaling of scaled gradients;
       None: the step is followed as far as the gradients.
     opt_state: before the step.
+    jit: compiles as the step was; takes what `jax.jit` does.
   """
   met: dict[Place, str] = {}  # in the order of the forward pass, with their dtypes
-  step = jax.jit(
+  step = jit(
     _step(model, loss_fn, update_fn, met),
     compiler_options=ops.compiler_options(model, variables["params"]),
   )
