@@ -212,9 +212,7 @@ def test_every_program_of_a_run_is_as_precise_as_asked(tiny, tmp_path, monkeypat
     return run
 
   monkeypatch.setattr(members.Members, "jit", lowered)
-  config = tiny(**{
-    "matmul_precision": "highest", "health.trace": True, "augment": None, "model.batch_norm": False,
-  })  # fmt: skip
+  config = tiny(**{"matmul_precision": "highest", "health.trace": True, "augment": None})
   where = "begin"
   program = programs.build(config)
   now, feed = program.new_state(), program.inputs.train.feed(0)
