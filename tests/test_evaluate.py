@@ -64,7 +64,7 @@ def test_same_for_every_batch_size_device_count_and_pipeline(pieces):
 
 @pytest.mark.smoke
 def test_checkpoint_gives_what_training_reported(tiny, tmp_path):
-  config = tiny(**{"data.validation": 0.2, "epochs": 4})
+  config = tiny(**{"data.validation": 21, "epochs": 4})
   _, metrics, _ = train.train(config, tmp_path)
   for batch_size in (7, 1000):
     step, examples, found = evaluate.evaluate_checkpoint(

@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import durations, sharding
-from cnnjax.data import imbalance, names
+from cnnjax.data import holdout, imbalance, names
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.crops import Crops
 from cnnjax.data.order import Order
 from cnnjax.data.resident import Resident, check_fits, in_gib
-from cnnjax.data.split import Arrays, Skipped, Split, carve
+from cnnjax.data.split import Arrays, Skipped, Split
 from cnnjax.data.streaming import Streaming
 from cnnjax.errors import UserError, unknown
 
@@ -86,8 +86,8 @@ def load(
 ) -> dict[str, Split | None]:
   """The splits asked for; "validation" is None where the config has none.
 
-  Splits given as a share or a number are stratified, fixed (the same for every seed of a run, so
-  that seeds compare), and taken out of the training split. Those that stay on the device are
+  Splits given as a share or a number are held out of the training split, see `holdout`; they are
+  the same for every seed of a run, so that seeds compare. Those that stay on the device are
   decoded here, and images that cannot be read are left out and named in `skipped`.
 
   Args:
@@ -99,13 +99,15 @@ def load(
     devices: that a resident split lies on, in parts if `config.shard_resident`.
   """
   skipped = Skipped(config.max_unreadable) if skipped is None else skipped
-  named = [key for key in ("train", "validation", "test") if isinstance(config[key], str)]
-  held = [key for key in ("test", "validation") if key not in named and config[key]]
+  held = _held_out(config, given)
   wanted = {*splits, "train"} if {"train", *held} & {*splits} else {*splits}
-  found = {key: _loaded(config, config[key], given) for key in named if key in wanted}
-  # The test split comes first, so that it is the same with and without a validation split.
-  for key in held if "train" in found else ():
-    found["train"], found[key] = carve(found["train"], config[key], key, config.split_seed)
+  found = {
+    key: _loaded(config, config[key], given) for key in wanted - {*held} if config[key] is not None
+  }
+  for key, amount in held.items() if "train" in found else ():
+    found["train"], found[key] = holdout.carve(
+      found["train"], amount, key, config.split_seed, found["train"].by
+    )
   if config.long_tail and "train" in found:
     tail = imbalance.long_tail(found["train"].labels, config.long_tail, config.split_seed)
     found["train"] = found["train"].take(tail)
@@ -115,6 +117,17 @@ def load(
     )
     for name in splits
   }
+
+
+def _held_out(config: ConfigDict, given: dict[str, Split] | None) -> dict[str, float | int]:
+  """The share or number that is held out of train for "test", then for "validation".
+
+  The test split comes first, so that it is the same with and without a validation split.
+  """
+  amounts = {key: config[key] for key in ("test", "validation")}
+  if given is None and config.source == "folder":
+    amounts["test"] = _source("folder").test_share(config) or config.test
+  return {key: amount for key, amount in amounts.items() if isinstance(amount, int | float)}
 
 
 def _loaded(config: ConfigDict, split: str, given: dict[str, Split] | None) -> Split:

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.data import names, tables
+from cnnjax.data import identity, names, tables
 from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, read
 from cnnjax.data.names import ALIASES, split_of
-from cnnjax.data.split import Image, Label, Split, carve
+from cnnjax.data.split import Image, Label, Split
 from cnnjax.data.tables import Pairs
 from cnnjax.errors import TransientError, UserError, listed, unknown
 
@@ -33,10 +33,12 @@ TEST_SHARE = 0.2  # held out where there are no splits
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Records in files, with labels as in `Records`."""
+  """Records in files below `root`, with labels and groups as in `Records`."""
 
   paths: tuple[str, ...]
   labels: np.ndarray
+  root: str = "."
+  groups: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.paths)
@@ -65,6 +67,35 @@ class Files:
   def name(self, i: int) -> str:
     return _printable(self.paths[i])
 
+  @functools.cached_property
+  def contents(self) -> np.ndarray:
+    """Of the files; of one that cannot be read, its path."""
+
+    def content(i: int) -> bytes:
+      found, _ = self[i]
+      return found if isinstance(found, bytes) else self._relative(i)
+
+    return identity.fingerprints(lambda at: map(content, at), len(self))
+
+  @functools.cached_property
+  def places(self) -> np.ndarray:
+    """Of path and size; of a file that is not there, the path."""
+    size = lambda i: os.path.getsize(self.paths[i]) if os.path.isfile(self.paths[i]) else ""
+    place = lambda i: self._relative(i) + f"|{size(i)}".encode()
+    return identity.fingerprints(lambda at: map(place, at), len(self))
+
+  def _relative(self, i: int) -> bytes:
+    return os.fsencode(os.path.relpath(self.paths[i], self.root))
+
+  @functools.cached_property
+  def large(self) -> bool:
+    """Whether all files together are above `identity.LARGE`; stops looking once they are."""
+    sizes = identity.in_parts(
+      lambda at: sum(os.path.getsize(p) for i in at if os.path.isfile(p := self.paths[i])),
+      len(self),
+    )
+    return any(total > identity.LARGE for total in itertools.accumulate(sizes))
+
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
@@ -84,20 +115,11 @@ class Listing:
 def check(config: ConfigDict) -> None:
   """Raises UserError for a path that holds no images, or a split that is not there."""
   _listing.cache_clear()  # files may have come and gone since, as in a notebook
-  listing = _listed(config)
+  _listed(config)
   if config.image_size is None:
     raise UserError(
       f"the images of {config.path} may differ in size; set data.image_size, such as 224"
     )
-  labels = listing.files[config.train].labels
-  held = listing.whole or not all(isinstance(config[k] or "", str) for k in ("validation", "test"))
-  if held and labels.ndim == 1:
-    counts = np.bincount(labels, minlength=len(listing.classes))
-    if single := [name for name, n in zip(listing.classes, counts, strict=True) if n == 1]:
-      raise UserError(
-        f"{config.path}: one image only of {listed(single)}, and a part of each class is to be "
-        "held out; add images, or leave the class out"
-      )
 
 
 def load(config: ConfigDict, split: str) -> Split:
@@ -107,13 +129,14 @@ def load(config: ConfigDict, split: str) -> Split:
   if split == config.train and listing.unused:
     notes.append(f"not used: {listed(listing.unused)}")
   shape = (None, None, config.channels or 3)
-  found = Split(
+  return Split(
     listing.files[split], listing.classes, shape, note=", ".join(notes), remarks=listing.remarks
   )
-  if not listing.whole or not isinstance(config.test, str):
-    return found
-  kept, held = carve(found, TEST_SHARE, "test", config.split_seed)
-  return held if split == config.test else kept
+
+
+def test_share(config: ConfigDict) -> float | None:
+  """What is held out as the test split where there are no splits; None where there are."""
+  return TEST_SHARE if isinstance(config.test, str) and _listed(config).whole else None
 
 
 def split_folders(path: str) -> dict[str, str]:
@@ -184,8 +207,9 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
     raise _too_few(path, root, known)
   classes = tuple(label for label in ordered if label in known)
   several = any(len(labels) != 1 for found in pairs.values() for _, labels in found)
+  below = root if os.path.isdir(root) else os.path.dirname(root)
   files = {
-    place: Files(tuple(file for file, _ in found), _labels(found, classes, several))
+    place: Files(tuple(file for file, _ in found), _labels(found, classes, several), below)
     for place, found in pairs.items()
   }
   own_names = {name: places[key] for key, name in named}

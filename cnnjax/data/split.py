@@ -2,16 +2,13 @@
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import rich.progress
 from ml_collections import ConfigDict
-from sklearn.model_selection import train_test_split
 
+from cnnjax.data import identity
 from cnnjax.data.images import UnreadableImage
 from cnnjax.errors import UserError, unknown
 
@@ -24,6 +21,10 @@ class Records(Protocol):
   """What a source reads its examples from. Threads read it, and worker processes get a copy."""
 
   labels: np.ndarray  # [n] int32 or [n, num_classes] uint8; reading them may read the whole split
+  contents: np.ndarray  # [n] uint64, what examples are known by: see `identity`; reads them all
+  places: np.ndarray  # [n] uint64, where that takes too long,
+  large: bool  # which is so
+  groups: np.ndarray | None  # [n] uint64, examples of one are not parted
 
   def __len__(self) -> int: ...
 
@@ -32,9 +33,6 @@ class Records(Protocol):
 
   def name(self, i: int) -> str:
     """What a person would look for: the path of a file, or the place in a data set."""
-
-
-PART = 256  # images that a thread reads in one go, where all of a split are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +45,8 @@ class Arrays:
   images: np.ndarray
   labels: np.ndarray
   listed: np.ndarray | None = None
+  source: "Split | None" = None  # what they were decoded from
+  large = False
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -56,6 +56,21 @@ class Arrays:
 
   def name(self, i: int) -> str:
     return f"image {i}"
+
+  @functools.cached_property
+  def contents(self) -> np.ndarray:
+    """Those of the files that they were decoded from, else of their pixels."""
+    if self.source is not None:
+      return self.source.ids(identity.CONTENT)
+    return identity.fingerprints(lambda at: [self.images[i].tobytes() for i in at], len(self))
+
+  @property
+  def places(self) -> np.ndarray:
+    return self.contents if self.source is None else self.source.ids(identity.PLACE)
+
+  @property
+  def groups(self) -> np.ndarray | None:
+    return self.source and self.source.groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +113,20 @@ class Split:
   def labels(self) -> np.ndarray:
     """[n] int32, or [n, num_classes] uint8 where an image may have several."""
     return self._chosen(self.records.labels)
+
+  def ids(self, by: str) -> np.ndarray:
+    """[n] uint64: what each example is known by, `identity.CONTENT` or `identity.PLACE`."""
+    return self._chosen(self.records.contents if by == identity.CONTENT else self.records.places)
+
+  @property
+  def by(self) -> str:
+    """What its examples are known by, where a run does not say it."""
+    return identity.PLACE if self.records.large else identity.CONTENT
+
+  @property
+  def groups(self) -> np.ndarray | None:
+    """[n] uint64 of the group that each example belongs to; None: there are no groups."""
+    return None if self.records.groups is None else self._chosen(self.records.groups)
 
   @property
   def listed(self) -> np.ndarray:
@@ -143,12 +172,10 @@ class Split:
       return found
 
     images, labels, there = None, [None] * len(self), np.zeros(len(self), bool)
-    parts = [range(i, min(i + PART, len(self))) for i in range(0, len(self), PART)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-      for found in _shown(pool.map(read, parts), len(parts)):
-        for i, pixels, label in found:
-          images = np.empty((len(self), *pixels.shape), np.uint8) if images is None else images
-          images[i], labels[i], there[i] = pixels, label, True
+    for found in identity.in_parts(read, len(self)):
+      for i, pixels, label in found:
+        images = np.empty((len(self), *pixels.shape), np.uint8) if images is None else images
+        images[i], labels[i], there[i] = pixels, label, True
     if images is None:
       raise UserError(f"none of the images can be read, such as {next(iter(skipped))}")
     rows = np.flatnonzero(there)
@@ -157,9 +184,10 @@ class Split:
     labels = np.stack([labels[i] for i in rows])
     labels = labels.astype(np.uint8 if labels.ndim == 2 else np.int32)
     if there.all():
-      records = Arrays(images, labels)
+      records = Arrays(images, labels, source=self)
     else:
-      records = Arrays(images[rows], labels, self.labels if replace else None)
+      listed = self.labels if replace else None
+      records = Arrays(images[rows], labels, listed, source=self.take(rows))
     return Split(records, self.classes, images.shape[1:], note=self.note, remarks=self.remarks)
 
 
@@ -178,37 +206,6 @@ class Skipped(dict[str, str]):
         f"{'; '.join(f'{k}: {v}' for k, v in list(self.items())[:3])} ... Look at them with "
         "`python -m cnnjax.data scan PATH`, or raise data.max_unreadable"
       )
-
-
-def _shown(items: Iterable, total: int) -> Iterable:
-  """`items`, with a progress bar on a terminal if there are many."""
-  bar = rich.progress.track(items, "reading images", total=total, transient=True)
-  return bar if total > 20 else items
-
-
-def carve(split: Split, amount: float | int, key: str, seed: int) -> tuple[Split, Split]:
-  """(what is kept, what is held out), stratified over the classes; the same for a seed.
-
-  Raises:
-    UserError: `amount`, a share or a number, cannot be held out.
-  """
-  single = split.labels.ndim == 1
-  try:
-    kept, held = train_test_split(
-      np.arange(len(split)),
-      test_size=amount,
-      stratify=split.labels if single else None,
-      random_state=seed,
-    )
-  except ValueError as e:
-    alone = np.flatnonzero(np.bincount(split.labels) == 1) if single else ()
-    reason = f"class {split.classes[alone[0]]} has one example only" if len(alone) else e
-    raise UserError(
-      f"data.{key} {amount!r} cannot be carved from {len(split)} training "
-      f"examples of {len(split.classes)} classes: {reason}"
-    ) from e
-  held_out = dataclasses.replace(split.take(np.sort(held)), note="held out of train")
-  return split.take(np.sort(kept)), held_out
 
 
 def check_named_splits(config: ConfigDict) -> None:

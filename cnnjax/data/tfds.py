@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
+from cnnjax.data import identity
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, unknown
 
@@ -93,9 +94,13 @@ def described(config: ConfigDict) -> tuple[None, tuple[str, ...], tuple] | None:
 class Records:
   """The records of a TFDS split; images stay encoded until they are needed."""
 
+  groups = None
+
   def __init__(self, builder, split: str, image: str, label: str, num_classes: int):
     self._keys, self._num_classes = (image, label), num_classes
     self._name, self._split = builder.name, split
+    self._parts = builder.info.splits[split].file_instructions
+    self.large = builder.info.dataset_size > identity.LARGE
     # Images as the bytes of their file.
     self._source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
     self[0]  # labels that are not public are refused now, not when a run ends in its evaluation
@@ -140,6 +145,19 @@ class Records:
     ]
     labels = np.stack([label for start in chunks for label in read(start)])
     return labels.astype(np.uint8 if self._num_classes else np.int32)
+
+  @functools.cached_property
+  def contents(self) -> np.ndarray:
+    """Of the encoded images."""
+    image, _ = self._keys
+    return identity.fingerprints(lambda at: [r[image] for r in self._read(at)], len(self))
+
+  @functools.cached_property
+  def places(self) -> np.ndarray:
+    """Of the file that a record lies in, and where in it."""
+    where = ((part.basename(), part.skip + i) for part in self._parts for i in range(part.take))
+    ids = (identity.fingerprint(file.encode(), str(i).encode()) for file, i in where)
+    return np.fromiter(ids, np.uint64, len(self))
 
   def name(self, i: int) -> str:
     return f"{self._name}, {self._split}, record {i}"

@@ -203,7 +203,7 @@ def test_splits_that_were_not_given(settings, splits, trained):
 
 
 def test_shares_are_held_out_of_arrays(settings, tmp_path):
-  config = settings(**{"data.test": 0.2, "data.validation": 6})
+  config = settings(**{"data.test": 12, "data.validation": 6})
   only = data.from_arrays((IMAGES, LABELS))
   _, metrics, _ = train.train(config, tmp_path, only)
   assert {"test/accuracy", "validation/accuracy"} <= metrics.keys()

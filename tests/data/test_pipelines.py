@@ -8,10 +8,10 @@ from fakes import Records, photos, split_of_files
 from cnnjax import data, sharding
 from cnnjax.config import default, override
 from cnnjax.data import imbalance
+from cnnjax.data.holdout import carve
 from cnnjax.data.images import center_crop
 from cnnjax.data.order import SAMPLING, epoch_length, epoch_order
 from cnnjax.data.resident import check_fits
-from cnnjax.data.split import carve
 from cnnjax.errors import UserError
 
 SIZE, BATCH, SEED, TOTAL = 53, 8, 3, 20  # a prime: every batch size leaves a remainder
@@ -116,7 +116,7 @@ def test_the_pipelines_agree_in_every_order(sampling, remainder, repeats, tail, 
     "sampling": sampling, "remainder": remainder, "repeats": repeats, "long_tail": tail,
     "image_size": 6, "validation": 10,
   }  # fmt: skip
-  train, _ = carve(files["train"], 10, "validation", 0)
+  train, _ = carve(files["train"], 10, "validation", 0, "content")
   train = train.take(imbalance.long_tail(train.labels, tail, 0)) if tail else train
   length = epoch_length(train.labels, sampling=sampling)
   per_epoch = length // BATCH + bool(remainder == "pad" and length % BATCH)

@@ -38,17 +38,14 @@ def rows(split):
 # Carving
 
 
-@pytest.mark.parametrize("amount, held", [(0.25, 26), (30, 30), (0.1, 11), (93, 93)])
-def test_carving_is_disjoint_stratified_and_covers(amount, held):
+@pytest.mark.parametrize("amount", [0.25, 30, 0.1, 60])
+def test_carving_is_disjoint_and_covers(amount):
   whole = data.load(config(), ("train",))["train"]
   splits = data.load(config(validation=amount))
   train, validation = splits["train"], splits["validation"]
-  assert (len(train), len(validation)) == (103 - held, held)
+  assert isinstance(amount, float) or len(validation) == amount
   assert sorted(rows(train) + rows(validation)) == sorted(rows(whole))
   assert len(set(rows(whole))) == 103, "examples must differ for this test to see anything"
-  for split in (train, validation):
-    expected = np.bincount(whole.labels) * len(split) / len(whole)
-    assert np.abs(np.bincount(split.labels, minlength=10) - expected).max() <= 1
   assert splits["train"].classes == validation.classes == whole.classes
 
 
@@ -59,9 +56,10 @@ def test_carving_is_the_same_for_every_run():
   assert rows(first) == rows(again)
 
 
-@pytest.mark.parametrize("amount", [5, 103, 1000, 0.001, 0.999])
+@pytest.mark.parametrize("amount", [103, 1000])
 def test_a_carving_that_cannot_be_is_refused(amount):
-  with pytest.raises(UserError, match=f"data.validation {amount} cannot be carved from 103"):
+  words = rf"data\.validation {amount} cannot be carved from 103 .*nothing would be left"
+  with pytest.raises(UserError, match=words):
     data.load(config(validation=amount))
 
 
@@ -215,7 +213,7 @@ def test_the_data_in_words(validation):
   splits = {name: split for name, split in data.load(c).items() if split}
   text = data.describe(c, splits)
   assert text.startswith("synthetic, 4x4x3, 10 classes: ")
-  held = "90 train, 13 validation (held out of train), 31 test"
+  held = "90 train, 13 validation (held out of train"
   assert (held if validation else "103 train, 31 test") in text
   assert ("no validation split" in text) == (validation is None)
 
@@ -333,7 +331,10 @@ def test_inputs_of_a_run_in_words():
   inputs = data.open_inputs(c, sharding.make_mesh(1))
   assert (inputs.total, inputs.steps_per_epoch, inputs.phase) == (24, 12, 24)
   assert inputs.image_shape == (8, 8, 1) and not inputs.several and inputs.counts is None
-  assert inputs.summary["data"].startswith("digits, 8x8x1, 10 classes: 1,293 train, 144 validation")
+  kept, held = len(inputs.train.split), len(inputs.evaluations["validation"].split)
+  assert kept + held == 1437 and abs(held - 144) < 3 * np.sqrt(1437 * 0.1 * 0.9)
+  words = f"digits, 8x8x1, 10 classes: {kept:,} train, {held} validation"
+  assert inputs.summary["data"].startswith(words)
   most = np.bincount(inputs.train.split.labels).max()
   assert inputs.summary["classes"].startswith(f"{most} of ")
   assert inputs.summary["input"].startswith("streaming by ")

@@ -272,7 +272,7 @@ def test_several_labels_are_ones_among_zeros(config, name):
 
 
 def test_a_part_of_several_labels_is_held_out(config):
-  splits = data.load(config(name="several", validation=0.25))
+  splits = data.load(config(name="several", validation=3))
   whole = data.load(config(name="several"))["train"]
   assert (len(splits["train"]), len(splits["validation"])) == (9, 3)
   parts = by_image(splits["train"].images, splits["train"].labels)

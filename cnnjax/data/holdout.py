@@ -1,0 +1,109 @@
+"""What is held out of a training split: each example's side follows from the example alone.
+
+An example that comes, goes, or gets another name or label moves no other one. Exact copies are on
+one side, and so are the examples of a group.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import train_test_split
+
+from cnnjax.data import identity, imbalance
+from cnnjax.data.split import Split
+from cnnjax.errors import UserError, listed
+
+NOTE = "held out of train"
+
+
+def carve(split: Split, amount: float | int, key: str, seed: int, by: str) -> tuple[Split, Split]:
+  """(what is kept, what is held out) of a split, for a share or a number.
+
+  A number drawn from the example, `key` and `seed` decides: below the share it is held out; of a
+  number of examples, those with the smallest are. Classes have their shares but for chance; one
+  that would have nothing left to be trained on keeps the example, or the group, that comes last.
+  Of a share, the example that comes first is held out in any case.
+
+  Args:
+    split: of which a part is held out.
+    amount: a share, or a number of examples: at most so many, where some are bound to others.
+    key: "test" or "validation".
+    seed: of the draw, `data.split_seed`.
+    by: what examples are known by, see `identity`.
+
+  Raises:
+    UserError: nothing can be held out, or nothing would be left.
+  """
+  refused = lambda why: UserError(
+    f"data.{key} {amount!r} cannot be carved from {len(split)} training examples of "
+    f"{len(split.classes)} classes: {why}"
+  )
+  if amount >= len(split):
+    raise refused("nothing would be left to train on")
+  names, units = _units(split, by)  # what stays together, and where each example belongs
+  numbers = identity.drawn(names, key, seed)
+  if isinstance(amount, float):
+    held = (numbers < amount * 2.0**64) | (numbers == numbers.min())
+  else:
+    order, held = np.argsort(numbers), np.zeros(len(numbers), bool)
+    held[order] = np.cumsum(np.bincount(units)[order]) <= amount
+  count = lambda rows: imbalance.counts(split.labels[rows], len(split.classes))
+  every = slice(None)
+  for lost in np.flatnonzero((count(every) > 0) & (count(~held[units]) == 0)):
+    labels = split.labels
+    own = units[labels[:, lost] > 0 if labels.ndim == 2 else labels == lost]
+    held[own[numbers[own].argmax()]] = False
+  if not held.any():
+    raise refused(
+      f"they are {len(names):,} sets of copies or groups that stay together, none of which can be "
+      f"spared; hold out more, as --config.data.{key}=0.5, or set another data.split_seed"
+    )
+  rows = held[units]
+  lacking = np.flatnonzero((count(every) > 0) & (count(rows) == 0))
+  note = f"{NOTE}, by chance without {listed([split.classes[c] for c in lacking])}"
+  held_out = split.take(np.flatnonzero(rows))
+  held_out = dataclasses.replace(held_out, note=note if len(lacking) else NOTE)
+  return split.take(np.flatnonzero(~rows)), held_out
+
+
+def _units(split: Split, by: str) -> tuple[np.ndarray, np.ndarray]:
+  """(what each unit that stays together is known by, the unit of each example).
+
+  A unit is an image with its copies, or a group; groups that share an image are one.
+  """
+  ids, groups = split.ids(by), split.groups
+  if groups is None:
+    return np.unique(ids, return_inverse=True)
+  names, group = np.unique(groups, return_inverse=True)
+  _, image = np.unique(ids, return_inverse=True)
+  size = len(names) + len(split)  # nodes: the groups, then the images
+  edges = coo_array((np.ones(len(split), bool), (group, len(names) + image)), (size, size))
+  units = connected_components(edges, directed=False)[1][: len(names)]
+  _, units = np.unique(units, return_inverse=True)
+  first = np.full(units.max() + 1, np.iinfo(np.uint64).max, np.uint64)
+  np.minimum.at(first, units, names)
+  return first, units[group]
+
+
+def carve_by_place(split: Split, amount: float | int, key: str, seed: int) -> tuple[Split, Split]:
+  """As `carve`, by the older rule: a draw of places in the list, which moves when the list does.
+
+  Runs that began by it keep it. It is stratified over the classes.
+  """
+  single = split.labels.ndim == 1
+  try:
+    kept, held = train_test_split(
+      np.arange(len(split)),
+      test_size=amount,
+      stratify=split.labels if single else None,
+      random_state=seed,
+    )
+  except ValueError as e:
+    raise UserError(
+      f"data.{key} {amount!r} cannot be carved from {len(split)} training examples of "
+      f"{len(split.classes)} classes, as this run did before: {e}; choose a new --workdir"
+    ) from e
+  held_out = dataclasses.replace(split.take(np.sort(held)), note=NOTE)
+  return split.take(np.sort(kept)), held_out
