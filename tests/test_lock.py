@@ -135,6 +135,15 @@ def test_a_process_does_not_get_in_twice(tmp_path):
     pass
 
 
+def test_the_holder_touches_the_file(tmp_path, fast):
+  """By which others see that it is there."""
+  with lock.hold(tmp_path):
+    path = tmp_path / lock.FILE
+    os.utime(path, (1.0, 1.0))
+    touched = (time.sleep(0.05) or path.stat().st_mtime > 1.0 for _ in range(100))
+    assert any(touched), "it was not touched for five seconds"
+
+
 @pytest.mark.parametrize("mode, rounds", [("kernel", 60), ("overtaken", 6), ("record", 6)])
 def test_of_several_at_once_one_gets_in(tmp_path, mode, rounds):
   process = run(RACE, mode, tmp_path, rounds, 4)

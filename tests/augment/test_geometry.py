@@ -136,6 +136,17 @@ def test_boxes_have_the_areas_and_ratios_asked_for(scale, ratio):
     assert scipy.stats.kstest(place, "uniform").pvalue > 1e-4
 
 
+def test_every_place_of_a_box_is_drawn_equally_often():
+  """The last row and column as well, where they are some of few: boxes of 3x4 on 5x8 pixels."""
+  n, area, ratio = 6000, (12 / 40,) * 2, (4 / 3,) * 2
+  boxes = jax.jit(geometry._boxes, static_argnums=range(1, 6))
+  top, left, height, width = boxes(KEY, n, 5, 8, area, ratio)
+  assert (height == 3).all() and (width == 4).all()
+  counts = np.zeros((3, 5), int)
+  np.add.at(counts, (np.asarray(top), np.asarray(left)), 1)
+  assert scipy.stats.chisquare(counts.ravel()).pvalue > 1e-3
+
+
 @pytest.mark.parametrize(
   "height, width, ratio, box",
   [
