@@ -231,6 +231,24 @@ def test_dropout_and_augmentation_draw_from_keys_of_their_own():
   assert len({tuple(jax.random.key_data(key).tolist()) for key in taken}) == 6
 
 
+class Dropping(nn.Module):
+  """64 ones, half of them dropped."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    ones = jnp.ones((len(x), 64)) * self.param("one", nn.initializers.ones, ())
+    return nn.Dropout(0.5, deterministic=not train)(ones)
+
+
+def test_every_step_and_micro_batch_drops_others(examples):
+  model = Dropping()
+  params = model.init(jax.random.key(0), examples.images, train=False)["params"]
+  take = jax.jit(steps.gradients(model, lambda logits, *_: logits.sum(-1), accumulate=3))
+  seen = [take(params, {}, examples.replace(key=jax.random.key(k)), 1.0)[1] for k in (0, 1)]
+  kept = [np.asarray(one.logits[i::3] > 0).tobytes() for one in seen for i in range(3)]
+  assert len(set(kept)) == 6
+
+
 def test_micro_batches_take_less_memory():
   """By XLA's own count. Without a loop it would begin all of them at once, and save nothing."""
   images = jnp.zeros((64, 16, 16, 2))
