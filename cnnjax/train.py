@@ -48,8 +48,8 @@ def train(
     UserError: something in the config, the data or the workdir is wrong, or the loss diverged.
   """
   config = data.with_given(config, splits)
-  config, kept = workdirs.kept(workdir, config) if workdir else (config, {})
   configs.validate(config)
+  config, kept = workdirs.kept(workdir, config) if workdir else (config, {})
   if workdir:
     workdirs.check(workdir, config)
   clock = compiling.use_cache(config.compilation_cache)

@@ -68,7 +68,7 @@ def kept(folder: pathlib.Path, config: ConfigDict) -> tuple[ConfigDict, dict[str
 
   A run that began before a key was there goes on as it was, where `config` has the key's default.
   """
-  if not (folder / CONFIG).is_file():
+  if not os.path.isfile(folder / CONFIG):  # unlike Path.is_file, false for a name that is too long
     return config, {}
   before, standard = configs.flatten(load_config(folder)), configs.flatten(configs.default())
   now = configs.flatten(config)

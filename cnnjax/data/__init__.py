@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import durations, sharding
-from cnnjax.data import holdout, imbalance, names
+from cnnjax.data import holdout, imbalance, levels, names
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.crops import Crops
 from cnnjax.data.order import Order
 from cnnjax.data.resident import Resident, check_fits, in_gib
-from cnnjax.data.split import Arrays, Skipped, Split
+from cnnjax.data.split import Skipped, Split
 from cnnjax.data.streaming import Streaming
 from cnnjax.errors import UserError, unknown
 
@@ -27,7 +27,6 @@ from cnnjax.errors import UserError, unknown
 #   check(config): raises UserError for names that are wrong, before anything is downloaded;
 #   load(config, split): the `Split` of a split expression.
 SOURCES = ("arrays", "digits", "folder", "synthetic", "tfds")
-SAMPLE = 2048  # images that the mean and deviation of a streamed split are taken of
 # Keys that have no effect with other sources.
 _ONLY = {
   "name": ("tfds",), "data_dir": ("tfds",), "path": ("folder",), "range": ("folder",),
@@ -37,7 +36,7 @@ _ONLY = {
 __all__ = [
   "Crops", "Inputs", "Order", "Resident", "Skipped", "Split", "Streaming", "check",
   "check_classes", "describe",
-  "from_arrays", "load", "normalization", "open_inputs", "pipeline", "with_given",
+  "from_arrays", "load", "open_inputs", "pipeline", "with_given",
 ]  # fmt: skip
 
 
@@ -191,29 +190,6 @@ def pipeline(
   return Streaming(split, config, mesh, skipped, order)
 
 
-def normalization(config: ConfigDict, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """(mean, std) per channel, of images in [0, 1]: the config's, or those of the training split.
-
-  Of a split that is streamed, those of `SAMPLE` images, evenly spread over it.
-  """
-  mean, std = (), ()
-  crops = Crops.of(config, train.shape)
-  shape = crops.shape(config.image_size)
-  if None in (config.mean, config.std):
-    if not isinstance(train.records, Arrays) or train.shape != shape:
-      spread = np.unique(np.linspace(0, len(train) - 1, SAMPLE).astype(int))
-      image = lambda data: crops.whole(data, config.image_size)
-      train = train.take(spread).decoded(image, Skipped(SAMPLE))
-    mean, std = statistics(train)
-  mean, std = tuple(config.mean or mean), tuple(config.std or std)
-  for key, values in (("mean", mean), ("std", std)):
-    if len(values) != shape[-1]:
-      raise UserError(
-        f"data.{key} has {len(values)} values, and the images have {shape[-1]} channels"
-      )
-  return mean, std
-
-
 @dataclasses.dataclass(frozen=True)
 class Inputs:
   """What a run trains and evaluates on, and what follows from it."""
@@ -266,7 +242,8 @@ def open_inputs(
   total = max(1, to_steps(config.epochs, "epochs"))
   order = order.for_run(total)
   crops = Crops.of(c, train.shape)
-  mean, std = normalization(c, train)
+  counts = levels.count(c, train)
+  mean, std = levels.normalization(c, counts)
   batches = pipeline(train, c, mesh, skipped, order, seeds)
   if (config.steps_per_dispatch or 1) > 1 and isinstance(batches, Streaming):
     raise UserError(
@@ -299,6 +276,7 @@ def open_inputs(
     summary={
       "data": describe(c, splits),
       **train.remarks,
+      "pixels": levels.describe(c, counts),
       **_imbalance(train),
       "input": batches.describe(),
       "length": f"{total:,} steps, {order.steps_per_epoch:,} an epoch",
@@ -361,19 +339,3 @@ def _imbalance(train: Split) -> dict[str, str]:
     return {}
   counts = imbalance.counts(train.listed, len(train.classes))
   return {"classes": imbalance.describe(counts, train.classes)}
-
-
-def statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and deviation per channel, of images in [0, 1]; exact, by counting pixel values."""
-  levels, images = np.arange(256) / 255.0, split.images
-  mean, std = [], []
-  for channel in range(split.shape[-1]):
-    # In parts: NumPy counts in 8 bytes a value.
-    counts = sum(
-      np.bincount(images[start : start + 1024, ..., channel].reshape(-1), minlength=256)
-      for start in range(0, len(images), 1024)
-    )
-    m = counts @ levels / counts.sum()
-    mean.append(float(m))
-    std.append(float(np.sqrt(counts @ (levels - m) ** 2 / counts.sum())) or 1.0)
-  return tuple(mean), tuple(std)

@@ -39,9 +39,11 @@ def stand_in(
   text = f"{name}, {height}x{width}x{channels}, {len(names)} classes, {text}"
   several = config.task.name == "multi_label"
 
+  ramp = np.resize(np.arange(256, dtype=np.uint8), shape)  # blank ones would be refused
+
   def split(n: int) -> Split:
     labels = np.zeros((n, len(names)), np.uint8) if several else np.arange(n) % len(names)
-    images = np.broadcast_to(np.zeros((), np.uint8), (n, *shape))  # a byte in all
+    images = np.broadcast_to(ramp, (n, *shape))  # one image in all
     return Split.of(images, labels.astype(np.uint8 if several else np.int32), names)
 
   c.source, c.name, c.path, c.data_dir, c.long_tail = "arrays", None, None, None, None

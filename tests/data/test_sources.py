@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from cnnjax import data, sharding, steps
 from cnnjax.config import default, override
-from cnnjax.data import synthetic
+from cnnjax.data import levels, synthetic
 from cnnjax.errors import UserError
 
 
@@ -81,10 +81,14 @@ def test_a_named_validation_split_is_loaded_and_nothing_carved():
 # Normalisation
 
 
+def normalization(c, train):
+  return levels.normalization(c, levels.count(c, train))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalization_is_that_of_numpy(channels):
   train = data.load(config(**{"synthetic.channels": channels}), ("train",))["train"]
-  mean, std = data.normalization(config(), train)
+  mean, std = normalization(config(), train)
   scaled = train.images.astype(np.float64) / 255
   np.testing.assert_allclose(mean, scaled.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(std, scaled.std((0, 1, 2)), rtol=1e-12)
@@ -96,11 +100,11 @@ def test_normalization_is_that_of_numpy(channels):
 
 def test_the_values_of_the_config_win():
   train = data.load(config(), ("train",))["train"]
-  own_mean, own_std = data.normalization(config(), train)
+  own_mean, own_std = normalization(config(), train)
   given = {"mean": (0.0, 0.5, 1.0), "std": (0.1, 0.2, 0.3)}
-  assert data.normalization(config(**given), train) == tuple(given.values())
-  assert data.normalization(config(mean=given["mean"]), train) == (given["mean"], own_std)
-  assert data.normalization(config(std=given["std"]), train) == (own_mean, given["std"])
+  assert normalization(config(**given), train) == tuple(given.values())
+  assert normalization(config(mean=given["mean"]), train) == (given["mean"], own_std)
+  assert normalization(config(std=given["std"]), train) == (own_mean, given["std"])
 
 
 @pytest.mark.parametrize("key", ["mean", "std"])
@@ -108,13 +112,45 @@ def test_the_values_of_the_config_win():
 def test_a_wrong_number_of_channels_is_refused(key, values):
   train = data.load(config(), ("train",))["train"]
   with pytest.raises(UserError, match=f"data.{key} has {len(values)} values.*have 3 channels"):
-    data.normalization(config(**{key: values}), train)
+    normalization(config(**{key: values}), train)
 
 
-def test_a_constant_channel_is_not_divided_by_zero():
-  images = np.full((5, 2, 2, 1), 51, np.uint8)
+def test_a_constant_channel_is_not_divided_by_zero_and_is_named():
+  images = np.full((5, 2, 2, 2), 51, np.uint8)
+  images[0, 0, 0, 1] = 255
   train = data.Split.of(images, np.zeros(5, np.int32), ("a",))
-  assert data.normalization(config(), train) == ((0.2,), (1.0,))
+  mean, std = normalization(config(), train)
+  assert (mean[0], std[0]) == (0.2, 1.0) and 0 < std[1] < 1
+  words = levels.describe(config(), levels.count(config(), train))
+  assert words == (
+    "2 of 256 levels, from 51 to 255; channel 0 is 51 everywhere, so that it says nothing"
+  )
+
+
+@pytest.mark.parametrize("given", [{}, {"mean": (0.5,) * 3, "std": (0.5,) * 3}])
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+@pytest.mark.parametrize("source, mend", [("folder", "data.alpha=white.*data.range"),
+                                          ("digits", "Values that went from 0 to 1")])  # fmt: skip
+def test_images_of_one_colour_are_refused(source, mend, pipeline, given):
+  """All of one channel each; a single pixel that differs is a picture."""
+  images = np.broadcast_to(np.array([0, 7, 255], np.uint8), (40, 4, 4, 3)).copy()
+  c = config(source, pipeline=pipeline, **given)
+  split = data.Split.of(images, np.arange(40, dtype=np.int32) % 2, ("a", "b"))
+  train = data.load(c, ("train",), given={"train": split})["train"]
+  blank = "blank: each of the 40 that were looked at, of 40, has the value 0, 7, 255 everywhere"
+  with pytest.raises(UserError, match=f"{blank}.*{mend}"):
+    levels.count(c, train)
+  images[39, 3, 3, 1] = 8
+  assert levels.count(c, train)[1, 8] == 1
+
+
+@pytest.mark.parametrize("largest, dark", [(1, True), (15, True), (63, True), (64, False)])
+def test_dark_images_are_said_to_be_so(largest, dark):
+  images = np.arange(largest + 1, dtype=np.uint8).reshape(1, 1, -1, 1)
+  counts = levels.count(config(), data.Split.of(images, np.zeros(1, np.int32), ("a",)))
+  words = levels.describe(config("folder"), counts)
+  assert words.startswith(f"{largest + 1} of 256 levels, from 0 to {largest}")
+  assert ("dark, since white is 255. " in words and "data.range" in words) == dark
 
 
 # The sources
@@ -286,26 +322,26 @@ def test_a_streamed_set_is_normalised_by_a_sample_of_it(size, monkeypatch):
   )
   given = {"train": split}
   stays = data.load(resident, ("train",), given=given)["train"]
-  exact = data.normalization(resident, stays)
+  exact = normalization(resident, stays)
   scaled = stays.images / 255
   np.testing.assert_allclose(exact, [scaled.mean((0, 1, 2)), scaled.std((0, 1, 2))], rtol=1e-12)
   streams = data.load(streaming, ("train",), given=given)["train"]
-  np.testing.assert_allclose(data.normalization(streaming, streams), exact, rtol=1e-12)
-  monkeypatch.setattr(data, "SAMPLE", 30)
+  np.testing.assert_allclose(normalization(streaming, streams), exact, rtol=1e-12)
+  monkeypatch.setattr(levels, "SAMPLE", 30)
   files = dataclasses.replace(split, records=fakes.Records(photos, split.labels))
-  np.testing.assert_allclose(data.normalization(streaming, files), exact, rtol=0.05)
+  np.testing.assert_allclose(normalization(streaming, files), exact, rtol=0.05)
 
 
 def test_normalization_is_of_the_channels_that_are_trained_on():
   """Colour files that are read as grey ones."""
   split = fakes.split_of_files(12)
   grey = {"channels": 1, "image_size": 6, "pipeline": "streaming"}
-  mean, std = data.normalization(config("digits", **grey), split)
+  mean, std = normalization(config("digits", **grey), split)
   assert len(mean) == len(std) == 1
   given = {"mean": (0.5,), "std": (0.25,)}
-  assert data.normalization(config("digits", **grey, **given), split) == ((0.5,), (0.25,))
+  assert normalization(config("digits", **grey, **given), split) == ((0.5,), (0.25,))
   with pytest.raises(UserError, match=r"data\.mean has 3 values, and the images have 1 channels"):
-    data.normalization(config("digits", **grey, mean=(0.5, 0.5, 0.5)), split)
+    normalization(config("digits", **grey, mean=(0.5, 0.5, 0.5)), split)
 
 
 def test_unreadable_images_do_not_count_against_the_sample():
@@ -313,7 +349,7 @@ def test_unreadable_images_do_not_count_against_the_sample():
   split = fakes.split_of_files(40, range(0, 40, 2))
   c = config("digits", image_size=6, pipeline="streaming", max_unreadable=0)
   readable = fakes.split_of_files(40).take(np.arange(1, 40, 2))
-  assert data.normalization(c, split) == data.normalization(c, readable)
+  assert normalization(c, split) == normalization(c, readable)
 
 
 def test_several_steps_a_dispatch_need_a_resident_split():

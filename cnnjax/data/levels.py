@@ -1,0 +1,83 @@
+"""The values of the training images: their mean and deviation, and whether there is a picture."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax.data.crops import Crops
+from cnnjax.data.split import Arrays, Skipped, Split
+from cnnjax.errors import UserError
+
+SAMPLE = 2048  # images of a streamed split that are looked at, evenly spread over it
+GLANCE = 128  # and of any split whose mean and deviation are given
+_ALPHA = "Pictures that are drawn in transparency alone need data.alpha=white or black"
+_RANGE = (
+  "Files of 16 bits that use fewer need data.range, such as 12: `python -m cnnjax.data scan PATH` "
+  "says how many they use"
+)
+_ARRAYS = "Values that went from 0 to 1 are to be multiplied by 255 before they become uint8"
+DARK = 64  # where no value is above it, a quarter of what 8 bits hold is in use
+
+
+def count(config: ConfigDict, train: Split) -> np.ndarray:
+  """Returns how often each channel of the training images has each value, [channels, 256].
+
+  Raises:
+    UserError: all of them are one and the same colour.
+  """
+  crops = Crops.of(config, train.shape)
+  given, total = None not in (config.mean, config.std), len(train)
+  ready = isinstance(train.records, Arrays) and train.shape == crops.shape(config.image_size)
+  if given or not ready:
+    spread = np.linspace(0, total - 1, GLANCE if given else SAMPLE).astype(int)
+    image = lambda data: crops.whole(data, config.image_size)
+    train = train.take(np.unique(spread)).decoded(image, Skipped(SAMPLE))
+  images = train.images
+  # In parts: NumPy counts in 8 bytes a value.
+  counts = sum(
+    np.stack([
+      np.bincount(images[start : start + 1024, ..., channel].reshape(-1), minlength=256)
+      for channel in range(images.shape[-1])
+    ])
+    for start in range(0, len(images), 1024)
+  )  # fmt: skip
+  if not ((counts > 0).sum(1) > 1).any():
+    value = ", ".join(map(str, counts.argmax(1)))
+    mend = {"folder": f"{_ALPHA}; {_RANGE}", "tfds": _ALPHA}.get(config.source, _ARRAYS)
+    raise UserError(
+      f"the training images are blank: each of the {len(images):,} that were looked at, of "
+      f"{total:,}, has the value {value} everywhere. {mend}"
+    )
+  return counts
+
+
+def normalization(
+  config: ConfigDict, counts: np.ndarray
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """(mean, std) per channel, of images in [0, 1]: the config's, or those of `counts`.
+
+  The deviation of a channel that has one value everywhere is 1.
+  """
+  levels, share = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+  means = share @ levels
+  deviations = np.sqrt((share * (levels - means[:, None]) ** 2).sum(1))
+  deviations[(counts > 0).sum(1) == 1] = 1.0
+  mean = tuple(config.mean or means.tolist())
+  std = tuple(config.std or deviations.tolist())
+  for key, values in (("mean", mean), ("std", std)):
+    if len(values) != len(counts):
+      raise UserError(
+        f"data.{key} has {len(values)} values, and the images have {len(counts)} channels"
+      )
+  return mean, std
+
+
+def describe(config: ConfigDict, counts: np.ndarray) -> str:
+  """The values in words, and what is odd about them."""
+  values = np.flatnonzero(counts.any(0))
+  words = f"{len(values)} of 256 levels, from {values[0]} to {values[-1]}"
+  for channel, found in enumerate(counts):
+    if len(only := np.flatnonzero(found)) == 1:
+      words += f"; channel {channel} is {only[0]} everywhere, so that it says nothing"
+  if values[-1] < DARK:
+    words += f": dark, since white is 255. {_RANGE if config.source == 'folder' else _ARRAYS}"
+  return words
