@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from cnnjax.data import identity, names, tables
 from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, read
+from cnnjax.data.leftovers import Leftovers, is_litter
 from cnnjax.data.names import ALIASES, split_of
 from cnnjax.data.split import Image, Label, Split
 from cnnjax.data.tables import Pairs
@@ -154,8 +155,8 @@ def split_folders(path: str) -> dict[str, str]:
   return splits
 
 
-def _beside(path: str, splits: Mapping[str, str]) -> dict[str, str]:
-  """The remarks on folders beside those of the splits, and on classes with the name of a split."""
+def beside(path: str, splits: Mapping[str, str]) -> dict[str, str]:
+  """Remarks on folders beside those of the splits, and on classes with the name of a split."""
   folders = _folders(path)
   if splits:
     odd = [name for name in folders if name not in splits]
@@ -174,10 +175,10 @@ def _listed(config: ConfigDict) -> Listing:
 @functools.lru_cache(maxsize=1)
 def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
   """`named` are (key, split) of the config; other splits are not looked at."""
-  root = _existing(path)
+  root, splits = _existing(path), {}
   if os.path.isdir(root):
     splits = split_folders(root)
-    own, remarks = splits or {"": root}, _beside(root, splits)
+    own, remarks = splits or {"": root}, beside(root, splits)
   elif root.lower().endswith(tables.ENDINGS):
     table = tables.read(root)
     own, remarks = table.splits, table.remarks
@@ -189,10 +190,13 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
   else:
     raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
   places = _places(path, own, dict(named))
-  pairs = {
-    place: own[place] if isinstance(own[place], list) else _of_folder(own[place], key)
-    for key, place in places.items()
-  }
+  left = _loose(root) if splits else Leftovers()
+  pairs = {}
+  for key, place in places.items():
+    if place not in pairs:
+      found = own[place]
+      pairs[place] = found if isinstance(found, list) else _of_folder(found, key, left)
+  remarks = remarks | left.remarks()
   pairs, ordered, doubts = _classes(pairs)
   if doubts:
     remarks = {**remarks, "labels": "; ".join(filter(None, (remarks.get("labels"), doubts)))}
@@ -306,48 +310,79 @@ def _labels(pairs: Pairs, classes: tuple[str, ...], several: bool) -> np.ndarray
   return labels
 
 
-def _of_folder(path: str, key: str) -> Pairs:
-  """The images of a split by class."""
-  found = {
-    _printable(name): list(_images(folder, os.path.join(os.path.realpath(folder), "")))
-    for name, folder in _folders(path).items()
-  }
+def _of_folder(path: str, key: str, left: Leftovers) -> Pairs:
+  """The images of a split by class; `left` counts what is not read."""
+  here, found, empty = _loose(path), {}, []
+  flat = bool(here.outside)
+  for name, folder in _folders(path).items():
+    inside, name = Leftovers(), _printable(name)
+    found[name] = list(_images(folder, inside, os.path.join(os.path.realpath(folder), "")))
+    if not found[name]:
+      empty.append(f"{name} ({inside.photos()})" if inside.photos() else name)
+    here.add(inside)
   if not any(found.values()):
-    flat = any(entry.name.lower().endswith(IMAGE_ENDINGS) for entry, _ in _entries(path))
+    photos = f", but {here.photos()}" if here.photos() else ""
     raise UserError(
-      f"{path} has {'images, but no folders of classes' if flat else 'no images'}: it takes "
-      f"{os.path.join(path, '<class>', 'a.jpg')}, or a CSV or JSONL file of paths and labels"
+      f"{path} has {'images, but no folders of classes' if flat else f'no images{photos}'}: it "
+      f"takes {os.path.join(path, '<class>', 'a.jpg')}, or a CSV or JSONL file of paths and labels"
       + (f"; or {_hold_out(key)}" if key != "train" else "")
     )
-  if empty := [name for name, files in found.items() if not files]:
+  if empty:
     raise UserError(f"{path}: no image in the folder of {listed(empty)}; fill it or delete it")
+  left.add(here)
   return [(file, (name,)) for name, files in found.items() for file in files]
 
 
-def _entries(path: str) -> list[tuple[os.DirEntry, bool]]:
-  """(entry, whether it is a folder) of what is not hidden, in the same order on every machine."""
+def _loose(path: str) -> Leftovers:
+  """What lies in a folder itself and is not read."""
+  left = Leftovers()
+  for entry, is_folder in _entries(path, left):
+    if not is_folder and _is_image(entry.name):
+      left.outside.append(_printable(entry.path))
+    elif not is_folder:
+      left.add_file(entry.name)
+  return left
+
+
+def _is_image(name: str) -> bool:
+  return name.lower().endswith(IMAGE_ENDINGS)
+
+
+def _entries(path: str, left: Leftovers | None = None) -> list[tuple[os.DirEntry, bool]]:
+  """(entry, whether it is a folder), in the same order on every machine.
+
+  What is hidden, or litter of other programs, is passed over, and counted in `left`.
+  """
   try:
     with os.scandir(path) as entries:
-      found = [(e, e.is_dir()) for e in entries if not e.name.startswith(".")]
+      found = [(e, e.is_dir()) for e in entries]
   except OSError as e:
     raise UserError(f"{e.filename} cannot be read: {e.strerror}") from e
-  return sorted(found, key=lambda pair: pair[0].name)
+  kept = []
+  for entry, is_folder in sorted(found, key=lambda pair: pair[0].name):
+    if not (entry.name.startswith(".") or is_litter(entry.name)):
+      kept.append((entry, is_folder))
+    elif left is not None:
+      left.pass_over(entry.name, is_folder=is_folder)
+  return kept
 
 
 def _folders(path: str) -> dict[str, str]:
   return {entry.name: entry.path for entry, is_folder in _entries(path) if is_folder}
 
 
-def _images(folder: str, *real: str) -> Iterator[str]:
+def _images(folder: str, left: Leftovers, *real: str) -> Iterator[str]:
   """The image files at any depth; `real` are the places of the folders that led here."""
-  for entry, is_folder in _entries(folder):
+  for entry, is_folder in _entries(folder, left):
     if is_folder:
       place = os.path.join(real[-1], entry.name)
       place = os.path.join(os.path.realpath(entry.path) if entry.is_symlink() else place, "")
       if not any(above.startswith(place) for above in real):  # a link to where it lies
-        yield from _images(entry.path, *real, place)
-    elif entry.name.lower().endswith(IMAGE_ENDINGS):
+        yield from _images(entry.path, left, *real, place)
+    elif _is_image(entry.name):
       yield entry.path
+    else:
+      left.add_file(entry.name)
 
 
 def _printable(name: str) -> str:

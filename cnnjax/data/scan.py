@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from cnnjax.data import images, tables
-from cnnjax.data.folder import split_folders
+from cnnjax.data import images, names, tables
+from cnnjax.data.folder import beside, split_folders
+from cnnjax.data.leftovers import PHOTOS, is_litter
 from cnnjax.errors import UserError
 
 # What is looked for, and what it means. The first are harmful: examples are lost, or results wrong.
@@ -30,6 +31,7 @@ HARMFUL = {
   "unreadable": "files that cannot be decoded, or not opened",
   "leaked": "the same picture in two splits",
   "conflicting": "the same picture in two classes",
+  "other formats": "pictures in formats that are not read: convert them to JPEG or PNG",
 }
 KINDS = {
   **HARMFUL,
@@ -41,6 +43,8 @@ KINDS = {
   "ending unknown": "images by their content, whose ending is not one of an image: not read",
   "other files": "neither images by their ending nor by their content: not read",
   "hidden": "names that begin with a dot: not read",
+  "litter": "what photo tools, archives and systems leave: not read",
+  "names": "of splits, columns and classes, that may have been meant otherwise",
   "grey": "read with three equal channels where data.channels is 3",
   "CMYK": "converted to RGB without a colour profile",
   "alpha": "transparency is dropped, and the colours below it are seen",
@@ -120,13 +124,17 @@ def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None)
     raise UserError(f"{str(path)!r} is not a folder{but}")
   root = path.parent if listed else path
   try:
-    files, classes = _listed(path) if listed else _walk(path, findings)
+    files, classes = (_listed if listed else _walk)(path, findings)
   except OSError as e:
     raise UserError(f"cannot read {e.filename}: {e.strerror}") from e
   if not files:
     raise UserError(
       f"{path} has no images in it: no file ends in {', '.join(images.IMAGE_ENDINGS)}"
     )
+  called = names.classes(label for labels in classes.values() for label in labels)
+  findings["names"] += [doubts] if (doubts := names.doubts(called)) else []
+  files = [(file, split, tuple(map(called.get, labels))) for file, split, labels in files]
+  classes = {split: tuple(sorted({*map(called.get, labels)})) for split, labels in classes.items()}
   looked = []
   with ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(files), _CHUNK):
@@ -142,16 +150,21 @@ def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None)
   return Report(str(path), tuple(looked), found, classes)
 
 
-def _listed(table: pathlib.Path) -> tuple[list[File], dict[str, tuple[str, ...]]]:
+def _listed(
+  table: pathlib.Path, findings: dict[str, list[str]]
+) -> tuple[list[File], dict[str, tuple[str, ...]]]:
   """(the files of a table, its classes by split)."""
-  splits = tables.read(str(table)).splits
+  found = tables.read(str(table))
+  splits = found.splits
+  findings["names"] += [f"{key}: {text}" for key, text in found.remarks.items()]
+  findings["names"] += [found.folds] if found.folds else []
   files = [
     (os.path.relpath(file, table.parent), split, labels)
     for split, pairs in splits.items()
     for file, labels in pairs
   ]
   classes = {
-    split: tuple(sorted({label for _, labels in pairs for label in labels}))
+    split: tuple({label for _, labels in pairs for label in labels})
     for split, pairs in splits.items()
   }
   return files, classes
@@ -161,8 +174,10 @@ def _walk(
   root: pathlib.Path, findings: dict[str, list[str]]
 ) -> tuple[list[File], dict[str, tuple[str, ...]]]:
   """(the files with an image's ending, the class folders by split)."""
-  visible = lambda folder: [d.name for d in os.scandir(folder) if d.is_dir() and d.name[0] != "."]
-  splits = sorted(split_folders(str(root)))
+  visible = lambda folder: [d.name for d in os.scandir(folder) if d.is_dir() and not passed(d.name)]
+  passed = lambda name: "hidden" if name.startswith(".") else "litter" if is_litter(name) else ""
+  splits = sorted(found := split_folders(str(root)))
+  findings["names"] += [f"{key}: {text}" for key, text in beside(str(root), found).items()]
   files = []
 
   def unopened(e: OSError) -> None:
@@ -170,8 +185,9 @@ def _walk(
 
   for folder, below, inside in os.walk(root, followlinks=True, onerror=unopened):
     real = os.path.realpath(folder)
-    hidden = [name for name in (*below, *inside) if name.startswith(".")]
-    findings["hidden"] += [_relative(root, folder, name) for name in sorted(hidden)]
+    hidden = sorted(filter(passed, (*below, *inside)))
+    for name in hidden:
+      findings[passed(name)].append(_relative(root, folder, name))
     below[:] = sorted(
       name
       for name in below
@@ -182,9 +198,8 @@ def _walk(
       path = _relative(root, folder, name)
       if not name.lower().endswith(images.IMAGE_ENDINGS):
         kind = _format(os.path.join(folder, name))
-        findings["ending unknown" if kind else "other files"].append(
-          f"{path}: {kind}" if kind else path
-        )
+        other = "other formats" if name.lower().endswith(PHOTOS) else "other files"
+        findings["ending unknown" if kind else other].append(f"{path}: {kind}" if kind else path)
         continue
       parts = path.split("/")[:-1]
       split = parts.pop(0) if splits and parts and parts[0] in splits else ""
@@ -192,7 +207,7 @@ def _walk(
       if not label:
         findings["outside"].append(path)
       files.append((path, split, (label,) if label else ()))
-  return files, {split: tuple(sorted(visible(root / split))) for split in splits or [""]}
+  return files, {split: tuple(visible(root / split)) for split in splits or [""]}
 
 
 def _relative(root: pathlib.Path, folder: str, name: str) -> str:

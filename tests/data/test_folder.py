@@ -155,6 +155,28 @@ def test_images_at_any_depth_in_any_case_and_nothing_else():
   assert found["train"] | found["test"] == expected and classes == ("x", "y")
 
 
+@pytest.mark.parametrize("root, test", [("a", 0.2), ("a/train", "test")])
+def test_what_is_not_read_is_counted_and_litter_is_no_class(root, test):
+  images = put(
+    *some(f"{root}/x", 7), *some(f"{root}/y"), *some("a/test/x") if test == "test" else ()
+  )
+  put(*(f"{root}/x/IMG_{i}.HEIC" for i in range(15)), f"{root}/y/deep/clip.MOV")
+  put(*some(f"{root}/x/@eaDir/0.png"), *some(f"{root}/y/@eaDir"), *some(f"{root}/__MACOSX/x"))
+  put(*some(f"{root}/.ipynb_checkpoints"), *some(f"{root}/$RECYCLE.BIN/x"), f"{root}/x/Thumbs.db")
+  put(
+    f"{root}/x/._0.png", f"{root}/x/._1.png", f"{root}/y/.a.png", f"{root}/loose.png", "a/list.csv"
+  )
+  put(f"{root}/y/Thumbs.db", f"{root}/y/a.b.xml", f"{root}/y/noend")
+  found, classes = load(test=test)
+  assert classes == ("x", "y")
+  assert set.union(*found.values()) == by_folder(*images)
+  assert data.load(config(test=test))["train"].remarks == {
+    "not read": "15 .heic: convert them to JPEG or PNG; 1 .csv, 1 .mov, 1 .xml, 1 without an ending"
+    f"; 1 image in no class, such as {root}/loose.png",
+    "passed over": "2 ._*, 2 @eaDir, 2 Thumbs.db, 1 $RECYCLE.BIN, 1 .ipynb_checkpoints and 2 more",
+  }
+
+
 def test_links_are_followed_and_loops_are_not():
   put(*some("store/one"), *some("store/two"), *some("a/y"), *some("a/x/in"))
   os.symlink("../store/one", "a/z")
@@ -327,6 +349,9 @@ TRAIN = some("a/train/x") + some("a/train/y")
     (some("b/a/x") + some("b/a/y"), ["path=b"], "one class only, 'a'; it takes two or more; did "
      "you mean data.path=b/a?"),
     ([*X, *Y, "a/z/1.txt", "a/w/.1.png"], ["path=a"], "no image in the folder of w, z; fill it or"),
+    ([*X, *Y, "a/z/1.heic", "a/w/@eaDir/1.png"], ["path=a"], "no image in the folder of w, z (1 "
+     ".heic: convert them to JPEG or PNG); fill it or delete it"),
+    (["b/x/1.heic", "b/y/1.HEIC"], ["path=b"], "b has no images, but 2 .heic: convert them to"),
     (X + Y, ["path=a", "validation=val"], "there are no splits in a; hold out a share, as --"),
     (X + Y, ["path=a", "validation=train"], "hold out a share, as --config.data.validation=0.1"),
     (X + Y, ["path=a", "test=tst"], "there are no splits in a; hold out a share, as --"),

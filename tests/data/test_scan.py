@@ -81,6 +81,9 @@ CASES = {
   "photo": (encoded(picture(28), "JPEG"), {"ending unknown": ": JPEG"}),
   "labels.csv": (b"path,label\n", {"other files": ""}),
   ".hidden.jpg": (b"", {"hidden": ""}),
+  "camera.HEIC": (b"ftypheic", {"other formats": ""}),
+  "camera.nef": (b"MM", {"other formats": ""}),
+  "Thumbs.db": (b"", {"litter": ""}),
 }
 
 
@@ -107,6 +110,7 @@ def test_a_file_is_listed_under_its_kinds_and_no_others(odd, name):
 
 def test_the_readable_are_counted(odd):
   lost = {"unreadable", "truncated", "empty", "ending unknown", "other files", "hidden"}
+  lost |= {"other formats", "litter"}
   readable = [name for name, (_, kinds) in CASES.items() if not lost & kinds.keys()]
   assert odd.counts == {"": {"a": len(readable)}}
   assert odd.harmful
@@ -120,6 +124,7 @@ def test_all_kinds_are_explained_and_tested_here():
     "classes that differ",
     "empty folder",
     "outside",
+    "names",
   }
   assert set(KINDS) == compared.union(*(kinds for _, kinds in CASES.values()))
   assert all(KINDS.values()) and set(HARMFUL) < set(KINDS)
@@ -178,6 +183,38 @@ def test_the_same_picture_is_found_by_bytes_and_by_pixels(tmp_path):
   assert report.findings["classes that differ"] == (
     "test lacks cow, dog",
     "val lacks cow",
+  )
+
+
+def test_thumbnails_are_no_copies_and_archives_no_classes(tmp_path):
+  files = {
+    "cat/1.png": picture(1), "cat/@eaDir/1.png": picture(1), "dog/2.png": picture(2),
+    "__MACOSX/cat/1.png": picture(1), "#recycle/cat/1.png": picture(1),
+  }  # fmt: skip
+  report = scan(write(tmp_path, files))
+  assert report.findings == {"litter": ("#recycle", "__MACOSX", "cat/@eaDir")}
+  assert report.counts == {"": {"cat": 1, "dog": 1}}
+
+
+def test_names_that_may_have_been_meant_otherwise_are_found(tmp_path):
+  files = {
+    "valid/caf\u00e9.png": picture(1), "invalid/1.png": picture(2), "cafe\u0301/1.png": picture(3),
+    "caf\u00e9/1.png": picture(4),
+  }  # fmt: skip
+  report = scan(write(tmp_path, files))
+  assert report.findings == {
+    "names": (
+      "labels: the folder 'valid' is a class, as are those beside it",
+      r"'cafe\u0301' and 'caf\xe9' are one class",
+    )
+  }
+  assert report.counts == {"": {"caf\u00e9": 2, "invalid": 1, "valid": 1}}
+  (tmp_path / "list.csv").write_text("path,label,fold,n\nvalid/caf\u00e9.png,Cat,0,5\n"
+                                     "invalid/1.png,cat,1,6\n")  # fmt: skip
+  assert scan(tmp_path / "list.csv").findings["names"] == (
+    "not used: the columns 'fold', 'n'",
+    "the column 'fold' has 0, 1",
+    "'Cat' and 'cat' are classes of their own, and differ by case, spaces or form alone",
   )
 
 
