@@ -20,6 +20,7 @@ from cnnjax import config as configs
 from cnnjax import lock as locks
 from cnnjax.errors import UserError
 from cnnjax.keys import BEFORE
+from cnnjax.paths import PathLike, to_path
 
 CONFIG = "config.json"
 WRITTEN = f"{CONFIG}.new"  # it is written there first, so that a kill leaves the old one or the new
@@ -43,8 +44,8 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
       raise UserError(f"cannot write to the workdir {folder}: Permission denied in {there}")
     found = (folder / CONFIG).is_file()
     ours = (locks.FILE, WRITTEN)  # what a run that was killed while it started leaves
-    others = (f for f in folder.iterdir() if not f.name.startswith(ours))
-    if there == folder and not found and any(others):
+    held = folder.iterdir() if there == folder and not found else ()
+    if any(not file.name.startswith(ours) for file in held):
       back = f"put its {CONFIG} back, or " if (folder / STARTS).exists() else ""
       raise UserError(
         f"the workdir {str(folder)!r} is not empty and holds no run; {back}choose another"
@@ -173,25 +174,29 @@ def _unwritable(folder: pathlib.Path | None, error: OSError) -> UserError:
   return UserError(f"cannot write to the workdir {folder or 'runs/'}: {error.strerror}")
 
 
-def load_config(folder: pathlib.Path) -> ConfigDict:
+def load_config(folder: PathLike) -> ConfigDict:
   """The config of the run in `folder`.
 
   Raises:
-    UserError: there is no run, or its config cannot be read.
+    UserError: there is no run, its config cannot be read, or what it imports is not there.
   """
+  folder = to_path(folder)
   file = folder / CONFIG
   if not file.is_file():
     raise UserError(f"{folder} holds no run: there is no {CONFIG} in it")
   try:
     config = configs.from_json(file.read_text(encoding="utf-8"))
     configs.check_values(config)
-    _check_imports(folder, config.imports)
-    models.import_modules(config.imports)
-    return resolve(config)
   except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as e:
     raise UserError(
       f"cannot read {file}: {e}; put a good one back, or choose another folder"
     ) from e
+  try:
+    _check_imports(folder, config.imports)
+    models.import_modules(config.imports)
+    return resolve(config)
+  except ValueError as e:  # the file is good, and what it names is not found here
+    raise UserError(f"cannot use {file}: {e}") from e
 
 
 def _check_imports(folder: pathlib.Path, modules: Sequence[str]) -> None:
