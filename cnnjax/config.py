@@ -6,6 +6,7 @@ anything is downloaded or compiled.
 """
 
 import ast
+import contextlib
 import difflib
 import importlib.util
 import inspect
@@ -13,15 +14,19 @@ import json
 import os
 import pathlib
 import re
+import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax import durations, keys
+from cnnjax import durations, keys, strict_json
 from cnnjax.errors import UserError, unknown
 from cnnjax.keys import MAY_CHANGE, default
+from cnnjax.paths import PathLike, to_path
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -33,11 +38,25 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def load(argument: str) -> ConfigDict:
-  """The config of `FILE` or `FILE:PRESET`. Config files are Python, and they are run."""
-  path, _, preset = argument.partition(":")
-  file = pathlib.Path(path)
-  if not os.path.isfile(file):  # unlike Path.is_file, false for a name that is too long
+def split_argument(argument: str) -> tuple[str, str]:
+  """(FILE, PRESET) of `FILE` or `FILE:PRESET`, where the path may have colons of its own."""
+  colons = [at for at, letter in enumerate(argument) if letter == ":"]
+  for at in (*colons, len(argument)):
+    if os.path.isfile(to_path(argument[:at])):  # unlike Path.is_file, also for too long a name
+      return argument[:at], argument[at + 1 :]
+  path, suffix, preset = argument.rpartition(".py:")
+  return (path + ".py", preset) if suffix else (argument, "")
+
+
+def load(argument: PathLike) -> ConfigDict:
+  """The config of `FILE` or `FILE:PRESET`. Config files are Python, and they are run.
+
+  As in a script, what they import is looked for beside them first; of several configs each has the
+  modules beside itself.
+  """
+  path, preset = split_argument(os.fspath(argument))
+  file = to_path(path)
+  if not os.path.isfile(file):
     choices = [
       str(p) for folder in {file.parent, pathlib.Path("configs")} for p in folder.glob("*.py")
     ]
@@ -48,15 +67,18 @@ def load(argument: str) -> ConfigDict:
         f"no config file {path!r}: there is no such file, and no *.py in {str(file.parent)!r}"
       )
     )
-  spec = importlib.util.spec_from_file_location(f"cnnjax_config_{file.stem}", file)
+  name = "cnnjax_config" + re.sub(r"\W", "_", str(file.absolute()))
+  spec = importlib.util.spec_from_file_location(name, file)
   if spec is None:
     raise UserError(f"the config file {path!r} is not a Python file (*.py)")
   module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
-    if preset and not inspect.signature(module.get_config).parameters:
-      raise UserError(f"{path} has no presets; leave out {':' + preset!r}")
-    config = module.get_config(preset) if preset else module.get_config()
+    with _importing_beside(file):
+      sys.modules[name] = module  # dataclasses look their annotations up there
+      spec.loader.exec_module(module)
+      if preset and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"{path} has no presets; leave out {':' + preset!r}")
+      config = module.get_config(preset) if preset else module.get_config()
   except UserError:
     raise
   except Exception as e:
@@ -68,6 +90,39 @@ def load(argument: str) -> ConfigDict:
   return config
 
 
+# By folder: what its configs have imported from there.
+_beside: dict[pathlib.Path, dict[str, types.ModuleType]] = {}
+
+
+@contextlib.contextmanager
+def _importing_beside(file: pathlib.Path) -> Iterator[None]:
+  """Lets a config import the modules of its own folder, and none of another config's folder."""
+  folder = file.resolve().parent
+  others = {k: v for place, found in _beside.items() if place != folder for k, v in found.items()}
+  for name in others:
+    sys.modules.pop(name, None)
+  own = _beside.setdefault(folder, {})
+  sys.modules.update(own)
+  before = {*sys.modules}
+  sys.path.insert(0, str(folder))
+  importlib.invalidate_caches()
+  try:
+    yield
+  finally:
+    sys.path.remove(str(folder))
+    new = {*sys.modules} - before
+    packages = {name for name in new if "." not in name and _lies_in(folder, sys.modules[name])}
+    own |= {name: sys.modules[name] for name in new if name.split(".")[0] in packages}
+    sys.modules.update({name: module for name, module in others.items() if name not in own})
+
+
+def _lies_in(folder: pathlib.Path, module: types.ModuleType) -> bool:
+  """Whether a module is a file of `folder`, or a package there."""
+  spec = module.__spec__
+  places = (spec.submodule_search_locations or [spec.origin]) if spec else []
+  return any(pathlib.Path(place).resolve().parent == folder for place in places if place)
+
+
 def _line(error: Exception, file: pathlib.Path) -> str:
   """The line of a config file that an error comes from."""
   lines = [
@@ -75,7 +130,8 @@ def _line(error: Exception, file: pathlib.Path) -> str:
     for frame in traceback.extract_tb(error.__traceback__)
     if frame.filename == str(file.absolute())
   ]
-  lines += [error.lineno] if isinstance(error, SyntaxError) else []
+  if isinstance(error, SyntaxError) and error.filename == str(file.absolute()):
+    lines.append(error.lineno)
   return f", line {lines[-1]}" if lines else ""
 
 
@@ -120,26 +176,37 @@ def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[s
   if not argument:
     raise UserError("which config? --config=FILE[:PRESET], such as --config=configs/resnet.py")
   config = load(argument)
-  for flag, value in given.items():
-    key = flag.removeprefix("--config.")
-    if key in keys.OF_A_CHOICE and parse_value(value) != flatten(config)[key]:
+  values = {flag.removeprefix("--config."): value for flag, value in given.items()}
+  values = {key: parse_value(value, key) for key, value in values.items()}
+  for key, value in values.items():
+    if key in keys.OF_A_CHOICE and value != flatten(config)[key]:
       standard = flatten(default())
       for idle in keys.OF_A_CHOICE[key]:
         override(config, idle, standard[idle])
-  for flag, value in given.items():
-    override(config, flag.removeprefix("--config."), parse_value(value))
+  for key, value in values.items():
+    override(config, key, value)
   return config
 
 
-def parse_value(text: str) -> Any:
-  """A value from the command line: a Python literal, true/false/none in any case, or the text."""
+def parse_value(text: str, key: str) -> Any:
+  """The value of a key from the command line.
+
+  A Python literal, true/false/none in any case, or the text: also where the key takes text and
+  not what the literal is, as a folder named 2024.
+  """
   words = {"true": True, "false": False, "none": None, "null": None}
+  types = keys.types(key)
   if text.lower() in words:
-    return words[text.lower()]
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-    return float(text) if text.lower() in ("nan", "inf", "-inf") else text
+    value = words[text.lower()]
+  else:
+    try:
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of "\d" in a pattern, since Python 3.12
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+      value = float(text) if text.lower() in ("nan", "inf", "-inf") else text
+  is_text = str in types and tuple not in types and key not in keys.DURATIONS
+  return text if is_text and not _is_of(value, types) else value
 
 
 def override(config: ConfigDict, key: str, value: Any) -> None:
@@ -153,7 +220,7 @@ def override(config: ConfigDict, key: str, value: Any) -> None:
         f"{next(k for k in flat if k.startswith(key + '.'))!r}"
       )
     raise unknown_key(key, flat)
-  types = keys.TYPES.get(key, ())
+  types = keys.types(key)
   if tuple in types and isinstance(value, int | float | str) and type(value) not in types:
     value = (value,)
   node = config
@@ -195,10 +262,10 @@ def check_values(config: ConfigDict) -> None:
     if key not in base and not key.startswith("model."):
       raise unknown_key(key, base)
     _check_printable(key, value)
-  for key, standard in base.items():
+  for key in base:
     if key not in flat:
       raise UserError(f"config key {key!r} is missing: start from cnnjax.config.default()")
-    _check_type(key, flat[key], keys.TYPES.get(key, (type(standard),)))
+    _check_type(key, flat[key], keys.types(key))
   _check_values(flat)
 
 
@@ -211,7 +278,14 @@ def _check_printable(key: str, value: Any) -> None:
 
 
 def _check_type(key: str, value: Any, types: tuple[type | None, ...]) -> None:
-  matches = (
+  if not _is_of(value, types):
+    names = " or ".join("None" if t is None else t.__name__ for t in types)
+    raise UserError(f"config key {key!r} takes {names}, not {value!r}")
+
+
+def _is_of(value: Any, types: tuple[type | None, ...]) -> bool:
+  """Whether a value is of one of the types; an int is a float as well, and a bool is no number."""
+  return any(
     value is None
     if t is None
     else isinstance(value, int | float) and not isinstance(value, bool)
@@ -221,14 +295,11 @@ def _check_type(key: str, value: Any, types: tuple[type | None, ...]) -> None:
     else isinstance(value, t) and not (t is int and isinstance(value, bool))
     for t in types
   )
-  if not any(matches):
-    names = " or ".join("None" if t is None else t.__name__ for t in types)
-    raise UserError(f"config key {key!r} takes {names}, not {value!r}")
 
 
 def _check_values(flat: dict[str, Any]) -> None:
   for key, value in flat.items():
-    if isinstance(value, int | float) and not (isinstance(value, bool) or keys.is_number(value)):
+    if not all(map(keys.is_number, _numbers(value))):
       raise UserError(f"config key {key!r} is {value}; it must be finite and below 2**63")
     holds, text = keys.RULES.get(key, (lambda _: True, ""))
     if value is not None and not holds(value):
@@ -253,6 +324,15 @@ def _check_values(flat: dict[str, Any]) -> None:
   for key, duration in listed:
     _check_type(key, duration, keys.DURATION)
     durations.parse(duration, key)
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+  """The numbers of a value, also of what is nested."""
+  if isinstance(value, tuple | list):
+    for item in value:
+      yield from _numbers(item)
+  elif isinstance(value, int | float) and not isinstance(value, bool):
+    yield value
 
 
 def _check_names(config: ConfigDict) -> None:
@@ -298,7 +378,7 @@ def _check_batches(config: ConfigDict) -> None:
 
 def to_json(config: ConfigDict) -> str:
   """The resolved config as JSON, in the order of its keys."""
-  return json.dumps(config.to_dict(), indent=2) + "\n"
+  return strict_json.dumps(config.to_dict(), indent=2) + "\n"
 
 
 def from_json(text: str) -> ConfigDict:

@@ -8,6 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
+from cnnjax import console
+
+READER_LEFT = 141  # of the exit: 128 + SIGPIPE, as a shell has it of commands that this signal ends
+
 
 class UserError(ValueError):
   """Wrong input. The command line prints the message as one line and leaves without a traceback."""
@@ -53,21 +57,38 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def warn(text: str) -> None:
   """A line on stderr of what is wrong and does not end the command."""
-  print("warning:", " ".join(text.split()), file=sys.stderr)
+  console.tell(f"warning: {' '.join(text.split())}")
 
 
 def run(main: Callable[[], int]) -> int:
-  """Runs a command; a UserError becomes one line and its exit code."""
+  """Runs a command; a UserError becomes one line and its exit code.
+
+  A command whose output nobody reads any more (`| head`) ends in silence, with READER_LEFT.
+  """
+  console.take_any_text()
+  code = 0
+  try:
+    code = _run(main)
+    sys.stdout.flush()  # here, since Python itself would complain on its way out
+    return code
+  except BrokenPipeError:
+    if not console.reader_left(sys.stdout):  # it was another pipe
+      raise
+    console.drop(sys.stdout)
+    return code or READER_LEFT
+
+
+def _run(main: Callable[[], int]) -> int:
   try:
     return main()
   except UserError as e:
-    print("error:", " ".join(str(e).split()), file=sys.stderr)  # one line, whatever it quotes
+    console.tell(f"error: {' '.join(str(e).split())}")  # one line, whatever it quotes
     return e.code
   except Exception as e:  # what libraries make of a full disk is of any kind
     if not is_of_full_disk(e):
       raise
     where = f" ({e.filename})" if isinstance(e, OSError) and e.filename else ""
-    print(f"error: the disk is full{where}: free space and run the same command", file=sys.stderr)
+    console.tell(f"error: the disk is full{where}: free space and run the same command")
     return TransientError.code
 
 

@@ -1,9 +1,8 @@
-"""Exact evaluation: every example once, whatever the batch size and the number of devices.
+"""Evaluates a checkpoint: every example once, whatever the batch size and the number of devices.
 
 python -m cnnjax.evaluate --workdir=runs/lenet --split=test
 """
 
-import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.errors import ArgumentParser, UserError, run, unknown
+from cnnjax.paths import PathLike, to_path
 
 SPLITS = ("train", "validation", "test")
 
@@ -51,7 +51,7 @@ def evaluate(
 
 
 def evaluate_checkpoint(
-  workdir: pathlib.Path,
+  workdir: PathLike,
   split: str = "test",
   checkpoint: str = "last",
   weights: str = "raw",
@@ -81,6 +81,7 @@ def evaluate_checkpoint(
   from cnnjax.optim.averaging import WEIGHTS
   from cnnjax.workdir import load_config
 
+  workdir = to_path(workdir)
   if split not in SPLITS:
     raise unknown("split", split, SPLITS)
   if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     prog="python -m cnnjax.evaluate",
     description="Evaluates a checkpoint on a whole split: by default the last one on test.",
   )
-  parser.add_argument("--workdir", required=True, type=pathlib.Path, help="where the run is")
+  parser.add_argument("--workdir", required=True, type=to_path, help="where the run is")
   parser.add_argument("--split", default="test", help="train, validation or test")
   parser.add_argument("--checkpoint", default="last", help="last, best or a step")
   parser.add_argument("--weights", default="raw", help="raw; ema, swa or schedule_free, if kept")

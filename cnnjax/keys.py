@@ -3,6 +3,7 @@
 `default()` is the one base config; what is done with a config is in config.py.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -388,6 +389,19 @@ MAY_CHANGE = (
 # What runs did before a key was there, where its default is something else: (value, the key that
 # it acts with, the value of that).
 BEFORE = {"data.orientation": ("ignore", "data.source", "folder")}
+
+
+@functools.cache
+def types(key: str) -> tuple[type | None, ...]:
+  """The types that a key takes, None among them where it may be None; () where it is not ours."""
+  if key in TYPES:
+    return TYPES[key]
+  node = default()
+  for part in key.split("."):
+    if not isinstance(node, ConfigDict) or part not in node:
+      return ()  # a field of a model, or a mistake
+    node = node[part]
+  return (type(node),)
 
 
 def check_idle(group: str, config: ConfigDict, takes: Mapping[str, Iterable[str]]) -> None:

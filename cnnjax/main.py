@@ -11,7 +11,6 @@ same command may go on.
 
 import argparse
 import inspect
-import pathlib
 import re
 import signal
 import sys
@@ -19,8 +18,9 @@ import sys
 from ml_collections import ConfigDict
 
 from cnnjax import config as configs
-from cnnjax import keys, signals
+from cnnjax import console, keys, signals
 from cnnjax.errors import ArgumentParser, UserError, run
+from cnnjax.paths import to_path
 
 
 def keys_help() -> str:
@@ -49,7 +49,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
   )
   parser.add_argument(
     "--workdir",
-    type=pathlib.Path,
+    type=to_path,
     help="where the run is kept; one that was stopped there goes on. Default: a "
     "fresh folder under runs/",
   )
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     with processes.one_for_all():
       _, _, stopped_by = train.train(config, args.workdir)
   except KeyboardInterrupt:
-    print("stopped at once; the last checkpoint, if there is one, is whole", file=sys.stderr)
+    console.tell("stopped at once; the last checkpoint, if there is one, is whole")
     return 128 + signal.SIGINT
   return 128 + stopped_by if stopped_by else 0
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import processes
 from cnnjax.errors import UserError
+from cnnjax.paths import quoted
 
 FOLDER = "profile"  # in the workdir
 
@@ -73,6 +74,6 @@ class Trace:
     else:
       text = (
         f"traced {text}: open {newest} at https://ui.perfetto.dev, or, after "
-        f"`pip install tensorboard xprof`, see `tensorboard --logdir={self._folder}`"
+        f"`pip install tensorboard xprof`, see `tensorboard --logdir={quoted(self._folder)}`"
       )
     self._say(text, traced.stop)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import pathlib
 import signal
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from cnnjax import config as configs
 from cnnjax import workdir as workdirs
 from cnnjax.errors import UserError
 from cnnjax.evaluate import Stopped, evaluate
+from cnnjax.paths import PathLike, to_path
 from cnnjax.signals import catch_signals
 
 DUE = "evaluation_due"  # in a checkpoint that was saved because its evaluation had to be broken off
@@ -31,7 +31,7 @@ class Run(NamedTuple):
 
 def train(
   config: ConfigDict,
-  workdir: pathlib.Path | None = None,
+  workdir: PathLike | None = None,
   splits: dict[str, data.Split] | None = None,
   teacher: trained.Teacher | None = None,
 ) -> tuple[state.TrainState, dict[str, float], signal.Signals | None]:
@@ -47,6 +47,7 @@ def train(
   Raises:
     UserError: something in the config, the data or the workdir is wrong, or the loss diverged.
   """
+  workdir = None if workdir is None else to_path(workdir)
   config = data.with_given(config, splits)
   configs.validate(config)
   config, kept = workdirs.kept(workdir, config) if workdir else (config, {})

@@ -1,7 +1,6 @@
 """A trained model, out of the folder of a run: to evaluate it, or to learn from it."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 from cnnjax import checkpoints, keys, members, models, state, steps, workdir
 from cnnjax.data import check_classes
 from cnnjax.errors import UserError
+from cnnjax.paths import PathLike, to_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Trained:
 
 
 def load(
-  folder: pathlib.Path, config: ConfigDict, mesh: Mesh, checkpoint: str, weights: str = "raw"
+  folder: PathLike, config: ConfigDict, mesh: Mesh, checkpoint: str, weights: str = "raw"
 ) -> Trained:
   """The model of the run in `folder`, whose config is `config`.
 
@@ -111,7 +111,7 @@ def teacher(
 
 
 def _teacher(config: ConfigDict, meta: dict[str, Any], mesh: Mesh, sizes: Sequence[int]) -> Teacher:
-  folder = pathlib.Path(config.workdir)
+  folder = to_path(config.workdir)
   settings = workdir.load_config(folder)
   found = load(folder, settings, mesh, config.checkpoint, config.weights)
   if found.members.several:

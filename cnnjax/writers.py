@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import rich.console
 import rich.progress
 from ml_collections import ConfigDict
 
-from cnnjax import compiling, health, processes, profiling
+from cnnjax import compiling, console, health, processes, profiling, strict_json
+from cnnjax.errors import warn
 from cnnjax.members import in_words
 from cnnjax.metrics import Metric, named
+from cnnjax.paths import PathLike, quoted, to_path
 
 # Where there is a torch, tensorboardX imports it, for writers that are not used here: seconds at
 # start-up, and a second framework in the process. None in its place says that there is none.
@@ -106,9 +107,7 @@ class Writers:
     self._total, self._steps_per_epoch, self._batch_size = total, steps_per_epoch, batch_size
     self._devices = devices
     first = processes.is_first()
-    self._console = rich.console.Console(
-      highlight=False, soft_wrap=True, emoji=False, quiet=not first
-    )
+    self._console = console.Console(quiet=not first, reader_left=self._unread)
     self.latest: dict[str, float] = {}  # the newest value of every metric
     self._watch = watch
     self._measured: set[str] = set()  # the splits that are measured at the newest step
@@ -122,7 +121,7 @@ class Writers:
         if self._before > max((line["step"] for line in read_metrics(folder, BEFORE)), default=0):
           (folder / METRICS).replace(folder / BEFORE)
       whole = folder / f"{METRICS}.new"  # so that a kill here loses no line
-      whole.write_text("".join(json.dumps(line) + "\n" for line in kept))
+      whole.write_text("".join(strict_json.dumps(line) + "\n" for line in kept))
       whole.replace(folder / METRICS)
     file = folder / METRICS if first else pathlib.Path(os.devnull)
     self._file = file.open("a", buffering=1)
@@ -147,7 +146,7 @@ class Writers:
     self.trace = profiling.Trace(profile, folder, self._traced)
 
   def __enter__(self) -> "Writers":
-    if self._console.is_terminal:
+    if self._console.animated:
       self._bar.start()
     return self
 
@@ -168,7 +167,11 @@ class Writers:
 
   def say(self, text: str) -> None:
     """A line for the person who watches."""
-    self._console.print(text, markup=False)
+    self._console.print(text)
+
+  def _unread(self) -> None:
+    """Says that the reader of the output left, as `| head` does: the run is worth more."""
+    warn(f"nobody reads the output any more; the run goes on, with its metrics in {self._folder}")
 
   def block(self, lines: Mapping[str, str], *, finished: bool) -> None:
     """The start-up block, a name and a text a line, and where the run stands."""
@@ -195,9 +198,10 @@ class Writers:
       self.say(f"skipped, cannot be read: {name}: {reason}")
     self._named |= new.keys()
     file = self._folder / UNREADABLE  # with those that the run met before it stopped and went on
-    lines = set(file.read_text().splitlines()) if file.exists() else set()
+    any_name = {"encoding": "utf-8", "errors": "backslashreplace"}
+    lines = set(file.read_text(**any_name).splitlines()) if file.exists() else set()
     lines |= {f"{name}\t{' '.join(reason.split())}" for name, reason in new.items()}
-    file.write_text("".join(f"{line}\n" for line in sorted(lines)))
+    file.write_text("".join(f"{line}\n" for line in sorted(lines)), **any_name)
 
   def restart_clock(self, step: int) -> None:
     """From here on time counts as training: call it after compiling, evaluating, saving."""
@@ -219,10 +223,10 @@ class Writers:
     elif step > self._mark_step:
       self._times.append((now - self._mark) / (step - self._mark_step))
     self._mark, self._mark_step = now, step
-    if self._console.is_terminal:
+    if self._console.animated:
       epoch = -(-step // self._steps_per_epoch)
       self._bar.update(self._task, completed=step, description=f"epoch {epoch}")
-    often = PEEK_EVERY if self._console.is_terminal else PLAIN_EVERY
+    often = PEEK_EVERY if self._console.animated else PLAIN_EVERY
     if step == self._ready_at or now - self._shown < often:  # at first there is nothing to go by
       return
     seconds = (now - self._ready) / (step - self._ready_at) * (self._total - step)
@@ -231,7 +235,7 @@ class Writers:
     rate = f"learning rate {metrics['learning_rate']:.3g}"
     speed = f", {self._per_second(self._rate(step))}" if step > self._clock_step else ""
     status = f"{loss}{rate}{speed}"
-    if self._console.is_terminal:
+    if self._console.animated:
       self._bar.update(self._task, status=status)
     else:
       left = datetime.timedelta(seconds=round(seconds))
@@ -314,7 +318,7 @@ class Writers:
     line = {"step": step, "epoch": round(step / self._steps_per_epoch, 6), **metrics}
     for warning in self._note(line):
       self.say(f"warning: {warning}")
-    self._file.write(json.dumps(line) + "\n")
+    self._file.write(strict_json.dumps(line) + "\n")
     if self._events:
       self._events.write(step, metrics)
 
@@ -340,7 +344,7 @@ class Writers:
     if stopped_by and step < self._total:
       self.say(
         f"stopped by {stopped_by.name} and saved at step {step:,} of {self._total:,}; "
-        f"the same command with --workdir={folder} goes on from there"
+        f"the same command with --workdir={quoted(folder)} goes on from there"
       )
       return
     took = datetime.timedelta(seconds=round(time.monotonic() - self._began))
@@ -362,12 +366,15 @@ class Writers:
     which = "" if restored is None else " --checkpoint=best"
     if "test/schedule_free_loss" in self.latest:  # the weights that this method is about
       which += " --weights=schedule_free"
-    self.say(f"evaluate with: python -m cnnjax.evaluate --workdir={folder}{which}")
+    self.say(f"evaluate with: python -m cnnjax.evaluate --workdir={quoted(folder)}{which}")
 
 
-def read_metrics(folder: pathlib.Path, name: str = METRICS) -> list[dict[str, float]]:
-  """The lines of a run's metrics.jsonl, up to the first that was cut off or is damaged."""
-  file = folder / name
+def read_metrics(folder: PathLike, name: str = METRICS) -> list[dict[str, float]]:
+  """The lines of a run's metrics.jsonl, up to the first that was cut off or is damaged.
+
+  What is null there was NaN or infinite, and is NaN here.
+  """
+  file = to_path(folder) / name
   lines = file.read_bytes().split(b"\n") if file.is_file() else []
   found = []
   for line in lines:
@@ -377,5 +384,5 @@ def read_metrics(folder: pathlib.Path, name: str = METRICS) -> list[dict[str, fl
       break
     if not isinstance(metrics, dict) or not isinstance(metrics.get("step"), int):
       break
-    found.append(metrics)
+    found.append({name: math.nan if v is None else v for name, v in metrics.items()})
   return found

@@ -17,7 +17,7 @@ from cnnjax.optim.optimizers import OPTIMIZERS
 def set_text(config, assignment):
   """One override as the command line gives it."""
   key, _, text = assignment.partition("=")
-  override(config, key, configs.parse_value(text))
+  override(config, key, configs.parse_value(text, key))
   return config
 
 
@@ -65,6 +65,19 @@ def get(config, key):
     ("model.name=resnet50", "resnet50"),
     ("steps_per_dispatch=8", 8),
     ("log_every=1e6 examples", "1e6 examples"),
+    # A key that takes text takes any: names of folders, of splits.
+    ("data.path=2024", "2024"),
+    ("data.path=1e5", "1e5"),
+    ("data.path=true", "true"),
+    ("data.path=(1,2)", "(1,2)"),
+    ("data.path='2024'", "2024"),
+    ("data.path=none", None),
+    ("data.train=2024", "2024"),
+    ("data.train=none", "none"),
+    ("data.test=True", "True"),
+    ("distill.workdir=007", "007"),
+    ("model.name=0", "0"),
+    ("task.class_weights=1,2", (1, 2)),
   ],
 )
 def test_override(assignment, value):
@@ -266,7 +279,7 @@ ALLOWED = {
 def test_a_rule_does_what_it_says(key):
   holds, words = keys.RULES[key]
   allowed, refused = ALLOWED[key if key in ALLOWED else words]
-  types = keys.TYPES.get(key, (type(get(default(), key)),))
+  types = keys.types(key)
   fits = lambda value: type(value) in types or (float in types and type(value) is int)
   assert all(holds(value) for value in allowed)
   refused = [value for value in refused if fits(value)]

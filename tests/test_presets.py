@@ -2,13 +2,14 @@
 
 import contextlib
 import pathlib
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 from cnnjax import config as configs
-from cnnjax import data, durations, programs
+from cnnjax import data, durations, models, programs
 from cnnjax.config import default, flatten, from_json, override, to_json
 from cnnjax.errors import UserError
 
@@ -166,3 +167,77 @@ def test_a_file_without_presets_and_a_file_without_get_config(tmp_path):
   file.write_text("")
   with pytest.raises(UserError, match="get_config"):
     configs.load(str(file))
+
+
+MINE = """
+from __future__ import annotations
+import dataclasses
+from cnnjax.config import default
+from shared_bits import EPOCHS
+
+@dataclasses.dataclass
+class Settings:
+  epochs: int = EPOCHS
+
+def get_config(preset="3"):
+  import more_bits.inner
+  config = default()
+  config.epochs, config.seed = Settings().epochs, more_bits.inner.SEED
+  return config
+"""
+
+
+def test_a_config_imports_what_lies_beside_it(tmp_path, monkeypatch):
+  """From anywhere, again and again; of several with neighbours of one name, each its own."""
+  for name, number in (("a", 3), ("b", 5)):
+    (tmp_path / name / "more_bits").mkdir(parents=True)
+    (tmp_path / name / "mine.py").write_text(MINE)
+    (tmp_path / name / "shared_bits.py").write_text(f"EPOCHS = {number}\n")
+    (tmp_path / name / "more_bits" / "inner.py").write_text(f"SEED = {number}\n")
+  path = [*sys.path]
+  for name, number in [("a", 3), ("b", 5), ("a", 3), ("b", 5)]:
+    config = configs.load(f"{tmp_path}/{name}/mine.py")
+    assert (config.epochs, config.seed) == (number, number)
+  assert sys.path == path
+  monkeypatch.chdir(tmp_path / "a")
+  assert configs.load("mine.py:5").epochs == 3
+  (tmp_path / "b" / "shared_bits.py").unlink()
+  (tmp_path / "c").mkdir()
+  (tmp_path / "c" / "mine.py").write_text(MINE)
+  with pytest.raises(UserError, match=r"mine\.py, line 5: ModuleNotFoundError.*shared_bits"):
+    configs.load(f"{tmp_path}/c/mine.py")
+  assert sys.path == path
+
+
+def test_a_neighbour_that_registers_a_model_is_imported_once(tmp_path):
+  (tmp_path / "my_own_nets.py").write_text(
+    "from cnnjax import models\n"
+    "models.register('my_own_net')(lambda num_classes, dtype=None: None)\n"
+  )
+  (tmp_path / "mine.py").write_text(
+    "import my_own_nets\nfrom cnnjax.config import default\nget_config = lambda: default()\n"
+  )
+  for _ in range(2):
+    configs.load(f"{tmp_path}/mine.py")
+  assert models.names("my_own_net") == ["my_own_net"]
+
+
+def test_an_error_beside_a_config_is_not_said_of_a_line_of_its_own(tmp_path):
+  (tmp_path / "bad_bits.py").write_text("\n" * 6 + "a b\n")
+  (tmp_path / "mine.py").write_text("import bad_bits\n")
+  with pytest.raises(UserError, match=r"mine\.py, line 1: SyntaxError"):
+    configs.load(f"{tmp_path}/mine.py")
+
+
+@pytest.mark.parametrize("folder", ["a:b", "a.py:b", ":"])
+def test_a_colon_in_the_path_of_a_config(tmp_path, folder):
+  (tmp_path / folder).mkdir()
+  file = tmp_path / folder / "c.py"
+  file.write_text(
+    "from cnnjax.config import default\n"
+    "def get_config(preset='x:y'):\n  c = default()\n  c.data.name = preset\n  return c\n"
+  )
+  assert configs.load(f"{file}").data.name == "x:y"
+  assert configs.load(f"{file}:z:1").data.name == "z:1"
+  with pytest.raises(UserError, match=r"config file '.*/d\.py'"):
+    configs.load(f"{tmp_path}/{folder}/d.py:z")

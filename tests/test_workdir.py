@@ -194,6 +194,21 @@ def test_a_module_that_came_with_the_run_is_not_imported(tmp_path, monkeypatch):
     workdir.load_config(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+  "name, words",
+  [("my_net", "unknown model 'my_net'"), ("lenet5", "cannot import 'nets_elsewhere'.*PYTHONPATH")],
+)
+def test_what_a_run_imports_is_not_there(tmp_path, name, words):
+  """Its config is good: nothing says to put another one there."""
+  config = default()
+  config.model = {"name": name}
+  config.imports = () if name == "my_net" else ("nets_elsewhere",)
+  (tmp_path / "config.json").write_text(configs.to_json(config))
+  with pytest.raises(UserError, match=rf"cannot use {tmp_path}/config\.json: {words}") as error:
+    workdir.load_config(tmp_path)
+  assert "put" not in str(error.value)
+
+
 def test_no_run(tmp_path):
   with pytest.raises(UserError, match=r"holds no run: there is no config\.json"):
     workdir.load_config(tmp_path)

@@ -32,6 +32,7 @@ from cnnjax import errors, processes
 from cnnjax import monitor as monitors
 from cnnjax.checkpoints import integrity
 from cnnjax.errors import TransientError, UserError, unknown
+from cnnjax.paths import PathLike, to_path
 from cnnjax.state import NEVER, TrainState
 
 WHICH = ("last", "best")
@@ -97,7 +98,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    workdir: pathlib.Path,
+    workdir: PathLike,
     *,
     monitor: str,
     better: Literal["max", "min"] = "max",
@@ -107,7 +108,7 @@ class Checkpoints:
   ):
     _hush()
     self._monitor, self.sign = monitor, {"max": 1, "min": -1}[better]
-    self._folder = pathlib.Path(workdir).absolute() / FOLDER  # Orbax fails late on a relative path
+    self._folder = to_path(workdir).absolute() / FOLDER  # Orbax fails late on a relative path
     self._read_only, self._keep, self.say = read_only, keep, say
     self._scores: dict[int, float | None] = {}
     self._good: set[int] = set()  # steps that are known to be whole
@@ -121,7 +122,7 @@ class Checkpoints:
     self._manager = self._open()
 
   @classmethod
-  def of(cls, workdir: pathlib.Path, config: ConfigDict, **options: Any) -> "Checkpoints":
+  def of(cls, workdir: PathLike, config: ConfigDict, **options: Any) -> "Checkpoints":
     """Those of the run in `workdir`, whose config is `config`; `options` as of the class."""
     better = monitors.metric(config).better
     return cls(workdir, monitor=config.monitor, better=better, **options)
@@ -236,8 +237,8 @@ class Checkpoints:
   def _score_of(self, metrics: dict[str, float] | None) -> float | None:
     if not metrics or self._monitor not in metrics:
       return None
-    score = self.sign * float(metrics[self._monitor])
-    return -math.inf if math.isnan(score) else score
+    value = metrics[self._monitor]
+    return -math.inf if value is None or not math.isfinite(value) else self.sign * float(value)
 
   def any(self) -> bool:
     """Whether there is a checkpoint; raises as `step` does."""
@@ -287,7 +288,9 @@ class Checkpoints:
     self._settle()
     if step in self._manager.all_steps():
       self._rename([(str(step), f"{step}.replaced")])
-    scores = {self._monitor: metrics[self._monitor]} if self._monitor in metrics else None
+    scores = None
+    if (value := metrics.get(self._monitor)) is not None:
+      scores = {self._monitor: value if math.isfinite(value) else None}  # JSON has no more
     arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     args = ocp.args.Composite(**arrays, meta=ocp.args.JsonSave({"format": FORMAT, **meta}))
     try:
@@ -547,9 +550,9 @@ class Checkpoints:
         self._manager.close()
 
 
-def last_step(workdir: pathlib.Path) -> int | None:
+def last_step(workdir: PathLike) -> int | None:
   """The step of the last checkpoint in a workdir, whole or not, None where there is none."""
-  return max(ocp.utils.checkpoint_steps(pathlib.Path(workdir) / FOLDER), default=None)
+  return max(ocp.utils.checkpoint_steps(to_path(workdir) / FOLDER), default=None)
 
 
 def paths(tree: Any) -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""Looks into the checkpoints of a run: python -m cnnjax.checkpoints list|show|verify|diff|average.
+"""Looks into the checkpoints of a run, or averages them: list, show, verify, diff, average.
 
 Nothing is written to the workdir, and a run that is training in it is not disturbed.
 """
 
 import argparse
 import datetime
-import json
 import math
 import pathlib
 import shutil
@@ -15,12 +14,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from cnnjax import strict_json
 from cnnjax import workdir as workdirs
 from cnnjax.checkpoints import FOLDER, WHICH, Checkpoints, integrity, paths
+from cnnjax.console import Console
 from cnnjax.errors import ArgumentParser, UserError, run
+from cnnjax.paths import quoted, to_path
 
 ITEMS = ("variables", "averages", "training")
 
@@ -29,8 +30,7 @@ def main(argv: list[str] | None = None) -> int:
   """Exit code 1: `verify` found damage, or `diff` a difference."""
   jax.config.update("jax_platforms", "cpu")  # an accelerator may be busy with the run itself
   args = _parse(argv)
-  console = Console(highlight=False, soft_wrap=True, emoji=False, markup=False)
-  return args.command(args, _open(args.workdir), console)
+  return args.command(args, _open(args.workdir), Console())
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -39,7 +39,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
   def command(name: str, function: Any) -> argparse.ArgumentParser:
     one = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
-    one.add_argument("workdir", type=pathlib.Path, metavar="WORKDIR", help="where the run is")
+    one.add_argument("workdir", type=to_path, metavar="WORKDIR", help="where the run is")
     one.set_defaults(command=function)
     return one
 
@@ -50,9 +50,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   one = command("diff", diff)
   one.add_argument("a", nargs="?", default="last", help=which)
   one.add_argument("b", nargs="?", default="last", help=f"{which}; of OTHER, if that is given")
-  one.add_argument("--with", type=pathlib.Path, dest="other", metavar="OTHER", help="a workdir")
+  one.add_argument("--with", type=to_path, dest="other", metavar="OTHER", help="a workdir")
   one = command("average", average)
-  one.add_argument("--out", type=pathlib.Path, required=True, help="the new workdir")
+  one.add_argument("--out", type=to_path, required=True, help="the new workdir")
   some = one.add_mutually_exclusive_group(required=True)
   some.add_argument("--steps", help="which, such as 100,200,300")
   some.add_argument("--last", type=int, help="so many of the newest")
@@ -66,7 +66,7 @@ def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> 
   # Of equals the first, as `Checkpoints.step` has it.
   best = max(finite, key=finite.get, default=None)
   monitor = workdirs.load_config(args.workdir).monitor
-  table = Table("step", "written", "MiB", monitor, "", "verified", box=None)
+  table = _table("step", "written", "MiB", monitor, "", "verified")
   for step, score in scores.items():
     place, time = saved.place(step), saved.time(step)
     marks = [name for name, at in zip(WHICH, (max(scores), best), strict=True) if at == step]
@@ -90,13 +90,13 @@ def show(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
   for item, arrays in saved.shapes(step).items():
     total = sum(math.prod(x.shape) for x in arrays.values())
     console.print(f"{item}: {len(arrays)} arrays, {total:,} values")
-    table = Table(box=None, show_header=False, pad_edge=True)
+    table = _table("array", "shape", "type", show_header=False)
     for path, x in arrays.items():
       table.add_row(f"  {path}", "x".join(map(str, x.shape)) or "scalar", str(x.dtype))
     console.print(table)
   params = saved.shapes(step)["variables"]
   count = sum(math.prod(x.shape) for path, x in params.items() if path.startswith("params/"))
-  console.print(f"step {step:,}, {count:,} parameters, meta {json.dumps(saved.meta(step))}")
+  console.print(f"step {step:,}, {count:,} parameters, meta {strict_json.dumps(saved.meta(step))}")
   return 0
 
 
@@ -127,7 +127,7 @@ def diff(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
     raise UserError(f"that is step {steps[0]:,} twice; name two, or another workdir: --with=OTHER")
   a, b = _arrays(saved, steps[0]), _arrays(other, steps[1])
   rows = list(differences(a, b))
-  table = Table("array", "largest difference", "relative", box=None)
+  table = _table("array", "largest difference", "relative")
   for row in rows:
     table.add_row(*row)
   if rows:
@@ -140,8 +140,12 @@ def diff(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-  """(path, largest absolute difference, norm of the difference over that of `a`) in words."""
-  for path in sorted({*a, *b}):
+  """(path, largest absolute difference, norm of the difference over that of `a`) in words.
+
+  The weights come first, then what else the model has, its averages, the optimizer.
+  """
+  place = lambda path: (not path.startswith("variables/params/"), ITEMS.index(path.split("/")[0]))
+  for path in sorted({*a, *b}, key=lambda path: (place(path), path)):
     if path not in a or path not in b:
       yield path, f"only in {'A' if path in a else 'B'}", ""
     elif a[path].shape != b[path].shape:
@@ -179,7 +183,7 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
   made.close()
   console.print(
     f"the mean of steps {', '.join(f'{step:,}' for step in steps)} is in {args.out}, to be "
-    f"evaluated: python -m cnnjax.evaluate --workdir={args.out}"
+    f"evaluated: python -m cnnjax.evaluate --workdir={quoted(args.out)}"
   )
   if like.get("batch_stats"):
     console.print(
@@ -187,6 +191,14 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
       "compare with an average kept in training (average.swa_start), whose are measured afresh"
     )
   return 0
+
+
+def _table(*columns: str, show_header: bool = True) -> Table:
+  """A table that cuts nothing: where a terminal is too narrow, cells are folded."""
+  table = Table(box=None, show_header=show_header)
+  for column in columns:
+    table.add_column(column, overflow="fold")
+  return table
 
 
 def _open(workdir: pathlib.Path) -> Checkpoints:

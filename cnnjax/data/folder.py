@@ -28,6 +28,7 @@ from cnnjax.data.names import ALIASES, split_of
 from cnnjax.data.split import Image, Label, Split
 from cnnjax.data.tables import Pairs
 from cnnjax.errors import TransientError, UserError, listed, unknown
+from cnnjax.paths import quoted
 
 TEST_SHARE = 0.2  # held out where there are no splits
 
@@ -238,7 +239,9 @@ def _too_few(path: str, root: str, known: set[str]) -> UserError:
   if not known:
     return UserError(f"{path}: no image that is trained on has a label")
   inner = os.path.join(root, *known)  # as where an archive was unpacked
-  hint = f"; did you mean data.path={inner}?" if os.path.isdir(inner) and _folders(inner) else ""
+  hint = (
+    f"; did you mean data.path={quoted(inner)}?" if os.path.isdir(inner) and _folders(inner) else ""
+  )
   return UserError(f"{path} has one class only, {next(iter(known))!r}; it takes two or more{hint}")
 
 

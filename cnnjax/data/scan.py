@@ -23,6 +23,7 @@ from cnnjax.data import images, names, tables
 from cnnjax.data.folder import beside, split_folders
 from cnnjax.data.leftovers import PHOTOS, is_litter
 from cnnjax.errors import UserError
+from cnnjax.paths import PathLike, to_path
 
 # What is looked for, and what it means. The first are harmful: examples are lost, or results wrong.
 HARMFUL = {
@@ -104,7 +105,7 @@ class Report:
     }
 
 
-def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None) -> Report:
+def scan(path: PathLike, progress: Callable[[int, int], None] | None = None) -> Report:
   """Looks at every file below `path`, a folder, or of `path`, a CSV or JSONL file.
 
   `progress` is told how many are done and how many there are.
@@ -112,7 +113,7 @@ def scan(path: pathlib.Path, progress: Callable[[int, int], None] | None = None)
   Raises:
     UserError: there is no such folder or table, no image in it, or a line of it is wrong.
   """
-  path = pathlib.Path(path).expanduser()
+  path = to_path(path)
   findings = {kind: [] for kind in KINDS}
   listed = path.is_file() and path.name.lower().endswith(tables.ENDINGS)
   if not (listed or path.is_dir()):

@@ -1,7 +1,6 @@
 """A picture of what the network will see: the images of a batch as they come, and augmented."""
 
 import contextlib
-import pathlib
 
 import jax
 import numpy as np
@@ -9,11 +8,12 @@ from ml_collections import ConfigDict
 
 from cnnjax import augment, data, durations, sharding, steps, tasks
 from cnnjax.errors import UserError
+from cnnjax.paths import PathLike, to_path
 
 COLUMNS = 8
 
 
-def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32) -> str:
+def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> str:
   """Writes the first `images` of the batch of `step` as a grid: above as loaded, below augmented.
 
   The augmented ones are exactly those of training, before they are normalised. Titles are the
@@ -67,7 +67,7 @@ def show(config: ConfigDict, out: pathlib.Path, step: int = 0, images: int = 32)
       axis.imshow(shown, **(grey if shown.ndim == 2 else {}), interpolation="nearest")
       axis.set_title(_title(target, split.classes), fontsize=7, parse_math=False)
   try:
-    figure.savefig(out, dpi=110)
+    figure.savefig(to_path(out), dpi=110)
   except (OSError, ValueError) as e:
     raise UserError(f"cannot write {out}: {e}") from e
   size = "x".join(map(str, before.shape[1:]))

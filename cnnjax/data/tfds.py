@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from cnnjax.data import identity
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, unknown
+from cnnjax.paths import quoted
 
 CHUNK = 4096  # records read at a time
 
@@ -238,7 +239,7 @@ def _not_prepared(builder, config: ConfigDict) -> UserError:
   folder = pathlib.Path(builder.data_path)
   others = [p.name for p in folder.parent.glob("*") if re.fullmatch(r"[0-9.]+", p.name)]
   found = f" (versions there: {', '.join(sorted(others))})" if others else ""
-  where = f" --data_dir={config.data_dir}" if config.data_dir else ""
+  where = f" --data_dir={quoted(config.data_dir)}" if config.data_dir else ""
   return UserError(
     f"the data set {config.name} is not in {folder}{found}. Prepare it once with "
     f"`pip install -e '.[prepare]' && python -m cnnjax.data prepare {config.name}{where}`, or "

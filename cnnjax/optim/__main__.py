@@ -10,6 +10,7 @@ import sys
 
 from cnnjax import config as configs
 from cnnjax.errors import ArgumentParser, run
+from cnnjax.paths import to_path
 
 
 def _plot(args: argparse.Namespace, words: list[str]) -> int:
@@ -19,7 +20,7 @@ def _plot(args: argparse.Namespace, words: list[str]) -> int:
 
   found = []
   for argument, config in zip(args.config, loaded, strict=True):
-    file, _, preset = argument.partition(":")
+    file, preset = configs.split_argument(argument)
     name = pathlib.Path(file).stem + (f":{preset}" if preset else "")
     found += plot.curves(config, name, args.examples)
   for curve in found:
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     help="as in cnnjax.main, with overrides; several are drawn together, the overrides in each",
   )
   plot.add_argument(
-    "--out", type=pathlib.Path, default="learning_rate.png", help="default: learning_rate.png"
+    "--out", type=to_path, default="learning_rate.png", help="default: learning_rate.png"
   )
   plot.add_argument(
     "--examples", type=int, help="of an epoch; default: those of the data, if they are here"

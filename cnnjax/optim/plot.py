@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import pathlib
 import textwrap
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ from cnnjax import config as configs
 from cnnjax import data, durations, keys
 from cnnjax.errors import UserError
 from cnnjax.optim import plateau, schedules
+from cnnjax.paths import PathLike, to_path
 
 POINTS = 4000  # of a curve at most, twice the pixels of the picture
 ROWS = 10  # of a table, about
@@ -117,7 +117,7 @@ def _order(config: ConfigDict, examples: int | None) -> data.Order:
     ) from e
 
 
-def draw(found: Sequence[Curve], out: pathlib.Path, *, log: bool = False) -> None:
+def draw(found: Sequence[Curve], out: PathLike, *, log: bool = False) -> None:
   """Writes the picture of one curve or several to `out`.
 
   Raises:
@@ -153,6 +153,6 @@ def draw(found: Sequence[Curve], out: pathlib.Path, *, log: bool = False) -> Non
   else:
     axis.legend(frameon=False, fontsize=9)
   try:
-    figure.savefig(out, dpi=130)
+    figure.savefig(to_path(out), dpi=130)
   except (OSError, ValueError) as e:
     raise UserError(f"cannot write {out}: {e}") from e
