@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 
+from cnnjax import console
 from cnnjax import main as program
 from cnnjax.errors import ArgumentParser, UserError, run
 
@@ -100,14 +101,14 @@ def main(argv: list[str] | None = None) -> int:
     for i, child in enumerate(children):
       if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
-        print(f"error: process {i} was ended by {name}; the same command goes on", file=sys.stderr)
+        console.tell(f"error: process {i} was ended by {name}; the same command goes on")
     for i, (child, out) in enumerate(zip(children, outputs, strict=True)):
       if out:
         out.close()
         if child.returncode:
-          lines = pathlib.Path(out.name).read_text(errors="replace").splitlines()
+          lines = pathlib.Path(out.name).read_text("utf-8", errors="replace").splitlines()
           for line in lines[-10:]:
-            print(f"process {i}: {line}", file=sys.stderr)
+            console.tell(f"process {i}: {line}")
   return code
 
 

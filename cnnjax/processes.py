@@ -9,7 +9,6 @@ import functools
 import os
 import pathlib
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cnnjax import errors
+from cnnjax import console, errors
 from cnnjax.errors import TransientError, UserError
 
 VARIABLES = {  # what a start script or cnnjax.launch sets, beside the flags
@@ -195,9 +194,7 @@ def one_for_all() -> Iterator[None]:
     try:
       code = errors.run(functools.partial(_fail, e))
     except Exception:
-      traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
+      console.tell(traceback.format_exc())
     os._exit(code)
 
 

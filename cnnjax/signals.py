@@ -101,7 +101,8 @@ def _answer(arrived: int, numbers: list[signal.Signals], command_line: bool) -> 
     asked += number in ASKED
     if asked == 2 and command_line:
       if sys.stdout.isatty():
-        os.write(1, b"\x1b[?25h")  # the cursor, which a progress bar hides
+        with contextlib.suppress(OSError):  # a terminal that is gone
+          os.write(1, b"\x1b[?25h")  # the cursor, which a progress bar hides
       _say("stopped at once; the last checkpoint, if there is one, is whole")
       os._exit(128 + number)
     if asked < 2:
@@ -110,4 +111,5 @@ def _answer(arrived: int, numbers: list[signal.Signals], command_line: bool) -> 
 
 
 def _say(text: str) -> None:
-  os.write(2, f"\n{text}\n".encode())  # print is not safe where a print was interrupted
+  with contextlib.suppress(OSError):  # nobody reads it any more
+    os.write(2, f"\n{text}\n".encode())  # print is not safe where a print was interrupted

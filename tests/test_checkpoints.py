@@ -4,6 +4,7 @@ import builtins
 import contextlib
 import errno
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -583,10 +584,31 @@ def test_the_commands_read_only_and_say_what_there_is(format_0, capsys):
   assert call("diff", format_0, 5, 7) == 1
   lines = capsys.readouterr().out.splitlines()
   assert lines[-1].endswith("arrays differ: A is step 5, B is step 7")
+  assert lines[1].split()[0].startswith("variables/params/")  # the weights come first
   line = next(x for x in lines if "training/step" in x)
   assert line.split() == ["training/step", "2", "0.4"]
   assert call("diff", format_0, 7, "--with", format_0) == 0
   assert contents(format_0) == before
+
+
+def test_names_are_folded_on_a_narrow_terminal(format_0, capsys, monkeypatch):
+  monkeypatch.setattr(command_line.Console, "animated", True)
+  monkeypatch.setenv("COLUMNS", "50")
+  assert call("diff", format_0, 5, 7) == 1
+  *rows, _ = capsys.readouterr().out.splitlines()
+  assert "…" not in "".join(rows) and max(map(len, rows)) == 50
+  assert "variables/params/dense1/kernel" in "".join(row.split("  ")[0].strip() for row in rows)
+
+
+def test_a_score_that_is_no_number_is_null_on_disk_and_the_worst(tmp_path):
+  write(tmp_path, (1, math.nan), (2, 0.1), (3, math.inf), (4, -math.inf))
+  refuse = lambda word: pytest.fail(f"{word} is no JSON")
+  for step, value in ((1, None), (2, 0.1), (3, None), (4, None)):
+    text = (tmp_path / f"checkpoints/{step}/metrics/metrics").read_text()
+    assert json.loads(text, parse_constant=refuse) == {METRIC: value}
+  saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC, read_only=True)
+  assert [saved.score(step) for step in (1, 2, 3, 4)] == [-math.inf, 0.1, -math.inf, -math.inf]
+  assert saved.step("best") == 2
 
 
 def test_of_equals_the_first_is_listed_as_the_best(tmp_path, capsys):

@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+import cnnjax.__main__
 from cnnjax import config as configs
 from cnnjax import errors, evaluate, launch, main, train, workdir
 
@@ -191,7 +192,7 @@ def test_data_set_that_is_not_on_disk(fails, offline, nothing_built, tmp_path, p
     ("", "needs data.name"),
     ("none", "needs data.name"),
     ("../etc", "data.name='../etc'"),
-    ("7", "not 7"),
+    ("7", "data.name='7'"),
   ],
 )
 def test_unknown_data_set(fails, offline, nothing_built, tmp_path, name, words):
@@ -323,6 +324,24 @@ def test_other_errors_are_not_hidden(monkeypatch):
   monkeypatch.setattr(train, "train", broken)
   with pytest.raises(ZeroDivisionError):
     errors.run(lambda: main.main([RESNET]))
+
+
+# All commands
+
+
+def test_the_commands_are_listed(capsys):
+  """Each in a line, as it says of itself; nothing comes first."""
+  assert cnnjax.__main__.main([]) == 0
+  *lines, _ = capsys.readouterr().out.splitlines()
+  found = [line.split()[2].removeprefix("cnnjax.") for line in lines]
+  assert found == ["checkpoints", "data", "evaluate", "launch", "main", "models", "optim", "plan"]
+  assert "python -m cnnjax.main         Trains what a config file says." in lines
+  assert all(line.startswith("python -m cnnjax.") and len(line) < 130 for line in lines)
+
+
+def test_a_command_after_a_space(fails):
+  assert "python -m cnnjax.main" in fails("main", RESNET, command=cnnjax.__main__.main)
+  assert "mean 'evaluate'" in fails("evalute", command=cnnjax.__main__.main)
 
 
 # As a process of its own

@@ -3,14 +3,18 @@
 import functools
 import io
 import json
+import math
+import os
 import re
+import shlex
 import signal
 import struct
+import sys
 import time
 
 import pytest
-import rich.console
 
+from cnnjax import console as consoles
 from cnnjax import writers
 from cnnjax.metrics import Metric, of_weights
 from cnnjax.tasks.classification import Classification
@@ -154,6 +158,23 @@ def test_a_last_line_that_was_cut_off(tmp_path, tail):
   assert [line["step"] for line in lines(tmp_path)] == [5, 10, 10]
 
 
+def test_what_is_not_finite_is_null(tmp_path):
+  """JSON has no NaN; it is NaN again for who reads it, and null when the run goes on."""
+  with make(tmp_path) as out:
+    out.write_training(5, {**training(5, loss=math.nan), "grad_norm": math.inf})
+  written = (tmp_path / "metrics.jsonl").read_text()
+  old = written.replace("null", "NaN")  # as it was written once
+  (tmp_path / "metrics.jsonl").write_text(old)
+  with make(tmp_path, start=5) as out:
+    assert math.isnan(out.latest["train/loss"]) and math.isnan(out.latest["grad_norm"])
+  assert (tmp_path / "metrics.jsonl").read_text() == written
+  refuse = lambda word: pytest.fail(f"{word} is no JSON")
+  (line,) = (json.loads(x, parse_constant=refuse) for x in written.splitlines())
+  assert line["train/loss"] is line["grad_norm"] is None and line["train/accuracy"] == 0.75
+  (read,) = writers.read_metrics(tmp_path)
+  assert math.isnan(read["train/loss"]) and read["step"] == 5
+
+
 def test_no_metrics_yet(tmp_path):
   assert writers.read_metrics(tmp_path) == []
 
@@ -195,21 +216,39 @@ def test_tensorboard_itself_reads_them(tmp_path):
 @pytest.fixture
 def console(monkeypatch):
   """A function that makes what Writers take for the console; its `file` has what was shown."""
-  real = rich.console.Console
+  real = consoles.Console
 
   def make_console(terminal):
-    console = real(
-      file=io.StringIO(),
-      force_terminal=terminal,
-      width=120,
-      highlight=False,
-      soft_wrap=True,
-      emoji=False,
-    )
-    monkeypatch.setattr(rich.console, "Console", lambda **_: console)
+    file = io.StringIO()
+    file.isatty = lambda: terminal
+    console = real(file=file, force_terminal=terminal, width=120)
+    monkeypatch.setattr(consoles, "Console", lambda **_: console)
     return console
 
   return make_console
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(tmp_path, capsys, monkeypatch):
+  read, sent = os.pipe()
+  with os.fdopen(sent, "w") as stdout:
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with make(tmp_path) as out:
+      out.say("a line")
+      os.close(read)
+      for step in (5, 10):
+        out.write_evaluation(step, "validation", "raw", {"accuracy": 0.5, "loss": 1.0})
+    stdout.flush()
+  assert [line["step"] for line in lines(tmp_path)] == [5, 10]
+  said = capsys.readouterr().err
+  assert said.startswith("warning: nobody reads the output any more; the run goes on")
+  assert said.count("\n") == 1 and str(tmp_path) in said
+
+
+def test_colour_in_a_file_is_no_animation(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv("FORCE_COLOR", "1")
+  run(tmp_path)
+  assert "epoch 4 of 4" in (printed := capsys.readouterr().out)
+  assert not re.search("[\r━]|\x1b\\[\\?25", printed)
 
 
 def test_a_terminal_has_a_bar(tmp_path, console, monkeypatch):
@@ -328,14 +367,6 @@ def test_names_are_shown_as_they_are(tmp_path, console):
   assert shown.file.getvalue() == monkey + "\n"
 
 
-def test_console_of_writers_takes_no_emoji(monkeypatch, tmp_path):
-  given = []
-  real = rich.console.Console
-  monkeypatch.setattr(rich.console, "Console", lambda **k: (given.append(k), real(**k))[1])
-  make(tmp_path).__exit__()
-  assert given[0].items() >= {"highlight": False, "soft_wrap": True, "emoji": False}.items()
-
-
 def report(folder, console, start, step, best=None, caught=None, test=True):
   shown = console(terminal=False)
   with make(folder, start) as out:
@@ -351,6 +382,17 @@ def test_report_of_a_whole_run(tmp_path, console):
   assert "test accuracy 97.31%, loss 0.1000" in text
   assert "best by validation: step 30 " in text and "--checkpoint=best" in text
   assert f"python -m cnnjax.evaluate --workdir={tmp_path}" in text
+
+
+def test_commands_can_be_copied(tmp_path, console):
+  folder = tmp_path / "it's a run"
+  folder.mkdir()
+  for text in (
+    report(folder, console, 0, TOTAL),
+    report(folder, console, 0, 17, caught=signal.SIGTERM, test=False),
+  ):
+    said = re.search("--workdir=.*", text)[0]
+    assert shlex.split(said)[0] == f"--workdir={folder}"
 
 
 def test_report_of_a_run_that_was_done_already(tmp_path, console):

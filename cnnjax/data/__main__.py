@@ -1,14 +1,14 @@
 """Tools for data: prepare a TFDS data set, scan images, show what is trained on."""
 
 import argparse
-import pathlib
 import sys
 
-import rich.console
 import rich.progress
 
 from cnnjax import config as configs
+from cnnjax.console import Console
 from cnnjax.errors import ArgumentParser, run
+from cnnjax.paths import to_path
 
 
 def _prepare(args: argparse.Namespace) -> int:
@@ -21,10 +21,8 @@ def _prepare(args: argparse.Namespace) -> int:
 def _scan(args: argparse.Namespace) -> int:
   from cnnjax.data import scan
 
-  console = rich.console.Console(stderr=True)  # the report can be kept apart
-  with rich.progress.Progress(
-    console=console, transient=True, disable=not console.is_terminal
-  ) as bar:
+  console = Console(stderr=True)  # the report can be kept apart
+  with rich.progress.Progress(console=console, transient=True, disable=not console.animated) as bar:
     task = bar.add_task("reading images", total=None)
     report = scan.scan(args.path, lambda done, total: bar.update(task, completed=done, total=total))
   print(scan.render(report))
@@ -48,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
   prepare.add_argument("name", help="such as cifar10")
   prepare.add_argument("--data_dir", help="where data sets lie; default: TFDS's own")
   scan = commands.add_parser("scan", help="look for files that cannot be read, that are twice, ...")
-  scan.add_argument("path", type=pathlib.Path, help="a folder of images, or a .csv or .jsonl file")
+  scan.add_argument("path", type=to_path, help="a folder of images, or a .csv or .jsonl file")
   show = commands.add_parser("show", help="write a picture of what the network will see")
   show.add_argument("--config", metavar="FILE[:PRESET]", help="as in cnnjax.main, with overrides")
-  show.add_argument("--out", type=pathlib.Path, default="batch.png", help="default: batch.png")
+  show.add_argument("--out", type=to_path, default="batch.png", help="default: batch.png")
   show.add_argument("--step", type=int, default=0, help="of the run; default 0")
   show.add_argument("--images", type=int, default=32, help="how many; default 32")
   args, words = parser.parse_known_args(argv)

@@ -15,6 +15,8 @@ from typing import TypeVar
 import numpy as np
 import rich.progress
 
+from cnnjax.console import Console
+
 CONTENT, PLACE = "content", "place"
 LARGE = 16 * 2**30  # bytes; read in 10 s from a fast disk, in 2 minutes from a slow one
 PART = 256  # images that a thread reads in one go
@@ -51,5 +53,7 @@ def in_parts(read: Callable[[range], T], n: int) -> Iterator[T]:
 
 def _shown(items: Iterable[T], total: int) -> Iterable[T]:
   """`items`, with a progress bar on a terminal if there are many."""
-  bar = rich.progress.track(items, "reading images", total=total, transient=True)
-  return bar if total > 20 else items
+  console = Console()
+  if total <= 20 or not console.animated:
+    return items
+  return rich.progress.track(items, "reading images", total, console=console, transient=True)

@@ -1,8 +1,7 @@
-"""Lists the models: python -m cnnjax.models ['resnet*']."""
-
-from rich.console import Console
+"""Lists the models, with their parameters, MACs, input sizes and papers."""
 
 from cnnjax import errors, models
+from cnnjax.console import Console
 
 
 def main() -> int:
@@ -16,7 +15,7 @@ def main() -> int:
   console = Console()
   console.print(
     "Parameters and multiply-accumulates of one image at the usual input size; 1000 classes, or 10"
-    " where images are smaller than 64 pixels.\n"
+    "\nwhere images are smaller than 64 pixels.\n"
   )
   width = max(map(len, names))
   console.print(f"{'model':{width}} {'parameters':>13} {'MACs':>9}  {'input':<11}  reference")
@@ -28,7 +27,7 @@ def main() -> int:
     size = models.summarize(models.create(name, classes, **options), entry.input_shape)
     shape = "x".join(map(str, entry.input_shape))
     row = f"{name:{width}} {size.parameters:>13,} {_giga(size.macs):>9}  {shape:<11}"
-    console.print(f"{row}  {entry.reference}", soft_wrap=True, highlight=False)
+    console.print(f"{row}  {entry.reference}")
   return 0
 
 

@@ -4,10 +4,9 @@ import cv2
 import jax
 import numpy as np
 import pytest
-import rich.console
 from PIL import Image
 
-from cnnjax import augment, sharding, steps, tasks
+from cnnjax import augment, console, sharding, steps, tasks
 from cnnjax import data as datas
 from cnnjax.data import __main__ as command
 from cnnjax.data import show
@@ -139,7 +138,8 @@ def test_a_scan_shows_how_far_it_is_on_a_terminal_alone(tmp_path, capsys, monkey
   photos(tmp_path)
   command.main(["scan", str(tmp_path)])
   assert capsys.readouterr().err == ""
-  monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+  for name in ("is_terminal", "animated"):
+    monkeypatch.setattr(console.Console, name, True)
   command.main(["scan", str(tmp_path)])
   out, err = capsys.readouterr()
   assert "reading images" in err and "100%" in err and "reading images" not in out
