@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cnnjax.data import identity
 from cnnjax.data.images import UnreadableImage
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import UserError, listed, unknown
 
 # The bytes of a file, uint8 [height, width, channels], or why there is neither.
 Image = bytes | np.ndarray | UnreadableImage
@@ -154,8 +154,8 @@ class Split:
   ) -> "Split":
     """All of it in memory, each image as `image` decodes it.
 
-    One that cannot be decoded is left out; with `replace` the next one that can stands there as
-    well, as in the streaming pipeline.
+    One that cannot be decoded is left out, and its class named if that loses all of its images;
+    with `replace` another one stands there as well: see `stand_in`.
     """
     if isinstance(self.records, Arrays):
       first = self.records.images[0]
@@ -178,17 +178,56 @@ class Split:
         images[i], labels[i], there[i] = pixels, label, True
     if images is None:
       raise UserError(f"none of the images can be read, such as {next(iter(skipped))}")
-    rows = np.flatnonzero(there)
-    if replace:  # for each, the first from it on that is there, around the end
-      rows = rows[np.searchsorted(rows, np.arange(len(self))) % len(rows)]
+    missing, rows = np.flatnonzero(~there), np.flatnonzero(there)
+    if replace:
+      rows = np.arange(len(self))
+      rows[missing] = [self.stand_in(i, there.__getitem__) for i in missing]
     labels = np.stack([labels[i] for i in rows])
     labels = labels.astype(np.uint8 if labels.ndim == 2 else np.int32)
-    if there.all():
+    note = self.note
+    if not len(missing):
       records = Arrays(images, labels, source=self)
     else:
-      listed = self.labels if replace else None
-      records = Arrays(images[rows], labels, listed, source=self.take(rows))
-    return Split(records, self.classes, images.shape[1:], note=self.note, remarks=self.remarks)
+      as_listed = self.labels if replace else None
+      records = Arrays(images[rows], labels, as_listed, source=self.take(rows))
+      left_out = f"{len(missing)} that cannot be read {'replaced' if replace else 'left out'}"
+      note = ", ".join(filter(None, (note, left_out, self._lost(rows))))
+    return Split(records, self.classes, images.shape[1:], note=note, remarks=self.remarks)
+
+  def _lost(self, rows: np.ndarray) -> str:
+    """The classes that have examples and none at `rows`, in words."""
+    there, left = (
+      labels.any(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(self.classes)) > 0
+      for labels in (self.labels, self.labels[rows])
+    )
+    lost = np.flatnonzero(there & ~left)
+    return f"without any of {listed([self.classes[c] for c in lost])}" if len(lost) else ""
+
+  def stand_in(self, i: int, readable: Callable[[int], bool]) -> int:
+    """The example that is trained on where example `i` cannot be read: the next of its class.
+
+    Where an image may have several labels, the next one with the same ones, or if there is none,
+    the next of all. "Next" goes around the end.
+
+    Raises:
+      UserError: none of the images of a class can be read.
+    """
+    after = (i + np.arange(1, len(self))) % len(self)
+    labels, own = self.labels[after], self.labels[i]
+    find = lambda chosen: next((int(at) for at in after[chosen] if readable(int(at))), None)
+    several = labels.ndim == 2
+    found = find((labels == own).all(1) if several else labels == own)
+    if found is None:
+      for label in np.flatnonzero(own) if several else [own]:
+        if not several or find(labels[:, label] > 0) is None:
+          raise UserError(
+            f"none of the training images of {self.classes[label]!r} can be read, such as "
+            f"{self.name(i)}: mend or add some, or take the class out of the data"
+          )
+      found = find(slice(None))
+    if found is None:
+      raise UserError(f"none of the images can be read, such as {self.name(i)}")
+    return found
 
 
 class Skipped(dict[str, str]):

@@ -34,12 +34,16 @@ from cnnjax.data.crops import Crops
 from cnnjax.data.images import UnreadableImage
 from cnnjax.data.order import Order
 from cnnjax.data.split import Label, Skipped, Split
-from cnnjax.errors import TransientError, UserError
+from cnnjax.errors import TransientError
 
 # Images that a thread decodes in one go. A batch of more is put together, which costs a copy of it;
 # NumPy asks for huge pages for arrays of this size, which saves most page faults.
 CHUNK = 128
 ON_DEVICE = 2  # batches on the device, or on their way there, beside the one in use
+
+
+class _TooMany(Exception):
+  """More images cannot be read than are allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +56,8 @@ class _Chunks:
   image: Callable[..., np.ndarray]  # (data, step, row, where they may be written) -> pixels
   size: Callable[[int], tuple[int, int, int]]  # step -> height, width, channels
   steps: range
-  replace: bool  # of an image that cannot be read: by the next that can; else it is masked
-  limit: int  # images that cannot be read; the search for the next ends there
+  replace: bool  # of an image that cannot be read, by another; else it is masked
+  limit: int  # images that cannot be read; the search for another ends there
   what: str  # "step", or what else a batch is called in words
   # What each thread reads now: its id -> (the example, since when). Of this process alone.
   reading: dict[int, tuple[int, float]] = dataclasses.field(default_factory=dict)
@@ -83,19 +87,30 @@ class _Chunks:
     self, index: int, step: int, row: int, out: np.ndarray, skipped: list
   ) -> tuple[Any, Label]:
     """(pixels, label); no pixels where there is no example, or it cannot be read."""
-    tries = min(len(self.split), self.limit + 1) if self.replace else 1
-    for at in range(index, index + tries):
-      self.reading[threading.get_ident()] = max(at, 0) % len(self.split), time.monotonic()
-      data, label = self.split[max(at, 0) % len(self.split)]
-      if index < 0:
-        break
+    pixels, label, damaged = None, None, set()
+
+    def readable(at: int) -> bool:
+      nonlocal pixels, label
+      if at in damaged:
+        return False
+      self.reading[threading.get_ident()] = at, time.monotonic()
+      data, label = self.split[at]
       try:
-        return self.image(data, step, row, out), label
+        pixels = self.image(data, step, row, out)
       except UnreadableImage as e:
-        skipped.append((self.split.name(at % len(self.split)), str(e)))
-    if self.replace and tries == len(self.split):
-      raise UserError(f"none of the images can be read, such as {skipped[-1][0]}")
-    return None, label  # one that is trained on never gets there: there are too many now
+        damaged.add(at)
+        skipped.append((self.split.name(at), str(e)))
+        if len(damaged) > self.limit and self.replace:
+          raise _TooMany from None
+      return at not in damaged
+
+    if index < 0:
+      return None, self.split[0][1]
+    # The process that trains finds too many in `skipped`, and says so.
+    with contextlib.suppress(_TooMany):
+      if not readable(index) and self.replace:
+        self.split.stand_in(index, readable)
+    return pixels, label
 
 
 def _join(chunks: list[dict[str, Any]]) -> dict[str, Any]:

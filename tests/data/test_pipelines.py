@@ -230,10 +230,10 @@ def damaged():
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "oversample", "class_balanced"])
-def test_training_takes_the_next_that_can_be_read(sampling, damaged):
-  """In both pipelines, its label as well; the order is that of the set as it was."""
+def test_training_takes_the_next_of_the_class_that_can_be_read(sampling, damaged):
+  """In both pipelines, around the end; the order is that of the set as it was."""
   stands = np.arange(SIZE)
-  stands[[3, 4, 5, 20, 52]] = 6, 6, 6, 21, 0
+  stands[[3, 4, 5, 20, 52]] = 8, 9, 10, 25, 2
   labels = damaged["train"].labels
   for kind in ("resident", "streaming"):
     pipeline, skipped = opened(kind, damaged, 2, image_size=6, sampling=sampling)
@@ -284,10 +284,50 @@ def test_as_many_as_allowed_are_skipped(kind, name, damaged):
   assert len(skipped) == 5
 
 
+def several_labels(broken):
+  """A split of 12 files with several labels each; a class of its own has the last."""
+  labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]] * 4, np.uint8)
+  labels[11] = 0, 0, 1
+  return {"train": split_of_files(12, broken, labels=labels)}
+
+
+@both
+def test_of_several_labels_the_same_are_taken_and_else_any(kind):
+  given = several_labels([2, 5])
+  given["train"].records.labels[8] = 1, 0, 0  # so that 2 and 5 have labels that no other has
+  pipeline, _ = opened(kind, given, image_size=6, batch_size=12)
+  stands = np.arange(12)
+  stands[[2, 5]] = 3, 6
+  rows = stands[np.random.default_rng((SEED, 0)).permutation(12)]
+  (batch,) = batches(pipeline, [0])
+  np.testing.assert_array_equal(batch["image"], crops(6, 12)[rows])
+  np.testing.assert_array_equal(batch["label"], given["train"].labels[rows])
+  pipeline, _ = opened(kind, several_labels([2, 5]), image_size=6, batch_size=12)
+  stands[[2, 5]] = 8, 8
+  rows = stands[np.random.default_rng((SEED, 0)).permutation(12)]
+  np.testing.assert_array_equal(batches(pipeline, [0])[0]["image"], crops(6, 12)[rows])
+
+
+@both
+@pytest.mark.parametrize("several", [False, True])
+def test_a_class_that_loses_all_its_images_ends_the_run(kind, several):
+  given = several_labels([11]) if several else {"train": split_of_files(23, range(2, 23, 5))}
+  with pytest.raises(UserError, match=r"none of the training images of '2' can be read.*file \d+:"):
+    batches(opened(kind, given, image_size=6)[0], range(4))
+
+
+def test_what_was_replaced_or_lost_is_said(damaged):
+  split = opened("resident", damaged, image_size=6)[0].split
+  assert split.note == "5 that cannot be read replaced"
+  gone = {"test": split_of_files(8, [1, 6], 5)}
+  split = opened("resident", gone, image_size=6, name="test")[0].split
+  assert split.note == "2 that cannot be read left out, without any of 1" and len(split) == 6
+
+
 @both
 def test_where_no_image_can_be_read(kind):
   given = {"train": split_of_files(8, range(8))}
-  with pytest.raises(UserError, match="none of the images can be read"):
+  with pytest.raises(UserError, match=r"none of the (training images of '\d'|images) can be read"):
     batches(opened(kind, given, image_size=6)[0], [0])
 
 
