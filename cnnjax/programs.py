@@ -97,6 +97,7 @@ class Program:
         "monitor": monitor.create(config),
         "loss_scale": loss_scale.create(config.loss_scale, config.dtype),
         "window": steps.no_metrics(self.task),
+        "epoch": self.task.no_metrics(),
       }
 
     shape = self.inputs.image_shape
@@ -112,6 +113,32 @@ class Program:
     trained.check_teacher(meta, self.teacher)
     now = saved.restore(self.new_state(abstract=True))
     return now, saved.meta(now.steps_done)  # of an earlier step, where the last was damaged
+
+  def going_on(self, now: state.TrainState, meta: dict[str, Any]) -> dict[str, str]:
+    """Returns in words what jumps where a run goes on with another length than it had.
+
+    `meta`: what was saved beside `now`.
+    """
+    step, before, total = now.steps_done, meta.get("total_steps"), self.inputs.total
+    if before in (None, total) or self.finished(now):
+      return {}
+    config, found = self.config.optim, []
+    peak = optim.schedules.scaled_rate(config, self.config.batch_size)
+    totals = before, total
+    rates = optim.schedules.jump(config.schedule, peak, totals, self.inputs.to_steps, step)
+    if rates:
+      scales = dict.fromkeys(np.atleast_1d(np.asarray(now.rate_scale)).tolist())
+      last, following = (" | ".join(f"{rate * scale:.3g}" for scale in scales) for rate in rates)
+      found.append(
+        f"the learning rate jumps from {last} to {following}: {config.schedule.name} follows the "
+        f"length of the run, which was {before:,} steps and is {total:,} now; constant, step, "
+        "multi_step and exponential do not, nor does trapezoid before its cool-down"
+      )
+    order = self.inputs.train.order
+    sizes = order.for_run(before).size(step - 1), order.size(step)
+    if sizes[0] != sizes[1] != order.for_run(before).size(step):
+      found.append(f"images jump from {sizes[0]} to {sizes[1]} pixels (data.progressive)")
+    return {"going on": "; ".join(found)} if found else {}
 
   def no_metrics(self) -> Any:
     """An empty window of training metrics, on the mesh."""
@@ -163,7 +190,14 @@ class Program:
   @functools.cached_property
   def compiled_step(self) -> Callable:
     """(state, feed, n, constants) -> state, n steps on."""
-    one = steps.train_step(self._gradients, self.task, self.optimizer, self.prepare, self.averages)
+    one = steps.train_step(
+      self._gradients,
+      self.task,
+      self.optimizer,
+      self.prepare,
+      self.averages,
+      self.inputs.steps_per_epoch,
+    )
     run = steps.several(one, self.inputs.train.take, loop=self.per_dispatch > 1)
     shapes = state.abstract_variables(self.model, self.inputs.image_shape, self.mesh)["params"]
     asked = models.ops.compiler_options(self.model, shapes)
@@ -208,12 +242,18 @@ class Program:
     jitted = self._compiler.jit(run, (0, 0, None, _axes_of_feed, None))
     return lambda *args: jitted(*args, self.constants)
 
-  def training_metrics(self, now: state.TrainState) -> dict[str, float]:
-    """What the log says of the steps before `now`."""
+  def training_metrics(self, now: state.TrainState, *, of_epoch: bool = False) -> dict[str, float]:
+    """Returns what the log says of the steps since its last line, and, if asked, of the epoch.
+
+    Those of the epoch are sums over its steps so far, named train/epoch_loss and the like.
+    """
     metrics = {
       name if name.startswith(steps.NORMS) else f"train/{name}": value
       for name, value in self.members.compute(now.window).items()
     }
+    if of_epoch:
+      found = self.members.compute(now.epoch)
+      metrics |= {f"train/epoch_{name}": value for name, value in found.items()}
     if now.loss_scale is not None:  # while it comes down, all steps of a window may be left out
       metrics = {name: value for name, value in metrics.items() if not math.isnan(value)}
       metrics["loss_scale"] = float(now.loss_scale.scale.min())
@@ -296,7 +336,7 @@ class Program:
       self.inputs.total,
       config.monitor,
       monitor.metric(config).better,
-      guessing=math.log(self.task.num_classes) if plain else math.inf,
+      guessing=math.log(self.task.num_classes) if plain else None,
     )
     return health.Watches(self.members.names, watch) if self.members.several else watch()
 
@@ -421,6 +461,7 @@ def build(
   teacher = teacher or trained.teacher(config.distill, inputs.meta, mesh, inputs.sizes)
   if teacher and teacher.step is not None:
     inputs.meta["teacher_step"] = teacher.step
+  inputs.meta["total_steps"] = inputs.total
   return Program(
     config=config,
     mesh=mesh,

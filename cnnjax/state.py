@@ -28,7 +28,7 @@ CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 
 @flax.struct.dataclass
 class TrainState:
-  """Parameters, statistics, optimizer, averages, counters, and the sums since the last log line.
+  """Parameters, statistics, optimizer, averages, counters, and the sums of training metrics.
 
   With `step` and `seed` this is everything: the order of the data, the augmentation and the dropout
   are functions of the two. Where several runs are trained as one program, every array has a leading
@@ -44,7 +44,8 @@ class TrainState:
   rate_factor: jax.Array  # [] float32, times the schedule; other than 1 in a sweep of rates
   monitor: Monitor
   loss_scale: LossScale | None
-  window: Any  # training metrics since they were last written
+  window: Any  # sums of training metrics since they were last written
+  epoch: Any  # the same over the steps of this epoch; see steps.py
   bad_step: jax.Array  # [] int32, the first step whose loss or update was not finite, or NEVER
 
   @property

@@ -233,7 +233,12 @@ def update(
 
 
 def train_step(
-  gradients: Callable, task: Any, optimizer: Any, prepare: Callable, averaging: Any
+  gradients: Callable,
+  task: Any,
+  optimizer: Any,
+  prepare: Callable,
+  averaging: Any,
+  steps_per_epoch: int,
 ) -> Callable:
   """Returns the pure function (state, batch, constants) -> state of one step.
 
@@ -243,11 +248,15 @@ def train_step(
     optimizer: what `optim.create` returns.
     prepare: what `preparer` returns.
     averaging: what `optim.averaging.create` returns.
+    steps_per_epoch: after so many the sums of an epoch begin anew.
   """
 
   def step(state: TrainState, batch: Batch, constants: Any) -> TrainState:
+    begins = state.step % steps_per_epoch == 0
+    state = state.replace(epoch=jax.tree.map(lambda x: jnp.where(begins, 0, x), state.epoch))
     examples = prepare(state.seed, state.step, batch, constants)
     grads, updates, opt_state, seen = update(state, examples, gradients, optimizer)
+    measured = task.metrics(seen.logits, examples.targets, seen.losses)
     totals = health.totals(state.params, grads, updates)
     variables = {
       "params": optax.apply_updates(state.params, updates),
@@ -257,12 +266,8 @@ def train_step(
       **variables,
       "opt_state": opt_state,
       "averages": averaging.update(state.averages, variables, state.step + 1),
-      "window": state.window.merge(
-        Window(
-          task.metrics(seen.logits, examples.targets, seen.losses),
-          Norms.single_from_model_output(**totals),
-        )
-      ),
+      "window": state.window.merge(Window(measured, Norms.single_from_model_output(**totals))),
+      "epoch": state.epoch.merge(measured),
     }
     loss_finite = jnp.isfinite(seen.losses.mean())
     finite = loss_finite & _all_finite((totals, seen.batch_stats))

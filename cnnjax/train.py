@@ -86,7 +86,8 @@ def train(
       processes.one_for_all(),
     ):
       saved.say = out.say
-      summary = {**program.summary, **kept, "workdir": str(workdir)}
+      going_on = program.going_on(now, meta)
+      summary = {**program.summary, **kept, **going_on, "workdir": str(workdir)}
       out.block(summary, finished=program.finished(now))
       stop = functools.partial(processes.asked_to_stop, caught)
       run = Run(program, saved, out, stop, check_lock)
@@ -112,7 +113,7 @@ def loop(run: Run, now: state.TrainState, *, evaluation_due: bool) -> state.Trai
   while not program.finished(now) and not stop():
     check_lock()
     to_events = (event - step % event for event in events)
-    n = min(program.per_dispatch, out.trace.left(step), *to_events)
+    n = min(program.per_dispatch if step else 1, out.trace.left(step), *to_events)
     with out.trace.of(step, n):
       with saved.kept(now, inputs.meta):
         feed = inputs.train.feed(step)
@@ -124,12 +125,14 @@ def loop(run: Run, now: state.TrainState, *, evaluation_due: bool) -> state.Trai
 
     last = step == inputs.total
     due = {name: last or step % steps == 0 for name, steps in program.every.items()}
-    due["log"] |= step % per_epoch == 0
+    measured = due["eval"] or step % per_epoch == 0
+    due["log"] |= measured or step == 1  # the first: the loss before anything was learnt
     if not any(due.values()):
       continue
     program.check_finite(now, saved)
     if due["log"]:
-      out.write_training(step, {**program.training_metrics(now), **inputs.train.waits()})
+      found = program.training_metrics(now, of_epoch=measured)
+      out.write_training(step, {**found, **inputs.train.waits()})
       now = now.replace(window=program.no_metrics())
     if due.get("health") and not last:
       out.write(step, program.examine(now, feed))

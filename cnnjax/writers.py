@@ -1,5 +1,6 @@
 """What one sees of a run: the console, metrics.jsonl and TensorBoard events, behind one class."""
 
+import contextlib
 import datetime
 import json
 import math
@@ -18,7 +19,7 @@ import rich.progress
 from ml_collections import ConfigDict
 
 from cnnjax import compiling, console, health, processes, profiling, strict_json
-from cnnjax.errors import warn
+from cnnjax.errors import TransientError, warn
 from cnnjax.members import in_words
 from cnnjax.metrics import Metric, named
 from cnnjax.paths import PathLike, quoted, to_path
@@ -35,6 +36,7 @@ if _hidden:
 METRICS = "metrics.jsonl"
 BEFORE = f"{METRICS}.before"  # of a run whose checkpoints are not there
 UNREADABLE = "unreadable.txt"
+PARTIAL = "partial"  # marks a line that was written before it was due, as the run ended
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 PEEK_EVERY = 0.5  # seconds between looks at the loss for the progress bar
 FLUSH_EVERY = 10.0  # seconds until TensorBoard sees what was written
@@ -42,7 +44,7 @@ TIMED = 10_000  # dispatches whose times are kept, for the median
 
 
 class _Events:
-  """TensorBoard events, of the steps after `start`; those of before have files of their own.
+  """TensorBoard events, of the steps from `start` on; those of before have files of their own.
 
   Written here and now: the thread of tensorboardX.SummaryWriter dies of a full disk, and then
   whoever writes waits for ever (2.6.5).
@@ -52,7 +54,7 @@ class _Events:
     # The suffix: a file of that second may be there.
     self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{start}")
     log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # hides what was done in vain
-    self._file.write_event(event_pb2.Event(step=start + 1, session_log=log, wall_time=time.time()))
+    self._file.write_event(event_pb2.Event(step=start, session_log=log, wall_time=time.time()))
     self._flushed = time.monotonic()
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -111,7 +113,8 @@ class Writers:
     self.latest: dict[str, float] = {}  # the newest value of every metric
     self._watch = watch
     self._measured: set[str] = set()  # the splits that are measured at the newest step
-    kept = [line for line in read_metrics(folder) if line["step"] <= start]
+    found = [line for line in read_metrics(folder) if line["step"] <= start]
+    kept = [line for line in found if PARTIAL not in line]
     for line in kept:
       self._note(line)
     self._before = 0  # the step that a run had come to whose checkpoints are not there
@@ -125,7 +128,9 @@ class Writers:
       whole.replace(folder / METRICS)
     file = folder / METRICS if first else pathlib.Path(os.devnull)
     self._file = file.open("a", buffering=1)
-    self._events = _Events(folder, start) if first else None
+    # A partial line at `start` is taken back: the whole one follows.
+    self._events = _Events(folder, start + 1 if kept == found else start) if first else None
+    self._unwritten: tuple[int, Callable] | None = None  # a step, and what reads its metrics
     self._bar = rich.progress.Progress(
       rich.progress.TextColumn("{task.description}"),
       rich.progress.BarColumn(),
@@ -150,16 +155,32 @@ class Writers:
       self._bar.start()
     return self
 
-  def __exit__(self, *exception: Any) -> None:
+  def __exit__(self, error: type[BaseException] | None = None, *_: Any) -> None:
     self._stop_bar()
     self.trace.close()
     try:
+      self._write_rest(error)
       self._file.close()
       if self._events:
         self._events.close()
     except OSError:  # a full disk; what has ended the run already says so better
-      if exception[0] is None:
+      if error is None:
         raise
+
+  def _write_rest(self, error: type[BaseException] | None) -> None:
+    """Writes a line of the steps since the last one, where a run ends before its next is due.
+
+    It is marked as partial. Nothing is written where the loss is no number, where the workdir may
+    be another run's by now, or where the step was broken off.
+    """
+    gone = error and (issubclass(error, TransientError) or not issubclass(error, Exception))
+    if gone or not self._unwritten:
+      return
+    step, read = self._unwritten
+    with contextlib.suppress(RuntimeError):  # the arrays are given away to the step that failed
+      metrics = read()
+      if math.isfinite(metrics.get("train/loss", 0.0)):
+        self._put({**self._line(step, metrics), PARTIAL: True}, metrics)
 
   def _stop_bar(self) -> None:
     if self._bar.live.is_started:
@@ -214,7 +235,7 @@ class Writers:
 
   def progress(self, step: int, read: Callable[[], Mapping[str, float]]) -> None:
     """Moves the bar, or prints a line now and then; metrics are `read` only to be shown."""
-    now = time.monotonic()
+    now, self._unwritten = time.monotonic(), (step, read)
     if not self._compiled:
       self._compiled = True
       self.say(self._compiling.describe())
@@ -263,6 +284,7 @@ class Writers:
 
   def write_training(self, step: int, metrics: Mapping[str, float]) -> None:
     """The training metrics since the last such line, and the speed."""
+    self._unwritten = None
     speed = {"images_per_second": self._rate(step)} if step > self._clock_step else {}
     self.write(step, {**metrics, **speed})
 
@@ -284,8 +306,9 @@ class Writers:
     found = {f"{split}/{named(weights, name)}": value for name, value in metrics.items()}
     self.write(step, found if of == step else {**found, "restored_step": of})
     average = "" if weights == "raw" else f" of {weights}"
-    losses = {key: value for key, value in self.latest.items() if key.startswith("train/loss")}
-    train = f", train {in_words(losses, self._metrics, 'train/')}" if losses and of == step else ""
+    prefix = "train/epoch_"
+    losses = {key: value for key, value in self.latest.items() if key.startswith(f"{prefix}loss")}
+    train = f", train {in_words(losses, self._metrics, prefix)}" if losses and of == step else ""
     at = f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}"
     at = at if of == step else f"best step, {of:,}"
     main = in_words(self._headlines(metrics), self._metrics)
@@ -315,12 +338,18 @@ class Writers:
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """A line of metrics.jsonl, and the same for TensorBoard."""
-    line = {"step": step, "epoch": round(step / self._steps_per_epoch, 6), **metrics}
+    line = self._line(step, metrics)
     for warning in self._note(line):
       self.say(f"warning: {warning}")
+    self._put(line, metrics)
+
+  def _line(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {"step": step, "epoch": round(step / self._steps_per_epoch, 6), **metrics}
+
+  def _put(self, line: Mapping[str, float], metrics: Mapping[str, float]) -> None:
     self._file.write(strict_json.dumps(line) + "\n")
     if self._events:
-      self._events.write(step, metrics)
+      self._events.write(line["step"], metrics)
 
   def _note(self, line: Mapping[str, float]) -> list[str]:
     """Takes in a line, new or old; returns what is to be warned of."""

@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import dataclasses
 import errno
 import json
 import math
@@ -55,6 +56,7 @@ def make():
         "monitor": monitor.create(config),
         "loss_scale": None,
         "window": steps.no_metrics(tasks.create(config.task, 10)),
+        "epoch": tasks.create(config.task, 10).no_metrics(),
       }
 
     config.seed = 3
@@ -77,6 +79,25 @@ def test_round_trip_is_exact_on_any_mesh(make, tmp_path):
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
       assert np.array_equal(a, b) and len(b.sharding.device_set) == devices
     assert jax.tree.structure(before) == jax.tree.structure(after)
+
+
+def test_a_checkpoint_without_the_sums_of_an_epoch_is_trained_on(make, tmp_path):
+  """As one of format 1: they begin at 0."""
+  before = jax.tree.map(lambda x: x + 1, make())
+  training = {
+    f.name: getattr(before, f.name)
+    for f in dataclasses.fields(before)
+    if f.name not in ("params", "batch_stats", "averages", "epoch")
+  }
+  with contextlib.closing(checkpoints.Checkpoints(tmp_path, monitor=METRIC)) as saved:
+    saved.save_items(1, {"variables": before.variables, "training": training}, {}, {})
+    saved.wait()
+    after = saved.restore(make(devices=8, abstract=True))
+  zeros = jax.tree.map(jnp.zeros_like, before.epoch)
+  for a, b in zip(
+    jax.tree.leaves(before.replace(epoch=zeros)), jax.tree.leaves(after), strict=True
+  ):
+    assert np.array_equal(a, b) and len(b.sharding.device_set) == 8
 
 
 def small(step):
@@ -547,16 +568,16 @@ def test_each_format_has_a_migration():
 
 def test_an_older_format_is_migrated(tmp_path, monkeypatch):
   write(tmp_path, (1, None))
-  monkeypatch.setattr(checkpoints, "FORMAT", 2)
-  steps = [lambda meta: pytest.fail("it is not of format 0"), lambda meta: {**meta, "added": True}]
-  monkeypatch.setattr(checkpoints, "_MIGRATIONS", tuple(steps))
+  older = [lambda meta: pytest.fail("it is not of an older format")] * checkpoints.FORMAT
+  monkeypatch.setattr(checkpoints, "_MIGRATIONS", (*older, lambda meta: {**meta, "added": True}))
+  monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
   saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC, read_only=True)
   assert saved.meta(1) == {"added": True}
 
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path, monkeypatch):
   write(tmp_path, (1, None))
-  monkeypatch.setattr(checkpoints, "FORMAT", 2)
+  monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
   write(tmp_path, (2, None))
   monkeypatch.undo()
   saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC)

@@ -460,7 +460,51 @@ def test_a_rough_loss_is_no_divergence(losses):
   assert watch(training(losses), total=10_000) == {}
 
 
+LOG6 = math.log(6)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "step", "restarts", "one_cycle"])
+def test_a_head_of_large_weights_begins_high_and_falls(kind):
+  """As an EfficientNet-Lite0 with an initial head of +-1 / sqrt(6): 5.1, where guessing is 1.8."""
+  high = 3.3 * np.exp(-20 * np.arange(100) / 100)
+  for seed in range(20):
+    lines = healthy(kind, seed)
+    for line, more in zip(lines[::2], high, strict=True):
+      line["train/loss"] += more
+    first = {"step": 1, "train/loss": 5.1, "grad_norm": 30.0, "learning_rate": 0.0}
+    assert watch([first, *lines], guessing=LOG6) == {}
+
+
+@pytest.mark.parametrize(
+  "losses, step",
+  [
+    ([5.1, 3.0, 2.0, 1.0, 4.2, 5.0], 50),  # falls first, then takes back all that was learnt
+    ([1.8, 1.9, 30.0, 40.0], 30),
+    ([0.05, 0.03, 0.3, 0.5, 0.8], None),  # begins with what was learnt elsewhere
+  ],
+)
+def test_divergence_goes_by_where_a_run_began_and_by_guessing(losses, step):
+  found = watch(training(losses), total=10_000, guessing=LOG6)
+  assert list(found) == ([step] if step else [])
+
+
+def test_what_is_nearly_solved_is_measured_by_what_it_began_with():
+  """A norm that is 100 times nearly nothing, and a loss of 0.9 that began at 50."""
+  norms = [2.0, *np.full(20, 1e-5), 0.05, 1e-5, 5.0]
+  found = watch(training(np.ones(24), grad_norm=norms), total=10_000)
+  assert list(found) == [240] and "its norm is 5, usual was 1e-05" in found[240][0]
+  still = training([50.0, *np.full(59, 0.9)])
+  assert len(watch(still, guessing=LOG6)) == 1
+
+
+def test_the_first_step_is_one_batch():
+  """It may be easy, and it is always waited for."""
+  easy = {"step": 1, "train/loss": 1.0, "data_wait": 0.9}
+  assert watch([easy, *training(2 * 0.97 ** np.arange(20))]) == {}
+
+
 # Epochs of a ResNet-20 on digits, cosine from the learning rates 0.1 and 5: loss and accuracy.
+FIRST = {"step": 1, "train/loss": 2.538}  # of both
 AT_01 = (
   [1.135, 0.114, 0.045, 0.043, 0.037, 0.016, 0.005, 0.001, 0.001, 0.001, 0.001, 0.001],
   [0.279, 0.249, 0.734, 0.899, 0.939, 0.933, 0.936, 0.946, 0.949, 0.949, 0.949, 0.949],
@@ -474,8 +518,9 @@ AT_5 = (
 def test_runs_as_they_were_measured():
   for losses, accuracies, steps in (*AT_01, []), (*AT_5, [10]):
     lines = evaluated(training(losses, learning_rate=cosine(12)), accuracies)
-    assert list(watch(lines, guessing=math.log(10))) == steps
-  assert "10.37 (best 10.37, guessing gives 2.303)" in watch(lines, guessing=math.log(10))[10][0]
+    found = watch([FIRST, *lines], guessing=math.log(10))
+    assert list(found) == steps
+  assert "10.37 (best 2.538, guessing gives 2.303)" in found[10][0]
 
 
 def test_a_loss_that_creeps_is_not_enough_beside_a_metric_that_stands_still():
@@ -547,6 +592,8 @@ def test_dead_relus_and_the_loss_scale():
   assert list(found) == [1, 5] and found[1][0].startswith("60% of the ReLUs are dead")
   found = watch([{"step": i, "loss_scale": 2.0**x} for i, x in enumerate([15, 3, 0, 0, 1, 0])])
   assert list(found) == [2, 5] and "down at 1:" in found[2][0]
+  found = watch([{"step": i, "loss_scale": x} for i, x in enumerate([1, 1, 2, 1, 0.5])])
+  assert list(found) == [4]  # it began at 1
 
 
 def test_a_run_that_goes_on_says_what_it_would_have_said():

@@ -149,7 +149,7 @@ def test_early_stopping_restores_the_best_and_a_stopped_run_stays_so(tiny, tmp_p
   assert (
     result.steps_done
     == best
-    == checkpoints.Checkpoints(tmp_path, monitor=config.monitor, read_only=True).step("best")
+    == checkpoints.Checkpoints.of(tmp_path, config, read_only=True).step("best")
   )
   _, _, found = evaluate.evaluate_checkpoint(tmp_path, "test", "best")
   assert found["loss"] == pytest.approx(metrics["test/loss"], rel=1e-6)

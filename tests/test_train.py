@@ -1,5 +1,6 @@
 """Runs that are stopped end where those left alone end; results do not know the devices."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -143,7 +144,13 @@ def test_several_steps_per_dispatch_change_nothing(tiny, tmp_path):
   for a, b in zip(leaves(ends[0].params), leaves(ends[1].params), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
   steps = [[line["step"] for line in metrics_of(tmp_path / str(n))] for n in (1, 5)]
-  assert steps[0] == steps[1]
+  assert steps[0] == steps[1] == [1, 4, 6, 6, 8, 12, 12]  # and the test split
+  for n in (1, 5):  # each step of an epoch counts once, whatever the lines in between
+    losses = {line["step"]: line for line in metrics_of(tmp_path / str(n)) if "train/loss" in line}
+    for begin, end in ((0, 6), (6, 12)):
+      ends = [begin, *(step for step in losses if begin < step <= end)]
+      parts = [(b - a) * losses[b]["train/loss"] for a, b in itertools.pairwise(ends)]
+      assert losses[end]["train/epoch_loss"] == pytest.approx(sum(parts) / 6, rel=1e-6)
 
 
 def test_seed_decides_and_seeds_differ(tiny, tmp_path):
@@ -170,7 +177,12 @@ def test_finished_run_says_so_and_may_be_prolonged(tiny, tmp_path, capsys):
   override(config, "epochs", 3)
   longer, _, _ = train.train(config, tmp_path)
   assert int(longer.step) == 18
-  assert "going on from step 12" in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert "going on from step 12" in printed
+  # Behind 2 steps of warm-up: step 9 of 10, then step 10 of 16, of a cosine.
+  last, following = (0.05 * (1 + np.cos(np.pi * x)) for x in (9 / 10, 10 / 16))
+  assert f"the learning rate jumps from {last:.3g} to {following:.3g}: cosine" in printed
+  assert "was 12 steps and is 18 now" in printed
 
 
 def test_a_signal_during_an_evaluation_is_not_lost(tiny, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """metrics.jsonl, TensorBoard events and the console, fresh and going on."""
 
+import contextlib
 import functools
 import io
 import json
@@ -16,6 +17,7 @@ import pytest
 
 from cnnjax import console as consoles
 from cnnjax import writers
+from cnnjax.errors import TransientError, UserError
 from cnnjax.metrics import Metric, of_weights
 from cnnjax.tasks.classification import Classification
 
@@ -146,6 +148,43 @@ def test_a_stopped_run_reads_like_one_that_was_not(tmp_path):
   assert timeless(tmp_path / "whole") == timeless(tmp_path / "stopped")
   scalars = lambda folder: [e for e in events(folder) if e[0] != "images_per_second"]
   assert scalars(tmp_path / "whole") == scalars(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("error", [None, UserError("bad"), ValueError("bad")])
+def test_what_ends_a_run_writes_what_there_is(tmp_path, error):
+  """A run that goes on takes it back; the steps are counted in the next whole line."""
+  with contextlib.suppress(ValueError), make(tmp_path) as out:
+    out.progress(7, functools.partial(training, 7, loss=0.5))
+    if error:
+      raise error
+  (line,) = lines(tmp_path)
+  assert line == {"step": 7, "epoch": 0.7, **training(7, loss=0.5), "partial": True}
+  assert ("train/loss", 7, 0.5) in events(tmp_path)
+  with make(tmp_path, start=7) as out:
+    out.write_training(10, training(10, loss=0.25))
+  assert [line["step"] for line in lines(tmp_path)] == [10]
+  assert [step for tag, step, _ in events(tmp_path) if tag == "train/loss"] == [10]
+
+
+@pytest.mark.parametrize(
+  "error, loss", [(TransientError("gone"), 0.5), (KeyboardInterrupt(), 0.5), (None, math.nan)]
+)
+def test_nothing_is_written_at_the_end_that_may_be_wrong(tmp_path, error, loss):
+  """Another run may have the workdir, the step may be broken off, the loss may be no number."""
+  with contextlib.suppress(BaseException), make(tmp_path) as out:
+    out.progress(7, functools.partial(training, 7, loss=loss))
+    if error:
+      raise error
+  assert lines(tmp_path) == []
+
+
+def test_arrays_that_are_gone_at_the_end_are_no_error(tmp_path):
+  def read():
+    raise RuntimeError("Array has been deleted")
+
+  with make(tmp_path) as out:
+    out.progress(7, read)
+  assert lines(tmp_path) == []
 
 
 @pytest.mark.parametrize("tail", ['{"step": 10, "trai', "{", "\0\0\0", '{"step": 10}garbage'])
@@ -282,7 +321,7 @@ def test_no_terminal_has_plain_lines(tmp_path, console, monkeypatch):
     out.progress(10, lambda: training(10, loss=0.5))
     time.sleep(0.01)
     out.progress(15, lambda: training(15, loss=0.25))
-    out.write_training(20, training(20, loss=0.125))
+    out.write_training(20, {**training(20, loss=0.125), "train/epoch_loss": 0.25})
     out.write_evaluation(20, "validation", "raw", {"accuracy": 0.875, "loss": 0.5})
   text = shown.file.getvalue().splitlines()
   assert not re.search("[\x1b\r━]", shown.file.getvalue())
@@ -293,7 +332,7 @@ def test_no_terminal_has_plain_lines(tmp_path, console, monkeypatch):
     r"0:00:\d\d left",
     text[3],
   )
-  assert text[4] == "epoch 2 of 4: validation accuracy 87.50%, loss 0.5000, train loss 0.1250"
+  assert text[4] == "epoch 2 of 4: validation accuracy 87.50%, loss 0.5000, train loss 0.2500"
   assert len(text) == 5
 
 

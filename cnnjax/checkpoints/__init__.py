@@ -24,6 +24,7 @@ from concurrent import futures
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
@@ -37,9 +38,11 @@ from cnnjax.state import NEVER, TrainState
 
 WHICH = ("last", "best")
 FOLDER = "checkpoints"  # in a workdir
-FORMAT = 1  # of what is saved; it stands in `meta`
-# From each format to the next. What was saved before there were formats is 0: 1 has the number.
-_MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda meta: meta,)
+FORMAT = 2  # of what is saved; it stands in `meta`
+# From each format to the next. What was saved before there were formats is 0: 1 has the number, 2
+# the sums of an epoch.
+_MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda meta: meta,) * 2
+_SUMS = ("epoch",)  # of the training state, which begin at 0 where a checkpoint has not got them
 _DELETED = "deleted"  # what goes is renamed into it first, so that no part of it can pass as whole
 _META, _METRICS = "meta/metadata", "metrics/metrics"  # where Orbax keeps them
 
@@ -438,20 +441,22 @@ class Checkpoints:
 
   def _restore_state(self, step: int, abstract: TrainState) -> TrainState:
     self._check(step, abstract.variables)
-    if self._shapes(step)["training"] is None:
+    if (there := self._shapes(step)["training"]) is None:
       raise UserError(
         f"the checkpoint of step {step} in {self._folder} holds weights alone, as an average does: "
         "it can be evaluated, and not trained on"
       )
-    averages = abstract.averages
+    averages, training = abstract.averages, _training(abstract)
+    lacking = {name: training.pop(name) for name in _SUMS if name not in there}
     found = self._restore(
       step,
       variables=ocp.args.StandardRestore(abstract.variables),
-      training=ocp.args.StandardRestore(_training(abstract)),
+      training=ocp.args.StandardRestore(training),
       **({"averages": ocp.args.StandardRestore(averages)} if averages else {}),
     )
     averages = {"averages": found["averages"]} if averages else {}
-    return abstract.replace(**found["variables"], **averages, **found["training"])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), lacking)
+    return abstract.replace(**found["variables"], **averages, **found["training"], **zeros)
 
   def restore_variables(self, step: int, abstract: Any, weights: str = "raw") -> Any:
     """The variables of the checkpoint at `step`, or an average; raises as `restore` does."""

@@ -6,13 +6,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-# The loss is far above its best if it is so many times as large, and above the first as well: a
-# warm restart or a spike takes back part of what was learnt, what diverges takes back all. And it
-# is too large at so many times the loss of guessing: a ResNet-20 on digits, whose first line at the
-# learning rate 0.1 is of 1.1 (2.3 is guessing), has 5.8 there at the rate 1, 10 at 5.
+# The loss is far above its best if it is so many times as large, and above that of the first step
+# as well: a warm restart or a spike takes back part of what was learnt, what diverges takes back
+# all. The first loss may be anything (a head of large weights begins at 5.1 on six classes, where
+# guessing gives 1.8, and one that is trained on at 0.05): it counts from guessing to so many times
+# that.
 DIVERGED = 2.0
 # The gradient explodes if its norm is so many times the median of the lines before. Of that network
-# single steps reach 2 times (rates 0.1 to 1), 13 at the rate 5, and 7e5 at 50.
+# single steps reach 2 times (rates 0.1 to 1), 13 at the rate 5, and 7e5 at 50. And it is above the
+# first: where a run is nearly solved, a usual norm is near 0.
 EXPLODED = 100.0
 NORMS = (5, 100)  # lines that the median is of: at least, at most
 # Nothing got better for so much of the run: step schedules have phases of a quarter and more.
@@ -24,10 +26,11 @@ BETTER_LOSS = {"alone": 0.99, "beside": 0.9}
 # And the rate is above so much of its peak; below, a run settles: with smoothed labels and cosine,
 # nothing got better from 63 % of the run on, at a validation accuracy of 99 %.
 HIGH_RATE = 0.5
-SOLVED = 0.02  # of the first training loss: below, it may stand still
+SOLVED = 0.02  # of the loss of a model that knows nothing: below, it may stand still
 DEAD = (0.5, 0.4)  # the share of dead ReLUs that begins an episode, and the one that ends it
 STARVED = (0.5, 0.4)  # the share of the time that waits for batches, likewise
-LOWEST_SCALE = 1.0  # of the loss, in float16: below, the loss itself is made smaller to fit
+# Of the loss, in float16: below, the loss itself is made smaller to fit. A run may begin there.
+LOWEST_SCALE = 1.0
 
 
 class Watch:
@@ -42,7 +45,7 @@ class Watch:
       it not, the training loss alone says whether a run stands still.
     better: whether `monitor` is to be large or small.
     guessing: the training loss of a model that knows nothing, such as log(num_classes) for softmax
-      cross-entropy; infinity where that is not known.
+      cross-entropy; None where that is not known.
   """
 
   def __init__(
@@ -50,12 +53,13 @@ class Watch:
     total_steps: int,
     monitor: str,
     better: Literal["max", "min"],
-    guessing: float = math.inf,
+    guessing: float | None = None,
   ):
     self._total, self._monitor, self._sign = total_steps, monitor, 1 if better == "max" else -1
     self._guessing = guessing
     self._episodes: set[str] = set()
     self._first = self._best = math.inf  # training loss
+    self._first_norm = self._first_scale = math.inf
     self._norms: collections.deque[float] = collections.deque(maxlen=NORMS[1])
     self._rate = self._peak = 0.0
     self._monitored = False
@@ -76,7 +80,7 @@ class Watch:
       found.append(self._dead(line["dead_relu"]))
     if "loss_scale" in line:
       found.append(self._scale(line["loss_scale"]))
-    if "data_wait" in line:
+    if "data_wait" in line and line["step"] > 1:  # the first batch is always waited for
       found.append(self._starved(line["data_wait"]))
     found.append(self._plateau(line))
     return [text for text in found if text]
@@ -95,22 +99,32 @@ class Watch:
     if self._first == math.inf:
       self._first = loss
     self._best = min(self._best, loss)
-    limit = min(max(self._first, DIVERGED * self._best), DIVERGED * self._guessing)
-    known = f", guessing gives {self._guessing:.4g}" if self._guessing < math.inf else ""
+    limit = max(DIVERGED * self._best, self._ignorant)
+    known = "" if self._guessing is None else f", guessing gives {self._guessing:.4g}"
     return self._episode(
       "divergence", loss > limit or loss == math.inf, loss < 0.75 * limit,
       f"the training loss is {loss:.4g} (best {self._best:.4g}{known}): the run diverges. Try a "
       "lower optim.learning_rate, a longer optim.schedule.warmup, or optim.clip_norm=1",
     )  # fmt: skip
 
+  @property
+  def _ignorant(self) -> float:
+    """The training loss of a model that knows nothing: the first, within what guessing says."""
+    if self._guessing is None:
+      return self._first
+    return min(max(self._first, self._guessing), DIVERGED * self._guessing)
+
   def _explosion(self, norm: float) -> str | None:
     if not math.isfinite(norm):  # of a step that loss scaling leaves out, or the end of the run
       return None
     known = len(self._norms) >= NORMS[0]
     usual = statistics.median(self._norms) if known else math.inf
+    if not self._norms:
+      self._first_norm = norm
     self._norms.append(norm)
+    limit = max(EXPLODED * usual, self._first_norm)
     return self._episode(
-      "explosion", norm > EXPLODED * usual, known and norm < EXPLODED * usual / 2,
+      "explosion", norm > limit, known and norm < limit / 2,
       f"the gradient explodes: its norm is {norm:.3g}, usual was {usual:.3g}. Try "
       "optim.clip_norm, or a lower optim.learning_rate",
     )  # fmt: skip
@@ -123,8 +137,11 @@ class Watch:
     )  # fmt: skip
 
   def _scale(self, scale: float) -> str | None:
+    if self._first_scale == math.inf:
+      self._first_scale = scale
+    low = scale <= LOWEST_SCALE and scale < self._first_scale
     return self._episode(
-      "scale", scale <= LOWEST_SCALE, scale > LOWEST_SCALE,
+      "scale", low, not low,
       f"the loss scale is down at {scale:g}: gradients do not fit float16 at any scale. Try "
       "dtype=bfloat16, optim.clip_norm or a lower optim.learning_rate",
     )  # fmt: skip
@@ -154,13 +171,14 @@ class Watch:
       better = loss < self._highest
       self._highest = min(self._highest, loss)
     enough = BETTER_LOSS["beside" if self._monitored else "alone"]
-    if "train/loss" in line and line["train/loss"] < enough * self._lowest:
-      self._lowest, better = line["train/loss"], True
+    loss = line.get("train/loss", math.inf) if step > 1 else math.inf  # a batch alone may be easy
+    if loss < enough * self._lowest:
+      self._lowest, better = loss, True
     # An evaluation counts; where there is none of the metric, a line of training.
     self._lines += (self._monitor if self._monitored else "train/loss") in line
     if better:
       self._still_since, self._lines = step, 0
-    settles = rate < HIGH_RATE * self._peak or self._best < SOLVED * self._first
+    settles = rate < HIGH_RATE * self._peak or self._best < SOLVED * self._ignorant
     still = step - self._still_since
     names = f"{self._monitor} and the training loss" if self._monitored else "the training loss"
     return self._episode(

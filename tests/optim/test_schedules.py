@@ -251,6 +251,29 @@ def test_the_step_of_efficientnet():
   assert rates[5 * PER_EPOCH] == pytest.approx(PEAK * 0.97**2)
 
 
+@pytest.mark.parametrize(
+  "settings, step, rates",
+  [
+    ({"name": "cosine"}, TOTAL, (PEAK * (1 - np.cos(np.pi / TOTAL)) / 2, PEAK / 2)),
+    ({"name": "linear"}, TOTAL, (PEAK / TOTAL, PEAK / 2)),
+    ({"name": "linear"}, TOTAL // 10, None),  # 0.9 and 0.95 of the peak
+    ({"name": "linear"}, TOTAL // 2, (PEAK * 101 / 200, PEAK * 3 / 4)),
+    ({"name": "trapezoid"}, TOTAL * 8 // 10, None),  # where its cool-down would begin
+    ({"name": "trapezoid"}, TOTAL, (PEAK / 40, PEAK)),
+    *[({"name": name, "period": "100 steps"}, TOTAL, None) for name in ("step", "exponential")],
+    ({"name": "constant"}, TOTAL, None),
+    ({"name": "multi_step", "boundaries": (f"{TOTAL} steps",)}, TOTAL, None),  # it falls there
+  ],
+)  # fmt: skip
+def test_a_rate_that_jumps_where_a_run_gets_twice_as_long(settings, step, rates):
+  c = configs.default().optim.schedule
+  c.update(settings)
+  to_steps = functools.partial(durations.in_steps, steps_per_epoch=PER_EPOCH, batch_size=BATCH)
+  found = schedules.jump(c, PEAK, (TOTAL, 2 * TOTAL), to_steps, step)
+  assert found == (rates and pytest.approx(rates, rel=1e-3))
+  assert schedules.jump(c, PEAK, (TOTAL, TOTAL), to_steps, step) is None
+
+
 def test_the_last_step_of_a_cosine_is_just_above_its_end():
   rates = values(make(name="cosine"))
   assert 0 < rates[TOTAL - 1] < 1e-4 * PEAK
