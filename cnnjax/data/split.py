@@ -181,7 +181,7 @@ class Split:
     missing, rows = np.flatnonzero(~there), np.flatnonzero(there)
     if replace:
       rows = np.arange(len(self))
-      rows[missing] = [self.stand_in(i, there.__getitem__) for i in missing]
+      rows[missing] = [self.stand_in(i, there.__getitem__, skipped[self.name(i)]) for i in missing]
     labels = np.stack([labels[i] for i in rows])
     labels = labels.astype(np.uint8 if labels.ndim == 2 else np.int32)
     note = self.note
@@ -190,11 +190,12 @@ class Split:
     else:
       as_listed = self.labels if replace else None
       records = Arrays(images[rows], labels, as_listed, source=self.take(rows))
-      left_out = f"{len(missing)} that cannot be read {'replaced' if replace else 'left out'}"
-      note = ", ".join(filter(None, (note, left_out, self._lost(rows))))
+      done = "replaced within their class" if replace else "left out"
+      left_out = f"{len(missing)} that cannot be read {done}"
+      note = ", ".join(filter(None, (note, left_out, self.lost(rows))))
     return Split(records, self.classes, images.shape[1:], note=note, remarks=self.remarks)
 
-  def _lost(self, rows: np.ndarray) -> str:
+  def lost(self, rows: np.ndarray) -> str:
     """The classes that have examples and none at `rows`, in words."""
     there, left = (
       labels.any(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(self.classes)) > 0
@@ -203,11 +204,11 @@ class Split:
     lost = np.flatnonzero(there & ~left)
     return f"without any of {listed([self.classes[c] for c in lost])}" if len(lost) else ""
 
-  def stand_in(self, i: int, readable: Callable[[int], bool]) -> int:
+  def stand_in(self, i: int, readable: Callable[[int], bool], reason: str) -> int:
     """The example that is trained on where example `i` cannot be read: the next of its class.
 
     Where an image may have several labels, the next one with the same ones, or if there is none,
-    the next of all. "Next" goes around the end.
+    the next of all. "Next" goes around the end. `reason`: why example `i` cannot be read.
 
     Raises:
       UserError: none of the images of a class can be read.
@@ -222,7 +223,7 @@ class Split:
         if not several or find(labels[:, label] > 0) is None:
           raise UserError(
             f"none of the training images of {self.classes[label]!r} can be read, such as "
-            f"{self.name(i)}: mend or add some, or take the class out of the data"
+            f"{self.name(i)}: {reason}; mend or add some, or take the class out of the data"
           )
       found = find(slice(None))
     if found is None:

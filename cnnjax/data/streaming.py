@@ -34,7 +34,7 @@ from cnnjax.data.crops import Crops
 from cnnjax.data.images import UnreadableImage
 from cnnjax.data.order import Order
 from cnnjax.data.split import Label, Skipped, Split
-from cnnjax.errors import TransientError
+from cnnjax.errors import TransientError, warn
 
 # Images that a thread decodes in one go. A batch of more is put together, which costs a copy of it;
 # NumPy asks for huge pages for arrays of this size, which saves most page faults.
@@ -109,7 +109,7 @@ class _Chunks:
     # The process that trains finds too many in `skipped`, and says so.
     with contextlib.suppress(_TooMany):
       if not readable(index) and self.replace:
-        self.split.stand_in(index, readable)
+        self.split.stand_in(index, readable, skipped[-1][1])
     return pixels, label
 
 
@@ -182,7 +182,7 @@ class Streaming:
     self._config, self._mesh, self._skipped = config, mesh, skipped
     self._crops = Crops.of(config, split.shape)
     self._threads = config.threads or os.cpu_count() or 1
-    self._stream, self._next = None, -1
+    self._stream, self._next, self._told = None, -1, False
     self._since, self._waited = None, 0.0
 
   def feed(self, step: int) -> dict[str, jax.Array]:
@@ -267,6 +267,16 @@ class Streaming:
     # In threads: to start worker processes for each evaluation takes longer than they save.
     for batch in self._read(chunks, workers=0):
       yield {"image": batch["image"], "label": batch["label"]}, batch["mask"]
+    self._tell_lost()
+
+  def _tell_lost(self) -> None:
+    """Says once which classes a whole split turned out to have no image of."""
+    if self._skipped and not self._told:
+      self._told = True
+      names = (self.split.name(i) for i in range(len(self.split)))
+      left = np.flatnonzero([name not in self._skipped for name in names])
+      if lost := self.split.lost(left):
+        warn(f"images that cannot be read are left out of the evaluation, which is {lost}")
 
   def _read(self, chunks: _Chunks, workers: int) -> Iterator[dict[str, jax.Array]]:
     options = grain.ReadOptions(self._threads, self._threads + chunks.per_batch)

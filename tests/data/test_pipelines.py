@@ -312,16 +312,21 @@ def test_of_several_labels_the_same_are_taken_and_else_any(kind):
 @pytest.mark.parametrize("several", [False, True])
 def test_a_class_that_loses_all_its_images_ends_the_run(kind, several):
   given = several_labels([11]) if several else {"train": split_of_files(23, range(2, 23, 5))}
-  with pytest.raises(UserError, match=r"none of the training images of '2' can be read.*file \d+:"):
+  with pytest.raises(UserError, match=r"none of the training images of '2' can be read.*cated: "):
     batches(opened(kind, given, image_size=6)[0], range(4))
 
 
-def test_what_was_replaced_or_lost_is_said(damaged):
+def test_what_was_replaced_or_lost_is_said(damaged, capsys):
   split = opened("resident", damaged, image_size=6)[0].split
-  assert split.note == "5 that cannot be read replaced"
+  assert split.note == "5 that cannot be read replaced within their class"
   gone = {"test": split_of_files(8, [1, 6], 5)}
   split = opened("resident", gone, image_size=6, name="test")[0].split
   assert split.note == "2 that cannot be read left out, without any of 1" and len(split) == 6
+  pipeline, _ = opened("streaming", gone, image_size=6, name="test")
+  for _ in range(2):
+    assert sum(int(mask.sum()) for _, mask in pipeline.once(4)) == 6
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("warning: images that cannot be read") and line.endswith("any of 1")
 
 
 @both
