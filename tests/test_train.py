@@ -153,6 +153,27 @@ def test_several_steps_per_dispatch_change_nothing(tiny, tmp_path):
       assert losses[end]["train/epoch_loss"] == pytest.approx(sum(parts) / 6, rel=1e-6)
 
 
+def test_a_program_of_several_steps_ends_where_the_batches_change(tiny, tmp_path, monkeypatch):
+  """At the end of an epoch, and where images of another size begin."""
+  config = tiny(**{
+    "steps_per_dispatch": 5, "epochs": 2, "log_every": 2, "eval_every": 2, "checkpoint_every": 2,
+    "data.image_size": 8, "data.progressive": (4, 6),
+  })  # fmt: skip
+  config.model = {"name": "resnet20", "stage_sizes": (1,), "features": 4, "stem_features": 4}
+  lengths = []
+
+  def noted(_, now, feed, n):
+    lengths.append(n)
+    return now.replace(step=now.step + n)
+
+  monkeypatch.setattr(train.programs.Program, "train_step", noted)
+  monkeypatch.setattr(train, "measure", lambda *_, **__: {})
+  images = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), dtype=np.uint8)
+  given = images, np.arange(100) % 3
+  train.train(config, tmp_path, data.from_arrays(given, given))
+  assert lengths == [4, 2, 2, 4]
+
+
 def test_seed_decides_and_seeds_differ(tiny, tmp_path):
   runs = [
     train.train(tiny(seed=seed, epochs=1), tmp_path / str(i))[0] for i, seed in enumerate((0, 0, 1))
@@ -197,6 +218,10 @@ def test_a_signal_during_an_evaluation_is_not_lost(tiny, tmp_path, monkeypatch):
   end, _, stopped_by = train.train(config, tmp_path)
   assert stopped_by == signal.SIGTERM and int(end.step) == 6
   assert checkpoints.last_step(tmp_path) == 6
+  monkeypatch.undo()
+  train.train(config, tmp_path)
+  evaluated = [line["step"] for line in metrics_of(tmp_path) if "test/loss" in line]
+  assert evaluated == [6, 12, 18, 24], "the one that was broken off is made up for"
 
 
 def test_fewer_epochs_than_are_done_are_refused_and_nothing_changes(tiny, tmp_path):
