@@ -140,10 +140,11 @@ class Loop:
     for step in range(TOTAL):
       self.train(step)
       done = step + 1
-      if done % LOG_EVERY == 0 or done % PER_EPOCH == 0 or done == TOTAL:
-        self.lines.append({"step": done, **self.training_metrics(done)})
-      found = {}
-      if done % EVAL_EVERY == 0 or done == TOTAL:
+      evaluated = done % EVAL_EVERY == 0 or done == TOTAL
+      of_epoch, found = evaluated or done % PER_EPOCH == 0, {}
+      if done % LOG_EVERY == 0 or of_epoch or done == 1:
+        self.lines.append({"step": done, **self.training_metrics(done, of_epoch)})
+      if evaluated:
         self.measure(done)
         found = self.evaluate("validation")
         self.lines.append({"step": done, **found})
@@ -188,6 +189,8 @@ class Loop:
     return grads, (logits, losses, true), [seen[2] for _, seen in found]
 
   def train(self, step):
+    if step % PER_EPOCH == 0:
+      self.epoch = []
     grads, seen, moments = self.gradient(self.params, step)
     used = grads
     if rho := self.config.optim.sam_rho:
@@ -206,6 +209,7 @@ class Loop:
       return
     size = norm(self.params)
     self.window.append((seen, (norm(grads), size, norm(updates) / size)))
+    self.epoch.append(seen)
     self.params, self.memory = tree(np.add, self.params, updates), memory
     self.move(moments)
     self.average(step + 1)
@@ -269,15 +273,16 @@ class Loop:
       found |= {f"{split}/{name}{k}": v for k, v in metrics(logits, losses, targets).items()}
     return found
 
-  def training_metrics(self, done):
+  def training_metrics(self, done, of_epoch):
     found = {"learning_rate": self.rate(done - 1)}
     if self.dtype == "float16":
       found["loss_scale"] = self.scale
     if self.window:
       norms = np.mean([norms for _, norms in self.window], axis=0)
       found |= dict(zip(("grad_norm", "param_norm", "update_ratio"), norms, strict=True))
-      seen = jax.tree.map(lambda *x: np.concatenate(x), *(seen for seen, _ in self.window))
-      found |= {f"train/{name}": value for name, value in metrics(*seen).items()}
+      found |= summed("train/", [seen for seen, _ in self.window])
+    if of_epoch and self.epoch:
+      found |= summed("train/epoch_", self.epoch)
     self.window = []
     return found
 
@@ -291,6 +296,12 @@ class Loop:
       step: found["validation/accuracy"] for step, (_, found) in self.saved.items() if found
     }
     return max(scores, key=scores.get)
+
+
+def summed(prefix, seen):
+  """The metrics of several steps as of one batch."""
+  whole = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+  return {f"{prefix}{name}": value for name, value in metrics(*whole).items()}
 
 
 def metrics(logits, losses, targets):

@@ -171,7 +171,7 @@ def test_a_program_of_several_steps_ends_where_the_batches_change(tiny, tmp_path
   images = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), dtype=np.uint8)
   given = images, np.arange(100) % 3
   train.train(config, tmp_path, data.from_arrays(given, given))
-  assert lengths == [4, 2, 2, 4]
+  assert lengths == [1, 3, 2, 2, 4]  # the first line is of the first step
 
 
 def test_seed_decides_and_seeds_differ(tiny, tmp_path):
