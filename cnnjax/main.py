@@ -6,7 +6,8 @@ python -m cnnjax.main --config=configs/resnet.py:cifar10 --config.seed=1 --workd
 Exit codes: 0 done; 2 something is wrong, which one line on stderr names; 128 + number stopped by a
 signal (130 SIGINT, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2) and saved: the same command
 goes on; 75 a device, another process or the disk failed, or another run has the workdir: the
-same command may go on.
+same command may go on. When nobody reads the output any more, as after `| head`, a run goes on;
+other commands end in silence, with 141.
 """
 
 import argparse
