@@ -223,9 +223,11 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
         raise UserError(f"{what} must be {check.text}, got {value!r}")
     return value
   if origin is Literal:
-    if (type(value), value) not in [(type(arg), arg) for arg in args]:  # 3.0 is not 3, nor True 1
-      raise unknown(what, value, args)
-    return value
+    if (type(value), value) in [(type(arg), arg) for arg in args]:  # 3.0 is not 3, nor True 1
+      return value
+    if not isinstance(value, str) and str(value).lower() in args:  # as the command line reads it:
+      return str(value).lower()  # None of none, a number of 2012
+    raise unknown(what, value, args)
   if tuple[()] in args:
     empty = isinstance(value, tuple | list) and not value
     return () if empty else _checked(what, value, args[0])

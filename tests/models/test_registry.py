@@ -245,6 +245,8 @@ def test_what_is_converted():
   assert models.create("mlp", 10, features=[5, 6]).features == (5, 6)
   assert models.create("mlp", 10, features=()).features == ()
   assert isinstance(models.create("mlp", 10, dropout=0).dropout, float)
+  assert models.create("alexnet", 10, weight_init=2012).weight_init == "2012"
+  assert models.create("resnet18", 10, attention=None).attention == "none"
   for dtype in (jnp.bfloat16, "bfloat16", jnp.dtype("bfloat16")):
     assert models.create("mlp", 10, dtype=dtype).dtype == jnp.bfloat16
   assert models.create("mlp", 10).dtype == jnp.float32
