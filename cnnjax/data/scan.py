@@ -8,6 +8,7 @@ Files are decoded as in training, so what is unreadable here is what training wo
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -22,6 +23,7 @@ from PIL import Image
 from cnnjax.data import images, names, tables
 from cnnjax.data.folder import beside, split_folders
 from cnnjax.data.leftovers import PHOTOS, is_litter
+from cnnjax.data.pixels import Reading, deep_values
 from cnnjax.errors import UserError
 from cnnjax.paths import PathLike, to_path
 
@@ -32,6 +34,7 @@ HARMFUL = {
   "unreadable": "files that cannot be decoded, or not opened",
   "leaked": "the same picture in two splits",
   "conflicting": "the same picture in two classes",
+  "bits unused": "16-bit files that use fewer: without data.range they are dark, or black",
   "other formats": "pictures in formats that are not read: convert them to JPEG or PNG",
 }
 KINDS = {
@@ -48,16 +51,17 @@ KINDS = {
   "names": "of splits, columns and classes, that may have been meant otherwise",
   "grey": "read with three equal channels where data.channels is 3",
   "CMYK": "converted to RGB without a colour profile",
-  "alpha": "transparency is dropped, and the colours below it are seen",
+  "alpha": "transparency is dropped; data.alpha=white or black puts a colour behind it",
   "palette": "converted to RGB",
-  "16 bits": "the upper 8 are read",
+  "16 bits": "the upper 8 are read; data.range says which values are black and white",
   "several frames": "animated, or several pages: the first is read",
-  "turned": "by EXIF, which is not applied: read as stored",
+  "turned": "by EXIF, and read so; data.orientation=ignore reads them as stored",
   "small": "a side of less than 32 pixels",
   "large": "over 16 million pixels: slow to decode",
   "elongated": "a side over 4 times the other: crops see little of it",
 }
 File = tuple[str, str, tuple[str, ...]]  # (path, split, classes)
+FEW_BITS = 14  # of 16: the upper 8 then have 64 levels at most
 _CHUNK = 512  # files that are in the hands of the threads at a time
 
 
@@ -74,6 +78,7 @@ class Looked:
   size: int = 0  # in bytes
   content: bytes = b""  # a hash of the file
   pixels: bytes = b""  # a hash of the decoded pixels
+  largest: int | None = None  # of the values of a file with 16 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +150,11 @@ def scan(path: PathLike, progress: Callable[[int, int], None] | None = None) -> 
   for image in looked:
     for kind, detail in image.notes:
       findings[kind].append(f"{image.path}: {detail}" if detail else image.path)
+  if largest := [image.largest for image in looked if image.largest is not None]:
+    bits = max(max(largest).bit_length(), 1)
+    if bits <= FEW_BITS:
+      line = f"all {len(largest):,} use {bits}, up to {max(largest):,}: set data.range={bits}"
+      findings["bits unused"].append(line)
   _compare(looked, findings)
   _compare_classes(looked, classes, findings)
   found = {kind: tuple(lines) for kind, lines in findings.items() if lines}
@@ -228,7 +238,7 @@ def _look(root: pathlib.Path, path: str, split: str, labels: tuple[str, ...]) ->
   data = None
   try:
     data = images.read(root / path)
-    pixels = images.decode(data, 3)
+    pixels = images.decode(data, 3, reading=Reading(upright=True))
   except OSError as e:
     return Looked(path, split, labels, (("unreadable", e.strerror or str(e)),))
   except images.UnreadableImage as e:
@@ -239,15 +249,23 @@ def _look(root: pathlib.Path, path: str, split: str, labels: tuple[str, ...]) ->
     return Looked(path, split, labels, ((kind, reason),), size=len(data or b""))
   height, width = pixels.shape[:2]
   notes = list(_notes(data, pathlib.PurePath(path).suffix.lower()))
-  size = f"{height}x{width}"
+  size, is_deep = f"{height}x{width}", any(kind == "16 bits" for kind, _ in notes)
   notes += [("small", size)] * (min(height, width) < 32)
   notes += [("large", size)] * (height * width > 2**24)
   notes += [("elongated", size)] * (max(height, width) > 4 * min(height, width))
   digest = lambda *parts: hashlib.blake2b(b"".join(parts), digest_size=16).digest()
   return Looked(
     path, split, labels, tuple(notes), height, width, len(data),
-    digest(data), digest(size.encode(), pixels.data),
+    digest(data), digest(size.encode(), pixels.data), _largest(data) if is_deep else None,
   )  # fmt: skip
+
+
+def _largest(data: bytes) -> int | None:
+  """The largest value of a file with 16 bits, transparency left out; None: it cannot be seen."""
+  with contextlib.suppress(images.UnreadableImage), Image.open(io.BytesIO(data)) as image:
+    values = deep_values(image, data)
+    return None if values is None else int((values if values.ndim == 2 else values[..., :3]).max())
+  return None
 
 
 def _notes(data: bytes, ending: str) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -226,6 +227,31 @@ def test_a_clean_folder_has_no_findings(tmp_path):
   assert report.counts == {"": {"a": 3, "b": 3}}
   assert told[-1] == (6, 6)
   assert "nothing harmful" in render(report)
+
+
+def deep(largest, shape=(40, 50), seed=0):
+  values = np.random.default_rng(seed).integers(0, largest + 1, shape).astype(np.uint16)
+  values.flat[0] = largest
+  return values
+
+
+@pytest.mark.parametrize(
+  "largest, bits", [(255, 8), (1023, 10), (4095, 12), (4096, 13), (16383, 14), (16384, None)]
+)
+def test_bits_that_no_file_of_16_uses_are_found(tmp_path, largest, bits):
+  """Of all files together: a dark one alone says nothing."""
+  files = {"a/1.png": Image.fromarray(deep(largest)), "a/2.png": Image.fromarray(deep(3))}
+  write(tmp_path, {**files, "a/8.png": picture(1)})
+  report = scan(tmp_path)
+  assert len(report.findings["16 bits"]) == 2
+  lines = (f"all 2 use {bits}, up to {largest:,}: set data.range={bits}",) if bits else ()
+  assert report.findings.get("bits unused", ()) == lines and report.harmful == bool(bits)
+
+
+def test_bits_of_colour_are_counted_without_transparency(tmp_path):
+  colours = np.dstack([deep(900, (40, 50, 3)), np.full((40, 50), 65535, np.uint16)])
+  write(tmp_path, {"a/1.png": cv2.imencode(".png", colours)[1].tobytes()})
+  assert scan(tmp_path).findings["bits unused"] == ("all 1 use 10, up to 900: set data.range=10",)
 
 
 def test_duplicates_alone_are_not_harmful(tmp_path):
