@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from cnnjax.errors import ArgumentParser, UserError, run, unknown
+from cnnjax.errors import ArgumentParser, UserError, run, unknown, warn
 from cnnjax.paths import PathLike, to_path
 
 SPLITS = ("train", "validation", "test")
+ALL = "all"  # that the data have, of every split
 
 
 class Stopped(Exception):
@@ -52,7 +54,7 @@ def evaluate(
 
 def evaluate_checkpoint(
   workdir: PathLike,
-  split: str = "test",
+  split: str | None = None,
   checkpoint: str = "last",
   weights: str = "raw",
   splits: Any = None,
@@ -65,7 +67,8 @@ def evaluate_checkpoint(
 
   Args:
     workdir: where the run is.
-    split: "train", "validation" or "test", as the run's config has them.
+    split: "train", "validation" or "test", as the run's config has them; or "all" that its data
+      have. None: "test"; where `data.path` is another one, without splits, "all".
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept: "ema", "swa", "schedule_free".
     splits: what the run was given by `data.from_arrays`, if it was.
@@ -75,31 +78,46 @@ def evaluate_checkpoint(
   Raises:
     UserError: there is no such run, checkpoint or split, or the checkpoint does not fit.
   """
+  _, *found = _evaluated(workdir, split, checkpoint, weights, splits, unreadable, overrides)
+  return tuple(found)
+
+
+def _evaluated(
+  workdir: PathLike,
+  split: str | None,
+  checkpoint: str,
+  weights: str,
+  splits: Any,
+  unreadable: dict[str, str] | None,
+  overrides: dict[str, Any],
+) -> tuple[str, int, int, dict[str, float]]:
+  """The split that was evaluated, and what `evaluate_checkpoint` returns."""
   # Late: --help need not import JAX.
   from cnnjax import augment, checkpoints, compiling, data, sharding, state, steps, tasks, trained
-  from cnnjax import config as configs
   from cnnjax.optim.averaging import WEIGHTS
-  from cnnjax.workdir import load_config
 
   workdir = to_path(workdir)
-  if split not in SPLITS:
-    raise unknown("split", split, SPLITS)
   if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
     raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
   if weights not in WEIGHTS:
     raise unknown("weights", weights, WEIGHTS)
-  config = load_config(workdir)
-  for key, value in overrides.items():
-    configs.override(config, key, value)
-  configs.validate(config)
+  config, split = _configured(workdir, split, overrides)
   compiling.use_cache(config.compilation_cache)
   mesh = sharding.make_mesh(-1)  # the result is the same on any
   found = trained.load(workdir, config, mesh, checkpoint, weights)
-  skipped = data.Skipped(config.data.max_unreadable)
-  images = data.load(config.data, (split,), skipped, splits, evaluating=True, devices=mesh.size)
-  if (images := images[split]) is None:
+  skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
+  if split == ALL:
+    several = config.task.name == "multi_label"
+    images = data.whole(
+      config.data, found.meta["classes"], skipped, splits, several=several, **where
+    )
+  else:
+    images = data.load(config.data, (split,), skipped, splits, evaluating=True, **where)[split]
+  if images is None:
     raise UserError("this run has no validation split; choose --split=test or --split=train")
   data.check_classes(found.meta["classes"], images.classes)
+  for key, text in images.remarks.items() if "data.path" in overrides else ():
+    warn(f"{config.data.path}: {key}: {text}")
   image_shape = data.Crops.of(config.data, images.shape).shape(config.data.image_size)
   sizes = {image_shape[0], config.data.eval_size} - {None}
   one = found.members.first(found.variables)
@@ -112,7 +130,34 @@ def evaluate_checkpoint(
   total = evaluate(step, found.variables, pipeline, config.eval_batch_size)
   if unreadable is not None:
     unreadable.update(skipped)
-  return found.step, int(total.loss.count.min()), found.members.compute(total)
+  return split, found.step, int(total.loss.count.min()), found.members.compute(total)
+
+
+def _configured(
+  workdir: PathLike, split: str | None, overrides: dict[str, Any]
+) -> tuple[ConfigDict, str]:
+  """The run's config with `overrides`, checked, and the name of the split."""
+  from cnnjax import config as configs
+  from cnnjax import data
+  from cnnjax.data.names import split_of
+  from cnnjax.workdir import load_config
+
+  if split not in (*SPLITS, ALL, None):
+    if split_of(split) is None:
+      raise unknown("split", split, (*SPLITS, ALL))
+    split = split_of(split)
+  config = load_config(workdir)
+  for key, value in overrides.items():
+    configs.override(config, key, value)
+  if split is None and "data.path" in overrides and not data.has_splits(config.data):
+    split = ALL
+    warn(
+      f"{config.data.path} has no splits: all of its images are evaluated (--split=test: the part "
+      "that this run would hold out of them)"
+    )
+  elsewhere = split == ALL and config.data.source == "folder"
+  configs.validate(data.without_source(config) if elsewhere else config)
+  return config, split or "test"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,7 +166,11 @@ def main(argv: list[str] | None = None) -> int:
     description="Evaluates a checkpoint on a whole split: by default the last one on test.",
   )
   parser.add_argument("--workdir", required=True, type=to_path, help="where the run is")
-  parser.add_argument("--split", default="test", help="train, validation or test")
+  parser.add_argument(
+    "--split",
+    help="train, validation, test, or all that there is; default: test, and all of a --path that "
+    "has no splits",
+  )
   parser.add_argument("--checkpoint", default="last", help="last, best or a step")
   parser.add_argument("--weights", default="raw", help="raw; ema, swa or schedule_free, if kept")
   parser.add_argument("--batch_size", type=int, help="examples at a time")
@@ -138,13 +187,9 @@ def main(argv: list[str] | None = None) -> int:
     "data.path": args.path,
   }
   unreadable = {}
-  step, examples, metrics = evaluate_checkpoint(
-    args.workdir,
-    args.split,
-    args.checkpoint,
-    args.weights,
-    unreadable=unreadable,
-    **{key: value for key, value in overrides.items() if value is not None},
+  overrides = {key: value for key, value in overrides.items() if value is not None}
+  split, step, examples, metrics = _evaluated(
+    args.workdir, args.split, args.checkpoint, args.weights, None, unreadable, overrides
   )
   from cnnjax import tasks
   from cnnjax.members import in_words
@@ -153,8 +198,9 @@ def main(argv: list[str] | None = None) -> int:
 
   declared = tasks.TASKS[load_config(args.workdir).task.name].METRICS
   of = "" if args.weights == "raw" else f", {args.weights} weights"
+  where = "all images" if split == ALL else f"{split} split"
   print(
-    f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}){of}, {args.split} split, "
+    f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}){of}, {where}, "
     f"{examples:,} examples: {in_words(metrics, of_weights(declared, ['raw']))}"
   )
   for name, reason in list(unreadable.items())[:1]:

@@ -243,6 +243,63 @@ def test_unreadable_images_are_named_and_not_counted(tiny, folder, tmp_path, pip
     evaluate.evaluate_checkpoint(tmp_path, **{"data.path": str(tmp_path / "broken")})
 
 
+@pytest.fixture(scope="module")
+def trained(tiny, folder, tmp_path_factory):
+  """The workdir of a run on `folder`."""
+  config = tiny(**{
+    "data.source": "folder", "data.path": str(folder), "data.image_size": 8, "data.channels": 1,
+    "epochs": 1, "batch_size": 8,
+  })  # fmt: skip
+  workdir = tmp_path_factory.mktemp("trained")
+  train.train(config, workdir)
+  return workdir
+
+
+@pytest.mark.parametrize("source", ["folder", "arrays"])
+def test_all_is_every_split_together(trained, fixres, photos, source):
+  workdir, splits = {"folder": (trained, None), "arrays": (fixres[0], photos)}[source]
+  of = lambda split, **more: evaluate.evaluate_checkpoint(workdir, split, splits=splits, **more)
+  parts = [of(split)[1:] for split in ("train", "test")]
+  n = sum(examples for examples, _ in parts)
+  for pipeline in ("resident", "streaming"):
+    _, examples, found = of("all", **{"data.pipeline": pipeline})
+    assert examples == n
+    for key in ("accuracy", "loss"):
+      mean = sum(examples * metrics[key] for examples, metrics in parts) / n
+      assert found[key] == pytest.approx(mean, rel=1e-5)
+
+
+def test_images_of_another_place_are_all_evaluated(trained, folder, tmp_path, capsys):
+  """A list or folder without splits; one class of it that the run has suffices."""
+  new = tmp_path / "new"
+  (new / "deep" / "b").mkdir(parents=True)
+  for i in range(2, 9):
+    shutil.copy(folder / "test" / "ab"[i % 2] / f"{i:02}.png", new / "deep" / "b" / f"{i}.png")
+  (new / "deep" / "b" / "1.heic").touch()
+  (new / "list.csv").write_text(
+    "path,label,n\n" + "".join(f"deep/b/{i}.png,b,0\n" for i in range(2, 9))
+  )
+  results = []
+  for path, remark in ((new / "deep", "not read: 1 .heic"), (new / "list.csv", "not used: ")):
+    assert evaluate.main([f"--workdir={trained}", f"--path={path}"]) == 0
+    printed = capsys.readouterr()
+    assert ", all images, 6 examples: accuracy" in printed.out
+    assert f"warning: {path} has no splits: all of its images are evaluated" in printed.err
+    assert f"warning: {path}: {remark}" in printed.err
+    results.append(evaluate.evaluate_checkpoint(trained, "all", **{"data.path": str(path)})[2])
+  assert results[0] == results[1]
+  (new / "deep" / "c").mkdir()
+  shutil.copy(folder / "test" / "b" / "03.png", new / "deep" / "c")
+  with pytest.raises(UserError, match="it knows no c, but a, b; rename them, or take their images"):
+    evaluate.evaluate_checkpoint(trained, **{"data.path": str(new / "deep")})
+
+
+def test_splits_go_by_several_names(trained):
+  assert evaluate.evaluate_checkpoint(trained, "eval") == evaluate.evaluate_checkpoint(trained)
+  with pytest.raises(UserError, match="no validation split"):
+    evaluate.evaluate_checkpoint(trained, "val")
+
+
 @pytest.mark.parametrize("pipeline", ["resident", "streaming"])
 def test_too_many_unreadable_images_are_one_line(tiny, folder, tmp_path, pipeline, capsys):
   config = tiny(**{

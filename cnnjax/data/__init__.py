@@ -13,10 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import durations, sharding
+from cnnjax import durations, keys, sharding
 from cnnjax.data import holdout, imbalance, levels, names
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.crops import Crops
+from cnnjax.data.joined import join
 from cnnjax.data.order import Order
 from cnnjax.data.resident import Resident, check_fits, in_gib
 from cnnjax.data.split import Skipped, Split
@@ -35,8 +36,8 @@ _ONLY = {
 
 __all__ = [
   "Crops", "Inputs", "Order", "Resident", "Skipped", "Split", "Streaming", "check",
-  "check_classes", "describe",
-  "from_arrays", "load", "open_inputs", "pipeline", "with_given",
+  "check_classes", "describe", "from_arrays", "has_splits", "load", "open_inputs", "pipeline",
+  "whole", "with_given", "without_source",
 ]  # fmt: skip
 
 
@@ -116,6 +117,29 @@ def load(
     )
     for name in splits
   }
+
+
+def whole(
+  config: ConfigDict,
+  classes: Sequence[str],
+  skipped: Skipped,
+  given: dict[str, Split] | None = None,
+  *,
+  several: bool,
+  devices: int = 1,
+) -> Split:
+  """All that the data have, of every split, for a run on `classes`; arguments as of `load`.
+
+  Of a folder or list also the splits that the config does not name. `several`: an image of the
+  run may have several labels.
+  """
+  if given is None and config.source == "folder":
+    parts = [_source("folder").whole(config)]
+  else:
+    named = [config[key] for key in ("train", "validation", "test") if isinstance(config[key], str)]
+    parts = [_loaded(config, split, given) for split in given or named]
+  joined = join(parts, classes, several=several)
+  return _settled(joined, config, skipped, devices, train=False)
 
 
 def _held_out(config: ConfigDict, given: dict[str, Split] | None) -> dict[str, float | int]:
@@ -299,6 +323,20 @@ def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict
       )
   if "validation" in given:
     config.data.validation = "validation"
+  return config
+
+
+def has_splits(config: ConfigDict) -> bool:
+  """Whether the data of a run say what is trained on and what tested."""
+  return config.source != "folder" or _source("folder").has_splits(config.path)
+
+
+def without_source(config: ConfigDict) -> ConfigDict:
+  """The config of a run as if on arrays: to check the rest of it where no split need be there."""
+  config = config.copy_and_resolve_references()
+  standard = keys.default().data
+  config.data.update({key: standard[key] for key in (*_ONLY, "train", "validation", "test")})
+  config.data.source = "arrays"
   return config
 
 

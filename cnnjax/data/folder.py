@@ -173,34 +173,79 @@ def _listed(config: ConfigDict) -> Listing:
   )
 
 
+def whole(config: ConfigDict) -> Split:
+  """All images of the folder or list, of every split that it has, with the classes that it has."""
+  found = _look(config.path)
+  pairs, classes, remarks = found.read(("train", place) for place in found.own)
+  every = list(itertools.chain(*pairs.values()))
+  several = any(len(labels) != 1 for _, labels in every)
+  files = Files(tuple(file for file, _ in every), _labels(every, classes, several), found.below)
+  return Split(files, classes, (None, None, config.channels or 3), remarks=remarks)
+
+
+def has_splits(path: str) -> bool:
+  """Whether a folder or list says what is trained on and what tested."""
+  return "" not in _look(path).own
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+  """What lies at a path."""
+
+  below: str  # the folder that paths start at
+  own: Mapping[str, str | Pairs]  # the folder or the images of each split; "" is all, without
+  remarks: dict[str, str]
+  left: Leftovers  # beside the splits
+  folds: str = ""  # as of `tables.Table`
+
+  def read(
+    self, places: Iterable[tuple[str, str]]
+  ) -> tuple[dict[str, Pairs], tuple[str, ...], dict[str, str]]:
+    """(the images of some splits; their classes in order; remarks).
+
+    `places` are (key of the config, key of `own`).
+    """
+    left, splits = Leftovers(), {}
+    left.add(self.left)
+    for key, place in places:
+      if place not in splits:
+        found = self.own[place]
+        splits[place] = found if isinstance(found, list) else _of_folder(found, key, left)
+    called = names.classes(
+      label for pairs in splits.values() for _, labels in pairs for label in labels
+    )
+    pairs = {
+      place: [(file, tuple(dict.fromkeys(map(called.get, labels)))) for file, labels in found]
+      for place, found in splits.items()
+    }
+    doubts = [text for text in (self.remarks.get("labels"), names.doubts(called)) if text]
+    remarks = self.remarks | left.remarks() | ({"labels": "; ".join(doubts)} if doubts else {})
+    return pairs, tuple(dict.fromkeys(called.values())), remarks
+
+
+def _look(path: str | None) -> _Found:
+  root = _existing(path)
+  if os.path.isdir(root):
+    splits = split_folders(root)
+    left = _loose(root) if splits else Leftovers()
+    return _Found(root, splits or {"": root}, beside(root, splits), left)
+  if root.lower().endswith(tables.ENDINGS):
+    table = tables.read(root)
+    return _Found(os.path.dirname(root), table.splits, table.remarks, Leftovers(), table.folds)
+  raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
+
+
 @functools.lru_cache(maxsize=1)
 def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
   """`named` are (key, split) of the config; other splits are not looked at."""
-  root, splits = _existing(path), {}
-  if os.path.isdir(root):
-    splits = split_folders(root)
-    own, remarks = splits or {"": root}, beside(root, splits)
-  elif root.lower().endswith(tables.ENDINGS):
-    table = tables.read(root)
-    own, remarks = table.splits, table.remarks
-    if table.folds and "test" in dict(named):
-      raise UserError(
-        f"{path}: {table.folds}, which says of no line whether it is trained on or tested: write "
-        f"train and test there; or {_hold_out('test')}, whatever the fold"
-      )
-  else:
-    raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
-  places = _places(path, own, dict(named))
-  left = _loose(root) if splits else Leftovers()
-  pairs = {}
-  for key, place in places.items():
-    if place not in pairs:
-      found = own[place]
-      pairs[place] = found if isinstance(found, list) else _of_folder(found, key, left)
-  remarks = remarks | left.remarks()
-  pairs, ordered, doubts = _classes(pairs)
-  if doubts:
-    remarks = {**remarks, "labels": "; ".join(filter(None, (remarks.get("labels"), doubts)))}
+  looked = _look(path)
+  if looked.folds and "test" in dict(named):
+    raise UserError(
+      f"{path}: {looked.folds}, which says of no line whether it is trained on or tested: write "
+      f"train and test there; or {_hold_out('test')}, whatever the fold"
+    )
+  places = _places(path, looked.own, dict(named))
+  pairs, ordered, remarks = looked.read(places.items())
   known = {label for _, labels in pairs[places["train"]] for label in labels}
   for place, found in pairs.items():
     if odd := sorted({label for _, labels in found for label in labels} - known):
@@ -209,36 +254,23 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
         f"learnt: {listed(odd)}; add images of them there, or take them out here"
       )
   if len(known) < 2:
-    raise _too_few(path, root, known)
+    raise _too_few(path, known)
   classes = tuple(label for label in ordered if label in known)
   several = any(len(labels) != 1 for found in pairs.values() for _, labels in found)
-  below = root if os.path.isdir(root) else os.path.dirname(root)
   files = {
-    place: Files(tuple(file for file, _ in found), _labels(found, classes, several), below)
+    place: Files(tuple(file for file, _ in found), _labels(found, classes, several), looked.below)
     for place, found in pairs.items()
   }
   own_names = {name: places[key] for key, name in named}
-  unused = tuple(sorted({*own} - {*own_names.values()}))
+  unused = tuple(sorted({*looked.own} - {*own_names.values()}))
   by_name = {name: files[place] for name, place in own_names.items()}
   return Listing(by_name, classes, own_names, unused, remarks)
 
 
-def _classes(splits: dict[str, Pairs]) -> tuple[dict[str, Pairs], Iterable[str], str]:
-  """(the pairs with classes for labels, the classes in order, doubts about them in words)."""
-  called = names.classes(
-    label for pairs in splits.values() for _, labels in pairs for label in labels
-  )
-  by_class = {
-    split: [(file, tuple(dict.fromkeys(map(called.get, labels)))) for file, labels in pairs]
-    for split, pairs in splits.items()
-  }
-  return by_class, dict.fromkeys(called.values()), names.doubts(called)
-
-
-def _too_few(path: str, root: str, known: set[str]) -> UserError:
+def _too_few(path: str, known: set[str]) -> UserError:
   if not known:
     return UserError(f"{path}: no image that is trained on has a label")
-  inner = os.path.join(root, *known)  # as where an archive was unpacked
+  inner = os.path.join(os.path.expanduser(path), *known)  # as where an archive was unpacked
   hint = (
     f"; did you mean data.path={quoted(inner)}?" if os.path.isdir(inner) and _folders(inner) else ""
   )

@@ -1,0 +1,91 @@
+"""Several splits as one, with the numbers that a run has for its classes, to evaluate them all."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnnjax.data import names
+from cnnjax.data.split import Image, Label, Split
+from cnnjax.errors import UserError, listed
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+  """The records of `parts`, one after the other; their class c is `numbers[c]` of `num_classes`.
+
+  `num_classes` is 0 where an image has one label.
+  """
+
+  parts: tuple[Split, ...]
+  numbers: np.ndarray
+  num_classes: int
+  groups = None
+
+  def __len__(self) -> int:
+    return sum(map(len, self.parts))
+
+  def _find(self, i: int) -> tuple[Split, int]:
+    for part in self.parts:
+      if i < len(part):
+        return part, i
+      i -= len(part)
+    raise IndexError(i)
+
+  def __getitem__(self, i: int) -> tuple[Image, Label]:
+    part, at = self._find(i)
+    image, label = part[at]
+    return image, self._label(label)
+
+  def _label(self, label: Label) -> Label:
+    if not self.num_classes:
+      return self.numbers[label]
+    there = self.numbers[np.flatnonzero(label) if np.ndim(label) else [label]]
+    return np.isin(np.arange(self.num_classes), there).astype(np.uint8)
+
+  def name(self, i: int) -> str:
+    part, at = self._find(i)
+    return part.name(at)
+
+  @functools.cached_property
+  def labels(self) -> np.ndarray:
+    labels = np.stack([self._label(label) for part in self.parts for label in part.labels])
+    return labels.astype(np.uint8 if self.num_classes else np.int32)
+
+  @functools.cached_property
+  def contents(self) -> np.ndarray:
+    return np.concatenate([part.ids("content") for part in self.parts])
+
+  @functools.cached_property
+  def places(self) -> np.ndarray:
+    return np.concatenate([part.ids("place") for part in self.parts])
+
+  @property
+  def large(self) -> bool:
+    return any(part.records.large for part in self.parts)
+
+
+def join(parts: Sequence[Split], classes: Sequence[str], *, several: bool) -> Split:
+  """All examples of `parts`, which have the same classes, as a run on `classes` would have them.
+
+  Args:
+    parts: some may lack examples of a class.
+    classes: of the run.
+    several: an image of the run may have several labels.
+
+  Raises:
+    UserError: the run knows no such class, or an image has several labels for a run of one.
+  """
+  first = parts[0]
+  numbers = {names.same(name): i for i, name in enumerate(classes)}
+  if odd := [name for name in first.classes if names.same(name) not in numbers]:
+    raise UserError(
+      f"the run was trained on other classes than these data have: it knows no {listed(odd)}, but "
+      f"{listed(classes)}; rename them, or take their images out"
+    )
+  if np.ndim(first[0][1]) and not several:
+    raise UserError("an image of these data may have several labels, and one of the run has one")
+  found = np.array([numbers[names.same(name)] for name in first.classes], np.int32)
+  records = Joined(tuple(parts), found, len(classes) if several else 0)
+  return Split(records, tuple(classes), first.shape, remarks=first.remarks)
