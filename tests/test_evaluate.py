@@ -195,6 +195,31 @@ def test_a_checkpoint_for_one_size_refuses_another(tiny, photos, tmp_path, image
     assert "\n" not in str(e.value)
 
 
+def test_the_classes_must_be_those_of_the_run(fixres, photos):
+  images, labels = photos["test"].images, photos["test"].labels
+  other = data.from_arrays((images, labels), (images, labels), classes=("0", "2", "1"))
+  with pytest.raises(UserError, match="where it has '1' they have '2'"):
+    evaluate.evaluate_checkpoint(fixres[0], splits=other)
+
+
+def test_each_flag_of_the_command_is_taken(fixres, monkeypatch):
+  asked = {}
+
+  def noted(*args, **options):
+    asked.update(options, args=args)
+    return 3, 5, {"accuracy": 0.25}
+
+  monkeypatch.setattr(evaluate, "evaluate_checkpoint", noted)
+  words = "--split=train --checkpoint=best --weights=ema --batch_size=7 --views=flip --size=9 "
+  words += f"--data_dir=here --path=there --workdir={fixres[0]}"
+  assert evaluate.main(words.split()) == 0
+  del asked["unreadable"]
+  assert asked == {
+    "args": (fixres[0], "train", "best", "ema"), "eval_batch_size": 7, "eval_views": "flip",
+    "data.eval_size": 9, "data.data_dir": "here", "data.path": "there",
+  }  # fmt: skip
+
+
 # Images that cannot be read
 
 

@@ -26,6 +26,29 @@ class WithAuxiliaryHead(nn.Module):
     return nn.Dense(3, name="head")(x)
 
 
+def state_of(variables, optimizer, task, scale=None):
+  """A fresh state, its loss times `scale`."""
+  config = default()
+  config.loss_scale.update(initial=scale or 1.0)
+  return state.TrainState(
+    step=jnp.int32(0), seed=jnp.uint32(0), **{"batch_stats": {}, **variables},
+    opt_state=optimizer.init(variables["params"]), averages={}, rate_factor=jnp.float32(1),
+    monitor=monitor.create(config), window=steps.no_metrics(task), epoch=task.no_metrics(),
+    bad_step=jnp.int32(state.NEVER),
+    loss_scale=loss_scale.create(config.loss_scale, "float16" if scale else "float32"),
+  )  # fmt: skip
+
+
+def step_of(model, task, optimizer):
+  """The jitted (state, batch) -> state, on images as they are."""
+  prepare = steps.preparer(task, lambda _, x, y: (x, y), lambda images: images)
+  step = steps.train_step(
+    steps.gradients(model, steps.losses(task)), task, optimizer, prepare,
+    averaging.Averaging(default().optim, None, False, None, 1), steps_per_epoch=4,
+  )  # fmt: skip
+  return jax.jit(lambda now, batch: step(now, batch, None))
+
+
 def test_auxiliary_heads_learn_by_their_weight():
   """arXiv:1409.4842 section 5: loss + 0.3 * the loss of each auxiliary head."""
   config = default()
@@ -37,19 +60,8 @@ def test_auxiliary_heads_learn_by_their_weight():
   model, optimizer = WithAuxiliaryHead(), optax.with_extra_args_support(optax.sgd(1.0))
   variables = model.init(jax.random.key(0), images / 255.0, train=False)
   assert variables.keys() == {"params"}
-  zero = jnp.zeros((), jnp.int32)
-  before = state.TrainState(
-    step=zero, seed=jnp.uint32(0), params=variables["params"], batch_stats={},
-    opt_state=optimizer.init(variables["params"]), averages={}, rate_factor=jnp.float32(1),
-    monitor=monitor.create(config), loss_scale=None, window=steps.no_metrics(task),
-    bad_step=jnp.asarray(state.NEVER),
-  )  # fmt: skip
-  prepare = steps.preparer(task, lambda _, x, y: (x, y), lambda images: images)
-  step = steps.train_step(
-    steps.gradients(model, steps.losses(task)), task, optimizer, prepare,
-    averaging.Averaging(config.optim, None, False, None, 1),
-  )  # fmt: skip
-  after = jax.jit(step)(before, {"image": images, "label": labels}, None)
+  before = state_of(variables, optimizer, task)
+  after = step_of(model, task, optimizer)(before, {"image": images, "label": labels})
 
   x = (images / 255.0).mean(axis=(1, 2))
   for head, weight in (("head", 1.0), ("aux1_head", 0.25)):
@@ -192,18 +204,6 @@ def test_distillation_weighs_both_losses(examples):
   np.testing.assert_allclose(found, 0.75 * plain + 0.25 * toward, rtol=1e-4)
 
 
-def state_of(variables, optimizer, scale=None):
-  """A fresh state, its loss times `scale`."""
-  config = default()
-  config.loss_scale.update(initial=scale or 1.0)
-  return state.TrainState(
-    step=jnp.int32(0), seed=jnp.uint32(0), params=variables["params"], batch_stats={},
-    opt_state=optimizer.init(variables["params"]), averages={}, rate_factor=jnp.float32(1),
-    monitor=monitor.create(config), window=None, bad_step=jnp.int32(state.NEVER),
-    loss_scale=loss_scale.create(config.loss_scale, "float16" if scale else "float32"),
-  )  # fmt: skip
-
-
 def test_the_scale_of_the_loss_changes_no_update(examples):
   """Nor that of SAM, which takes two gradients: a power of two rounds nothing."""
   config = default().optim
@@ -213,9 +213,36 @@ def test_the_scale_of_the_loss_changes_no_update(examples):
   optimizer = optim.create(config, lambda _: 0.1, variables["params"])
   take = steps.gradients(model, steps.losses(task))
   one = jax.jit(lambda now: steps.update(now, examples, take, optimizer)[:2])
-  plain = one(state_of(variables, optimizer))
-  scaled = one(state_of(variables, optimizer, 2.0**10))
+  plain = one(state_of(variables, optimizer, task))
+  scaled = one(state_of(variables, optimizer, task, 2.0**10))
   close(plain, scaled)
+
+
+class Overflowing(nn.Module):
+  """A linear head, and a statistic that is infinite after a step of training."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = x.mean(axis=(1, 2))
+    moving = self.variable("batch_stats", "mean", lambda: jnp.zeros(()))
+    if train:
+      moving.value = jnp.float32(jnp.inf)
+    return nn.Dense(3, name="head")(x)
+
+
+@pytest.mark.parametrize("scale, bad", [(None, 0), (2.0, state.NEVER), (1.0, 0)])
+def test_a_statistic_that_overflows_ends_the_run_or_lowers_the_scale(scale, bad):
+  """With loss scaling the step is left out, as long as the scale can come down."""
+  model, task = Overflowing(), tasks.create(default().task, 3)
+  optimizer = optax.with_extra_args_support(optax.sgd(1.0))
+  batch = {"image": jnp.full((6, 2, 2, 3), 99, jnp.uint8), "label": jnp.arange(6) % 3}
+  variables = model.init(jax.random.key(0), batch["image"] / 255, train=False)
+  before = state_of(variables, optimizer, task, scale)
+  after = step_of(model, task, optimizer)(before, batch)
+  assert int(after.bad_step) == bad and int(after.step) == 1
+  if scale is not None:
+    assert float(after.loss_scale.scale) == 1.0
+    jax.tree.map(np.testing.assert_array_equal, before.variables, after.variables)
 
 
 def test_dropout_and_augmentation_draw_from_keys_of_their_own():
