@@ -121,6 +121,7 @@ def test_all_kinds_are_explained_and_tested_here():
   compared = {
     "leaked",
     "conflicting",
+    "bits unused",
     "duplicate",
     "classes that differ",
     "empty folder",
