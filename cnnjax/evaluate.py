@@ -192,16 +192,18 @@ def main(argv: list[str] | None = None) -> int:
     args.workdir, args.split, args.checkpoint, args.weights, None, unreadable, overrides
   )
   from cnnjax import tasks
-  from cnnjax.members import in_words
+  from cnnjax.members import in_words, of_each
   from cnnjax.metrics import of_weights
   from cnnjax.workdir import load_config
 
-  declared = tasks.TASKS[load_config(args.workdir).task.name].METRICS
+  declared = of_weights(tasks.TASKS[load_config(args.workdir).task.name].METRICS, ["raw"])
+  each = of_each(metrics)
+  rows = [f"\n  {run}  {in_words(values, declared)}" for run, values in each.items() if run]
   of = "" if args.weights == "raw" else f", {args.weights} weights"
   where = "all images" if split == ALL else f"{split} split"
   print(
     f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}){of}, {where}, "
-    f"{examples:,} examples: {in_words(metrics, of_weights(declared, ['raw']))}"
+    f"{examples:,} examples: {in_words(each[''], declared) or ''.join(rows)}"
   )
   for name, reason in list(unreadable.items())[:1]:
     print(f"{len(unreadable)} images cannot be read and are left out, such as {name}: {reason}")

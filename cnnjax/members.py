@@ -1,10 +1,11 @@
 """Several runs trained side by side: other seeds, or other learning rates.
 
-Their state has a leading axis of runs, and so have the results; what is reported is the mean with a
-95 % interval. A run alone has no such axis.
+Their state has a leading axis of runs, and so have the results. Each run is reported, and of seeds
+the mean with a 95 % interval. A run alone has no such axis.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from cnnjax.errors import UserError
 from cnnjax.metrics import Metric
 
 CONFIDENCE = 0.95
+OF_RUN = re.compile(r"(.+)/((?:seed|rate)=[^/]+)")  # the name of a metric of one of several runs
 
 
 def in_turns() -> bool:
@@ -32,7 +34,7 @@ class Members:
   seeds: tuple[int, ...]
   rates: tuple[float, ...]
   base: float  # optim.learning_rate, which each is a multiple of
-  names: tuple[str, ...]  # "seed 0", "rate 0.1"; none where there is one run
+  names: tuple[str, ...]  # "seed=0", "rate=0.1"; none where there is one run
 
   @property
   def several(self) -> bool:
@@ -116,43 +118,46 @@ class Members:
     return self.report(each)
 
   def report(self, each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric; of seeds half its 95 % interval (Student's t), and every value.
+    """Returns every value, named "loss/seed=0"; of seeds also the mean, and half its 95 % interval.
 
-    A learning rate that has led to NaN is no part of the mean.
+    The interval is Student's. Of learning rates there is no mean: it would say nothing of any.
     """
     found = {}
     for name in each[0]:
       values = np.array([metrics[name] for metrics in each])
-      finite = values[np.isfinite(values)]
-      found[name] = float((finite if len(finite) else values).mean())
       if len(set(self.seeds)) > 1:
         t = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+        found[name] = float(values.mean())
         found[f"{name}_ci95"] = float(t * values.std(ddof=1) / np.sqrt(len(values)))
-      found |= {
-        f"{name} ({member})": float(v) for member, v in zip(self.names, values, strict=True)
-      }
+      found |= {f"{name}/{run}": float(v) for run, v in zip(self.names, values, strict=True)}
     return found
 
 
-def in_words(values: Mapping[str, float], metrics: Mapping[str, Metric], prefix: str = "") -> str:
-  """Values whose names begin with `prefix`: of seeds a mean with its interval, of rates each.
+def of_each(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+  """Returns the metrics of each of several runs by its name; under "" those that are of no one."""
+  found: dict[str, dict[str, float]] = {"": {}}
+  for name, value in metrics.items():
+    match = OF_RUN.fullmatch(name)
+    metric, run = match.groups() if match else (name, "")
+    found.setdefault(run, {})[metric] = value
+  return found
 
-  In the order and form of `metrics`, by names without the prefix; what is not there comes last.
+
+def in_words(values: Mapping[str, float], metrics: Mapping[str, Metric], prefix: str = "") -> str:
+  """Returns values of one run, or means of seeds with their intervals, behind their names.
+
+  Those whose names begin with `prefix`, in the order and form of `metrics`, by names without it;
+  what is not there comes last.
   """
-  found, names = [], [name for name in values if name.startswith(prefix)]
-  order = [prefix + name for name in metrics]
-  for name in sorted(names, key=[*order, *(n for n in names if n not in order)].index):
-    if name.endswith("_ci95") or "(" in name:
+  bare = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+  names = [name for name in dict.fromkeys([*metrics, *bare]) if name in bare]
+  found = []
+  for name in names:
+    if name.endswith("_ci95"):
       continue
-    bare = name.removeprefix(prefix)
-    form = metrics[bare].form if bare in metrics else Metric.form
-    each = {key: value for key, value in values.items() if key.startswith(f"{name} (")}
-    text = f"{values[name]:{form}}"
-    if (interval := values.get(f"{name}_ci95")) is not None:
-      text += f" ± {interval:{form}}"
-    elif each:  # a mean of learning rates says nothing
-      text = " ".join(f"{v:{form}}{key.removeprefix(name)}" for key, v in each.items())
-    found.append(f"{bare.replace('_', ' ')} {text}")
+    form = metrics[name].form if name in metrics else Metric.form
+    interval = f" ± {bare[f'{name}_ci95']:{form}}" if f"{name}_ci95" in bare else ""
+    found.append(f"{name.replace('_', ' ')} {bare[name]:{form}}{interval}")
   return ", ".join(found)
 
 
@@ -182,8 +187,8 @@ def create(config: ConfigDict) -> Members:
   """The runs of a config; rates stand in the place of `optim.learning_rate`, scaled as it is."""
   base = config.optim.learning_rate
   if config.rates:
-    names = tuple(f"rate {rate:g}" for rate in config.rates)
+    names = tuple(f"rate={rate:g}" for rate in config.rates)
     return Members((config.seed,) * len(config.rates), tuple(config.rates), base, names)
   seeds = tuple(range(config.seed, config.seed + config.seeds))
-  names = tuple(f"seed {seed}" for seed in seeds) if config.seeds > 1 else ()
+  names = tuple(f"seed={seed}" for seed in seeds) if config.seeds > 1 else ()
   return Members(seeds, (base,) * len(seeds), base, names)

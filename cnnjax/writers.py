@@ -20,14 +20,14 @@ from ml_collections import ConfigDict
 
 from cnnjax import compiling, console, health, processes, profiling, strict_json
 from cnnjax.errors import TransientError, warn
-from cnnjax.members import in_words
+from cnnjax.members import in_words, of_each
 from cnnjax.metrics import Metric, named
 from cnnjax.paths import PathLike, quoted, to_path
 
 # Where there is a torch, tensorboardX imports it, for writers that are not used here: seconds at
 # start-up, and a second framework in the process. None in its place says that there is none.
 _hidden = sys.modules.setdefault("torch", None) is None
-from tensorboardX import event_file_writer, summary  # noqa: E402
+from tensorboardX import event_file_writer  # noqa: E402
 from tensorboardX.proto import event_pb2  # noqa: E402
 
 if _hidden:
@@ -59,8 +59,8 @@ class _Events:
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     event = event_pb2.Event(step=step, wall_time=time.time())
-    for name, value in metrics.items():
-      event.summary.value.extend(summary.scalar(name, value).value)
+    for name, value in metrics.items():  # summary.scalar would change the "=" in names of runs
+      event.summary.value.add(tag=name, simple_value=value)
     self._file.write_event(event)
     if time.monotonic() - self._flushed > FLUSH_EVERY:
       self._file.flush()
@@ -252,8 +252,8 @@ class Writers:
       return
     seconds = (now - self._ready) / (step - self._ready_at) * (self._total - step)
     metrics = read()
-    loss = f"loss {metrics['train/loss']:.4f}, " if "train/loss" in metrics else ""
-    rate = f"learning rate {metrics['learning_rate']:.3g}"
+    loss = f"loss {text}, " if (text := _span(metrics, "train/loss", ".4f")) else ""
+    rate = f"learning rate {_span(metrics, 'learning_rate', '.3g')}"
     speed = f", {self._per_second(self._rate(step))}" if step > self._clock_step else ""
     status = f"{loss}{rate}{speed}"
     if self._console.animated:
@@ -305,32 +305,56 @@ class Writers:
     of = step if of is None else of
     found = {f"{split}/{named(weights, name)}": value for name, value in metrics.items()}
     self.write(step, found if of == step else {**found, "restored_step": of})
-    average = "" if weights == "raw" else f" of {weights}"
-    prefix = "train/epoch_"
-    losses = {key: value for key, value in self.latest.items() if key.startswith(f"{prefix}loss")}
-    train = f", train {in_words(losses, self._metrics, prefix)}" if losses and of == step else ""
     at = f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}"
-    at = at if of == step else f"best step, {of:,}"
-    main = in_words(self._headlines(metrics), self._metrics)
-    self.say(f"{at}: {split}{average} {main}{train}")
+    self._say_evaluation(at if of == step else f"best step, {of:,}", split, weights, metrics)
     return found
 
+  def _say_evaluation(
+    self, at: str, split: str, weights: str, metrics: Mapping[str, float]
+  ) -> None:
+    """Says the headlines: of several rates a line each, of test that of the chosen one alone."""
+    each, train, prefix = of_each(metrics), of_each(self.latest), "train/epoch_loss"
+    average = "" if weights == "raw" else f" of {weights}"
+    lines = {}
+    for run, values in each.items():
+      if not (main := in_words(self._headlines(values), self._metrics)):
+        continue
+      losses = {k: v for k, v in train.get(run, {}).items() if k.startswith(prefix)}
+      words = in_words(losses, self._metrics, "train/epoch_") if at.startswith("epoch") else ""
+      lines[run] = f"{split}{average} {main}" + (f", train {words}" if words else "")
+    if "" in lines:  # of one run, or the mean of seeds
+      lines = {"": lines[""]}
+    elif split == "test" and (rate := self._best_rate()):
+      lines = {rate: lines[rate]}
+    if len(lines) == 1:
+      ((run, text),) = lines.items()
+      self.say(f"{at}{run and f', {run}'}: {text}")
+      return
+    self.say(f"{at}:")
+    width = max(map(len, lines))
+    for run, text in lines.items():
+      self.say(f"  {run:<{width}}  {text}")
+
   def _headlines(self, values: Mapping[str, float], prefix: str = "") -> dict[str, float]:
-    """Those of `values` whose names, behind `prefix`, are of headlines: of each run as well."""
+    """Those of the `values` of a run whose names, behind `prefix`, are of headlines."""
     names = {f"{prefix}{name}" for name, metric in self._metrics.items() if metric.headline}
-    whose = lambda name: name.partition(" (")[0].removesuffix("_ci95")
-    return {name: value for name, value in values.items() if whose(name) in names}
+    return {name: v for name, v in values.items() if name.removesuffix("_ci95") in names}
 
   def _best_rate(self) -> str | None:
-    """Of several learning rates the best by the monitored metric; None where there is none."""
-    name = f"{self._monitor} ("
-    rates = {k: v for k, v in self.latest.items() if k.startswith(f"{name}rate ")}
-    finite = {k: v for k, v in rates.items() if math.isfinite(v)}
-    if not finite:
+    """The name of the best of several learning rates by the monitored metric, if there is one.
+
+    One that led to NaN is none, though classes that are guessed from NaN may be right.
+    """
+    rates = {
+      run: values[self._monitor]
+      for run, values in of_each(self.latest).items()
+      if run.startswith("rate=") and self._monitor in values
+      if all(map(math.isfinite, values.values()))
+    }
+    if not rates:
       return None
     metric = self._metrics[self._monitor.removeprefix("validation/")]
-    best = {"max": max, "min": min}[metric.better](finite, key=finite.get)
-    return best.removeprefix(name).removesuffix(")")
+    return {"max": max, "min": min}[metric.better](rates, key=rates.get)
 
   def has(self, step: int, split: str) -> bool:
     """Whether the metrics of a split at `step` are written."""
@@ -381,14 +405,21 @@ class Writers:
     did = f"trained {done:,} steps in {took} ({self._speed()}). " if done > 0 else ""
     if step < self._total:
       self.say(f"stopped early, at step {step:,} of {self._total:,}")
-    if main := self._headlines(self.latest, "test/"):
+    each, rate = of_each(self.latest), self._best_rate()
+    if main := self._headlines(each[rate or ""], "test/"):
       of = "last step" if restored is None else f"best step, {restored:,}"
+      of += f" of {rate}" if rate else ""
       sure = " (mean, 95 % interval)" if any(name.endswith("_ci95") for name in main) else ""
       self.say(f"{did}test {in_words(main, self._metrics, 'test/')}{sure}, {of}")
+    elif any(self._headlines(values, "test/") for values in each.values()):
+      self.say(
+        f"{did}no rate is chosen without a validation split: set data.validation, such as 0.1"
+      )
     else:  # `epochs` was lowered below where the run stopped, or metrics.jsonl is gone
       self.say(f"{did}the test split was not evaluated")
-    if rate := self._best_rate():
-      self.say(f"best by {self._monitor}: {rate}")
+    if rate:
+      score = {self._monitor: each[rate][self._monitor]}
+      self.say(f"best by validation: {rate}, {in_words(score, self._metrics, 'validation/')}")
     elif best is not None:
       self.say(f"best by validation: step {best:,} (evaluate it with --checkpoint=best)")
     self.say(f"in {folder}: config.json, metrics.jsonl, checkpoints/, TensorBoard events")
@@ -396,6 +427,14 @@ class Writers:
     if "test/schedule_free_loss" in self.latest:  # the weights that this method is about
       which += " --weights=schedule_free"
     self.say(f"evaluate with: python -m cnnjax.evaluate --workdir={quoted(folder)}{which}")
+
+
+def _span(metrics: Mapping[str, float], name: str, form: str) -> str:
+  """Returns a metric in words: of several rates the lowest and the highest that are finite."""
+  each = of_each(metrics)
+  found = each.values() if name not in each[""] else [each[""]]
+  values = sorted(v for run in found if math.isfinite(v := run.get(name, math.nan)))
+  return " to ".join(dict.fromkeys(f"{v:{form}}" for v in values[:1] + values[-1:]))
 
 
 def read_metrics(folder: PathLike, name: str = METRICS) -> list[dict[str, float]]:

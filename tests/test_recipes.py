@@ -224,7 +224,7 @@ def test_members_are_the_runs_of_their_seeds(tiny, tmp_path, capsys):
   for i, seed in enumerate((3, 4, 5)):
     alone, one, _ = train.train(tiny(seed=seed, **settings), tmp_path / str(seed))
     assert same_bits(alone, jax.tree.map(lambda x: x[i], together))  # noqa: B023
-    assert one["test/loss"] == metrics[f"test/loss (seed {seed})"]
+    assert one["test/loss"] == metrics[f"test/loss/seed={seed}"]
     accuracies.append(one["test/accuracy"])
   assert metrics["test/accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-6)
   interval = scipy.stats.t.interval(0.95, 2, np.mean(accuracies), scipy.stats.sem(accuracies))
@@ -243,7 +243,7 @@ def test_one_program_gives_what_turns_give(tiny, tmp_path, monkeypatch):
   program, of_program, _ = train.train(config, tmp_path / "program")
   for a, b in zip(leaves(turns.params), leaves(program.params), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-  for name in ("test/loss", "test/ema_loss", "test/loss_ci95", "test/loss (seed 1)"):
+  for name in ("test/loss", "test/ema_loss", "test/loss_ci95", "test/loss/seed=1"):
     assert of_turns[name] == pytest.approx(of_program[name], rel=1e-3)
 
 
@@ -258,10 +258,11 @@ def test_rates_are_runs_of_their_own(tiny, tmp_path, capsys):
     )
     for a, b in zip(leaves(alone.params), leaves(together.params), strict=True):
       np.testing.assert_allclose(a, b[i], rtol=1e-3, atol=1e-5)
-    assert one["test/loss"] == pytest.approx(metrics[f"test/loss (rate {rate:g})"], rel=1e-3)
-    assert one["learning_rate"] == pytest.approx(metrics[f"learning_rate (rate {rate:g})"])
-  said = next(line for line in capsys.readouterr().out.splitlines() if "rate 0.05), loss" in line)
-  assert f"test accuracy {metrics['test/accuracy (rate 0.01)']:.2%} (rate 0.01) " in said
+    assert one["test/loss"] == pytest.approx(metrics[f"test/loss/rate={rate:g}"], rel=1e-3)
+    assert one["learning_rate"] == pytest.approx(metrics[f"learning_rate/rate={rate:g}"])
+  printed = capsys.readouterr().out
+  assert f"rate=0.01  test accuracy {metrics['test/accuracy/rate=0.01']:.2%}, loss" in printed
+  assert "no rate is chosen without a validation split" in printed
 
 
 def test_a_rate_that_diverges_leaves_the_others_alone(tiny, tmp_path, capsys):
@@ -269,12 +270,15 @@ def test_a_rate_that_diverges_leaves_the_others_alone(tiny, tmp_path, capsys):
   _, metrics, _ = train.train(tiny(rates=(0.01, 1e18), **settings), tmp_path / "both")
   printed = capsys.readouterr().out
   assert "learning rate 0.01 | 1e+18, " in printed
-  assert "loss is inf" in printed and "the run diverges" in printed and "(rate 1e+18)" in printed
-  assert "best by validation/accuracy: rate 0.01" in printed
+  assert "loss is inf" in printed and "the run diverges" in printed and "(rate=1e+18)" in printed
+  best = metrics["validation/accuracy/rate=0.01"]
+  assert f"best by validation: rate=0.01, accuracy {best:.2%}\n" in printed
+  assert printed.count(", rate=0.01: test accuracy") == 1 and "rate=1e+18: test" not in printed
   _, alone, _ = train.train(tiny(**settings, **{"optim.learning_rate": 0.01}), tmp_path / "one")
-  assert metrics["test/loss (rate 0.01)"] == pytest.approx(alone["test/loss"], rel=1e-3)
-  assert metrics["test/loss"] == metrics["test/loss (rate 0.01)"]
-  assert np.isnan(metrics["test/loss (rate 1e+18)"])
+  assert metrics["test/loss/rate=0.01"] == pytest.approx(alone["test/loss"], rel=1e-3)
+  means = ("train/loss", "train/epoch_loss", "validation/accuracy", "test/loss", "learning_rate")
+  assert not metrics.keys() & {*means}
+  assert np.isnan(metrics["test/loss/rate=1e+18"])
   with pytest.raises(UserError, match="became NaN or infinite"):
     train.train(tiny(rates=(1e17, 1e18), **settings), tmp_path / "none")
 
@@ -311,7 +315,7 @@ def test_float16_leaves_out_steps_that_overflow(tiny, tmp_path):
     ({"model.batch_norm": False, "batch_norm.ghost": 4}, "simple_cnn has no batch norm"),
     ({"distill.temperature": 2.0}, "distill.temperature=2.0 has no effect without distill.workdir"),
     ({"seeds": 2, "rates": (0.1, 0.2)}, "one sweep at a time"),
-    ({"rates": (0.1, 0.2, 0.1)}, "rates names one twice: rate 0.1, rate 0.2, rate 0.1"),
+    ({"rates": (0.1, 0.2, 0.1)}, "rates names one twice: rate=0.1, rate=0.2, rate=0.1"),
     ({"seeds": 2, "optim.noise": 0.1}, "optim.noise does not go with several runs"),
     ({"early_stopping.patience": 3}, "there is no validation split"),
     ({"optim.plateau.patience": 3}, "there is no validation split"),

@@ -486,7 +486,7 @@ def test_metrics_of_a_run_without_its_checkpoints_are_kept(tmp_path, console):
     assert writers.read_metrics(tmp_path, writers.BEFORE) == whole
 
 
-@pytest.mark.parametrize("better, best", [("max", "rate 0.1"), ("min", "rate 0.3")])
+@pytest.mark.parametrize("better, best", [("max", "rate=0.1, .* 7.0"), ("min", "rate=0.3, .* 2.0")])
 def test_the_best_rate_is_that_of_the_monitored_metric(tmp_path, capsys, better, best):
   """In the direction that the metric declares, whatever its name; NaN is never the best."""
   metrics = of_weights(
@@ -495,10 +495,59 @@ def test_the_best_rate_is_that_of_the_monitored_metric(tmp_path, capsys, better,
   monitor = "validation/ema_accuracy_error"
   with writers.Writers(tmp_path, 0, 10, PER_EPOCH, BATCH, metrics=metrics, monitor=monitor) as out:
     values = {0.1: 7.0, 0.3: 2.0, 1.0: float("nan"), 3.0: 5.0}
-    each = {f"accuracy_error (rate {rate:g})": value for rate, value in values.items()}
-    others = {"accuracy (rate 3)": 1.0, "accuracy": 1.0}
-    out.write_evaluation(10, "validation", "ema", {"accuracy_error": 4.0, **each, **others})
+    each = {f"accuracy_error/rate={rate:g}": value for rate, value in values.items()}
+    train = {f"train/epoch_loss/rate={rate:g}": rate for rate in values}
+    out.write_training(10, train)
+    out.write_evaluation(10, "validation", "ema", {**each, "accuracy/rate=3": 1.0})
+    out.write_evaluation(10, "test", "ema", {name: v + 10 for name, v in each.items()})
     out.report(tmp_path, 10, None, None)
-  text = capsys.readouterr().out
-  assert f"best by {monitor}: {best}" in text
-  assert "(rate 0.1)" in text and "7.0 " in text and "accuracy 100" not in text
+  said = capsys.readouterr().out.splitlines()
+  assert said[:2] == [
+    "epoch 1 of 1:", "  rate=0.1  validation of ema accuracy error 7.0, train loss 0.1",
+  ]  # fmt: skip
+  assert len(said) == 5 + 5 and "100" not in " ".join(said)
+  # Of the test split that of the chosen one is said alone.
+  rate, score = re.match(r"(rate=\S+), \.\* (\S+)", best).groups()
+  assert re.fullmatch(rf"epoch 1 of 1, {rate}: test of ema accuracy error 1{score}, .*", said[5])
+  assert said[6].endswith(f". test ema accuracy error 1{score}, last step of {rate}")
+  assert re.fullmatch(rf"best by validation: {best}", said[7])
+  assert ("validation/ema_accuracy_error/rate=0.1", 10, 7.0) in events(tmp_path)
+
+
+def test_no_rate_is_chosen_by_the_test_split(tmp_path, capsys):
+  with make(tmp_path) as out:
+    out.write_evaluation(TOTAL, "test", "raw", {"accuracy/rate=0.1": 0.5, "accuracy/rate=1": 0.9})
+    out.report(tmp_path, TOTAL, None, None)
+  *rows, last = capsys.readouterr().out.splitlines()[:4]
+  assert rows == [
+    "epoch 4 of 4:",
+    "  rate=0.1  test accuracy 50.00%",
+    "  rate=1    test accuracy 90.00%",
+  ]
+  assert last.endswith(
+    "no rate is chosen without a validation split: set data.validation, such as 0.1"
+  )
+
+
+@pytest.mark.parametrize(
+  "metrics, words",
+  [
+    ({"train/loss": 0.5, "learning_rate": 0.1}, "loss 0.5000, learning rate 0.1"),
+    (
+      {"train/loss": 0.5, "train/loss/seed=0": 0.4, "train/loss_ci95": 0.1, "learning_rate": 0.1},
+      "loss 0.5000, learning rate 0.1",
+    ),
+    (
+      {"train/loss/rate=1": 0.5, "train/loss/rate=2": math.nan, "train/loss/rate=3": 2.0,
+       "learning_rate/rate=1": 1.0, "learning_rate/rate=2": 2.0, "learning_rate/rate=3": 3.0},
+      "loss 0.5000 to 2.0000, learning rate 1 to 3",
+    ),
+  ],
+)  # fmt: skip
+def test_progress_of_several_runs(tmp_path, console, monkeypatch, metrics, words):
+  shown = console(terminal=False)
+  monkeypatch.setattr(writers, "PLAIN_EVERY", 0.0)
+  with make(tmp_path) as out:
+    for step in (10, 15):
+      out.progress(step, lambda: metrics)
+  assert f"step 15 of 40: {words}," in shown.file.getvalue()

@@ -414,7 +414,7 @@ class Checkpoints:
       raise UserError(f"{self._folder.parent} holds no checkpoint")
     raise UserError(
       f"{self._folder.parent} holds no best checkpoint (a run keeps its best when it has a "
-      "validation split: data.validation)"
+      "validation split, data.validation, and one learning rate)"
     )
 
   def restore(self, abstract: TrainState, which: str = "last") -> TrainState:

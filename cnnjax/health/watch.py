@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from cnnjax.members import of_each
+
 # The loss is far above its best if it is so many times as large, and above that of the first step
 # as well: a warm restart or a spike takes back part of what was learnt, what diverges takes back
 # all. The first loss may be anything (a head of large weights begins at 5.1 on six classes, where
@@ -194,17 +196,17 @@ class Watches:
   """A `Watch` of each of several runs, whose names stand behind their metrics.
 
   Args:
-    names: of the runs, as in "train/loss (rate 0.1)".
+    names: of the runs, as in "train/loss/rate=0.1".
     make: gives a `Watch`.
   """
 
   def __init__(self, names: Sequence[str], make: Callable[[], Watch]):
-    self._watches = {f" ({name})": make() for name in names}
+    self._watches = {name: make() for name in names}
 
   def see(self, line: Mapping[str, float]) -> list[str]:
     """The warnings that begin with this line, each with its run."""
-    found = []
+    found, each = [], of_each(line)
     for name, watch in self._watches.items():
-      own = {key.removesuffix(name): value for key, value in line.items() if key.endswith(name)}
-      found += [f"{text}{name}" for text in watch.see({"step": line["step"], **own})]
+      own = {"step": line["step"], **each.get(name, {})}
+      found += [f"{text} ({name})" for text in watch.see(own)]
     return found

@@ -118,7 +118,7 @@ def tuned(name: str, arguments: str) -> str:
   rates = tuple(round(rate * factor, 10) for factor in RATES)
   swept = train(f"{arguments} {keys(rates=rates, seed=100)}", RUNS / "rates" / name)
   prefix = "schedule_free_" if name.startswith("schedule_free") else ""
-  score = lambda rate: swept[f"validation/{prefix}accuracy (rate {rate:g})"]
+  score = lambda rate: swept[f"validation/{prefix}accuracy/rate={rate:g}"]
   best = max(rates, key=score)
   return arguments.replace(f"learning_rate={rate}", f"learning_rate={best}")
 
