@@ -106,15 +106,23 @@ def _evaluated(
   mesh = sharding.make_mesh(-1)  # the result is the same on any
   found = trained.load(workdir, config, mesh, checkpoint, weights)
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
+  before = data.history.read(workdir)
   if split == ALL:
     several = config.task.name == "multi_label"
     images = data.whole(
       config.data, found.meta["classes"], skipped, splits, several=several, **where
     )
   else:
-    images = data.load(config.data, (split,), skipped, splits, evaluating=True, **where)[split]
+    where |= {"evaluating": True, "before": before}
+    images = data.load(config.data, (split,), skipped, splits, **where)[split]
   if images is None:
     raise UserError("this run has no validation split; choose --split=test or --split=train")
+  if split == ALL and (known := before.overlap(images)):
+    warn(known)
+  elif split not in ("train", ALL):
+    before.check(images)
+  if images.note == data.holdout.OLDER:
+    warn(f"the {split} split is {images.note}")
   data.check_classes(found.meta["classes"], images.classes)
   for key, text in images.remarks.items() if "data.path" in overrides else ():
     warn(f"{config.data.path}: {key}: {text}")

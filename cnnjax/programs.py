@@ -431,8 +431,11 @@ def build(
   config: ConfigDict,
   given: dict[str, data.Split] | None = None,
   teacher: trained.Teacher | None = None,
+  before: data.History | None = None,
 ) -> Program:
-  """Loads the data and puts the pieces together; compiles nothing. Arguments as of `train.train`.
+  """Loads the data and puts the pieces together; compiles nothing.
+
+  Arguments are as of `train.train`; `before` is what the run was trained on so far.
 
   Raises:
     UserError: the pieces do not fit each other.
@@ -443,7 +446,7 @@ def build(
   runs = members.create(config)
   seeds = runs.seeds if runs.several else ()
   counted = tasks.needs_counts(config.task)
-  inputs = data.open_inputs(config, mesh, given, seeds=seeds, counted=counted)
+  inputs = data.open_inputs(config, mesh, given, seeds=seeds, counted=counted, before=before)
   model = models.create(**config.model, num_classes=len(inputs.classes), dtype=config.dtype)
   variables = state.abstract_variables(model, inputs.image_shape, mesh)
   state.check_sizes(model, variables, inputs.image_shape, inputs.sizes)

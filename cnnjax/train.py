@@ -54,8 +54,11 @@ def train(
   if workdir:
     workdirs.check(workdir, config)
   clock = compiling.use_cache(config.compilation_cache)
-  program = programs.build(config, splits, teacher)
+  trained_before = bool(workdir) and checkpoints.last_step(workdir) is not None
+  before = data.history.read(workdir) if trained_before else None
+  program = programs.build(config, splits, teacher, before)
   inputs = program.inputs
+  history, remarks = inputs.history(before)
   if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.total:
     raise UserError(
       f"the run in {workdir} is at step {reached:,} already, and epochs={config.epochs!r} ends at "
@@ -68,6 +71,8 @@ def train(
     contextlib.closing(program.open_checkpoints(workdir)) as saved,
   ):
     now, meta = program.begin(saved)
+    if processes.is_first() and not program.finished(now):
+      data.history.write(workdir, history)
     with (
       catch_signals() as caught,
       writers.Writers(
@@ -86,8 +91,8 @@ def train(
       processes.one_for_all(),
     ):
       saved.say = out.say
-      going_on = program.going_on(now, meta)
-      summary = {**program.summary, **kept, **going_on, "workdir": str(workdir)}
+      going_on = {**remarks, **kept, **program.going_on(now, meta)}
+      summary = {**program.summary, **going_on, "workdir": str(workdir)}
       out.block(summary, finished=program.finished(now))
       stop = functools.partial(processes.asked_to_stop, caught)
       run = Run(program, saved, out, stop, check_lock)

@@ -35,6 +35,7 @@ from cnnjax import (
 from cnnjax.checkpoints import __main__ as command_line
 from cnnjax.checkpoints import integrity
 from cnnjax.config import default, override, to_json
+from cnnjax.data import history, identity
 from cnnjax.errors import UserError
 
 METRIC = "validation/accuracy"
@@ -661,10 +662,12 @@ def test_verify_reads_what_has_no_manifest(format_0, capsys):
 
 
 def test_a_mean_of_checkpoints_can_be_evaluated(format_0, tmp_path, tiny):
-  out = tmp_path / "mean"
+  out, nothing = tmp_path / "mean", np.zeros(0, np.uint64)
+  history.write(format_0, history.History(identity.CONTENT, True, nothing, nothing))
   before = contents(format_0)
   assert call("average", format_0, "--steps=5,7", f"--out={out}") == 0
   assert contents(format_0) == before
+  assert (out / history.FILE).read_bytes() == (format_0 / history.FILE).read_bytes()
   mean, run = (
     checkpoints.Checkpoints(folder, monitor=METRIC, read_only=True) for folder in (out, format_0)
   )

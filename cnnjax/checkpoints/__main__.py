@@ -20,6 +20,7 @@ from cnnjax import strict_json
 from cnnjax import workdir as workdirs
 from cnnjax.checkpoints import FOLDER, WHICH, Checkpoints, integrity, paths
 from cnnjax.console import Console
+from cnnjax.data import history
 from cnnjax.errors import ArgumentParser, UserError, run
 from cnnjax.paths import quoted, to_path
 
@@ -177,6 +178,8 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
   mean = jax.tree.map(lambda total, x: total.astype(x.dtype), mean, like)
   args.out.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(args.workdir / workdirs.CONFIG, args.out / workdirs.CONFIG)
+  if (record := args.workdir / history.FILE).is_file():  # what it may not be evaluated on
+    shutil.copyfile(record, args.out / history.FILE)
   meta = {**saved.meta(steps[-1]), "averaged": steps}
   made = Checkpoints.of(args.out, workdirs.load_config(args.workdir))
   made.save_items(steps[-1], {"variables": mean}, meta, {})

@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import durations, keys, sharding
-from cnnjax.data import holdout, imbalance, levels, names
+from cnnjax.data import history, holdout, identity, imbalance, levels, names
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.crops import Crops
+from cnnjax.data.history import History
 from cnnjax.data.joined import join
 from cnnjax.data.order import Order
 from cnnjax.data.resident import Resident, check_fits, in_gib
@@ -35,9 +36,9 @@ _ONLY = {
 }  # fmt: skip
 
 __all__ = [
-  "Crops", "Inputs", "Order", "Resident", "Skipped", "Split", "Streaming", "check",
-  "check_classes", "describe", "from_arrays", "has_splits", "load", "open_inputs", "pipeline",
-  "whole", "with_given", "without_source",
+  "Crops", "History", "Inputs", "Order", "Resident", "Skipped", "Split", "Streaming", "check",
+  "check_classes", "describe", "from_arrays", "has_splits", "history", "load", "open_inputs",
+  "pipeline", "whole", "with_given", "without_source",
 ]  # fmt: skip
 
 
@@ -83,6 +84,7 @@ def load(
   *,
   evaluating: bool = False,
   devices: int = 1,
+  before: History | None = None,
 ) -> dict[str, Split | None]:
   """The splits asked for; "validation" is None where the config has none.
 
@@ -97,6 +99,7 @@ def load(
     given: what `from_arrays` made, in the place of a source.
     evaluating: the training split is cropped as those that are evaluated.
     devices: that a resident split lies on, in parts if `config.shard_resident`.
+    before: of the run, where it has trained: what it holds out stays what it was.
   """
   skipped = Skipped(config.max_unreadable) if skipped is None else skipped
   held = _held_out(config, given)
@@ -104,13 +107,8 @@ def load(
   found = {
     key: _loaded(config, config[key], given) for key in wanted - {*held} if config[key] is not None
   }
-  for key, amount in held.items() if "train" in found else ():
-    found["train"], found[key] = holdout.carve(
-      found["train"], amount, key, config.split_seed, found["train"].by
-    )
-  if config.long_tail and "train" in found:
-    tail = imbalance.long_tail(found["train"].labels, config.long_tail, config.split_seed)
-    found["train"] = found["train"].take(tail)
+  if "train" in found:
+    found |= _parted(found["train"], held, config, before)
   return {
     name: _settled(
       found.get(name), config, skipped, devices, train=name == "train" and not evaluating
@@ -140,6 +138,30 @@ def whole(
     parts = [_loaded(config, split, given) for split in given or named]
   joined = join(parts, classes, several=several)
   return _settled(joined, config, skipped, devices, train=False)
+
+
+def _parted(
+  train: Split, held: dict[str, float | int], config: ConfigDict, before: History | None
+) -> dict[str, Split]:
+  """What is held out of the training split, and the rest of it, which may be a long tail."""
+  seed, found = config.split_seed, {}
+  by = (before and before.by) or train.by
+  older = before is not None and before.older
+  for key, amount in held.items():
+    train, found[key] = (
+      holdout.carve_by_place(train, amount, key, seed)
+      if older
+      else holdout.carve(train, amount, key, seed, by)
+    )
+  if config.long_tail:
+    labels = train.labels
+    numbers = (
+      holdout.tail_by_place(labels, seed)
+      if older
+      else identity.drawn(train.ids(by), "long_tail", seed)
+    )
+    train = train.take(imbalance.long_tail(labels, config.long_tail, numbers))
+  return {"train": train, **found}
 
 
 def _held_out(config: ConfigDict, given: dict[str, Split] | None) -> dict[str, float | int]:
@@ -233,6 +255,11 @@ class Inputs:
   to_steps: Callable[[int | float | str, str], int]  # (duration, its key)
   summary: dict[str, str]  # in words
 
+  def history(self, before: History | None) -> tuple[History, dict[str, str]]:
+    """See `history.of_run`; may read all images."""
+    others = {name: batches.split for name, batches in self.evaluations.items()}
+    return history.of_run(before, self.train.split, others)
+
 
 def open_inputs(
   config: ConfigDict,
@@ -241,11 +268,12 @@ def open_inputs(
   *,
   seeds: Sequence[int] = (),
   counted: bool = False,
+  before: History | None = None,
 ) -> Inputs:
   """Loads the splits of a run and starts its pipelines. Takes the whole config.
 
   `seeds`: of the runs that are trained as one program, where there are several. `counted`: the
-  loss asks for the number of examples of each class.
+  loss asks for the number of examples of each class. `before`: what the run was trained on so far.
 
   Raises:
     UserError: the data do not fit the config.
@@ -255,7 +283,9 @@ def open_inputs(
   skipped = Skipped(c.max_unreadable)
   splits = {
     name: split
-    for name, split in load(c, skipped=skipped, given=given, devices=mesh.size).items()
+    for name, split in load(
+      c, skipped=skipped, given=given, devices=mesh.size, before=before
+    ).items()
     if split is not None
   }
   train = splits["train"]

@@ -16,6 +16,7 @@ from cnnjax.data.split import Split
 from cnnjax.errors import UserError, listed
 
 NOTE = "held out of train"
+OLDER = f"{NOTE} by the older rule of this run, anew whenever files come or go"
 
 
 def carve(split: Split, amount: float | int, key: str, seed: int, by: str) -> tuple[Split, Split]:
@@ -105,5 +106,14 @@ def carve_by_place(split: Split, amount: float | int, key: str, seed: int) -> tu
       f"data.{key} {amount!r} cannot be carved from {len(split)} training examples of "
       f"{len(split.classes)} classes, as this run did before: {e}; choose a new --workdir"
     ) from e
-  held_out = dataclasses.replace(split.take(np.sort(held)), note=NOTE)
+  held_out = dataclasses.replace(split.take(np.sort(held)), note=OLDER)
   return split.take(np.sort(kept)), held_out
+
+
+def tail_by_place(labels: np.ndarray, seed: int) -> np.ndarray:
+  """[n] numbers as of `identity.drawn`, for a long tail by the older rule."""
+  rng, numbers = np.random.default_rng(seed), np.empty(len(labels), np.uint64)
+  for label in np.unique(labels):
+    own = rng.permutation(np.flatnonzero(labels == label))
+    numbers[own] = np.arange(len(own))
+  return numbers

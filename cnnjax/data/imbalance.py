@@ -44,13 +44,13 @@ def describe(counts: np.ndarray, classes: tuple[str, ...]) -> str:
   return words + (f"; without examples: {len(empty)} ({names})" if empty else "")
 
 
-def long_tail(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
+def long_tail(labels: np.ndarray, ratio: float, numbers: np.ndarray) -> np.ndarray:
   """Indices, sorted, of a long-tailed part of a data set: arXiv:1901.05555, section 5.1.
 
-  Class c of C keeps n_c = n_0 / ratio^(c / (C - 1)) examples, rounded down, at least one, which
-  the seed chooses. A higher ratio keeps a part of what a lower one does. n_0 is the size of class
-  0, or as much less as it takes for every class to have its n_c; classes without examples are
-  passed over.
+  Class c of C keeps n_c = n_0 / ratio^(c / (C - 1)) examples, rounded down, at least one: those
+  whose `numbers` are the smallest, one for each example. A higher ratio keeps a part of what a
+  lower one does. n_0 is the size of class 0, or as much less as it takes for every class to have
+  its n_c; classes without examples are passed over.
 
   Raises:
     UserError: `ratio` is below 1, or `labels` are not one class an image, `[n]`.
@@ -62,8 +62,8 @@ def long_tail(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
     )
   if labels.ndim != 1:
     raise UserError("a long tail needs one class an image, and in these data it may have several")
-  rng = np.random.default_rng(seed)
-  members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+  order = np.argsort(numbers, kind="stable")
+  members = [order[labels[order] == c] for c in np.unique(labels)]
   shrink = ratio ** (np.arange(len(members)) / max(len(members) - 1, 1))
   head = np.floor(np.min(np.array(list(map(len, members))) * shrink))
   sizes = np.maximum(head // shrink, 1).astype(int)

@@ -55,7 +55,7 @@ class Arrays:
     return self.images[i], self.labels[i]
 
   def name(self, i: int) -> str:
-    return f"image {i}"
+    return f"image {i}" if self.source is None else self.source.name(i)
 
   @functools.cached_property
   def contents(self) -> np.ndarray:

@@ -202,16 +202,6 @@ def test_splits_that_were_not_given(settings, splits, trained):
     evaluate.evaluate_checkpoint(workdir, "validation", splits=splits)
 
 
-def test_shares_are_held_out_of_arrays(settings, tmp_path):
-  config = settings(**{"data.test": 12, "data.validation": 6})
-  only = data.from_arrays((IMAGES, LABELS))
-  _, metrics, _ = train.train(config, tmp_path, only)
-  assert {"test/accuracy", "validation/accuracy"} <= metrics.keys()
-  assert evaluate.evaluate_checkpoint(tmp_path, "test", splits=only)[1] == 12
-  assert evaluate.evaluate_checkpoint(tmp_path, "validation", "best", splits=only)[1] == 6
-  assert evaluate.evaluate_checkpoint(tmp_path, "train", splits=only)[1] == 42
-
-
 def test_a_validation_split_that_is_given_is_used(settings):
   thirds = [(IMAGES[i * 20 :][:20], LABELS[i * 20 :][:20]) for i in range(3)]
   three = data.from_arrays(*thirds)

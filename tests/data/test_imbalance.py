@@ -11,7 +11,8 @@ from sklearn.model_selection import train_test_split
 
 from cnnjax import tasks
 from cnnjax.config import default
-from cnnjax.data.imbalance import counts, describe, long_tail, smote
+from cnnjax.data import imbalance
+from cnnjax.data.imbalance import counts, describe, smote
 from cnnjax.data.order import epoch_length, epoch_order
 from cnnjax.errors import UserError
 
@@ -56,6 +57,11 @@ def test_of_many_empty_classes_three_are_named():
 # Long tails
 
 
+def long_tail(labels, ratio, seed):
+  """By numbers that a seed draws."""
+  return imbalance.long_tail(labels, ratio, np.random.default_rng(seed).random(len(labels)))
+
+
 def test_long_tail_has_the_counts_of_cifar10_lt():
   """Those of arXiv:1906.07413's code at ratio 100, and 10,847 in all for CIFAR-100."""
   rng = np.random.default_rng(0)
@@ -94,6 +100,14 @@ def test_long_tail_is_chosen_by_the_seed_and_shrinks_with_the_ratio():
   other = long_tail(labels, 10, 1)
   assert len(other) == len(first) and not np.array_equal(first, other)
   assert set(long_tail(labels, 100, 0)) < set(first)
+
+
+def test_long_tail_keeps_the_smallest_numbers_so_that_few_move_when_one_comes():
+  labels, numbers = np.repeat([0, 1], 50), np.random.default_rng(0).random(101)
+  kept = imbalance.long_tail(labels, 5, numbers[:100])
+  np.testing.assert_array_equal(kept[50:], 50 + np.sort(np.argsort(numbers[50:100])[:10]))
+  more = imbalance.long_tail(np.append(labels, 1), 5, numbers)
+  assert len({*more} ^ {*kept}) in (0, 2)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0, -3, float("nan"), float("inf")])

@@ -7,7 +7,7 @@ from fakes import Records, photos, split_of_files
 
 from cnnjax import data, sharding
 from cnnjax.config import default, override
-from cnnjax.data import imbalance
+from cnnjax.data import identity, imbalance
 from cnnjax.data.holdout import carve
 from cnnjax.data.images import center_crop
 from cnnjax.data.order import SAMPLING, epoch_length, epoch_order
@@ -116,8 +116,9 @@ def test_the_pipelines_agree_in_every_order(sampling, remainder, repeats, tail, 
     "sampling": sampling, "remainder": remainder, "repeats": repeats, "long_tail": tail,
     "image_size": 6, "validation": 10,
   }  # fmt: skip
-  train, _ = carve(files["train"], 10, "validation", 0, "content")
-  train = train.take(imbalance.long_tail(train.labels, tail, 0)) if tail else train
+  train, _ = carve(files["train"], 10, "validation", 0, identity.CONTENT)
+  numbers = identity.drawn(train.ids(identity.CONTENT), "long_tail", 0)
+  train = train.take(imbalance.long_tail(train.labels, tail, numbers)) if tail else train
   length = epoch_length(train.labels, sampling=sampling)
   per_epoch = length // BATCH + bool(remainder == "pad" and length % BATCH)
   steps = range(min(2 * per_epoch + 1, TOTAL))

@@ -1,0 +1,117 @@
+"""What a run was trained on, kept in its workdir, so that none of it is evaluated on later."""
+
+import dataclasses
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from cnnjax.data.split import Split
+from cnnjax.errors import UserError, listed
+
+FILE = "trained_on.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+  """The examples that a run was trained on, and how what it holds out was drawn.
+
+  Of a run that kept no such record yet, `by` is "" and `ids` are empty.
+  """
+
+  by: str  # what examples are known by, see `identity`
+  older: bool  # what is held out was drawn by `holdout.carve_by_place`
+  ids: np.ndarray  # uint64, sorted
+  shared: np.ndarray  # of them, those that its other splits had from the start
+
+  def overlap(self, split: Split) -> str:
+    """Says which examples of a split that is evaluated were trained on; "" if none was."""
+    if not self.by:
+      return ""
+    ids = split.ids(self.by)
+    found = np.flatnonzero(np.isin(ids, self.ids) & ~np.isin(ids, self.shared))
+    names = listed([split.name(i) for i in found])
+    of = f"{len(found):,} of these {len(ids):,} images"
+    return f"{of} were trained on by this run: {names}" if len(found) else ""
+
+  def check(self, split: Split) -> None:
+    """Raises UserError if examples of a split that is held out were trained on."""
+    if overlap := self.overlap(split):
+      raise UserError(
+        f"{overlap}. They cannot be tested on: put the data back as they were when it began, take "
+        "these images out, or train anew in another --workdir"
+      )
+
+
+def read(workdir: pathlib.Path) -> History:
+  """That of the run in `workdir`, which has trained.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  file, nothing = workdir / FILE, np.zeros(0, np.uint64)
+  try:
+    with np.load(file) as found:
+      return History(
+        str(found["by"]), bool(found["older"]), _checked(found["ids"]), _checked(found["shared"])
+      )
+  except FileNotFoundError:
+    return History("", True, nothing, nothing)
+  except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as e:
+    reason = " ".join(str(e).split())[:200]
+    raise UserError(
+      f"cannot read {file}: {reason}; put a good one back, or choose another workdir"
+    ) from e
+
+
+def _checked(ids: np.ndarray) -> np.ndarray:
+  if ids.dtype != np.uint64 or ids.ndim != 1:
+    raise ValueError(f"it has {ids.dtype} of shape {ids.shape}")
+  return ids
+
+
+def write(workdir: pathlib.Path, history: History) -> None:
+  """Puts it into `workdir`; a kill leaves the old one or the new."""
+  file, new = workdir / FILE, workdir / f"{FILE}.new"
+  with new.open("wb") as out:
+    np.savez(out, **dataclasses.asdict(history))
+  new.replace(file)
+
+
+def of_run(
+  before: History | None, train: Split, others: Mapping[str, Split]
+) -> tuple[History, dict[str, str]]:
+  """(what a run will have been trained on, what a person should know of it, by name).
+
+  Args:
+    before: what it was trained on so far.
+    train: what it trains on now.
+    others: what it evaluates, by name.
+
+  Raises:
+    UserError: what it was trained on is evaluated now.
+  """
+  known = before is not None and before.by != ""
+  by = before.by if known else train.by
+  ids, remarks = np.unique(train.ids(by)), {}
+  shared, copies = [np.zeros(0, np.uint64)], []
+  for name, split in others.items():
+    if known:
+      before.check(split)
+    found = np.isin(split.ids(by), ids)
+    if found.any():
+      copies.append(f"{found.sum():,} of {len(split):,} {name} images")
+      shared.append(np.intersect1d(split.ids(by), ids))
+  if copies:
+    remarks["copies"] = f"{' and '.join(copies)} are in the training split as well"
+  if known:
+    gone, new = (len(np.setdiff1d(*pair)) for pair in ((before.ids, ids), (ids, before.ids)))
+    if gone or new:
+      remarks["changed"] = (
+        f"of {len(before.ids):,} images that the run was trained on, {gone:,} are not trained on "
+        f"any more; {new:,} are new"
+      )
+    ids, shared = np.union1d(ids, before.ids), [*shared, before.shared]
+  older = before is not None and before.older
+  return History(by, older, ids, np.unique(np.concatenate(shared))), remarks

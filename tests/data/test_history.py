@@ -1,0 +1,157 @@
+"""What a run was trained on is known, and nothing of it is evaluated later."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cnnjax import data, evaluate, train
+from cnnjax.data import history, holdout, identity
+from cnnjax.errors import UserError
+
+CLASSES = ("a", "b")
+
+
+def split_of(*numbers):
+  """A picture for each number."""
+  images = np.array(numbers, "<u4").view(np.uint8).reshape(-1, 2, 2, 1)
+  return data.Split.of(images, np.arange(len(images), dtype=np.int32) % 2, CLASSES)
+
+
+def of_run(before, train, **others):
+  return history.of_run(before, split_of(*train), {k: split_of(*v) for k, v in others.items()})
+
+
+def test_it_is_written_and_read(tmp_path):
+  found, remarks = of_run(None, range(9), test=(7, 20, 21), validation=range(30, 35))
+  assert (found.by, found.older, len(found.ids), len(found.shared)) == ("content", False, 9, 1)
+  assert remarks == {"copies": "1 of 3 test images are in the training split as well"}
+  assert (np.diff(found.ids) > 0).all()
+  history.write(tmp_path, found)
+  again = history.read(tmp_path)
+  for field in dataclasses.fields(found):
+    np.testing.assert_array_equal(getattr(again, field.name), getattr(found, field.name))
+  assert [f.name for f in tmp_path.iterdir()] == ["trained_on.npz"]
+
+
+def test_a_run_that_goes_on_says_what_changed_and_remembers_all():
+  before, remarks = of_run(None, range(10), test=(20, 21))
+  assert not remarks
+  assert not of_run(before, range(10), test=(20, 21))[1]
+  now, remarks = of_run(before, range(3, 15), test=(20, 21))
+  assert remarks == {
+    "changed": "of 10 images that the run was trained on, 3 are not trained on any more; 5 are new"
+  }
+  assert len(now.ids) == 15
+  with pytest.raises(UserError, match=r"^1 of these 2 images were trained on by this run"):
+    of_run(now, range(3, 15), test=(0, 20))
+
+
+@pytest.mark.parametrize("held, count", [((9, 10), 1), ((5, 10, 9), 1), ((5, 8, 9), 2)])
+def test_what_was_trained_on_is_not_evaluated(held, count):
+  """But for the copies that the splits of the source had when it began."""
+  before, _ = of_run(None, range(10), test=(5, 20))
+  first = next(i for i, number in enumerate(held) if number in (8, 9))
+  words = rf"^{count} of these {len(held)} images were trained on.*: image {first}.*put"
+  with pytest.raises(UserError, match=words):
+    before.check(split_of(*held))
+  with pytest.raises(UserError, match=words):
+    of_run(before, range(9), validation=held)
+  before.check(split_of(5, 30))
+
+
+def test_large_sets_are_compared_by_place():
+  @dataclasses.dataclass(frozen=True)
+  class Far(data.split.Arrays):
+    large = True
+
+    @property
+    def places(self):
+      return np.arange(len(self), dtype=np.uint64)
+
+    @property
+    def contents(self):
+      raise AssertionError("read")
+
+  far = lambda *numbers: dataclasses.replace(s := split_of(*numbers), records=Far(
+    s.records.images, s.records.labels))  # fmt: skip
+  before, _ = history.of_run(None, far(1, 2, 3, 4), {})
+  assert before.by == identity.PLACE
+  with pytest.raises(UserError, match="2 of these 2"):
+    before.check(far(8, 9))
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"PK\3\4 no archive", None], ids=["empty", "damaged", "other arrays"]
+)
+def test_a_damaged_record_is_named(tmp_path, content):
+  if content is None:
+    np.savez(tmp_path / "trained_on.npz", by="content", older=False, ids=[1.5], shared=[1])
+  else:
+    (tmp_path / "trained_on.npz").write_bytes(content)
+  with pytest.raises(UserError, match=r"cannot read .*trained_on\.npz: .*choose another workdir"):
+    history.read(tmp_path)
+
+
+# Through a run
+
+
+def noise(n, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (n, 8, 8, 1), np.uint8), rng.integers(0, 2, n)
+
+
+def test_shares_are_held_out_of_arrays_and_stay_so_when_data_come(tiny, tmp_path):
+  images, labels = noise(200)
+  config = tiny(**{
+    "data.source": "arrays", "data.validation": 0.25, "data.test": 0.25, "epochs": 1,
+    "augment": None,
+  })  # fmt: skip
+  some = data.from_arrays((images[:140], labels[:140]))
+  _, metrics, _ = train.train(config, tmp_path, some)
+  assert {"test/accuracy", "validation/accuracy"} <= metrics.keys()
+  assert evaluate.evaluate_checkpoint(tmp_path, "validation", "best", splits=some)[1] > 15
+  known = history.read(tmp_path)
+  assert not known.older and 40 < len(known.ids) < 110
+  more = data.from_arrays((images, labels))
+  for name in ("validation", "test"):
+    found = data.load(config.data, given=more, before=known)[name]
+    assert not np.isin(found.ids(identity.CONTENT), known.ids).any()
+    assert evaluate.evaluate_checkpoint(tmp_path, name, splits=more)[1] == len(found)
+  whole = data.from_arrays((images, labels), (images, labels))
+  with pytest.raises(UserError, match=rf"{len(known.ids)} of these 200 images were trained"):
+    evaluate.evaluate_checkpoint(tmp_path, splits=whole, **{"data.test": "test"})
+
+
+def test_a_run_of_before_keeps_its_split(tiny, tmp_path, capsys):
+  """Where there is a checkpoint and no record: stratified places, as they were drawn then."""
+  from sklearn.model_selection import train_test_split
+
+  images, labels = noise(101)
+  given = data.from_arrays((images, labels), (images[:7], labels[:7]))
+  config = tiny(**{"data.source": "arrays", "data.validation": 0.2, "epochs": 1, "augment": None})
+  train.train(config, tmp_path, given)
+  (tmp_path / "trained_on.npz").unlink()
+  before = history.read(tmp_path)
+  assert before.older
+  kept, held = train_test_split(np.arange(101), test_size=0.2, stratify=labels, random_state=0)
+  found = data.load(config.data, given=given, before=before)
+  np.testing.assert_array_equal(found["train"].images, images[np.sort(kept)])
+  np.testing.assert_array_equal(found["validation"].images, images[np.sort(held)])
+  assert evaluate.evaluate_checkpoint(tmp_path, "validation", splits=given)[1] == 21
+  assert f"warning: the validation split is {holdout.OLDER}" in capsys.readouterr().err
+  config.epochs = 2
+  train.train(config, tmp_path, given)
+  assert holdout.OLDER in capsys.readouterr().out
+  after = history.read(tmp_path)
+  assert after.older and len(after.ids) == 80
+  with pytest.raises(UserError, match="images were trained on"):
+    train.train(config, tmp_path, data.from_arrays((images[::-1], labels[::-1]), noise(7, 1)))
+
+
+def test_a_long_tail_of_before_stays_too():
+  labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], 30))
+  rng = np.random.default_rng(3)
+  first = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in ((0, 30), (1, 15), (2, 7))]
+  tail = data.imbalance.long_tail(labels, 4, holdout.tail_by_place(labels, 3))
+  np.testing.assert_array_equal(tail, np.sort(np.concatenate(first)))
