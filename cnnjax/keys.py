@@ -106,7 +106,7 @@ def _data(c: ConfigDict) -> None:
   c.data.crop = "center"  # for training: center, random_resized (arXiv:1409.4842; streaming)
   c.data.crop_scale = (0.08, 1.0)  # random_resized: share of the area
   c.data.crop_ratio = (3 / 4, 4 / 3)  # random_resized: width over height
-  c.data.antialias = False  # random_resized: as evaluation does; twice the time of a crop
+  c.data.antialias = False  # random_resized, when it shrinks: 1.1 to 1.8 of a crop's time
   c.data.interpolation = "bilinear"  # nearest, bilinear, bicubic, lanczos, area
   c.data.eval_size = None  # pixels, square, that are evaluated on; None: image_size
   c.data.eval_crop = 1.0  # evaluation: the crop over the short side, as 0.875 on ImageNet
