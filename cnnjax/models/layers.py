@@ -283,6 +283,17 @@ def head(
   return dense(num_classes, dtype=jnp.float32, kernel_init=kernel_init, name="head")
 
 
+def head_init(
+  published: nn.initializers.Initializer, num_classes: int
+) -> nn.initializers.Initializer:
+  """Returns what a paper draws its last layer from, for the 1000 classes of ImageNet or more.
+
+  With fewer it is `torch_linear`: kernels of large values, or of values that grow where classes are
+  few, begin far above the loss of guessing.
+  """
+  return published if num_classes >= 1000 else torch_linear
+
+
 def global_pool(x: jax.Array, kind: Pool = "avg") -> jax.Array:
   """[batch, height, width, channels] to [batch, channels], float32. Call it in a compact method.
 

@@ -146,19 +146,28 @@ def test_drop_path_grows_from_0_with_the_block(monkeypatch):
 
 
 def test_initialisation():
-  """Normal of variance 2 / fan_out, where a depthwise kernel has one output; head uniform."""
+  """Normal of variance 2 / fan_out, where a depthwise kernel has one output; head uniform.
+
+  The head in +-1 / sqrt(classes) from 1000 classes on, in +-1 / sqrt(features) below.
+  """
   block = efficientnet.Stage("mbconv", 6, 5, 1, 96, 1)
-  model = models.create(
-    "efficientnet_b0", 100, stages=(block,), stem_features=64, head_features=128
-  )
-  init = jax.jit(functools.partial(model.init, train=False))
-  params = init(jax.random.key(0), jnp.zeros((1, 1, 1, 3)))["params"]
+  small = dict(stages=(block,), stem_features=64, head_features=128)
+
+  def drawn(classes):
+    model = models.create("efficientnet_b0", classes, **small)
+    init = jax.jit(functools.partial(model.init, train=False))
+    return init(jax.random.key(0), jnp.zeros((1, 1, 1, 3)))["params"]
+
+  params = drawn(1000)
   deviation = lambda part: np.std(params["stage1_block1"][part]["conv"]["kernel"])
   assert deviation("expand") == pytest.approx((2 / 384) ** 0.5, rel=0.03)
   assert deviation("depthwise") == pytest.approx((2 / 25) ** 0.5, rel=0.03)
   assert deviation("project") == pytest.approx((2 / 96) ** 0.5, rel=0.03)
-  head = np.abs(params["head"]["kernel"])
-  assert 0.099 < head.max() <= 0.1 and np.mean(head) == pytest.approx(0.05, rel=0.03)
+  for classes, bound in ((1000, 1000**-0.5), (100, 128**-0.5)):
+    head = np.abs(drawn(classes)["head"]["kernel"])
+    assert 0.99 * bound < head.max() <= bound and np.mean(head) == pytest.approx(
+      bound / 2, rel=0.03
+    )
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnetv2_s"])

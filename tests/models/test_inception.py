@@ -204,3 +204,12 @@ def test_inception_v3_as_in_keras():
 def test_inception_resnet_v2_as_in_keras():
   make = functools.partial(parity.keras_model, "InceptionResNetV2", input_shape=(96, 96, 3))
   parity.same_logits_keras("inception_resnet_v2", make, size=96)
+
+
+@pytest.mark.parametrize("classes, deviation", [(1000, 0.1), (6, (3 * 2048) ** -0.5)])
+def test_the_head_of_few_classes_is_small(classes, deviation):
+  """Normal of deviation 0.1 as published, else uniform in +-1 / sqrt(features)."""
+  model = models.create("inception_v3", classes)
+  init = model._initializers()[1]
+  kernel = init(jax.random.key(0), (2048, classes), jnp.float32)
+  assert np.std(kernel) == pytest.approx(deviation, rel=0.02)
