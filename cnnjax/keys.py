@@ -95,6 +95,7 @@ def _data(c: ConfigDict) -> None:
   c.data.train = "train"  # split to train on; with tfds any expression, such as "train[:90%]"
   c.data.validation = None  # None, a share (0.1) or number (5000) of train, or a split
   c.data.test = "test"  # split of the final result, never used to choose; or a share or number
+  c.data.group = None  # folder: what a hold-out never parts; a column of a list, a pattern of paths
   c.data.split_seed = 0  # of what is held out as a share or number, and of long_tail
   c.data.long_tail = None  # keep a long tail of train: the largest class over the smallest, as 100
   c.data.image_size = None  # pixels, square, that are trained on; None: as they are
@@ -240,6 +241,7 @@ TYPES: dict[str, tuple[type | None, ...]] = {
     "optim.multipliers": (tuple,), "optim.layer_decay": (float, None),
     "optim.schedule.points": (tuple,), "average.ema": (float, None),
     "imports": (tuple,), "data.path": (str, None), "data.progressive": (tuple,),
+    "data.group": (str, None),
     "data.test": (str, float, int), "data.long_tail": (float, None), "data.channels": (int, None),
     "data.crop_scale": (tuple,), "data.crop_ratio": (tuple,),
     "data.orientation": (str, None), "data.range": (int, tuple, None),

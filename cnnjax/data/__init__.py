@@ -32,7 +32,7 @@ SOURCES = ("arrays", "digits", "folder", "synthetic", "tfds")
 # Keys that have no effect with other sources.
 _ONLY = {
   "name": ("tfds",), "data_dir": ("tfds",), "path": ("folder",), "range": ("folder",),
-  "alpha": ("folder", "tfds"), "orientation": ("folder", "tfds"),
+  "group": ("folder",),  "alpha": ("folder", "tfds"), "orientation": ("folder", "tfds"),
 }  # fmt: skip
 
 __all__ = [

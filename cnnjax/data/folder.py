@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.data import identity, names, tables
+from cnnjax.data import groups, identity, names, tables
 from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, read
 from cnnjax.data.leftovers import Leftovers, is_litter
 from cnnjax.data.names import ALIASES, split_of
@@ -75,7 +75,7 @@ class Files:
 
     def content(i: int) -> bytes:
       found, _ = self[i]
-      return found if isinstance(found, bytes) else self._relative(i)
+      return found if isinstance(found, bytes) else os.fsencode(self.relative(i))
 
     return identity.fingerprints(lambda at: map(content, at), len(self))
 
@@ -83,11 +83,12 @@ class Files:
   def places(self) -> np.ndarray:
     """Of path and size; of a file that is not there, the path."""
     size = lambda i: os.path.getsize(self.paths[i]) if os.path.isfile(self.paths[i]) else ""
-    place = lambda i: self._relative(i) + f"|{size(i)}".encode()
+    place = lambda i: os.fsencode(f"{self.relative(i)}|{size(i)}")
     return identity.fingerprints(lambda at: map(place, at), len(self))
 
-  def _relative(self, i: int) -> bytes:
-    return os.fsencode(os.path.relpath(self.paths[i], self.root))
+  def relative(self, i: int) -> str:
+    """The path of file i below the root."""
+    return os.path.relpath(self.paths[i], self.root)
 
   @functools.cached_property
   def large(self) -> bool:
@@ -121,6 +122,12 @@ def check(config: ConfigDict) -> None:
   if config.image_size is None:
     raise UserError(
       f"the images of {config.path} may differ in size; set data.image_size, such as 224"
+    )
+  shares = test_share(config), config.validation, config.test
+  if config.group and not any(isinstance(share, int | float) for share in shares):
+    raise UserError(
+      f"data.group={config.group!r} has no effect: {config.path} has splits, and nothing is held "
+      f"out; {_hold_out('validation')}, or leave it at None"
     )
 
 
@@ -168,9 +175,8 @@ def beside(path: str, splits: Mapping[str, str]) -> dict[str, str]:
 
 def _listed(config: ConfigDict) -> Listing:
   keys = ("train", "validation", "test")
-  return _listing(
-    config.path, tuple((key, config[key]) for key in keys if isinstance(config[key], str))
-  )
+  named = tuple((key, config[key]) for key in keys if isinstance(config[key], str))
+  return _listing(config.path, named, config.group)
 
 
 def whole(config: ConfigDict) -> Split:
@@ -196,7 +202,8 @@ class _Found:
   own: Mapping[str, str | Pairs]  # the folder or the images of each split; "" is all, without
   remarks: dict[str, str]
   left: Leftovers  # beside the splits
-  folds: str = ""  # as of `tables.Table`
+  folds: str = ""  # as of `tables.Table`, as are `groups`
+  groups: Mapping[str, str] | None = None
 
   def read(
     self, places: Iterable[tuple[str, str]]
@@ -223,22 +230,26 @@ class _Found:
     return pairs, tuple(dict.fromkeys(called.values())), remarks
 
 
-def _look(path: str | None) -> _Found:
+def _look(path: str | None, group: str | None = None) -> _Found:
   root = _existing(path)
   if os.path.isdir(root):
     splits = split_folders(root)
     left = _loose(root) if splits else Leftovers()
     return _Found(root, splits or {"": root}, beside(root, splits), left)
   if root.lower().endswith(tables.ENDINGS):
-    table = tables.read(root)
-    return _Found(os.path.dirname(root), table.splits, table.remarks, Leftovers(), table.folds)
+    table = tables.read(root, group)
+    return _Found(
+      os.path.dirname(root), table.splits, table.remarks, Leftovers(), table.folds, table.groups
+    )
   raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
 
 
 @functools.lru_cache(maxsize=1)
-def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
+def _listing(
+  path: str | None, named: tuple[tuple[str, str], ...], group: str | None = None
+) -> Listing:
   """`named` are (key, split) of the config; other splits are not looked at."""
-  looked = _look(path)
+  looked = _look(path, group)
   if looked.folds and "test" in dict(named):
     raise UserError(
       f"{path}: {looked.folds}, which says of no line whether it is trained on or tested: write "
@@ -261,6 +272,10 @@ def _listing(path: str | None, named: tuple[tuple[str, str], ...]) -> Listing:
     place: Files(tuple(file for file, _ in found), _labels(found, classes, several), looked.below)
     for place, found in pairs.items()
   }
+  if group:
+    place = places["train"]
+    found, remarks["groups"] = groups.of_files(group, files[place], looked.groups)
+    files[place] = dataclasses.replace(files[place], groups=found)
   own_names = {name: places[key] for key, name in named}
   unused = tuple(sorted({*looked.own} - {*own_names.values()}))
   by_name = {name: files[place] for name, place in own_names.items()}

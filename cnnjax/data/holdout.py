@@ -58,8 +58,8 @@ def carve(split: Split, amount: float | int, key: str, seed: int, by: str) -> tu
     held[own[numbers[own].argmax()]] = False
   if not held.any():
     raise refused(
-      f"they are {len(names):,} sets of copies or groups that stay together, none of which can be "
-      f"spared; hold out more, as --config.data.{key}=0.5, or set another data.split_seed"
+      f"with copies and groups kept together they come in {len(names):,} parts, none of which can "
+      f"be spared; hold out more, as --config.data.{key}=0.5, or set another data.split_seed"
     )
   rows = held[units]
   lacking = np.flatnonzero((count(every) > 0) & (count(rows) == 0))
@@ -77,7 +77,7 @@ def _units(split: Split, by: str) -> tuple[np.ndarray, np.ndarray]:
   ids, groups = split.ids(by), split.groups
   if groups is None:
     return np.unique(ids, return_inverse=True)
-  names, group = np.unique(groups, return_inverse=True)
+  names, group = np.unique(np.where(groups, groups, ids), return_inverse=True)
   _, image = np.unique(ids, return_inverse=True)
   size = len(names) + len(split)  # nodes: the groups, then the images
   edges = coo_array((np.ones(len(split), bool), (group, len(names) + image)), (size, size))

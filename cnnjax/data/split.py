@@ -24,7 +24,7 @@ class Records(Protocol):
   contents: np.ndarray  # [n] uint64, what examples are known by: see `identity`; reads them all
   places: np.ndarray  # [n] uint64, where that takes too long,
   large: bool  # which is so
-  groups: np.ndarray | None  # [n] uint64, examples of one are not parted
+  groups: np.ndarray | None  # [n] uint64, examples of one are not parted; 0: of none
 
   def __len__(self) -> int: ...
 
@@ -125,7 +125,7 @@ class Split:
 
   @property
   def groups(self) -> np.ndarray | None:
-    """[n] uint64 of the group that each example belongs to; None: there are no groups."""
+    """[n] uint64 of the group that each example belongs to, 0: none; None: there are no groups."""
     return None if self.records.groups is None else self._chosen(self.records.groups)
 
   @property

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cnnjax.data.names import MISSING, split_of
-from cnnjax.errors import UserError, listed
+from cnnjax.errors import UserError, listed, unknown
 
 ENDINGS = (".csv", ".jsonl")
 # What people call their columns; in any case, with "_", "-" or a space between words.
@@ -53,10 +53,11 @@ class Table:
   splits: dict[str, Pairs]  # by the names in it, in lower case; of "" where there are no splits
   remarks: dict[str, str]  # what a person should know about how it is read
   folds: str = ""  # of a cross-validation, in words, where nothing says what is trained on
+  groups: dict[str, str] | None = None  # of files, by the column that was asked for
 
 
-def read(path: str) -> Table:
-  """The images of each split.
+def read(path: str, group: str | None = None) -> Table:
+  """The images of each split; with `group`, a column or something else, what it says of each.
 
   Raises:
     UserError: a line is wrong, a file that it names is not there, or the splits are ambiguous.
@@ -67,7 +68,9 @@ def read(path: str) -> Table:
   column = _split_column(path, columns)
   splits: dict[str, Pairs] = {}
   lines: dict[str, int] = {}  # by file
-  missing, used = [], {column}
+  grouped = _group_column(path, group, columns)
+  groups: dict[str, str] = {}
+  missing, used = [], {column, grouped}
   for line, row in rows():
     keys = [next((name for name in KEYS[key] if name in row), None) for key in ("path", "label")]
     used |= {*keys}
@@ -79,6 +82,7 @@ def read(path: str) -> Table:
       )
     missing += [] if os.path.isfile(file) else [f"{file} (line {line})"]
     splits.setdefault(_split(column, row), []).append((file, labels))
+    groups[file] = _filled(row.get(grouped))
     if "" in splits and len(splits) > 1:
       raise UserError(
         f"{path}, line {line}: a split in some lines and none in others; give it to all"
@@ -93,7 +97,8 @@ def read(path: str) -> Table:
   unused = [repr(name) for name in columns if name not in used]
   remarks = {"splits": f"by the column {column!r}"} if column not in (None, *KEYS["split"]) else {}
   remarks |= {"not used": f"the columns {listed(unused)}"} if unused else {}
-  return Table(splits, remarks, _folds(columns) if column is None else "")
+  folds = _folds(columns) if column is None else ""
+  return Table(splits, remarks, folds, groups if grouped else None)
 
 
 def _image(
@@ -135,9 +140,23 @@ def _columns(rows: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, set[str]]:
   return columns
 
 
+def _filled(value: Any) -> str:
+  """A cell as text; "" where nothing stands in it."""
+  text = "" if value is None else str(value).strip()
+  return "" if text in MISSING else text
+
+
 def _word(value: Any) -> str:
-  word = "" if value is None else str(value).strip()
-  return "" if word in MISSING else word.lower()
+  return _filled(value).lower()
+
+
+def _group_column(path: str, group: str | None, columns: Iterable[str]) -> str | None:
+  """The column that `group` names; None where it is a pattern of paths, or nothing."""
+  if group is None or _column(group) in columns:
+    return group and _column(group)
+  if re.fullmatch(r"[\w\s-]+", group):
+    raise unknown(f"column of {path} in data.group", group, columns)
+  return None
 
 
 def _split_column(path: str, columns: dict[str, set[str]]) -> str | None:

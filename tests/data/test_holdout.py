@@ -158,11 +158,11 @@ def test_several_labels_keep_an_example_of_each():
 
 def test_groups_of_which_none_is_held_out_are_refused_with_the_mend():
   split = split_of(np.arange(100), groups=["a"] * 50 + ["b"] * 50)
-  words = r"2 sets of copies or groups that stay together.*another data\.split_seed"
+  words = r"kept together they come in 2 parts.*another data\.split_seed"
   with pytest.raises(UserError, match=words):
     held(split, 49)
   assert len(held(split, 50)) == 50
-  with pytest.raises(UserError, match=words.replace("2 sets", "1 sets")):
+  with pytest.raises(UserError, match=words.replace("2", "1")):
     held(split_of(np.arange(100), groups=["a"] * 100))
 
 
@@ -232,6 +232,57 @@ def test_files_that_are_added_renamed_relabelled_or_gone_move_nothing(photos):
   ]
   pathlib.Path("list.csv").write_text("path,label\n" + "".join(lines[::-1]))
   assert sides("list.csv", validation=0.2) == after
+
+
+GROUPED = "path,label,Patient ID\n" + "".join(
+  f"a/{'xy'[i % 2]}/{i}.png,{'xy'[i % 2]},{f'p{i // 6}' if i < 54 else ''}\n" for i in range(60)
+)
+
+
+@pytest.mark.parametrize(
+  "path, group, of, words",
+  [
+    ("list.csv", "Patient ID", lambda i: f"p{i // 6}" if i < 54 else i,
+     "9 by 'Patient ID', each on one side of what is held out; 6 images are in none"),
+    ("list.csv", "/(.)[0-9]?[.]png$", lambda i: str(i)[0], "10 by "),
+    ("a", "[0-9]", lambda i: str(i)[0], "10 by '[0-9]', each on one side of what is held out"),
+  ],
+)  # fmt: skip
+def test_groups_of_a_list_or_of_paths_are_not_parted(photos, path, group, of, words):
+  pathlib.Path("list.csv").write_text(GROUPED)
+  c = default().data
+  c.update({"source": "folder", "path": path, "image_size": 4, "group": group, "test": 0.4})
+  data.check(c)
+  splits = data.load(c, ("train", "test"))
+  remarks = splits["train"].remarks
+  assert words in remarks["groups"] and ("not used" in remarks) == (group == "/(.)[0-9]?[.]png$")
+  number = lambda split, i: int(pathlib.Path(split.name(i)).stem)
+  train, test = ({of(number(s, i)) for i in range(len(s))} for s in splits.values())
+  assert train and test and not train & test
+
+
+@pytest.mark.parametrize(
+  "path, settings, words",
+  [
+    ("list.csv", {"group": "patient"}, "unknown column of list.csv in data.group 'patient'. Did "
+     "you mean 'patient_id'"),
+    ("a", {"group": "patient"}, "it matches no path, such as 'x/0.png'. Name a column of a list"),
+    ("a", {"group": "("}, "data.group='(' is no regular expression: "),
+    ("split.csv", {"group": "y"}, "data.group='y' has no effect: split.csv has splits, and"),
+    (None, {"group": "a", "source": "digits"}, "data.group='a' goes with data.source=folder"),
+  ],
+)  # fmt: skip
+def test_groups_that_are_none_are_refused(photos, path, settings, words):
+  pathlib.Path("list.csv").write_text(GROUPED)
+  pathlib.Path("split.csv").write_text(
+    "path,label,split,y\n" + "".join(f"a/{'xy'[i % 2]}/{i}.png,{i % 2},{s},1\n"
+                                     for i, s in ((0, "train"), (1, "train"), (2, "test")))
+  )  # fmt: skip
+  c = default().data
+  c.update({"source": "folder", "path": path, "image_size": 4, **settings})
+  with pytest.raises(UserError) as e:
+    data.check(c)
+  assert words in str(e.value)
 
 
 def test_large_sets_go_by_path_and_size_and_say_nothing_of_content(photos, monkeypatch):
