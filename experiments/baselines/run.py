@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from cnnjax import models
+from cnnjax import models, strict_json
 
 HERE = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/baselines")
@@ -108,7 +108,7 @@ def main():
   for name in args.names or EXPERIMENTS:
     results[name] = run(name, results.get(name, {}))
     results = {key: results[key] for key in EXPERIMENTS if key in results}
-    file.write_text(json.dumps(results, indent=2) + "\n")
+    file.write_text(strict_json.dumps(results, indent=2) + "\n")
     head, marker, _ = readme.read_text().partition("<!-- table -->\n")
     readme.write_text(head + marker + table(results))
 

@@ -14,7 +14,7 @@ import sys
 
 import matplotlib
 
-from cnnjax import writers
+from cnnjax import strict_json, writers
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -182,7 +182,7 @@ def main() -> None:
     for name in GROUPS[group]:
       if name not in results.setdefault(group, {}):
         results[group][name] = measure(group, name)
-        file.write_text(json.dumps(results, indent=1) + "\n")
+        file.write_text(strict_json.dumps(results, indent=1) + "\n")
         print(group, name, {k: v for k, v in results[group][name].items() if "accuracy" in k})
     plot(group, results[group])
   readme = HERE / "README.md"
