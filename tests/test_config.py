@@ -329,9 +329,10 @@ def test_durations_that_are_none(key):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_of_a_config_file(value):
-  for key in ("optim.learning_rate", "optim.weight_decay", "epochs", "data.max_gib"):
+  keys = ("optim.learning_rate", "optim.weight_decay", "epochs", "data.max_gib")
+  for key, given in (*((key, value) for key in keys), ("task.class_weights", (1.0, value))):
     config = default()
-    override(config, key, value)
+    override(config, key, given)
     with pytest.raises(UserError, match=f"{key}.* finite"):
       configs.validate(config)
 

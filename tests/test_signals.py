@@ -264,3 +264,21 @@ def test_while_it_compiles(tiny, tmp_path, number):
   output, _ = process.communicate(timeout=100)
   assert process.returncode == 128 + getattr(signal, number), output
   assert f"stopped by {number} and saved at step 1 of" in output
+
+
+def test_a_signal_is_heard_though_nobody_reads_what_is_said():
+  """As of `2>&1 | head`: the thread that answers goes on."""
+  read, sent = os.pipe()
+  os.close(read)
+  process = subprocess.Popen(
+    [sys.executable, "-c", LOOP, "twice"], stdout=subprocess.PIPE, stderr=sent, text=True
+  )
+  os.close(sent)
+  with process:
+    while process.stdout.readline().strip() != "in":
+      assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    while process.stdout.readline().strip() != "saving":
+      assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 128 + signal.SIGTERM
