@@ -134,6 +134,7 @@ def _evaluated(
   task = tasks.create(config.task, len(images.classes), None)
   step = steps.eval_step(found.model, task, found.normalize, views)
   step = compiling.Compiler.of(config).jit(step, (0, None, None))
+  data.levels.compare(config.data, split, images, found.meta["mean"])
   pipeline = data.pipeline(images, config.data, mesh, skipped)
   total = evaluate(step, found.variables, pipeline, config.eval_batch_size)
   if unreadable is not None:

@@ -298,6 +298,8 @@ def open_inputs(
   crops = Crops.of(c, train.shape)
   counts = levels.count(c, train)
   mean, std = levels.normalization(c, counts)
+  for name in splits.keys() - {"train"}:
+    levels.compare(c, name, splits[name], mean)
   batches = pipeline(train, c, mesh, skipped, order, seeds)
   if (config.steps_per_dispatch or 1) > 1 and isinstance(batches, Streaming):
     raise UserError(

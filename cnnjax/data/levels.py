@@ -1,11 +1,13 @@
 """The values of the training images: their mean and deviation, and whether there is a picture."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.data.crops import Crops
 from cnnjax.data.split import Arrays, Skipped, Split
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, warn
 
 SAMPLE = 2048  # images of a streamed split that are looked at, evenly spread over it
 GLANCE = 128  # and of any split whose mean and deviation are given
@@ -24,14 +26,12 @@ def count(config: ConfigDict, train: Split) -> np.ndarray:
   Raises:
     UserError: all of them are one and the same colour.
   """
-  crops = Crops.of(config, train.shape)
   given, total = None not in (config.mean, config.std), len(train)
-  ready = isinstance(train.records, Arrays) and train.shape == crops.shape(config.image_size)
-  if given or not ready:
-    spread = np.linspace(0, total - 1, GLANCE if given else SAMPLE).astype(int)
-    image = lambda data: crops.whole(data, config.image_size)
-    train = train.take(np.unique(spread)).decoded(image, Skipped(SAMPLE))
-  images = train.images
+  shape = Crops.of(config, train.shape).shape(config.image_size)
+  ready = isinstance(train.records, Arrays) and train.shape == shape
+  images = (
+    train.images if ready and not given else _some(config, train, GLANCE if given else SAMPLE)
+  )
   # In parts: NumPy counts in 8 bytes a value.
   counts = sum(
     np.stack([
@@ -48,6 +48,26 @@ def count(config: ConfigDict, train: Split) -> np.ndarray:
       f"{total:,}, has the value {value} everywhere. {mend}"
     )
   return counts
+
+
+def compare(config: ConfigDict, name: str, split: Split, mean: Sequence[float]) -> None:
+  """Warns of a split that is darker than what is trained on: no value reaches the `mean` of that.
+
+  As where files of 16 bits have another range than those of the training split.
+  """
+  highest = _some(config, split, GLANCE).max()
+  if highest / 255 < min(mean):
+    warn(
+      f"the {name} images are dark: no value is above {highest} of 255, and those that are trained "
+      f"on have a mean of {255 * min(mean):.0f}. {_RANGE if config.source == 'folder' else _ARRAYS}"
+    )
+
+
+def _some(config: ConfigDict, split: Split, number: int) -> np.ndarray:
+  """At most so many images, evenly spread over the split, of those that can be read."""
+  crops, spread = Crops.of(config, split.shape), np.linspace(0, len(split) - 1, number)
+  image = lambda data: crops.whole(data, config.image_size)
+  return split.take(np.unique(spread.astype(int))).decoded(image, Skipped(number)).images
 
 
 def normalization(

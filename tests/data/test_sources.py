@@ -153,6 +153,18 @@ def test_dark_images_are_said_to_be_so(largest, dark):
   assert ("dark, since white is 255. " in words and "data.range" in words) == dark
 
 
+@pytest.mark.parametrize("highest, dark", [(9, True), (100, False)])
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_evaluated_images_that_are_darker_than_all_that_was_learnt_are_warned_of(
+  highest, dark, pipeline, capsys
+):
+  images = np.random.default_rng(0).integers(0, highest + 1, (30, 6, 6, 3), np.uint8)
+  split = data.Split.of(images, np.zeros(30, np.int32), ("a",))
+  levels.compare(config("folder", pipeline=pipeline, image_size=4), "test", split, (0.3, 0.2, 0.5))
+  said = capsys.readouterr().err
+  assert ("the test images are dark: no value is above" in said and "data.range" in said) == dark
+
+
 # The sources
 
 
