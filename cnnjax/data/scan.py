@@ -34,12 +34,15 @@ HARMFUL = {
   "unreadable": "files that cannot be decoded, or not opened",
   "leaked": "the same picture in two splits",
   "conflicting": "the same picture in two classes",
+  "to be parted": "the same picture in files that differ, of which a hold-out may train on one and "
+  "test the other: delete all but one",
   "bits unused": "16-bit files that use fewer: without data.range they are dark, or black",
   "other formats": "pictures in formats that are not read: convert them to JPEG or PNG",
 }
 KINDS = {
   **HARMFUL,
-  "duplicate": "the same picture twice, in one split and class",
+  "duplicate": "the same picture twice, in one split and class; files that are the same to the "
+  "byte are on one side of a hold-out",
   "classes that differ": "a split lacks classes that another one has",
   "empty folder": "class folders without images",
   "outside": "images that are in no class folder: not read",
@@ -60,6 +63,10 @@ KINDS = {
   "large": "over 16 million pixels: slow to decode",
   "elongated": "a side over 4 times the other: crops see little of it",
 }
+HOLD_OUT = (
+  "no splits: a part will be held out. Pictures that are alike and not the same (of one patient, "
+  "recording or scene; resized) are not looked for: data.group keeps them on one side"
+)
 File = tuple[str, str, tuple[str, ...]]  # (path, split, classes)
 FEW_BITS = 14  # of 16: the upper 8 then have 64 levels at most
 _CHUNK = 512  # files that are in the hands of the threads at a time
@@ -303,14 +310,17 @@ def _compare(looked: Iterable[Looked], findings: dict[str, list[str]]) -> None:
   for group in groups.values():
     if len(group) == 1:
       continue
-    same = "bytes" if len({image.content for image in group}) == 1 else "pixels"
-    line = f"{' = '.join(image.path for image in group)} (the same {same})"
+    differ = len({image.content for image in group}) > 1
+    paths = " = ".join(image.path for image in group)
+    line = f"{paths} (the same {'pixels' if differ else 'bytes'})"
     leaked = len({image.split for image in group}) > 1
     conflicting = len({frozenset(image.labels) for image in group} - {frozenset()}) > 1
+    parted = differ and not group[0].split
     for kind, holds in (
       ("leaked", leaked),
       ("conflicting", conflicting),
-      ("duplicate", not leaked and not conflicting),
+      ("to be parted", parted),
+      ("duplicate", not (leaked or conflicting or parted)),
     ):
       findings[kind] += [line] * holds
 
@@ -357,6 +367,8 @@ def render(report: Report, limit: int | None = 20) -> str:
     lines += ["", f"{'HARMFUL ' * (kind in HARMFUL)}{kind}: {len(found):,} ({KINDS[kind]})"]
     lines += [f"  {line}" for line in _some(found, limit)]
   lines += ["", "nothing harmful found"] if not report.harmful else []
+  if not splits:
+    lines += ["", HOLD_OUT]
   return (
     "\n".join(lines).encode(errors="replace").decode()
   )  # names that are no UTF-8 can be printed

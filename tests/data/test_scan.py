@@ -121,6 +121,7 @@ def test_all_kinds_are_explained_and_tested_here():
   compared = {
     "leaked",
     "conflicting",
+    "to be parted",
     "bits unused",
     "duplicate",
     "classes that differ",
@@ -255,9 +256,14 @@ def test_bits_of_colour_are_counted_without_transparency(tmp_path):
   assert scan(tmp_path).findings["bits unused"] == ("all 1 use 10, up to 900: set data.range=10",)
 
 
-def test_duplicates_alone_are_not_harmful(tmp_path):
+def test_copies_are_harmful_where_a_hold_out_may_part_them(tmp_path):
+  """Not those that are the same to the byte: they are on one side."""
   report = scan(write(tmp_path, {"a/1.png": picture(0), "a/2.png": picture(0)}))
   assert list(report.findings) == ["duplicate"] and not report.harmful
+  assert "data.group keeps them on one side" in render(report)
+  report = scan(write(tmp_path, {"a/3.bmp": picture(0)}))
+  assert paths(report.findings["to be parted"]) == [{"a/1.png", "a/2.png", "a/3.bmp"}]
+  assert report.harmful and "duplicate" not in report.findings
 
 
 def test_empty_class_folders_and_images_outside_are_found(tmp_path):
