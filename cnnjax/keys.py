@@ -215,7 +215,9 @@ def _optim(c: ConfigDict) -> None:
 
 
 # [end]
-# The keys that take something else than the type of their default. A float takes an int as well.
+# The keys that take something else than the type of their default. A float takes an int as well. A
+# key whose default is None, and that is not here, takes any of these.
+ANY = (bool, int, float, str, tuple, None)
 DURATION = (int, float, str)
 DURATIONS = (
     "epochs", "log_every", "eval_every", "checkpoint_every", "health.every", "average.swa_start",
@@ -403,7 +405,7 @@ def types(key: str) -> tuple[type | None, ...]:
     if not isinstance(node, ConfigDict) or part not in node:
       return ()  # a field of a model, or a mistake
     node = node[part]
-  return (type(node),)
+  return ANY if node is None else (type(node),)
 
 
 def check_idle(group: str, config: ConfigDict, takes: Mapping[str, Iterable[str]]) -> None:

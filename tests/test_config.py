@@ -293,6 +293,26 @@ def test_a_rule_does_what_it_says(key):
     assert str(error.value) == f"config key {key!r} is {found!r}; it must be {words}"
 
 
+def test_a_new_key_whose_default_is_none_takes_any_value(monkeypatch):
+  """And ours say in TYPES what they take."""
+  assert {key for key, value in flatten(default()).items() if value is None} <= {*keys.TYPES}
+
+  def with_own():
+    config = default()
+    with config.unlocked():
+      config.task.own = None
+    return config
+
+  for module in (keys, configs):
+    monkeypatch.setattr(module, "default", with_own)
+  monkeypatch.setattr(keys, "types", keys.types.__wrapped__)
+  for text, value in {"words": "words", "3": 3, "0.5": 0.5, "(1, 2)": (1, 2), "none": None}.items():
+    config = with_own()
+    override(config, "task.own", configs.parse_value(text, "task.own"))
+    assert config.task.own == value
+    configs.check_values(config)
+
+
 def test_every_number_has_a_rule():
   for key, value in flatten(default()).items():
     types = {type(value), *keys.TYPES.get(key, ())}

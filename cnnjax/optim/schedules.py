@@ -144,19 +144,73 @@ def _period(config: ConfigDict, to_steps: ToSteps) -> int:
   return period
 
 
-# name: (what makes it, the keys it takes beside those of the warm-up)
+def _lowest(config: ConfigDict) -> str:
+  return f" to x{config.end_factor:g}" if config.end_factor else " to 0"
+
+
+def _floor(config: ConfigDict) -> str:
+  return f", not below x{config.end_factor:g}" if config.end_factor else ""
+
+
+# name: (what makes it, the keys it takes beside those of the warm-up), and what says it in words,
+# if its name and those keys do not say it well enough.
 SCHEDULES = {
   "constant": (_constant, ()),
-  "step": (_step, ("factor", "period", "end_factor")),
-  "multi_step": (_multi_step, ("boundaries", "factor")),
-  "exponential": (_exponential, ("factor", "period", "end_factor")),
-  "polynomial": (_polynomial, ("power", "end_factor")),
-  "linear": (_linear, ("end_factor",)),
-  "cosine": (_cosine, ("end_factor",)),
-  "warm_restarts": (_warm_restarts, ("first_period", "multiplier", "peak_decay", "end_factor")),
-  "one_cycle": (_one_cycle, ("start_factor", "peak_at", "end_factor")),
-  "trapezoid": (_trapezoid, ("cooldown", "end_factor")),
-  "piecewise": (_piecewise, ("points",)),
+  "step": (
+    _step,
+    ("factor", "period", "end_factor"),
+    lambda c: f"x{c.factor:g} every {durations.text(c.period)}{_floor(c)}",
+  ),
+  "multi_step": (
+    _multi_step,
+    ("boundaries", "factor"),
+    lambda c: f"x{c.factor:g} at {', '.join(map(durations.text, c.boundaries))}",
+  ),
+  "exponential": (
+    _exponential,
+    ("factor", "period", "end_factor"),
+    lambda c: f"exponential, x{c.factor:g} in {durations.text(c.period)}{_floor(c)}",
+  ),
+  "polynomial": (
+    _polynomial,
+    ("power", "end_factor"),
+    lambda c: f"polynomial of power {c.power:g}{_lowest(c)}",
+  ),
+  "linear": (_linear, ("end_factor",), lambda c: f"linear{_lowest(c)}"),
+  "cosine": (
+    _cosine,
+    ("end_factor",),
+    lambda c: "cosine" + (_lowest(c) if c.end_factor else ""),
+  ),
+  "warm_restarts": (
+    _warm_restarts,
+    ("first_period", "multiplier", "peak_decay", "end_factor"),
+    lambda c: (
+      f"cosine with warm restarts after {durations.text(c.first_period)}, periods "
+      f"x{c.multiplier:g}, peaks x{c.peak_decay:g}{_floor(c)}"
+    ),
+  ),
+  "one_cycle": (
+    _one_cycle,
+    ("start_factor", "peak_at", "end_factor"),
+    lambda c: (
+      f"one cycle from x{c.start_factor:g} up until {c.peak_at:.3g} of the run, then "
+      f"down{_lowest(c)}"
+    ),
+  ),
+  "trapezoid": (
+    _trapezoid,
+    ("cooldown", "end_factor"),
+    lambda c: f"trapezoid: held, then linear{_lowest(c)} over the last {c.cooldown:.3g} of the run",
+  ),
+  "piecewise": (
+    _piecewise,
+    ("points",),
+    lambda c: (
+      "lines between "
+      + ", ".join(f"x{share:g} at {durations.text(time)}" for time, share in c.points)
+    ),
+  ),
 }
 
 
@@ -184,7 +238,7 @@ def check(config: ConfigDict) -> None:
       f"optim.schedule.warmup_factor={config.warmup_factor!r} is where a warm-up begins, and "
       "there is none; set optim.schedule.warmup as well"
     )
-  keys.check_idle("optim.schedule", config, {name: takes for name, (_, takes) in SCHEDULES.items()})
+  keys.check_idle("optim.schedule", config, {name: row[1] for name, row in SCHEDULES.items()})
 
 
 def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps) -> optax.Schedule:
@@ -202,7 +256,7 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
       f"optim.schedule.warmup {config.warmup!r} is {warmup} steps, and the whole "
       f"run is {total_steps}; shorten it (0: none) or train longer"
     )
-  make, _ = SCHEDULES[config.name]
+  make = SCHEDULES[config.name][0]
   schedule = make(config, peak, total_steps - warmup, warmup, to_steps)
   if not warmup:
     return schedule
@@ -256,36 +310,9 @@ def describe_scaling(config: ConfigDict, batch_size: int) -> str:
 
 def describe(config: ConfigDict, peaks: Sequence[float], scaling: str = "") -> str:
   """The schedule in words, of one rate or several; `scaling` is that of `describe_scaling`."""
-  lowest = f" to x{config.end_factor:g}" if config.end_factor else " to 0"
-  floor = f", not below x{config.end_factor:g}" if config.end_factor else ""
-  text = {
-    "constant": lambda: "constant",
-    "step": lambda: f"x{config.factor:g} every {durations.text(config.period)}{floor}",
-    "multi_step": lambda: (
-      f"x{config.factor:g} at {', '.join(map(durations.text, config.boundaries))}"
-    ),
-    "exponential": lambda: (
-      f"exponential, x{config.factor:g} in {durations.text(config.period)}{floor}"
-    ),
-    "polynomial": lambda: f"polynomial of power {config.power:g}{lowest}",
-    "linear": lambda: f"linear{lowest}",
-    "cosine": lambda: "cosine" + (lowest if config.end_factor else ""),
-    "warm_restarts": lambda: (
-      f"cosine with warm restarts after {durations.text(config.first_period)}, "
-      f"periods x{config.multiplier:g}, peaks x{config.peak_decay:g}{floor}"
-    ),
-    "one_cycle": lambda: (
-      f"one cycle from x{config.start_factor:g} up until {config.peak_at:.3g} of the run, "
-      f"then down{lowest}"
-    ),
-    "trapezoid": lambda: (
-      f"trapezoid: held, then linear{lowest} over the last {config.cooldown:.3g} of the run"
-    ),
-    "piecewise": lambda: (
-      "lines between "
-      + ", ".join(f"x{share:g} at {durations.text(time)}" for time, share in config.points)
-    ),
-  }[config.name]()
+  _, takes, *in_words = SCHEDULES[config.name]
+  plain = lambda c: ", ".join([c.name, *(f"{key} {c[key]}" for key in takes)])
+  text = (*in_words, plain)[0](config)
   if durations.parse(config.warmup, "optim.schedule.warmup")[0]:
     start = f" from x{config.warmup_factor:g}" if config.warmup_factor else ""
     text += f", warm-up {durations.text(config.warmup)}{start}"

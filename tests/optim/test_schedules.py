@@ -417,6 +417,18 @@ def test_in_words(settings, text):
   assert schedules.describe(c, [PEAK]) == f"learning rate 0.4, {text}"
 
 
+def test_a_schedule_is_a_line_of_the_table(monkeypatch):
+  """As CONTRIBUTING says: what makes it, and the keys that it takes."""
+  hold = lambda config, peak, length, warmup, to_steps: lambda step: peak * config.power
+  monkeypatch.setitem(schedules.SCHEDULES, "own", (hold, ("power", "period")))
+  c = configs.default().optim.schedule
+  c.update(name="own", power=0.5, period="9 steps", warmup=1)
+  schedules.check(c)
+  text = "learning rate 0.4, own, power 0.5, period 9 steps, warm-up 1 epoch"
+  assert schedules.describe(c, [PEAK]) == text
+  assert make(name="own", power=0.5)(3) == PEAK / 2
+
+
 def test_every_schedule_is_tested():
   assert {settings["name"] for settings, _ in FORMULAS.values()} == schedules.SCHEDULES.keys()
 
