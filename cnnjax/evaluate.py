@@ -95,6 +95,7 @@ def _evaluated(
   # Late: --help need not import JAX.
   from cnnjax import augment, checkpoints, compiling, data, sharding, state, steps, tasks, trained
   from cnnjax.optim.averaging import WEIGHTS
+  from cnnjax.workdir import load_config
 
   workdir = to_path(workdir)
   if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
@@ -104,7 +105,8 @@ def _evaluated(
   config, split = _configured(workdir, split, overrides)
   compiling.use_cache(config.compilation_cache)
   mesh = sharding.make_mesh(-1)  # the result is the same on any
-  found = trained.load(workdir, config, mesh, checkpoint, weights)
+  # Its statistics are measured on the training data of the run, whatever is evaluated.
+  found = trained.load(workdir, load_config(workdir), mesh, checkpoint, weights, splits)
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
   before = data.history.read(workdir)
   if split == ALL:

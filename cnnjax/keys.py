@@ -51,7 +51,7 @@ def _run(c: ConfigDict) -> None:
   c.batch_norm.ghost = None  # examples that are normalised together; None: the (micro-)batch
   c.batch_norm.accumulated = "each"  # moving averages follow each micro-batch; matched: the batch
   c.batch_norm.precise = False  # statistics of the raw weights measured afresh: arXiv:2105.07576
-  c.batch_norm.batches = 100  # that they are measured on, for precise, SWA and schedule-free
+  c.batch_norm.batches = 100  # they are measured on: precise, SWA, schedule-free, Lookahead
 
   c.mesh = ConfigDict(type_safe=False)
   c.mesh.data = -1  # devices with the whole state, which share the batch; -1: all that are left
@@ -166,7 +166,7 @@ def _optim(c: ConfigDict) -> None:
   c.optim.decay = 0.9  # rmsprop: of the mean square; alpha in torch
   c.optim.trust_coefficient = 0.001  # lars: eta of arXiv:1708.03888
   c.optim.sam_rho = None  # sharpness-aware minimisation around any: arXiv:2010.01412
-  c.optim.lookahead = None  # around any: fast steps to a slow one, k of arXiv:1907.08610
+  c.optim.lookahead = None  # fast steps to a slow one (evaluated), around any: arXiv:1907.08610
   c.optim.lookahead_rate = 0.5  # alpha
   c.optim.weight_decay = 0.0
   c.optim.weight_decay_kind = None  # l2 (added to the gradient), decoupled; None: the optimizer's

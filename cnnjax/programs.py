@@ -36,6 +36,7 @@ from cnnjax import (
   trained,
 )
 from cnnjax.errors import TransientError, UserError
+from cnnjax.evaluate import Stopped
 from cnnjax.metrics import Metric, of_weights
 from cnnjax.models import batch_stats
 from cnnjax.optim import averaging
@@ -111,7 +112,12 @@ class Program:
     meta = saved.meta(saved.step())
     data.check_classes(meta["classes"], self.inputs.classes)
     trained.check_teacher(meta, self.teacher)
-    now = saved.restore(self.new_state(abstract=True))
+    now = self.restored(saved)
+    if averaging.SLOW in now.averages.keys() - saved.averages(now.steps_done):
+      saved.say(
+        "this run was begun when Lookahead's fast weights were evaluated: from here on the slow "
+        "ones are; its best checkpoint so far is the best of the fast ones"
+      )
     return now, saved.meta(now.steps_done)  # of an earlier step, where the last was damaged
 
   def going_on(self, now: state.TrainState, meta: dict[str, Any]) -> dict[str, str]:
@@ -139,6 +145,10 @@ class Program:
     if sizes[0] != sizes[1] != order.for_run(before).size(step):
       found.append(f"images jump from {sizes[0]} to {sizes[1]} pixels (data.progressive)")
     return {"going on": "; ".join(found)} if found else {}
+
+  def restored(self, saved: checkpoints.Checkpoints, which: str = "last") -> state.TrainState:
+    """The state of a checkpoint, also of one without the averages that an optimizer makes."""
+    return self.looked_at(saved.restore(self.new_state(abstract=True), which))
 
   def no_metrics(self) -> Any:
     """An empty window of training metrics, on the mesh."""
@@ -280,30 +290,42 @@ class Program:
   def weights(self, now: state.TrainState) -> dict[str, Any]:
     """The variables that are evaluated: `raw`, and the averages that there are."""
     return {
-      "raw": now.variables,
+      "raw": now.evaluated,
       **{
         name: {key: now.averages[name][key] for key in ("params", "batch_stats")}
         for name in self.averages.ready(now.averages)
       },
     }
 
-  def measured(self, now: state.TrainState) -> state.TrainState:
-    """`now` with batch statistics measured where the evaluation needs it: precise BN, SWA.
+  def looked_at(self, now: state.TrainState) -> state.TrainState:
+    """Returns `now` with the averages that follow from the state of its optimizer."""
+    return now.replace(averages=self.averages.looked_at(now.averages, now.opt_state, now.params))
 
-    They are measured on the batches before its step, an epoch of them at most, as they were
-    trained on.
+  def to_measure(self, now: state.TrainState) -> list[str]:
+    """The weights whose batch statistics are measured for an evaluation: precise BN, SWA."""
+    if not jax.tree.leaves(now.batch_stats):
+      return []
+    return [name for name in self.weights(now) if averaging.measured(name, self.config)]
+
+  def measured(
+    self, now: state.TrainState, stop: Callable[[], Any] = lambda: None
+  ) -> state.TrainState:
+    """`now` with all that its evaluation needs, and whoever reads its checkpoint.
+
+    Batch statistics are measured on the batches before its step, an epoch of them at most, as they
+    were trained on.
+
+    Raises:
+      Stopped: `stop`, asked before each batch, said so.
     """
-    averages = self.averages.looked_at(now.averages, now.opt_state, now.params)
-    now = now.replace(averages=averages)
-    wanted = [name for name in self.weights(now) if name in averaging.MEASURED]
-    wanted += ["raw"] if self.config.batch_norm.precise else []
-    if not wanted or not jax.tree.leaves(now.batch_stats):
-      return now
-    step, found = now.steps_done, {name: [] for name in wanted}
+    now, step = self.looked_at(now), now.steps_done
+    found = {name: [] for name in self.to_measure(now)}
     batches = min(self.config.batch_norm.batches, self.inputs.steps_per_epoch, step)
-    for at in range(step - batches, step):
+    for at in range(step - batches, step) if found else ():
+      if stop():
+        raise Stopped
       feed = self.inputs.train.feed(at)
-      for name in wanted:
+      for name in found:
         moments = self.moments_step(self.weights(now)[name], now.seed, jnp.asarray(at), feed)
         found[name].append(moments)
     for name, moments in found.items():
@@ -391,6 +413,30 @@ class Program:
 
 def _axes_of_feed(feed: Any) -> Any:
   return feed.axes
+
+
+def measured_later(
+  folder: pathlib.Path,
+  config: ConfigDict,
+  saved: checkpoints.Checkpoints,
+  step: int,
+  weights: str,
+  given: dict[str, data.Split] | None = None,
+) -> Any:
+  """Returns variables of a checkpoint as an evaluation in its run would have them.
+
+  It loads the training data of the run in `folder`, `given` where they are arrays.
+
+  Raises:
+    UserError: they are not there, or are others than the run had.
+  """
+  config = data.with_given(config.copy_and_resolve_references(), given)
+  config.mesh.data = math.gcd(config.batch_size // config.accumulate, jax.device_count())
+  config.mesh.fsdp = 1
+  program = build(config, given, before=data.history.read(folder))
+  data.check_classes(saved.meta(step)["classes"], program.inputs.classes)
+  with contextlib.closing(program.inputs.train):
+    return program.weights(program.measured(program.restored(saved, str(step))))[weights]
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from cnnjax.errors import UserError
 from cnnjax.loss_scale import LossScale
 from cnnjax.members import Members
 from cnnjax.monitor import Monitor
+from cnnjax.optim.averaging import SLOW
 
 NEVER = jnp.iinfo(jnp.int32).max
 # At its usual level LLVM spends 5 s (jax 0.10) to 47 s (0.12) on the random bits of a ResNet-20
@@ -58,10 +59,16 @@ class TrainState:
     """`step` as a number; the same of all runs."""
     return int(np.asarray(self.step).flat[0])
 
+  @property
+  def evaluated(self) -> dict[str, Any]:
+    """The variables that are evaluated as "raw": these, or with Lookahead the slow ones."""
+    return self.averages.get(SLOW, self.variables)
+
   def with_statistics(self, weights: str, batch_stats: Any) -> "TrainState":
     """The same with other batch statistics beside the "raw" parameters, or beside an average."""
-    if weights == "raw":
+    if weights == "raw" and SLOW not in self.averages:
       return self.replace(batch_stats=batch_stats)
+    weights = SLOW if weights == "raw" else weights
     average = {**self.averages[weights], "batch_stats": batch_stats}
     return self.replace(averages={**self.averages, weights: average})
 

@@ -3,8 +3,8 @@
 import contextlib
 import functools
 import signal
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -16,7 +16,9 @@ from cnnjax.evaluate import Stopped, evaluate
 from cnnjax.paths import PathLike, to_path
 from cnnjax.signals import catch_signals
 
-DUE = "evaluation_due"  # in a checkpoint that was saved because its evaluation had to be broken off
+# In a checkpoint that was saved because this had to be broken off: the run that goes on does it.
+DUE = "evaluation_due"
+STATISTICS_DUE = "statistics_due"
 
 
 class Run(NamedTuple):
@@ -97,7 +99,7 @@ def train(
       stop = functools.partial(processes.asked_to_stop, caught)
       run = Run(program, saved, out, stop, check_lock)
       try:
-        now = loop(run, now, evaluation_due=DUE in meta)
+        now = loop(run, now, meta)
         result = conclude(run, now) if program.finished(now) and not stop() else now
       finally:
         out.name_unreadable(inputs.skipped)
@@ -107,20 +109,25 @@ def train(
       return result, out.latest, by
 
 
-def loop(run: Run, now: state.TrainState, *, evaluation_due: bool) -> state.TrainState:
-  """Steps from `now` to the end, or to the first signal; writes, evaluates and saves on the way."""
+def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainState:
+  """Steps from `now` to the end, or to the first signal; writes, evaluates and saves on the way.
+
+  `meta`: what was saved beside `now`, if it was.
+  """
   program, saved, out, stop, check_lock = run
   inputs, step = program.inputs, now.steps_done
   per_epoch = inputs.steps_per_epoch
   events = (*program.every.values(), per_epoch, inputs.phase, inputs.total)
-  if evaluation_due:
+  if DUE in meta:
     now = assess(run, now, keep=True)
+  elif STATISTICS_DUE in meta:
+    now = checkpoint(run, now)
   while not program.finished(now) and not stop():
     check_lock()
     to_events = (event - step % event for event in events)
     n = min(program.per_dispatch if step else 1, out.trace.left(step), *to_events)
     with out.trace.of(step, n):
-      with saved.kept(now, inputs.meta):
+      with kept(run, now):
         feed = inputs.train.feed(step)
       # It waits: a queue of steps would stand between a signal and its save.
       now = program.train_step(now, feed, n)
@@ -144,13 +151,58 @@ def loop(run: Run, now: state.TrainState, *, evaluation_due: bool) -> state.Trai
     if due["eval"]:
       now = assess(run, now, keep=due["checkpoint"])
     elif due["checkpoint"]:
-      saved.save(now, inputs.meta, {})
+      now = checkpoint(run, now)
     out.restart_clock(step)
   check_lock()
   if stop() or program.finished(now):  # whenever it came; a step that is saved is left alone
     program.check_finite(now, saved)
-    saved.save(now, inputs.meta, {})
+    save(run, now)
   return now
+
+
+def save(run: Run, now: state.TrainState, *due: str) -> None:
+  """Saves `now` at once: statistics that take batches to measure are noted as not measured.
+
+  `due`: what the run that goes on has to do first.
+  """
+  meta = {**run.program.inputs.meta, **dict.fromkeys(due, True)}
+  meta[checkpoints.UNMEASURED] = run.program.to_measure(now)
+  run.saved.save(run.program.looked_at(now), meta, {})
+
+
+@contextlib.contextmanager
+def kept(run: Run, now: state.TrainState, *due: str) -> Iterator[None]:
+  """Saves `now` if the work inside fails, as for images that cannot be read."""
+  try:
+    yield
+  except UserError:
+    # One process of several cannot save alone; the last checkpoint stands, and all end.
+    if now.steps_done and not processes.several():
+      save(run, now, *due)
+    raise
+
+
+def checkpoint(run: Run, now: state.TrainState) -> state.TrainState:
+  """Saves `now` with all that whoever reads it needs, and returns it so.
+
+  Where measuring that has to be broken off, it is done when the run goes on.
+  """
+  try:
+    with kept(run, now, STATISTICS_DUE):
+      after = run.program.measured(now, run.stop)
+  except Stopped:
+    run.check_lock()
+    save(run, now, STATISTICS_DUE)
+    return now
+  run.check_lock()
+  save_measured(run, after, {})
+  return after
+
+
+def save_measured(run: Run, now: state.TrainState, metrics: dict[str, float]) -> None:
+  """Saves what `Program.measured` gave, in place of what was saved because it was broken off."""
+  meta = {**run.program.inputs.meta, checkpoints.UNMEASURED: []}
+  run.saved.save(now, meta, metrics, replace=True)
 
 
 def assess(run: Run, now: state.TrainState, *, keep: bool) -> state.TrainState:
@@ -158,21 +210,21 @@ def assess(run: Run, now: state.TrainState, *, keep: bool) -> state.TrainState:
 
   Where that has to be broken off, `now` is saved, and evaluated when the run goes on.
   """
-  program, meta = run.program, run.program.inputs.meta
+  program = run.program
   try:
-    with run.saved.kept(now, {**meta, DUE: True}):
-      after = program.measured(now)
+    with kept(run, now, DUE):
+      after = program.measured(now, run.stop)
     # The test split stands in where there is no validation split, to be seen, not to choose by.
     split = next(iter(program.inputs.evaluations))
     measured = measure(run, after, split)
   except Stopped:
     run.check_lock()
-    run.saved.save(now, {**meta, DUE: True}, {})
+    save(run, now, DUE)
     return now
   after = program.watched(after, measured)
   if keep or program.config.monitor in measured:
     run.check_lock()
-    run.saved.save(after, meta, measured, replace=True)  # one that had to be broken off
+    save_measured(run, after, measured)
   return after
 
 
@@ -186,7 +238,7 @@ def conclude(run: Run, now: state.TrainState) -> state.TrainState:
   if stopping.patience is not None and stopping.restore_best:
     saved.wait()
     if saved.find("best") != now.steps_done:
-      result = saved.restore(program.new_state(abstract=True), "best")
+      result = program.restored(saved, "best")
   # What was measured on the way is of the last step, and the test split comes last.
   concluded = out.has(now.steps_done, "test")
   with contextlib.suppress(Stopped):  # the rest is done when the run is started once more
@@ -201,7 +253,7 @@ def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) 
   program, inputs, sums, step = run.program, run.program.inputs, {}, now.steps_done
   for weights, variables in program.weights(now).items():
     failures = programs.named_failures(program.config, evaluating=True)
-    with failures, run.saved.kept(now, {**inputs.meta, DUE: True}):
+    with failures, kept(run, now, DUE):
       batches, size = inputs.evaluations[split], program.config.eval_batch_size
       sums[weights] = evaluate(program.eval_step, variables, batches, size, run.stop)
   found = {}

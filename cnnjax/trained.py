@@ -1,16 +1,19 @@
 """A trained model, out of the folder of a run: to evaluate it, or to learn from it."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import checkpoints, keys, members, models, state, steps, workdir
+from cnnjax import checkpoints, keys, members, models, sharding, state, steps, workdir
 from cnnjax.data import check_classes
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, warn
+from cnnjax.optim import averaging
 from cnnjax.paths import PathLike, to_path
 
 
@@ -31,9 +34,17 @@ class Trained:
 
 
 def load(
-  folder: PathLike, config: ConfigDict, mesh: Mesh, checkpoint: str, weights: str = "raw"
+  folder: PathLike,
+  config: ConfigDict,
+  mesh: Mesh,
+  checkpoint: str,
+  weights: str = "raw",
+  splits: Any = None,
 ) -> Trained:
   """The model of the run in `folder`, whose config is `config`.
+
+  Batch statistics that were not measured when the checkpoint was saved, as a signal leaves no time
+  for, are measured now, on the training data of the run.
 
   Args:
     folder: where the run is.
@@ -41,28 +52,69 @@ def load(
     mesh: where the variables shall lie.
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
+    splits: what the run was given by `data.from_arrays`, if it was.
 
   Raises:
-    UserError: there is no such checkpoint or average, or it is of another model.
+    UserError: there is no such checkpoint or average, it is of another model, or its batch
+      statistics cannot be measured.
   """
+  folder = to_path(folder)
   while True:
     saved = checkpoints.Checkpoints.of(folder, config, read_only=True)
     try:
-      return _load(saved, config, mesh, checkpoint, weights)
+      return _load(folder, saved, config, mesh, checkpoint, weights, splits)
     except UserError:
       if not saved.any_gone():  # else the run trains on: look again
         raise
 
 
 def _load(
-  saved: checkpoints.Checkpoints, config: ConfigDict, mesh: Mesh, checkpoint: str, weights: str
+  folder: pathlib.Path,
+  saved: checkpoints.Checkpoints,
+  config: ConfigDict,
+  mesh: Mesh,
+  checkpoint: str,
+  weights: str,
+  splits: Any,
 ) -> Trained:
   step = saved.find(checkpoint)
   meta = saved.meta(step)
   model = models.create(**config.model, num_classes=len(meta["classes"]), dtype=config.dtype)
   runs = members.create(config)
   shapes = runs.shapes(state.abstract_variables(model, tuple(meta["image_shape"]), mesh))
-  return Trained(model, saved.restore_variables(step, shapes, weights), runs, step, meta)
+  variables = saved.restore_variables(step, shapes, weights)
+  if measured := _measured(folder, saved, config, step, weights, splits):
+    variables = sharding.put(jax.device_get(measured), sharding.replicated(mesh))
+  return Trained(model, variables, runs, step, meta)
+
+
+def _measured(
+  folder: pathlib.Path,
+  saved: checkpoints.Checkpoints,
+  config: ConfigDict,
+  step: int,
+  weights: str,
+  splits: Any,
+) -> Any:
+  """Returns the variables with batch statistics measured, where that was left out; else None."""
+  from cnnjax import programs  # late: a program has a teacher, which comes from here
+
+  # Those of before this was noted may be of an earlier step: all of them are measured anew.
+  noted = saved.meta(step).get(checkpoints.UNMEASURED)
+  fresh = noted is not None and weights not in noted
+  if fresh or not averaging.measured(weights, config):
+    return None
+  try:
+    return programs.measured_later(folder, config, saved, step, weights, splits)
+  except UserError as e:
+    if noted is None:
+      warn(f"the {weights} weights may be of a step before {step:,}, and cannot be made anew: {e}")
+      return None
+    raise UserError(
+      f"batch statistics of the {weights} weights were not measured when step {step:,} was saved, "
+      f"and cannot be measured now: {e}. Go on with the run, which measures them, or choose the "
+      "checkpoint of an evaluation"
+    ) from e
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ MEAN, STD = (0.4, 0.5), (0.3, 0.2)
 TOTAL, WARMUP = PER_EPOCH * EPOCHS, 2
 LOG_EVERY, SAVE_EVERY, EVAL_EVERY, SWA_START, SWA_EVERY, EMA = 3, 4, 6, 6, 2, 0.5
 SEED, PEAK, RHO = 3, 0.05, 0.5
+LOOKAHEAD, SLOWER, B1 = 4, 0.25, 0.8
 BASE = {
   # A convolution, batch norm, ReLU, the head.
   "model.dense_features": (), "model.pool": "none", "model.conv_dropout": 0.0,
@@ -30,8 +31,9 @@ BASE = {
   "seed": SEED, "log_every": f"{LOG_EVERY} steps", "checkpoint_every": f"{SAVE_EVERY} steps",
   "eval_every": f"{EVAL_EVERY} steps",
   "keep.last": -1, "monitor": "validation/accuracy", "task.label_smoothing": SMOOTHING,
-  "optim.momentum": 0.9, "optim.weight_decay": DECAY, "optim.learning_rate": PEAK,
-  "optim.schedule.warmup": f"{WARMUP} steps", }  # fmt: skip
+  "optim.weight_decay": DECAY, "optim.learning_rate": PEAK,
+  "optim.schedule.warmup": f"{WARMUP} steps",
+}  # fmt: skip
 AVERAGES = {
   "average.ema": EMA, "average.swa_start": f"{SWA_START} steps",
   "average.swa_every": f"{SWA_EVERY} steps",
@@ -42,17 +44,20 @@ FLOAT16 = {
   "optim.weight_decay": 0.0, "batch_norm.batches": 3, "batch_norm.ghost": 4,
 }  # fmt: skip
 MATCHED = {"accumulate": 2, "batch_norm.accumulated": "matched", "batch_norm.precise": True}
+FREE = {"optim.name": "schedule_free_sgd", "optim.schedule.name": "constant", "optim.b1": B1}
 ROWS = {
   "averages": {**AVERAGES, "augment": "flip"},
-  "frozen, micro-batches, plateau": {
+  "frozen, lookahead, micro-batches, plateau": {
     **AVERAGES,
+    "optim.lookahead": LOOKAHEAD,
+    "optim.lookahead_rate": SLOWER,
     "accumulate": 2,
     "optim.freeze": ("^conv1",),
     "optim.plateau.patience": 0,
     "optim.plateau.factor": 0.5,
     "optim.plateau.min_delta": 10.0,
   },
-  "sam, matched micro-batches, precise": {"optim.sam_rho": RHO, **MATCHED},
+  "schedule-free, sam, matched micro-batches, precise": {"optim.sam_rho": RHO, **FREE, **MATCHED},
   "float16, sam": {**FLOAT16, **AVERAGES, "optim.sam_rho": RHO},
 }
 
@@ -127,9 +132,13 @@ class Loop:
     self.params = tree(np.copy, params)
     self.stats = np.zeros(4), np.ones(4)
     decayed = {name: {key: key == "kernel" for key in leaves} for name, leaves in params.items()}
+    self.free = config.optim.name.startswith("schedule_free")
     self.direction = optax.chain(
-      optax.add_decayed_weights(config.optim.weight_decay, mask=decayed), optax.trace(0.9)
+      optax.add_decayed_weights(config.optim.weight_decay, mask=decayed),
+      optax.identity() if self.free else optax.trace(0.9),
     )
+    # Schedule-free's z and x, and Lookahead's slow weights, x as well.
+    self.z, self.x, self.highest, self.weighed = self.params, (self.params, self.stats), 0.0, 0.0
     self.memory = self.direction.init(self.params)
     self.scale, self.finite = config.loss_scale.initial if self.dtype == "float16" else 1.0, 0
     self.ema, self.swa, self.counted = (self.params, self.stats), (self.params, self.stats), 0
@@ -148,6 +157,8 @@ class Loop:
         self.measure(done)
         found = self.evaluate("validation")
         self.lines.append({"step": done, **found})
+      elif done % SAVE_EVERY == 0:
+        self.measure(done)  # what is saved is of its step
       if found or done % SAVE_EVERY == 0:
         self.save(done, found)
     self.lines.append({"step": TOTAL, **self.evaluate("test")})
@@ -162,6 +173,8 @@ class Loop:
     peak = PEAK * (0.5 if fallen else 1.0)
     if step < WARMUP:
       return peak * step / WARMUP
+    if self.free:
+      return peak
     return peak * (1 + math.cos(math.pi * (step - WARMUP) / (TOTAL - WARMUP))) / 2
 
   def batch(self, step):
@@ -202,6 +215,11 @@ class Loop:
     updates = tree(lambda d: -self.rate(step) * d, direction)
     if self.config.optim.freeze:
       updates["conv1"] = tree(np.zeros_like, updates["conv1"])
+    if self.free:
+      updates = self.interpolated(updates, self.rate(step))
+    if self.config.optim.lookahead and (step + 1) % LOOKAHEAD == 0:
+      slow = tree(lambda x, p, u: x + SLOWER * (p + u - x), self.x[0], self.params, updates)
+      updates, self.x = tree(np.subtract, slow, self.params), (slow, self.x[1])
     finite = all(np.isfinite(x).all() for x in jax.tree.leaves((grads, updates, moments)))
     self.rescale(finite)
     if not finite:
@@ -213,6 +231,16 @@ class Loop:
     self.params, self.memory = tree(np.add, self.params, updates), memory
     self.move(moments)
     self.average(step + 1)
+
+  def interpolated(self, steps, rate):
+    """Of y, the parameters: arXiv:2405.15682, equations 3 to 5, weighed by the highest rate."""
+    self.highest = max(self.highest, rate)
+    self.weighed += self.highest**2
+    share = self.highest**2 / self.weighed if self.weighed else 0.0
+    self.z = tree(np.add, self.z, steps)
+    x = tree(lambda x, z: (1 - share) * x + share * z, self.x[0], self.z)
+    self.x = x, self.x[1]
+    return tree(lambda x, z, y: B1 * x + (1 - B1) * z - y, x, self.z, self.params)
 
   def rescale(self, finite):
     if self.dtype != "float16":
@@ -250,6 +278,7 @@ class Loop:
     return mean, square - mean**2
 
   def measure(self, done):
+    self.x = self.x[0], self.measured(self.x[0], done)
     if self.counted:
       self.swa = self.swa[0], self.measured(self.swa[0], done)
     if self.config.batch_norm.precise:
@@ -257,7 +286,9 @@ class Loop:
 
   @property
   def weights(self):
-    found = {"": (self.params, self.stats)}
+    found = {"": self.x if self.config.optim.lookahead else (self.params, self.stats)}
+    if self.free:
+      found["schedule_free_"] = self.x
     if self.config.average.ema is not None:
       found["ema_"] = self.ema
     if self.config.average.swa_start is not None and self.counted:
@@ -344,7 +375,8 @@ def watched(monkeypatch):
 
 def variables(now):
   """(parameters, (mean, variance)) of the weights and their averages, as `Loop.weights`."""
-  found = {"": now.variables, **{f"{name}_": average for name, average in now.averages.items()}}
+  averages = {name: average for name, average in now.averages.items() if name != "slow"}
+  found = {"": now.evaluated, **{f"{name}_": average for name, average in averages.items()}}
   return {
     name: (v["params"], tuple(v["batch_stats"]["norm1"][key] for key in ("mean", "var")))
     for name, v in found.items()

@@ -1,13 +1,15 @@
 """Whole runs with what recipes ask for: resumed to the bit, frozen to the bit, learning."""
 
+import contextlib
 import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import checkpoints, evaluate, members, train, writers
+from cnnjax import checkpoints, evaluate, members, optim, programs, train, trained, writers
 from cnnjax.config import override
 from cnnjax.errors import UserError
 
@@ -61,7 +63,8 @@ RECIPES = {
   "float16_lamb_ghost_stopping": {
     **VALIDATED, "dtype": "float16", "optim.name": "lamb", "optim.learning_rate": 0.01,
     "batch_norm.ghost": 4, "early_stopping.patience": 2, "loss_scale.growth_steps": 3,
-    "average.ema": 0.99, "average.ema_warmup": False,
+    "average.ema": 0.99, "average.ema_warmup": False, "batch_norm.precise": True,
+    "batch_norm.batches": 2, "checkpoint_every": "13 steps",  # the signal comes while it measures
   },
   "schedule_free_precise": {
     **VALIDATED, "optim.name": "schedule_free_sgd", "optim.schedule.name": "constant",
@@ -103,13 +106,61 @@ def test_stopped_and_resumed_is_bit_identical(tiny, tmp_path, stop_at, monkeypat
   resumed, _, _ = train.train(config, tmp_path / "parts")
   assert same_bits(resumed, end)
   assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
-  for weights in ("raw", *end.averages):
+  for weights in ("raw", *(name for name in end.averages if name != "slow")):
     _, _, found = evaluate.evaluate_checkpoint(tmp_path / "parts", weights=weights)
     prefix = "test/" if weights == "raw" else f"test/{weights}_"
     line = writers.read_metrics(tmp_path / "whole")[-1]
     logged = {k: v for line in metrics_of(tmp_path / "whole") for k, v in line.items()}
     if config.early_stopping.patience is None:
       assert found["loss"] == pytest.approx(logged[f"{prefix}loss"], rel=1e-5), (weights, line)
+
+
+def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
+  tiny, tmp_path, monkeypatch, capsys
+):
+  """So that evaluation and distillation find what an evaluation at that step finds in the run."""
+  config = tiny(**{"optim.lookahead": 3, "batch_size": 15, "augment": None})
+  program = programs.build(config)
+  now = program.new_state()
+  moved = jax.tree.map(lambda x: x + 1, now.opt_state)
+  now = now.replace(step=jnp.asarray(4), opt_state=moved)
+  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+    train.save(train.Run(program, saved, None, None, None), now)
+  read = lambda: trained.load(tmp_path, config, program.mesh, "last")
+  found, measured = read(), program.measured(now)
+  assert found.meta["unmeasured"] == ["raw"]
+  assert same_bits(found.variables, measured.averages["slow"])
+  assert same_bits(found.variables["params"], optim.averaged(config.optim, moved, now.params))
+  assert not same_bits(found.variables["batch_stats"], now.batch_stats)
+
+  def gone(*_, **__):
+    raise UserError("the images are gone")
+
+  monkeypatch.setattr(programs, "build", gone)
+  with pytest.raises(UserError, match=r"not measured when step 4 .*are gone.*Go on with the run"):
+    read()
+  monkeypatch.setattr(checkpoints, "UNMEASURED", "noted by nobody, as before")
+  assert same_bits(read().variables["batch_stats"], now.batch_stats)
+  assert "raw weights may be of a step before 4" in capsys.readouterr().err
+
+
+def test_a_run_from_before_slow_weights_were_evaluated_has_them_from_its_optimizer(tiny, tmp_path):
+  config = tiny(**{"optim.lookahead": 3, "average.ema": 0.9, "optim.freeze": ("^conv1",)})
+  program, said = programs.build(config), []
+  now = program.new_state()
+  moved = jax.tree.map(lambda x: x + 1, now.opt_state)
+  before = now.replace(averages={"ema": now.averages["ema"]}, opt_state=moved)
+  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+    saved.save(before, program.inputs.meta, {})
+    saved.wait()
+    saved.say = said.append
+    after, _ = program.begin(saved)
+  slow, variables = after.averages["slow"], after.variables
+  assert same_bits(variables, now.variables)
+  assert same_bits(slow["params"]["head"], jax.tree.map(lambda x: x + 1, now.params["head"]))
+  assert same_bits(slow["params"]["conv1"], now.params["conv1"])
+  assert same_bits(slow["batch_stats"], now.batch_stats)
+  assert len(said) == 1 and "from here on the slow ones are" in said[0]
 
 
 def test_frozen_parameters_and_statistics_do_not_move_by_a_bit(tiny, tmp_path):

@@ -75,7 +75,7 @@ def test_models_know_nothing_of_the_other_rooms(name):
     assert not re.match(r"cnnjax\.(data|tasks|optim|augment|steps|state|train|config)\b", module)
 
 
-@pytest.mark.parametrize("name, limit", [("train.py", 250), ("main.py", 100)])
+@pytest.mark.parametrize("name, limit", [("train.py", 300), ("main.py", 100)])
 def test_the_programs_are_short(name, limit):
   assert len(FILES[name].read_text().splitlines()) < limit
 

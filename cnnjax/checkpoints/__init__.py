@@ -19,12 +19,13 @@ import pathlib
 import shutil
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
@@ -33,11 +34,14 @@ from cnnjax import errors, processes
 from cnnjax import monitor as monitors
 from cnnjax.checkpoints import integrity
 from cnnjax.errors import TransientError, UserError, unknown
+from cnnjax.optim.averaging import SLOW
 from cnnjax.paths import PathLike, to_path
 from cnnjax.state import NEVER, TrainState
 
 WHICH = ("last", "best")
 FOLDER = "checkpoints"  # in a workdir
+# In `meta`: the weights whose batch statistics were not measured for the step. Not there: unknown.
+UNMEASURED = "unmeasured"
 FORMAT = 2  # of what is saved; it stands in `meta`
 # From each format to the next. What was saved before there were formats is 0: 1 has the number, 2
 # the sums of an epoch.
@@ -247,17 +251,6 @@ class Checkpoints:
     """Whether there is a checkpoint; raises as `step` does."""
     return self.step() is not None
 
-  @contextlib.contextmanager
-  def kept(self, state: TrainState, meta: dict[str, Any]) -> Iterator[None]:
-    """What is trained is saved if the work inside fails, as for images that cannot be read."""
-    try:
-      yield
-    except UserError:
-      # One process of several cannot save alone; the last checkpoint stands, and all end.
-      if state.steps_done and not processes.several():
-        self.save(state, meta, {})
-      raise
-
   def save(
     self,
     state: TrainState,
@@ -446,27 +439,45 @@ class Checkpoints:
         f"the checkpoint of step {step} in {self._folder} holds weights alone, as an average does: "
         "it can be evaluated, and not trained on"
       )
-    averages, training = abstract.averages, _training(abstract)
+    training = _training(abstract)
     lacking = {name: training.pop(name) for name in _SUMS if name not in there}
+    # A run with Lookahead whose slow weights were not evaluated: they are made of the others.
+    missing = {SLOW} & abstract.averages.keys() - self.averages(step)
+    averages = {k: v for k, v in abstract.averages.items() if k not in missing}
     found = self._restore(
       step,
       variables=ocp.args.StandardRestore(abstract.variables),
       training=ocp.args.StandardRestore(training),
       **({"averages": ocp.args.StandardRestore(averages)} if averages else {}),
     )
-    averages = {"averages": found["averages"]} if averages else {}
+    averages = found["averages"] if averages else {}
+    averages |= {name: jax.tree.map(jnp.copy, found["variables"]) for name in missing}
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), lacking)
-    return abstract.replace(**found["variables"], **averages, **found["training"], **zeros)
+    found = {**found["variables"], "averages": averages, **found["training"], **zeros}
+    return abstract.replace(**found)
+
+  def averages(self, step: int) -> set[str]:
+    """The names of the averages in the checkpoint at `step`."""
+    return {*(self._shapes(step)["averages"] or {})}
 
   def restore_variables(self, step: int, abstract: Any, weights: str = "raw") -> Any:
-    """The variables of the checkpoint at `step`, or an average; raises as `restore` does."""
+    """The variables of the checkpoint at `step`, or an average; raises as `restore` does.
+
+    "raw" weights are those of `TrainState.evaluated`.
+    """
     self._check(step, abstract)
-    if weights == "raw":
+    kept = self.averages(step)
+    if weights == "raw" and SLOW not in kept:
       return self._restore(step, variables=ocp.args.StandardRestore(abstract))["variables"]
-    kept = self._shapes(step)["averages"] or {}
-    if weights not in kept:
-      raise unknown("weights", weights, ["raw", *kept])
-    found = self.arrays(step, "averages", jax.tree.leaves(abstract)[0].sharding)[weights]
+    if weights != "raw" and weights not in kept:
+      raise unknown("weights", weights, ["raw", *(kept - {SLOW})])
+    name = SLOW if weights == "raw" else weights
+    found = self.arrays(step, "averages", jax.tree.leaves(abstract)[0].sharding)[name]
+    if not found.get("count", np.ones(())).any():
+      raise UserError(
+        f"the average {weights} had not begun at step {step:,}: choose --weights=raw, or a later "
+        "checkpoint"
+      )
     return {name: found.get(name, {}) for name in abstract}
 
   def arrays(self, step: int, item: str, where: jax.sharding.Sharding) -> Any:

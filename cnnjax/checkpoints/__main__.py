@@ -18,10 +18,11 @@ from rich.table import Table
 
 from cnnjax import strict_json
 from cnnjax import workdir as workdirs
-from cnnjax.checkpoints import FOLDER, WHICH, Checkpoints, integrity, paths
+from cnnjax.checkpoints import FOLDER, UNMEASURED, WHICH, Checkpoints, integrity, paths
 from cnnjax.console import Console
 from cnnjax.data import history
 from cnnjax.errors import ArgumentParser, UserError, run
+from cnnjax.optim.averaging import SLOW
 from cnnjax.paths import quoted, to_path
 
 ITEMS = ("variables", "averages", "training")
@@ -137,6 +138,9 @@ def diff(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
     f"{len(rows)} of {len({*a, *b})} arrays differ: A is step {steps[0]:,}, B is step {steps[1]:,}"
     + (f" of {args.other}" if args.other else "")
   )
+  for name, meta in (("A", saved.meta(steps[0])), ("B", other.meta(steps[1]))):
+    if stale := meta.get(UNMEASURED):
+      console.print(f"{name} was saved before batch statistics of {', '.join(stale)} were measured")
   return int(bool(rows))
 
 
@@ -169,18 +173,16 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
   steps = sorted({saved.find(str(name)) for name in names})
   if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
     raise UserError(f"--out={args.out} is there already; choose a new folder")
-  mean = jax.tree.map(lambda x: np.zeros(x.shape), _read(saved, steps[0], "variables"))
+  mean = jax.tree.map(lambda x: np.zeros(x.shape), _evaluated(saved, steps[0]))
   for step in steps:
-    mean = jax.tree.map(
-      lambda total, x: total + x / len(steps), mean, _read(saved, step, "variables")
-    )
-  like = _read(saved, steps[-1], "variables")
+    mean = jax.tree.map(lambda total, x: total + x / len(steps), mean, _evaluated(saved, step))
+  like = _evaluated(saved, steps[-1])
   mean = jax.tree.map(lambda total, x: total.astype(x.dtype), mean, like)
   args.out.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(args.workdir / workdirs.CONFIG, args.out / workdirs.CONFIG)
   if (record := args.workdir / history.FILE).is_file():  # what it may not be evaluated on
     shutil.copyfile(record, args.out / history.FILE)
-  meta = {**saved.meta(steps[-1]), "averaged": steps}
+  meta = {**saved.meta(steps[-1]), "averaged": steps, UNMEASURED: []}
   made = Checkpoints.of(args.out, workdirs.load_config(args.workdir))
   made.save_items(steps[-1], {"variables": mean}, meta, {})
   made.close()
@@ -215,6 +217,12 @@ def _read(saved: Checkpoints, step: int, item: str) -> Any:
   """An item of a checkpoint as numpy arrays."""
   here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
   return jax.tree.map(np.asarray, saved.arrays(step, item, here))
+
+
+def _evaluated(saved: Checkpoints, step: int) -> Any:
+  """What `TrainState.evaluated` was when a checkpoint was saved."""
+  slow = SLOW in saved.averages(step)
+  return _read(saved, step, "averages")[SLOW] if slow else _read(saved, step, "variables")
 
 
 def _arrays(saved: Checkpoints, step: int) -> dict[str, np.ndarray]:

@@ -177,16 +177,23 @@ def _with_nesterov() -> list[str]:
 
 
 def averaged(config: ConfigDict, opt_state: optax.OptState, params: Any) -> Any:
-  """The parameters to evaluate instead of `params`: those of schedule-free; None for the others."""
-  if not config.name.startswith("schedule_free"):
+  """Returns the parameters to evaluate instead of `params`, the optimizer's own average.
+
+  That is schedule-free's x, or Lookahead's slow weights; None for the others.
+  """
+  free = config.name.startswith("schedule_free")
+  if not free and config.lookahead is None:
     return None
-  is_state = lambda node: isinstance(node, optax.contrib.ScheduleFreeState)
+  kind = optax.contrib.ScheduleFreeState if free else transforms.LookaheadState
+  is_state = lambda node: isinstance(node, kind)
   (state,) = filter(is_state, jax.tree.leaves(opt_state, is_leaf=is_state))
 
   def average(param: Any, z: Any) -> Any:
     if isinstance(z, optax.MaskedNode):  # frozen
       return param
+    if not free:
+      return z
     # b1 of the config: that of the state has one more axis where seeds are vmapped.
     return optax.contrib.schedule_free_eval_params(state._replace(z=z, b1=config.b1), param)
 
-  return jax.tree.map(average, params, state.z)
+  return jax.tree.map(average, params, state.z if free else state.slow)

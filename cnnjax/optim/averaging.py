@@ -5,6 +5,8 @@
   measured before it is evaluated (section 3.2 there).
 - schedule_free: what schedule-free optimizers evaluate (arXiv:2405.15682, the x of equation 5);
   its batch statistics are measured as well, as its authors ask.
+- slow: Lookahead's slow weights (arXiv:1907.08610), which are evaluated in place of the fast ones
+  that are trained, as the paper and optax do: "raw" names them. Their statistics are measured.
 """
 
 import dataclasses
@@ -20,7 +22,17 @@ from cnnjax.errors import UserError
 
 Averages = dict[str, dict[str, Any]]  # name: {"params", "batch_stats"}, of swa "count" too
 WEIGHTS = ("raw", "ema", "swa", "schedule_free")  # what can be evaluated; raw: as they are trained
-MEASURED = ("swa", "schedule_free")  # whose batch statistics have to be measured
+SLOW = "slow"
+
+
+def measured(weights: str, config: ConfigDict) -> bool:
+  """Whether the batch statistics of some weights are measured for an evaluation.
+
+  `config` is the whole one.
+  """
+  if weights == "raw":
+    return config.batch_norm.precise or config.optim.lookahead is not None
+  return weights in ("swa", "schedule_free")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +47,21 @@ class Averaging:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Of the averages, in the order of WEIGHTS."""
+    """Of the averages that are evaluated beside the raw weights, in the order of WEIGHTS."""
     free = self.optimizer.name.startswith("schedule_free")
     kept = {"ema": self.ema is not None, "swa": self.swa_start is not None, "schedule_free": free}
     return tuple(name for name, there in kept.items() if there)
+
+  @property
+  def kept(self) -> tuple[str, ...]:
+    """Of all averages that the state has."""
+    return (*self.names, *([SLOW] if self.optimizer.lookahead is not None else []))
 
   def init(self, variables: dict[str, Any]) -> Averages:
     """Of a run that begins with `variables`."""
     copied = lambda: jax.tree.map(jnp.copy, variables)  # donated buffers must not be shared
     count = {"swa": {"count": jnp.zeros((), jnp.int32)}}
-    return {name: {**copied(), **count.get(name, {})} for name in self.names}
+    return {name: {**copied(), **count.get(name, {})} for name in self.kept}
 
   def update(self, averages: Averages, variables: dict[str, Any], step: jax.Array) -> Averages:
     """After `step` steps, with the variables that they led to. What stays the same stays so.
@@ -78,11 +95,12 @@ class Averaging:
     )
 
   def looked_at(self, averages: Averages, opt_state: Any, params: Any) -> Averages:
-    """The same with the parameters that are made only when they are looked at."""
-    if "schedule_free" not in averages:
-      return averages
-    params = optim.averaged(self.optimizer, opt_state, params)
-    return {**averages, "schedule_free": {**averages["schedule_free"], "params": params}}
+    """The same with the parameters that follow from the optimizer's state, as of its step."""
+    found = dict(averages)
+    for name in averages.keys() & {"schedule_free", SLOW}:
+      made = optim.averaged(self.optimizer, opt_state, params)
+      found[name] = {**averages[name], "params": jax.tree.map(jnp.copy, made)}
+    return found
 
   def describe(self) -> dict[str, str]:
     """The averages in words."""
@@ -90,8 +108,9 @@ class Averaging:
       "ema": f"exponential moving average, decay {self.ema}{' with warm-up' * self.warmup}",
       "swa": f"SWA from step {self.swa_start}, each {self.swa_every} steps",
       "schedule_free": "that of schedule-free",
+      SLOW: "Lookahead's slow weights, which are evaluated in place of the fast ones",
     }
-    names = [text[name] for name in self.names]
+    names = [text[name] for name in self.kept]
     return {"averages": "; ".join(names)} if names else {}
 
 
