@@ -227,19 +227,6 @@ def test_a_kill_between_the_last_save_and_the_test_split(tiny, tmp_path, monkeyp
   assert "test/loss" in metrics
 
 
-def test_the_rate_falls_on_a_plateau(tiny, tmp_path):
-  config = tiny(**{
-    "data.validation": 21, "epochs": 8, "optim.schedule.name": "constant",
-    "optim.schedule.warmup": 0, "optim.plateau.patience": 1, "optim.plateau.min_delta": 10.0,
-    "optim.plateau.factor": 0.5,
-  })  # fmt: skip
-  train.train(config, tmp_path)
-  rates = [line["learning_rate"] for line in metrics_of(tmp_path) if "learning_rate" in line]
-  # Nothing is better by 10: after the first evaluation, each second one halves the rate.
-  assert rates[0] == pytest.approx(0.1) and rates[-1] == pytest.approx(0.1 * 0.5**3)
-  assert sorted(rates, reverse=True) == rates
-
-
 def test_distillation_learns_what_the_teacher_says(tiny, tmp_path):
   """A student that sees the teacher's predictions alone comes near them."""
   adam = {"optim.name": "adam", "optim.learning_rate": 0.02, "augment": None, **PLAIN}
