@@ -68,7 +68,8 @@ def evaluate_checkpoint(
   Args:
     workdir: where the run is.
     split: "train", "validation" or "test", as the run's config has them; or "all" that its data
-      have. None: "test"; where `data.path` is another one, without splits, "all".
+      have. None: "test"; where `data.path` is another one, has no splits and is not what the run
+      was trained on, "all".
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept: "ema", "swa", "schedule_free".
     splits: what the run was given by `data.from_arrays`, if it was.
@@ -102,13 +103,13 @@ def _evaluated(
     raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
   if weights not in WEIGHTS:
     raise unknown("weights", weights, WEIGHTS)
-  config, split = _configured(workdir, split, overrides)
+  before = data.history.read(workdir)
+  config, split = _configured(workdir, split, overrides, before)
   compiling.use_cache(config.compilation_cache)
   mesh = sharding.make_mesh(-1)  # the result is the same on any
   # Its statistics are measured on the training data of the run, whatever is evaluated.
   found = trained.load(workdir, load_config(workdir), mesh, checkpoint, weights, splits)
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
-  before = data.history.read(workdir)
   if split == ALL:
     several = config.task.name == "multi_label"
     images = data.whole(
@@ -145,11 +146,15 @@ def _evaluated(
 
 
 def _configured(
-  workdir: PathLike, split: str | None, overrides: dict[str, Any]
+  workdir: PathLike, split: str | None, overrides: dict[str, Any], before: Any
 ) -> tuple[ConfigDict, str]:
-  """The run's config with `overrides`, checked, and the name of the split."""
+  """The run's config with `overrides`, checked, and the name of the split.
+
+  `before`: what the run was trained on, a `data.History`.
+  """
   from cnnjax import config as configs
   from cnnjax import data
+  from cnnjax.data import folder
   from cnnjax.data.names import split_of
   from cnnjax.workdir import load_config
 
@@ -161,11 +166,12 @@ def _configured(
   for key, value in overrides.items():
     configs.override(config, key, value)
   if split is None and "data.path" in overrides and not data.has_splits(config.data):
-    split = ALL
-    warn(
-      f"{config.data.path} has no splits: all of its images are evaluated (--split=test: the part "
-      "that this run would hold out of them)"
-    )
+    split, why = ALL, "has no splits: all of its images are evaluated"
+    if not before.by:
+      why += "; if they are those that this run was trained on, choose --split=test"
+    elif before.share(folder.whole(config.data)) > 0.5:  # the folder of the run, moved
+      split, why = "test", "has what this run was trained on: what it held out is evaluated"
+    warn(f"{config.data.path} {why}")
   elsewhere = split == ALL and config.data.source == "folder"
   configs.validate(data.without_source(config) if elsewhere else config)
   return config, split or "test"

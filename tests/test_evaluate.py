@@ -319,6 +319,26 @@ def test_images_of_another_place_are_all_evaluated(trained, folder, tmp_path, ca
     evaluate.evaluate_checkpoint(trained, **{"data.path": str(new / "deep")})
 
 
+def test_the_folder_of_a_run_may_have_moved(tiny, folder, tmp_path, capsys):
+  """What the run held out is evaluated, as before, unless all is asked for."""
+  config = tiny(**{
+    "data.source": "folder", "data.path": str(folder / "train"), "data.image_size": 8, "epochs": 1,
+    "batch_size": 4, "data.channels": 1,
+  })  # fmt: skip
+  train.train(config, tmp_path / "run")
+  held = evaluate.evaluate_checkpoint(tmp_path / "run")
+  path = shutil.copytree(folder / "train", tmp_path / "moved")
+  moved = {"data.path": str(path)}
+  capsys.readouterr()
+  assert evaluate.evaluate_checkpoint(tmp_path / "run", **moved) == held
+  assert f"{path} has what this run was trained on: what it held out" in capsys.readouterr().err
+  assert evaluate.evaluate_checkpoint(tmp_path / "run", "all", **moved)[1] == 23  # one is cut off
+  assert " of these 23 images were trained on by this run: " in capsys.readouterr().err
+  (tmp_path / "run" / data.history.FILE).unlink()  # as of runs that kept none yet
+  evaluate.evaluate_checkpoint(tmp_path / "run", **moved)
+  assert "if they are those that this run was trained on, choose" in capsys.readouterr().err
+
+
 def test_splits_go_by_several_names(trained):
   assert evaluate.evaluate_checkpoint(trained, "eval") == evaluate.evaluate_checkpoint(trained)
   with pytest.raises(UserError, match="no validation split"):

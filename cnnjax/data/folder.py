@@ -168,7 +168,7 @@ def beside(path: str, splits: Mapping[str, str]) -> dict[str, str]:
   folders = _folders(path)
   if splits:
     odd = [name for name in folders if name not in splits]
-    return {"not used": f"the folders {listed(odd)}, beside the splits"} if odd else {}
+    return {"not used": f"folders beside the splits: {listed(odd)}"} if odd else {}
   odd = [name for name in folders if split_of(name)]
   return {"labels": f"the folder {odd[0]!r} is a class, as are those beside it"} if odd else {}
 

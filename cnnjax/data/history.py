@@ -25,6 +25,10 @@ class History:
   ids: np.ndarray  # uint64, sorted
   shared: np.ndarray  # of them, those that its other splits had from the start
 
+  def share(self, split: Split) -> float:
+    """The share of what was trained on that a split has, in [0, 1]; 0 where nobody knows."""
+    return float(np.isin(self.ids, split.ids(self.by)).mean()) if len(self.ids) else 0.0
+
   def overlap(self, split: Split) -> str:
     """Says which examples of a split that is evaluated were trained on; "" if none was."""
     if not self.by:

@@ -88,15 +88,16 @@ def read(path: str, group: str | None = None) -> Table:
         f"{path}, line {line}: a split in some lines and none in others; give it to all"
       )
   if missing:
+    windows = os.sep == "/" and os.path.isfile(missing[0].rsplit(" (", 1)[0].replace("\\", "/"))
     raise UserError(
       f"{path}: {len(missing):,} of {len(lines):,} files are not there: {listed(missing)}; paths "
-      "start at the folder of the table"
+      f"start at the folder of the table{', and have / between folders' if windows else ''}"
     )
   if not splits:
     raise UserError(f"{path} names no images: it has no lines with a path and a label")
   unused = [repr(name) for name in columns if name not in used]
   remarks = {"splits": f"by the column {column!r}"} if column not in (None, *KEYS["split"]) else {}
-  remarks |= {"not used": f"the columns {listed(unused)}"} if unused else {}
+  remarks |= {"not used": f"columns {listed(unused)}"} if unused else {}
   folds = _folds(columns) if column is None else ""
   return Table(splits, remarks, folds, groups if grouped else None)
 
@@ -108,10 +109,10 @@ def _image(
   many = [label] if not isinstance(label, list) else label
   if path.lower().endswith(".csv"):
     many = label.split(";")
-    if missing := next((name for name in map(str.strip, many) if name in MISSING), None):
+    if none := next((name for name in map(str.strip, many) if name in MISSING), None):
       raise UserError(
-        f"{path}, line {line}: the label {missing!r} is how programs write a missing one; delete "
-        "the line, or give the class another name (a JSONL list may keep this one)"
+        f"{path}, line {line}: the label {none!r} is how programs write a missing one; delete the "
+        "line, or give the class another name (a list in JSONL may keep it)"
       )
   labels = [_label(value) for value in many]
   if not name or not isinstance(name, str) or not all(labels):

@@ -121,9 +121,7 @@ def test_names_of_splits_may_say_that_they_are_sets(train, test):
   held = put(*some(f"a/{test}/x"), *some("a/notes/z"))[:5]
   found, classes = load()
   assert found == {"train": by_folder(*images), "test": by_folder(*held)} and classes == ("x", "y")
-  assert data.load(config())["train"].remarks == {
-    "not used": "the folders notes, beside the splits"
-  }
+  assert data.load(config())["train"].remarks == {"not used": "folders beside the splits: notes"}
 
 
 def test_folders_of_one_name_in_two_unicode_forms_are_one_class():

@@ -215,7 +215,7 @@ def test_names_that_may_have_been_meant_otherwise_are_found(tmp_path):
   (tmp_path / "list.csv").write_text("path,label,fold,n\nvalid/caf\u00e9.png,Cat,0,5\n"
                                      "invalid/1.png,cat,1,6\n")  # fmt: skip
   assert scan(tmp_path / "list.csv").findings["names"] == (
-    "not used: the columns 'fold', 'n'",
+    "not used: columns 'fold', 'n'",
     "the column 'fold' has 0, 1",
     "'Cat' and 'cat' are classes of their own, and differ by case, spaces or form alone",
   )

@@ -103,7 +103,7 @@ def test_a_split_is_taken_for_what_its_column_says(ending, column, cells, splits
     zip(names, splits, strict=True)
   )
   column = re.sub("[ -]", "_", column.lower())
-  assert found.remarks == {"splits": f"by the column {column!r}", "not used": "the columns 'n'"}
+  assert found.remarks == {"splits": f"by the column {column!r}", "not used": "columns 'n'"}
 
 
 def test_the_splits_of_a_column_are_those_of_the_run():
@@ -124,7 +124,7 @@ def test_a_column_that_says_nothing_of_splits_is_named(column):
   lines = "".join(f"{name},{label},{'wet' if i % 2 else 'dry'}\n" for i, (name, label) in
                   enumerate(ROWS))  # fmt: skip
   found = tables.read(table(f"path,label,{column}\n{lines}"))
-  assert [*found.splits] == [""] and found.remarks == {"not used": f"the columns {column!r}"}
+  assert [*found.splits] == [""] and found.remarks == {"not used": f"columns {column!r}"}
   c = default()
   for key, value in {
     "data.source": "folder", "data.path": "a.csv", "data.image_size": 4, "batch_size": 4,
@@ -132,7 +132,7 @@ def test_a_column_that_says_nothing_of_splits_is_named(column):
     override(c, key, value)
   data.check(c.data)
   summary = data.open_inputs(c, sharding.make_mesh(1)).summary
-  assert summary["not used"] == f"the columns {column!r}"
+  assert summary["not used"] == f"columns {column!r}"
 
 
 @pytest.mark.parametrize("column", ["fold", "set", "K Fold"])
@@ -281,6 +281,8 @@ HEAD = "path,label,split\nin/0.png,x,train\nin/1.png,y,train\n"
     (HEAD + "".join(f"in/{i}.png,x,test\n" for i in range(8, 2008)), "2,000 of 2,002 files are not "
      "there: in/8.png (line 4), in/9.png (line 5), in/10.png (line 6), in/11.png (line 7), "
      "in/12.png (line 8) and 1,995 more;"),
+    (f"{HEAD}in\\2.png,x,test\n", "not there: in\\2.png (line 4); paths start at the folder of the "
+     "table, and have / between folders"),
     (f"{HEAD}in/0.png,y,test\n", "a.csv, line 4: in/0.png is in line 2 already; an image has one"),
     (f"{HEAD}./in/1.png,y,train\n", "a.csv, line 4: ./in/1.png is in line 3 already"),
     (f"{HEAD}in/2.png,x,\n", "a.csv, line 4: a split in some lines and none in others"),
