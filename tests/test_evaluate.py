@@ -270,10 +270,10 @@ def test_unreadable_images_are_named_and_not_counted(tiny, folder, tmp_path, pip
 
 @pytest.fixture(scope="module")
 def trained(tiny, folder, tmp_path_factory):
-  """The workdir of a run on `folder`."""
+  """The workdir of a run on the images of `folder` to train on, of which it holds some out."""
   config = tiny(**{
-    "data.source": "folder", "data.path": str(folder), "data.image_size": 8, "data.channels": 1,
-    "epochs": 1, "batch_size": 8,
+    "data.source": "folder", "data.path": str(folder / "train"), "data.image_size": 8, "epochs": 1,
+    "batch_size": 4, "data.channels": 1,
   })  # fmt: skip
   workdir = tmp_path_factory.mktemp("trained")
   train.train(config, workdir)
@@ -319,23 +319,17 @@ def test_images_of_another_place_are_all_evaluated(trained, folder, tmp_path, ca
     evaluate.evaluate_checkpoint(trained, **{"data.path": str(new / "deep")})
 
 
-def test_the_folder_of_a_run_may_have_moved(tiny, folder, tmp_path, capsys):
+def test_the_folder_of_a_run_may_have_moved(trained, folder, tmp_path, capsys):
   """What the run held out is evaluated, as before, unless all is asked for."""
-  config = tiny(**{
-    "data.source": "folder", "data.path": str(folder / "train"), "data.image_size": 8, "epochs": 1,
-    "batch_size": 4, "data.channels": 1,
-  })  # fmt: skip
-  train.train(config, tmp_path / "run")
-  held = evaluate.evaluate_checkpoint(tmp_path / "run")
+  run = shutil.copytree(trained, tmp_path / "run")
   path = shutil.copytree(folder / "train", tmp_path / "moved")
   moved = {"data.path": str(path)}
-  capsys.readouterr()
-  assert evaluate.evaluate_checkpoint(tmp_path / "run", **moved) == held
+  assert evaluate.evaluate_checkpoint(run, **moved) == evaluate.evaluate_checkpoint(trained)
   assert f"{path} has what this run was trained on: what it held out" in capsys.readouterr().err
-  assert evaluate.evaluate_checkpoint(tmp_path / "run", "all", **moved)[1] == 23  # one is cut off
+  assert evaluate.evaluate_checkpoint(run, "all", **moved)[1] == 23  # one is cut off
   assert " of these 23 images were trained on by this run: " in capsys.readouterr().err
-  (tmp_path / "run" / data.history.FILE).unlink()  # as of runs that kept none yet
-  evaluate.evaluate_checkpoint(tmp_path / "run", **moved)
+  (run / data.history.FILE).unlink()  # as of runs that kept none yet
+  evaluate.evaluate_checkpoint(run, **moved)
   assert "if they are those that this run was trained on, choose" in capsys.readouterr().err
 
 
