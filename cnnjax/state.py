@@ -11,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.errors import ScopeParamShapeError
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import sharding
+from cnnjax import models, sharding
 from cnnjax.errors import UserError
 from cnnjax.loss_scale import LossScale
 from cnnjax.members import Members
 from cnnjax.monitor import Monitor
 from cnnjax.optim.averaging import SLOW
 
+Path = tuple[str, ...]  # of a module
 NEVER = jnp.iinfo(jnp.int32).max
 # At its usual level LLVM spends 5 s (jax 0.10) to 47 s (0.12) on the random bits of a ResNet-20
 # that are drawn once; at level 1 it takes 2.5 s, and they are the same bits.
@@ -128,17 +130,28 @@ def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh
 
 
 def depths(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-  """The place of each group of parameters, as "stage1_block1", in the order of the forward pass."""
-  order: dict[str, int] = {}
+  """Returns the place of each group of parameters, as "stage1_block1", in the forward pass, from 0.
+
+  A group is what the model calls; where it is or holds a registered model, what that one calls, as
+  "backbone/stage1_block1".
+  """
+  called: list[Path] = []
+  around: set[Path] = {()}  # registered models, and the modules that hold them
 
   def note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-    if context.module.path:
-      order.setdefault(context.module.path[0], len(order))
+    path = context.module.path
+    called.append(path)
+    if models.is_registered(context.module):
+      around.update(path[:n] for n in range(len(path) + 1))
     return call(*args, **kwargs)
 
   with nn.intercept_methods(note):
     params = jax.eval_shape(lambda: _init(model, image_shape, 0))["params"]
-  return {name: order.get(name, 0) for name in params}
+  groups = lambda paths: dict.fromkeys(
+    next((path[:n] for n in range(len(path) + 1) if path[:n] not in around), ()) for path in paths
+  )
+  order = {path: place for place, path in enumerate(path for path in groups(called) if path)}
+  return {"/".join(path): order.get(path, 0) for path in groups(flatten_dict(params))}
 
 
 def check_sizes(

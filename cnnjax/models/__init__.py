@@ -39,6 +39,7 @@ from cnnjax.models.registry import (
   create,
   fields,
   import_modules,
+  is_registered,
   lookup,
   names,
   register,
@@ -47,6 +48,6 @@ from cnnjax.models.summary import Summary, summarize
 
 __all__ = [
   "FeatureInfo", "Rate", "Scale", "Size", "Summary",
-  "create", "feature_info", "features", "fields", "forward", "import_modules", "lookup", "names",
-  "register", "summarize",
+  "create", "feature_info", "features", "fields", "forward", "import_modules", "is_registered",
+  "lookup", "names", "register", "summarize",
 ]  # fmt: skip

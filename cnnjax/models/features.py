@@ -3,8 +3,11 @@
     maps = models.features(model, variables, images)      # {"stage1": [batch, h, w, channels], ...}
     info = models.feature_info(model, (224, 224, 3))      # {"stage1": FeatureInfo(4, 256), ...}
 
+Stages of a network inside another module, such as `backbone`, are named "backbone/stage1".
+
 Gradients with respect to a stage: put zeros of its shape into the variables as
-`{"perturbations": {"stage4": zeros}}` and differentiate with respect to them.
+`{"perturbations": {"stage4": zeros}}`, or `{"perturbations": {"backbone": {"stage4": zeros}}}`, and
+differentiate with respect to them.
 """
 
 from typing import Any, NamedTuple
@@ -12,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 
 class FeatureInfo(NamedTuple):
@@ -45,4 +49,4 @@ def feature_info(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
 
 def _run(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, Any]:
   _, kept = model.apply(variables, images, train=False, mutable=["features"])
-  return kept.get("features", {})
+  return flatten_dict(kept.get("features", {}), sep="/")

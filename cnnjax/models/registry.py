@@ -76,6 +76,7 @@ class Entry:
 
 
 _ENTRIES: dict[str, Entry] = {}
+_CLASSES: set[type] = set()  # of the modules that registered functions have made
 
 
 def register(
@@ -143,11 +144,18 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
     if values[key] != entry.defaults[key] and not fits:
       without = f"{other} {needed.text}" if by_check else f"{other}={needed!r}"
       raise UserError(f"{name}.{key}={values[key]!r} does nothing without {without}")
-  return entry.builder(
+  model = entry.builder(
     num_classes=_checked(f"{name}.num_classes", num_classes, Classes),
     dtype=_dtype(dtype),
     **values,
   )
+  _CLASSES.add(type(model))
+  return model
+
+
+def is_registered(module: nn.Module) -> bool:
+  """Whether `module` is a registered model, wherever it stands: by itself, or inside another."""
+  return type(module) in {*_CLASSES, *(entry.builder for entry in _ENTRIES.values())}
 
 
 def import_modules(modules: Iterable[str]) -> None:

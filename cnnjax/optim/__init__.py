@@ -100,7 +100,7 @@ def create(
     config: that has passed `check`.
     schedule: step -> learning rate.
     params: the parameters, or their shapes.
-    depths: of the groups at the top of `params`, from 0; layer_decay and muon need them.
+    depths: of the groups of `params`, as of `state.depths`; layer_decay and muon need them.
     seed: of the gradient noise.
 
   Raises:

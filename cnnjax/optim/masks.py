@@ -102,7 +102,7 @@ def rates(config: ConfigDict, params: Any, depths: Mapping[str, int] | None) -> 
     last = max(_known(depths).values())
     factors.append(
       jax.tree_util.tree_map_with_path(
-        lambda keys, _: config.layer_decay ** (last - depths[_path(keys).split("/")[0]]), params
+        lambda keys, _: config.layer_decay ** (last - depths[group(_path(keys), depths)]), params
       )
     )
   return jax.tree.map(lambda *each: math.prod(each), *factors)
@@ -112,8 +112,15 @@ def outermost(params: Any, depths: Mapping[str, int] | None) -> Any:
   """A tree like `params`, true in the first and in the last group: the stem and the head."""
   ends = {min(_known(depths).values()), max(depths.values())}
   return jax.tree_util.tree_map_with_path(
-    lambda keys, _: depths[_path(keys).split("/")[0]] in ends, params
+    lambda keys, _: depths[group(_path(keys), depths)] in ends, params
   )
+
+
+def group(path: str, depths: Mapping[str, int] | None) -> str:
+  """Returns which of the groups in `depths` a parameter is of; without them its first part."""
+  parts = path.split("/")
+  names = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
+  return next(name for name in names if depths is None or name in depths)
 
 
 def _known(depths: Mapping[str, int] | None) -> Mapping[str, int]:
@@ -143,5 +150,10 @@ def _nearest(params: Any, pattern: str) -> str:
     if match != word
   ]
   hint = f"did you mean {near[0]!r}? " if near else ""
+  for name in names if pattern.startswith("^") else ():
+    above = [name[: slash.end()] for slash in re.finditer("/", name)]
+    if found := [prefix for prefix in above if re.search(pattern, name.removeprefix(prefix))]:
+      hint = f"did you mean {pattern.replace('^', f'^{found[0]}', 1)!r}? "
+      break
   examples = difflib.get_close_matches(pattern, names, n=4, cutoff=0)
   return f"{hint}they are called, for example, {', '.join(examples)}"

@@ -19,7 +19,7 @@ def describe(
   text = {"optimizer": ", ".join(_optimizer_text(config, free, depths))}
   text["decay"] = _decay_text(config, free)
   if config.freeze:
-    text["frozen"] = _frozen_text(frozen)
+    text["frozen"] = _frozen_text(frozen, depths)
   if (factors := masks.rates(config, free, depths)) is not None:
     text["rates"] = _rates_text(config, free, factors)
   return text
@@ -66,10 +66,10 @@ def _decay_text(config: ConfigDict, params: Any) -> str:
   return text + ("" if all(jax.tree.leaves(mask)) else f"; not on {last(False)}")
 
 
-def _frozen_text(frozen: Any) -> str:
+def _frozen_text(frozen: Any, depths: Mapping[str, int] | None) -> str:
   groups = {}
   for path, stays in masks.paths(frozen).items():
-    groups.setdefault(path.split("/")[0], []).append(stays)
+    groups.setdefault(masks.group(path, depths), []).append(stays)
   names = [
     name if all(stay) else f"{name} ({sum(stay)} of {len(stay)})"
     for name, stay in groups.items()

@@ -68,7 +68,7 @@ def test_a_pattern_that_matches_nothing_is_refused(pattern):
   [
     ("^conv_1", "did you mean 'conv1'? they are called"),
     ("kernels$", "did you mean 'kernel'? they are called"),
-    ("^kernel", "; they are called"),  # the name is right, the place is not
+    ("^kernel", "did you mean '^block/kernel'? they are called"),  # the place is not right
     ("[0-9]{7}", "; they are called"),
   ],
 )
