@@ -40,6 +40,7 @@ from cnnjax.evaluate import Stopped
 from cnnjax.metrics import Metric, of_weights
 from cnnjax.models import batch_stats
 from cnnjax.optim import averaging
+from cnnjax.paths import to_path
 
 # What XLA's errors begin with where a device, or a wire to it, is at fault: those of a program that
 # it cannot run are INVALID_ARGUMENT or UNIMPLEMENTED.
@@ -533,17 +534,24 @@ def build(
       **monitor.describe(config),
       **optim.describe(config.optim, params, depths),
       **averages.describe(),
-      **(_taught(config.distill, teacher) if teacher else {}),
+      **(_taught(config.distill, teacher, inputs) if teacher else {}),
       **_micro_batches(config, has_batch_norm=bool(variables["batch_stats"])),
       "augment": config.augment or "none",
     },
   )
 
 
-def _taught(config: ConfigDict, teacher: trained.Teacher) -> dict[str, str]:
-  return {
+def _taught(config: ConfigDict, teacher: trained.Teacher, inputs: data.Inputs) -> dict[str, str]:
+  """The teacher in words, with what it knows of the images that the run is evaluated on."""
+  lines = {
     "teacher": f"{teacher.text}; weight {config.weight:g}, temperature {config.temperature:g}"
   }
+  if config.workdir is not None:
+    before = data.history.read(to_path(config.workdir))
+    for name, batches in inputs.evaluations.items():
+      if overlap := before.overlap(batches.split, "the teacher"):
+        lines[f"taught {name}"] = f"{overlap}: what it knows of them may be learnt from it"
+  return lines
 
 
 def _micro_batches(config: ConfigDict, *, has_batch_norm: bool) -> dict[str, str]:

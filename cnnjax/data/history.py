@@ -29,15 +29,15 @@ class History:
     """The share of what was trained on that a split has, in [0, 1]; 0 where nobody knows."""
     return float(np.isin(self.ids, split.ids(self.by)).mean()) if len(self.ids) else 0.0
 
-  def overlap(self, split: Split) -> str:
-    """Says which examples of a split that is evaluated were trained on; "" if none was."""
+  def overlap(self, split: Split, who: str = "this run") -> str:
+    """Says which examples of a split that is evaluated `who` was trained on; "" if on none."""
     if not self.by:
       return ""
     ids = split.ids(self.by)
     found = np.flatnonzero(np.isin(ids, self.ids) & ~np.isin(ids, self.shared))
     names = listed([split.name(i) for i in found])
     of = f"{len(found):,} of these {len(ids):,} images"
-    return f"{of} were trained on by this run: {names}" if len(found) else ""
+    return f"{of} were trained on by {who}: {names}" if len(found) else ""
 
   def check(self, split: Split) -> None:
     """Raises UserError if examples of a split that is held out were trained on."""

@@ -1,11 +1,13 @@
 """What a run was trained on is known, and nothing of it is evaluated later."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 
-from cnnjax import data, evaluate, train
+from cnnjax import data, evaluate, programs, train, trained
+from cnnjax.config import default
 from cnnjax.data import history, holdout, identity
 from cnnjax.errors import UserError
 
@@ -79,6 +81,20 @@ def test_large_sets_are_compared_by_place():
   assert before.by == identity.PLACE
   with pytest.raises(UserError, match="2 of these 2"):
     before.check(far(8, 9))
+
+
+def test_a_teacher_that_knows_the_test_images_is_said(tmp_path):
+  history.write(tmp_path, of_run(None, range(10))[0])
+  config = default().distill
+  config.workdir = str(tmp_path)
+  splits = {"validation": split_of(20, 21), "test": split_of(3, 20, 4)}
+  inputs = types.SimpleNamespace(
+    evaluations={name: types.SimpleNamespace(split=split) for name, split in splits.items()}
+  )
+  lines = programs._taught(config, trained.Teacher(None, None, "net"), inputs)
+  assert lines.keys() == {"teacher", "taught test"}
+  words = "2 of these 3 images were trained on by the teacher: image 0, image 2: "
+  assert lines["taught test"].startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 from cnnjax import data
 from cnnjax.config import default
 from cnnjax.data import __main__ as command
-from cnnjax.data import tfds
+from cnnjax.data import identity, tfds
 from cnnjax.errors import UserError
 
 FEATURES = tensorflow_datasets.features
@@ -278,6 +278,20 @@ def test_a_part_of_several_labels_is_held_out(config):
   parts = by_image(splits["train"].images, splits["train"].labels)
   parts |= by_image(splits["validation"].images, splits["validation"].labels)
   assert parts == by_image(whole.images, whole.labels)
+
+
+@pytest.mark.parametrize("by", ["content", "place"])
+def test_records_are_known_in_any_expression(config, written, by):
+  """By the bytes of their images, or by the file and the place in it."""
+  expressions = ["train", "train[:30%]", "train[30%:]", "test"]
+  whole, first, rest, other = (
+    data.load(config(train=e, test="partly"), ("train",))["train"].ids(by) for e in expressions
+  )
+  assert len(np.unique(whole)) == 20 and not {*whole} & {*other}
+  np.testing.assert_array_equal(np.concatenate([first, rest]), whole)
+  if by == "content":
+    files = [cv2.imencode(".png", e["image"][..., ::-1])[1].tobytes() for e in written["train"]]
+    np.testing.assert_array_equal(whole, [identity.fingerprint(file) for file in files])
 
 
 def test_one_label_an_image_comes_before_several(config):
