@@ -27,6 +27,13 @@ def tell(text: str) -> None:
     drop(sys.stderr)
 
 
+def flush() -> int:
+  """Writes what stdout still holds; Python itself would complain on its way out. Returns 0."""
+  if sys.stdout is not None:  # closed by the shell, `>&-`
+    sys.stdout.flush()
+  return 0
+
+
 def drop(stream: TextIO) -> None:
   """Discards what is written to `stream` from here on, and what it still holds."""
   nowhere = os.open(os.devnull, os.O_WRONLY)

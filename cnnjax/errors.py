@@ -54,6 +54,10 @@ class ArgumentParser(argparse.ArgumentParser):
   def error(self, message: str) -> NoReturn:
     raise UserError(f"{message} ({self.prog} --help)")
 
+  def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+    console.flush()  # the help, which nobody may read any more
+    super().exit(status, message)
+
 
 def warn(text: str) -> None:
   """A line on stderr of what is wrong and does not end the command."""
@@ -69,8 +73,7 @@ def run(main: Callable[[], int]) -> int:
   code = 0
   try:
     code = _run(main)
-    sys.stdout.flush()  # here, since Python itself would complain on its way out
-    return code
+    return _run(console.flush) or code
   except BrokenPipeError:
     if not console.reader_left(sys.stdout):  # it was another pipe
       raise

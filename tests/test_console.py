@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 
@@ -10,49 +11,60 @@ import rich.table
 
 from cnnjax import console, errors
 
-# A command that prints more than a pipe holds, by rich or by print, and then ends as it is told.
 COMMAND = """
 import sys
 from cnnjax import console, errors
 def main():
+  if "help" in sys.argv:
+    errors.ArgumentParser(description="What it does.").parse_args(["--help"])
   say = console.Console().print if "rich" in sys.argv else print
-  for _ in range(20_000):
-    say("a line")
-  if "fails" in sys.argv:
+  say("a line")
+  if "wrong" in sys.argv:
     raise errors.UserError("a mistake")
   return 0
 sys.exit(errors.run(main))
 """
 
 
-def piped_to_head(*how, **streams):
-  """The command after its reader has left."""
-  process = subprocess.Popen(
-    [sys.executable, "-c", COMMAND, *how], stdout=subprocess.PIPE, text=True, **streams
+def unread(*how, unbuffered="", both=False):
+  """The command, whose stdout, or both streams, nobody reads: (exit code, what is on stderr)."""
+  read, sent = os.pipe()
+  os.close(read)
+  done = subprocess.run(
+    [sys.executable, "-c", COMMAND, *how],
+    stdout=sent,
+    stderr=sent if both else subprocess.PIPE,
+    env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    text=True,
   )
-  process.stdout.readline()
-  process.stdout.close()
-  return process
-
-
-@pytest.mark.parametrize("how", ["rich", "print"])
-def test_a_command_without_a_reader_ends_in_silence(how):
-  with piped_to_head(how, stderr=subprocess.PIPE) as process:
-    assert process.stderr.read() == ""
-  assert process.returncode == errors.READER_LEFT == 128 + 13
-
-
-def test_a_command_without_any_reader_keeps_its_exit_code():
-  """As of `2>&1 | head`: the error has nowhere to go."""
-  with piped_to_head("print", stderr=subprocess.STDOUT) as process:
-    process.wait(60)
-  assert process.returncode == errors.READER_LEFT
-  lost, sent = os.pipe()
-  os.close(lost)
-  code = "from cnnjax import errors\ndef main(): raise errors.UserError('a')\n"
-  code += "import sys; sys.exit(errors.run(main))"
-  assert subprocess.run([sys.executable, "-c", code], stdout=sent, stderr=sent).returncode == 2
   os.close(sent)
+  return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("how", ["rich", "print", "help"])
+def test_a_command_without_a_reader_ends_in_silence(how):
+  assert errors.READER_LEFT == 128 + 13
+  assert unread(how) == (errors.READER_LEFT, "")
+
+
+def test_a_command_without_a_reader_and_without_a_buffer():
+  assert unread("print", unbuffered="1") == (errors.READER_LEFT, "")
+
+
+def test_a_mistake_keeps_its_exit_code():
+  """Also where nobody is left to be told, as of `2>&1 | head`."""
+  assert unread("print", "wrong") == (2, "error: a mistake\n")
+  assert unread("print", "wrong", both=True)[0] == 2
+
+
+def test_a_command_without_stdout(capfd):
+  assert (
+    subprocess.run(
+      f"{shlex.quote(sys.executable)} -c {shlex.quote(COMMAND)} rich >&-", shell=True
+    ).returncode
+    == 0
+  )
+  assert capfd.readouterr() == ("", "")
 
 
 def test_another_pipe_that_breaks_is_no_reader_that_left(monkeypatch):
