@@ -299,7 +299,7 @@ def _is_of(value: Any, types: tuple[type | None, ...]) -> bool:
 
 def _check_values(flat: dict[str, Any]) -> None:
   for key, value in flat.items():
-    if not all(map(keys.is_number, _numbers(value))):
+    if not all(abs(number) < 2**63 for number in _numbers(value)):  # nor NaN
       raise UserError(f"config key {key!r} is {value}; it must be finite and below 2**63")
     holds, text = keys.RULES.get(key, (lambda _: True, ""))
     if value is not None and not holds(value):
