@@ -185,8 +185,8 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--workdir", required=True, type=to_path, help="where the run is")
   parser.add_argument(
     "--split",
-    help="train, validation, test, or all that there is; default: test, and all of a --path that "
-    "has no splits",
+    help="train, validation, test, or all that there is; default: test, and all of other images "
+    "(--path) that have no splits",
   )
   parser.add_argument("--checkpoint", default="last", help="last, best or a step")
   parser.add_argument("--weights", default="raw", help="raw; ema, swa or schedule_free, if kept")
@@ -194,7 +194,9 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--views", help="predictions are means over views, such as flip")
   parser.add_argument("--size", type=int, help="size of the images, if not the run's")
   parser.add_argument("--data_dir", help="where TFDS data sets lie, if not where they were")
-  parser.add_argument("--path", help="where the images of a folder lie, if not where they were")
+  parser.add_argument(
+    "--path", help="other images, a folder or a list; or where those of the run lie by now"
+  )
   args = parser.parse_args(argv)
   overrides = {
     "eval_batch_size": args.batch_size,

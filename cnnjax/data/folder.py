@@ -4,9 +4,10 @@
     PATH/<class>/*.jpg                                       no splits: a fifth is held out as test
     PATH.csv, PATH.jsonl                                     path, label and, if there is one, split
 
-Images lie at any depth below the folder of their class; hidden files and files without the ending
-of an image are not read. The classes are those of the training split, of which others may lack
-some. Without a test split the validation split is tested.
+Images lie at any depth below the folder of their class. Files without the ending of an image, what
+is hidden and what other programs leave are not read, and counted at the start. The classes are
+those of the training split, of which others may lack some. Without a test split the validation
+split is tested.
 """
 
 import dataclasses
