@@ -22,7 +22,7 @@ BATCH, PER_EPOCH, EPOCHS, CLASSES, SMOOTHING, DECAY = 8, 5, 3, 3, 0.1, 0.01
 MEAN, STD = (0.4, 0.5), (0.3, 0.2)
 TOTAL, WARMUP = PER_EPOCH * EPOCHS, 2
 LOG_EVERY, SAVE_EVERY, EVAL_EVERY, SWA_START, SWA_EVERY, EMA = 3, 4, 6, 6, 2, 0.5
-SEED, PEAK, RHO = 3, 0.05, 0.5
+SEED, PEAK, RHO, CLIP, HEALTH_EVERY = 3, 0.05, 0.5, 0.5, 9
 LOOKAHEAD, SLOWER, B1 = 4, 0.25, 0.8
 BASE = {
   # A convolution, batch norm, ReLU, the head.
@@ -47,7 +47,7 @@ MATCHED = {"accumulate": 2, "batch_norm.accumulated": "matched", "batch_norm.pre
 FREE = {"optim.name": "schedule_free_sgd", "optim.schedule.name": "constant", "optim.b1": B1}
 ROWS = {
   "averages": {**AVERAGES, "augment": "flip"},
-  "frozen, lookahead, micro-batches, plateau": {
+  "frozen, lookahead, micro-batches, plateau, clipped": {
     **AVERAGES,
     "optim.lookahead": LOOKAHEAD,
     "optim.lookahead_rate": SLOWER,
@@ -56,6 +56,8 @@ ROWS = {
     "optim.plateau.patience": 0,
     "optim.plateau.factor": 0.5,
     "optim.plateau.min_delta": 10.0,
+    "optim.clip_norm": CLIP,
+    "health.every": f"{HEALTH_EVERY} steps",
   },
   "schedule-free, sam, matched micro-batches, precise": {"optim.sam_rho": RHO, **FREE, **MATCHED},
   "float16, sam": {**FLOAT16, **AVERAGES, "optim.sam_rho": RHO},
@@ -134,6 +136,7 @@ class Loop:
     decayed = {name: {key: key == "kernel" for key in leaves} for name, leaves in params.items()}
     self.free = config.optim.name.startswith("schedule_free")
     self.direction = optax.chain(
+      optax.clip_by_global_norm(config.optim.clip_norm or np.inf),
       optax.add_decayed_weights(config.optim.weight_decay, mask=decayed),
       optax.identity() if self.free else optax.trace(0.9),
     )
@@ -153,6 +156,8 @@ class Loop:
       of_epoch, found = evaluated or done % PER_EPOCH == 0, {}
       if done % LOG_EVERY == 0 or of_epoch or done == 1:
         self.lines.append({"step": done, **self.training_metrics(done, of_epoch)})
+      if self.config.health.every and done % HEALTH_EVERY == 0:
+        self.lines.append({"step": done, **self.by_layer(done)})
       if evaluated:
         self.measure(done)
         found = self.evaluate("validation")
@@ -201,9 +206,8 @@ class Loop:
     true = np.concatenate([targets[i::n] for i in range(n)])
     return grads, (logits, losses, true), [seen[2] for _, seen in found]
 
-  def train(self, step):
-    if step % PER_EPOCH == 0:
-      self.epoch = []
+  def update(self, step):
+    """(gradient, updates, memory of the optimizer, what is seen, moments); nothing moves."""
     grads, seen, moments = self.gradient(self.params, step)
     used = grads
     if rho := self.config.optim.sam_rho:
@@ -215,6 +219,19 @@ class Loop:
     updates = tree(lambda d: -self.rate(step) * d, direction)
     if self.config.optim.freeze:
       updates["conv1"] = tree(np.zeros_like, updates["conv1"])
+    return grads, updates, memory, seen, moments
+
+  def by_layer(self, step):
+    """Norms of the layers in a step that is not taken."""
+    grads, updates, *_ = self.update(step)
+    ratio = {name: norm(updates[name]) / norm(self.params[name]) for name in grads}
+    found = {f"update_ratio/{name}": value for name, value in ratio.items()}
+    return found | {f"grad_norm/{name}": norm(grads[name]) for name in grads}
+
+  def train(self, step):
+    if step % PER_EPOCH == 0:
+      self.epoch = []
+    grads, updates, memory, seen, moments = self.update(step)
     if self.free:
       updates = self.interpolated(updates, self.rate(step))
     if self.config.optim.lookahead and (step + 1) % LOOKAHEAD == 0:
@@ -400,7 +417,11 @@ def test_a_run_is_what_the_loop_says(tiny, tmp_path, watched, row):
       jax.tree.map(close, variables(now)[name], expected)
     assert metrics == pytest.approx(found, rel=1e-2, abs=1e-3), step
   lines = [
-    {key: value for key, value in line.items() if key not in ("epoch", "images_per_second")}
+    {
+      key: value
+      for key, value in line.items()
+      if key not in ("epoch", "images_per_second") and not key.startswith("dead")
+    }
     for line in writers.read_metrics(tmp_path)
   ]
   merged = lambda lines: {

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from cnnjax import members, programs, state
+from cnnjax import members, programs, state, trained
 from cnnjax.errors import UserError
 
 
@@ -31,6 +32,17 @@ def test_a_run_goes_on_with_what_was_saved_beside_its_state(tiny):
 
   now, meta = program.begin(Saved())
   assert now.steps_done == meta["of"] == 6
+
+
+def test_a_teacher_is_asked_what_it_makes_of_the_images(tiny):
+  teach = lambda variables, images: variables + images.mean((1, 2, 3))[:, None]
+  teacher = trained.Teacher(teach, jnp.arange(10.0), "a mean")
+  program = programs.build(tiny(augment=None), teacher=teacher)
+  images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+  batch = {"image": jnp.asarray(images), "label": jnp.arange(4)}
+  taught = program.prepare(0, 0, batch, program.constants).taught
+  expected = np.arange(10) + (images / 255).mean((1, 2, 3))[:, None]
+  np.testing.assert_allclose(taught, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
