@@ -141,7 +141,7 @@ def _task(c: ConfigDict) -> None:
   c.task.target_threshold = None  # binary_cross_entropy: mixed targets above are 1, others 0
   c.task.logit_adjustment = 0.0  # tau of arXiv:2007.07314, equation 10; 1 is the paper's
   c.task.aux_weight = 0.3  # of the loss of each auxiliary head; arXiv:1409.4842, section 5
-  c.task.class_weights = None  # in the loss: auto (1 / frequency), effective_number, or a list
+  c.task.class_weights = None  # in the loss: auto (rare ones weigh more), effective_number, a list
   c.task.effective_beta = 0.999  # effective_number: beta of arXiv:1901.05555
 
   c.distill = ConfigDict(type_safe=False)  # learn from the predictions of another run as well

@@ -492,13 +492,14 @@ def build(
   peaks = [peak * rate / config.optim.learning_rate for rate in config.rates] or [peak]
   runs = members.create(config)
   seeds = runs.seeds if runs.several else ()
-  counted = tasks.needs_counts(config.task)
+  counted = tasks.needs_counts(config.task) or config.data.sampling != data.order.UNIFORM
   inputs = data.open_inputs(config, mesh, given, seeds=seeds, counted=counted, before=before)
   model = models.create(**config.model, num_classes=len(inputs.classes), dtype=config.dtype)
   variables = state.abstract_variables(model, inputs.image_shape, mesh)
   state.check_sizes(model, variables, inputs.image_shape, inputs.sizes)
   params = variables["params"]
-  task = tasks.create(config.task, len(inputs.classes), inputs.counts)
+  examples = len(inputs.train.split)
+  task = tasks.create(config.task, len(inputs.classes), inputs.counts, examples)
   task.check_labels(inputs.several, inputs.classes)
   schedule = optim.schedules.create(config.optim.schedule, peak, inputs.total, inputs.to_steps)
   depths = state.depths(model, inputs.image_shape)
@@ -527,6 +528,7 @@ def build(
     summary={
       "model": f"{config.model.name}, {state.count(params):,} parameters, {config.dtype}",
       **inputs.summary,
+      **_against_imbalance(config, task, inputs),
       "devices": sharding.describe(mesh, config.batch_size),
       **sharding.describe_parts(params, mesh, config.mesh),
       **runs.describe(),
@@ -539,6 +541,28 @@ def build(
       "augment": config.augment or "none",
     },
   )
+
+
+def _against_imbalance(config: ConfigDict, task: tasks.Task, inputs: data.Inputs) -> dict[str, str]:
+  """What the classes come to, where more than one key acts against their imbalance."""
+  tau, sampling, counts = config.task.logit_adjustment, config.data.sampling, inputs.counts
+  acting = {
+    f"data.sampling={sampling}": sampling != data.order.UNIFORM,
+    f"task.class_weights={config.task.class_weights}": config.task.class_weights is not None,
+    f"task.logit_adjustment={tau}": tau > 0,
+  }
+  if sum(acting.values()) < 2 or counts.max() == counts.min():
+    return {}
+  present = np.flatnonzero(counts)
+  weighed = data.order.shares(counts, sampling)[present] * task.weights[present]
+  weighed /= counts[present] ** float(tau)  # arXiv:2007.07314: as weights of 1 / prior^tau
+  small, large = counts[present].argmin(), counts[present].argmax()
+  names = [inputs.classes[i] for i in present[[small, large]]]
+  return {
+    "imbalance": f"{' and '.join(key for key, acts in acting.items() if acts)} act together: "
+    f"{names[0]} (smallest class) comes to {weighed[small] / weighed[large]:.3g} times the weight "
+    f"of {names[1]} (largest) in the loss; one of them alone is usual"
+  }
 
 
 def _taught(config: ConfigDict, teacher: trained.Teacher, inputs: data.Inputs) -> dict[str, str]:

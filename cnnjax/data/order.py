@@ -53,6 +53,13 @@ def epoch_order(
   return np.repeat(order[: -(-length // repeats)], repeats)[:length].astype(np.int32)
 
 
+def shares(counts: np.ndarray, sampling: str) -> np.ndarray:
+  """The share of each class in what is drawn of `counts` examples, float64 `[num_classes]`."""
+  power = {UNIFORM: 1.0, **dict.fromkeys(RESIZE, 0.0), **POWER}[sampling]
+  drawn = np.where(counts > 0, np.asarray(counts, np.float64) ** power, 0.0)
+  return drawn / drawn.sum()
+
+
 def epoch_length(examples: int | np.ndarray, *, sampling: str = UNIFORM) -> int:
   """The length of every `epoch_order`, which draws nothing; raises as that does."""
   if sampling in RESIZE:

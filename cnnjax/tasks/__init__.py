@@ -47,7 +47,12 @@ def needs_counts(config: ConfigDict) -> bool:
   return isinstance(config.class_weights, str) or config.logit_adjustment > 0
 
 
-def create(config: ConfigDict, num_classes: int, counts: np.ndarray | None = None) -> Task:
+def create(
+  config: ConfigDict,
+  num_classes: int,
+  counts: np.ndarray | None = None,
+  examples: int | None = None,
+) -> Task:
   """The task of `config.task` over `num_classes` classes.
 
   Args:
@@ -55,6 +60,7 @@ def create(config: ConfigDict, num_classes: int, counts: np.ndarray | None = Non
     num_classes: of the data.
     counts: `[num_classes]` training examples of each class, which the loss needs where
       `needs_counts`. Evaluation needs none: its loss is plain.
+    examples: for training, likewise.
 
   Raises:
     UserError: `class_weights` is a list of another length.
@@ -62,9 +68,8 @@ def create(config: ConfigDict, num_classes: int, counts: np.ndarray | None = Non
   weights.check(config.class_weights, num_classes)
   fields = {key: value for key, value in config.items() if key not in ("name", "loss")}
   task = TASKS[config.name]
-  return task(
-    num_classes=num_classes, loss_name=config.loss or task.loss_name, counts=counts, **fields
-  )
+  loss = config.loss or task.loss_name
+  return task(num_classes=num_classes, loss_name=loss, counts=counts, examples=examples, **fields)
 
 
 def compute(collection: metrics.Collection) -> dict[str, float]:

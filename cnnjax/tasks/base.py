@@ -80,6 +80,7 @@ class Task:
   class_weights: weights.Weights = None
   effective_beta: float = 0.999
   counts: np.ndarray | None = None  # [num_classes], training examples
+  examples: int | None = None  # of all classes; an image of several counts once
 
   @property
   def weights(self) -> np.ndarray:

@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics
 
 from cnnjax.errors import UserError
 from cnnjax.metrics import Metric
+from cnnjax.tasks import weights
 from cnnjax.tasks.base import ClassAverage, MicroAverage, Task, mean_of_sigmoids
 
 
@@ -73,24 +75,36 @@ class MultiLabel(Task):
     """Targets of multi-hot labels `[batch, num_classes]`."""
     return labels.astype(jnp.float32)
 
+  @property
+  def weights(self) -> np.ndarray:
+    """What an image that has a class weighs beside one that has it not, `[num_classes]`.
+
+    A weight of both would not move a class's optimum.
+    """
+    return weights.of_positives(
+      self.class_weights, self.num_classes, self.counts, self.examples, self.effective_beta
+    )
+
   def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """The mean of the weighted classes, per example `[batch]`, in nats.
+    """The mean over the classes, per example `[batch]`, in nats.
 
-    binary_cross_entropy: what torch.nn.BCEWithLogitsLoss with `weight` gives.
+    binary_cross_entropy: -w t log p - (1 - t) log (1 - p), what torch.nn.BCEWithLogitsLoss with
+    `pos_weight` gives.
 
-    focal: arXiv:1708.02002, equation 4, with the sigmoid of each class, as torchvision's
-    `sigmoid_focal_loss` without alpha, in whose place class weights stand.
+    focal: that times (1 - p_t)^gamma, arXiv:1708.02002, with the sigmoid of each class, as in
+    optax's and torchvision's `sigmoid_focal_loss`, where alpha / (1 - alpha) stands for w.
 
     Label smoothing goes toward 0.5 in both.
     """
     if self.target_threshold is not None:
       targets = (targets > self.target_threshold).astype(logits.dtype)
     targets = (1 - self.label_smoothing) * targets + self.label_smoothing / 2
+    present, absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    losses = -self.weights * targets * present - (1 - targets) * absent
     if self.loss_name == "focal":
-      losses = optax.losses.sigmoid_focal_loss(logits, targets, gamma=self.focal_gamma)
-    else:
-      losses = optax.sigmoid_binary_cross_entropy(logits, targets)
-    return (self.weights * losses).mean(-1)
+      both, shares = jnp.stack([present, absent]), jnp.stack([1 - targets, targets])
+      losses *= jnp.exp(self.focal_gamma * jax.nn.logsumexp(both, axis=0, b=shares))  # 1 - p_t
+    return losses.mean(-1)
 
   def eval_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Binary cross-entropy with the targets as they are, unweighted, so that runs compare."""

@@ -1,4 +1,8 @@
-"""Class weights: what the training loss of each class is multiplied by."""
+"""Class weights: what the training loss of each class is multiplied by.
+
+Where an image has one class, classes are weighed against each other; where it may have several,
+the images that have a class against those that have it not.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -64,6 +68,34 @@ def of_classes(
   return found
 
 
+def of_positives(
+  weights: Weights,
+  num_classes: int,
+  counts: np.ndarray | None,
+  examples: int | None,
+  beta: float,
+) -> np.ndarray:
+  """What an image that has a class weighs beside one that has it not, `[num_classes]` float32.
+
+  auto: negatives by positives, so that both weigh the same, as pos_weight in the documentation of
+  torch.nn.BCEWithLogitsLoss. effective_number: the same of the effective numbers of both, at most
+  1 / (1 - beta). A list is taken as it is. A class that all images have counts as if one had not.
+
+  Raises:
+    ValueError: a name needs `counts`, `[num_classes]`, or `examples`, and there are none.
+  """
+  if not isinstance(weights, str):
+    return of_classes(weights, num_classes, counts, beta)
+  counts = _given(counts, f"class_weights={weights!r}")
+  found, present = np.zeros(num_classes, np.float32), counts > 0
+  positives = counts[present]
+  negatives = np.maximum(_given(examples, f"class_weights={weights!r}") - positives, 1)
+  if weights == "effective_number":
+    positives, negatives = 1 - beta**positives, 1 - beta**negatives
+  found[present] = negatives / positives
+  return found
+
+
 def log_prior(counts: np.ndarray | None) -> np.ndarray:
   """The logarithm of the share of each class, `[num_classes]` float32, for logit adjustment.
 
@@ -76,7 +108,7 @@ def log_prior(counts: np.ndarray | None) -> np.ndarray:
   return np.log(counts / counts.sum()).astype(np.float32)
 
 
-def _given(counts: np.ndarray | None, what: str) -> np.ndarray:
+def _given(counts: np.ndarray | int | None, what: str) -> np.ndarray:
   if counts is None:
     raise ValueError(f"{what} needs the number of training examples per class")
   return np.asarray(counts, np.float64)

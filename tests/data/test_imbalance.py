@@ -9,9 +9,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from cnnjax import tasks
+from cnnjax import programs, tasks
 from cnnjax.config import default
-from cnnjax.data import imbalance
+from cnnjax.data import from_arrays, imbalance, with_given
 from cnnjax.data.imbalance import counts, describe, smote
 from cnnjax.data.order import epoch_length, epoch_order
 from cnnjax.errors import UserError
@@ -263,3 +263,31 @@ def test_recall_of_rare_classes_rises(digits, uniform_recall, options):
   """Beside the same classifier, steps and seeds without it."""
   found = tail_recall(digits, **options)
   assert found > uniform_recall + 0.1, f"{found:.3f} beside {uniform_recall:.3f}"
+
+
+@pytest.mark.parametrize(
+  "settings, factor",
+  [
+    ({"data.sampling": "oversample", "task.class_weights": "auto"}, "9"),
+    ({"data.sampling": "square_root", "task.class_weights": "auto"}, "3"),
+    ({"data.sampling": "class_balanced", "task.class_weights": (1.0, 2.0)}, "2"),
+    ({"task.class_weights": "auto", "task.logit_adjustment": 1.0}, "9"),
+    ({"data.sampling": "oversample"}, None),
+    ({"task.class_weights": "auto"}, None),
+  ],
+)
+def test_what_acts_twice_against_an_imbalance_is_said(tiny, settings, factor):
+  """90 images of one class and 10 of another: the weight that the second comes to."""
+  labels = np.arange(100) // 90
+  images = np.random.default_rng(0).integers(256, size=(100, 8, 8, 1), dtype=np.uint8)
+  given = from_arrays((images, labels), (images, labels), classes=("cat", "dog"))
+  program = programs.build(with_given(tiny(**settings), given), given)
+  text = program.summary.get("imbalance")
+  if factor is None:
+    assert text is None
+    return
+  assert f"dog (smallest class) comes to {factor} times the weight of cat (largest)" in text
+  drawn = program.inputs.train.order.epoch(0).reshape(-1)
+  mass = np.bincount(labels[drawn], minlength=2) * program.task.weights
+  if "task.logit_adjustment" not in settings:
+    assert mass[1] / mass[0] == pytest.approx(float(factor), rel=0.4)

@@ -23,7 +23,8 @@ def make(name="classification", counts=COUNTS, num_classes=CLASSES, **overrides)
   c = default().task
   c.update(name=name, **overrides)
   tasks.check(c)
-  return tasks.create(c, num_classes, counts)
+  examples = None if counts is None else int(counts.sum())
+  return tasks.create(c, num_classes, counts, examples)
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +127,24 @@ def test_a_threshold_in_multi_label(logits, soft):
 @pytest.mark.parity
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_sigmoid_focal_is_that_of_torchvision(logits, soft, gamma):
-  """Without its alpha; soft targets too. Class weights and smoothing as in cross-entropy."""
+  """Soft targets; and its alpha, which weighs positives as w / (1 + w) and w do."""
   import torch
   from torchvision.ops import sigmoid_focal_loss
 
-  smoothed = torch.tensor(0.9 * soft + 0.05)
-  theirs = lambda x: (
-    sigmoid_focal_loss(x, smoothed, alpha=-1, gamma=gamma) * torch.tensor(WEIGHTS)
-  ).mean()
-  task = make(
-    "multi_label", loss="focal", focal_gamma=gamma, class_weights=WEIGHTS, label_smoothing=0.1
-  )
+  smoothed, w = torch.tensor(0.9 * soft + 0.05), torch.tensor(WEIGHTS)
+  theirs = lambda x: sigmoid_focal_loss(x, smoothed, alpha=-1, gamma=gamma).mean()
+  task = make("multi_label", loss="focal", focal_gamma=gamma, label_smoothing=0.1)
   check_torch(task, logits, soft, theirs)
+  hard = (soft > 0.5).astype(np.float32)
+  weighed = lambda x, i: (
+    (1 + w[i])
+    * sigmoid_focal_loss(
+      x[:, i], torch.tensor(hard[:, i]), alpha=float(w[i] / (1 + w[i])), gamma=gamma
+    )
+  )
+  theirs = lambda x: torch.stack([weighed(x, i) for i in range(CLASSES)]).mean()
+  task = make("multi_label", loss="focal", focal_gamma=gamma, class_weights=WEIGHTS)
+  check_torch(task, logits, hard, theirs)
 
 
 @pytest.mark.parity

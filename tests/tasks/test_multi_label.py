@@ -14,7 +14,8 @@ from cnnjax.config import default
 from cnnjax.errors import UserError
 
 N, CLASSES = 41, 6
-COUNTS = np.array([50, 20, 10, 3, 1, 7])
+COUNTS, EXAMPLES = np.array([50, 20, 10, 3, 1, 7]), 60
+RATIOS = (EXAMPLES - COUNTS) / COUNTS  # images without a class by those with it
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def make(counts=None, **overrides):
   c = default().task
   c.update(name="multi_label", **overrides)
   tasks.check(c)
-  return tasks.create(c, CLASSES, counts)
+  return tasks.create(c, CLASSES, counts, EXAMPLES)
 
 
 def cross_entropy(logits, targets):
@@ -49,19 +50,48 @@ def test_targets_are_the_labels_as_floats(batch, dtype):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 @pytest.mark.parametrize("weights", [None, "auto", (1, 2, 3, 4, 5, 0.5)])
 def test_loss(batch, weights, smoothing):
-  """The mean over the classes; smoothing moves targets toward 0.5; evaluation has neither."""
+  """The mean over the classes; smoothing moves targets toward 0.5; evaluation has neither.
+
+  Weights are of images that have a class, beside those that have it not.
+  """
   logits, labels = batch
   task = make(COUNTS, class_weights=weights, label_smoothing=smoothing)
-  w = {None: np.ones(CLASSES), "auto": COUNTS.sum() / (CLASSES * COUNTS)}.get(weights, weights)
+  w = {None: np.ones(CLASSES), "auto": RATIOS}.get(weights, weights)
   for targets in (labels, 0.7 * labels + 0.3 * labels[::-1]):
     smoothed = np.where(smoothing, targets + smoothing * (0.5 - targets), targets)
     losses = task.loss(logits, jnp.asarray(targets, jnp.float32))
     assert losses.shape == (N,) and losses.dtype == jnp.float32
-    expected = (np.asarray(w) * cross_entropy(logits, smoothed)).mean(-1)
+    positive = cross_entropy(logits, np.ones_like(labels)) * smoothed
+    negative = cross_entropy(logits, np.zeros_like(labels)) * (1 - smoothed)
+    expected = (np.asarray(w) * positive + negative).mean(-1)
     np.testing.assert_allclose(losses, expected, rtol=2e-5)
     unweighted = cross_entropy(logits, targets).mean(-1)
     found = task.eval_loss(logits, jnp.asarray(targets, jnp.float32))
     np.testing.assert_allclose(found, unweighted, rtol=2e-5)
+
+
+@pytest.mark.parametrize("loss", tasks.MultiLabel.LOSSES)
+def test_auto_weighs_positives_against_negatives(loss):
+  """A model that knows nothing of an image then says 0.5, of a class that is rare as well."""
+  labels = np.arange(EXAMPLES)[:, None] < COUNTS
+  options = {"focal_gamma": 0.0} if loss == "focal" else {}
+  for weights, expected in (("auto", 0.5), (None, COUNTS / EXAMPLES)):
+    task = make(COUNTS, class_weights=weights, loss=loss, **options)
+    bias = jnp.log(expected / (1 - expected)) + jnp.zeros(CLASSES)
+    mean = lambda bias, task=task: task.loss(jnp.tile(bias, (EXAMPLES, 1)), labels).mean()
+    np.testing.assert_allclose(jax.grad(mean)(bias), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.999])
+def test_effective_numbers_of_positives_and_negatives(beta):
+  """Sums of beta^i, term by term: arXiv:1901.05555, equation 2. Without examples: 0."""
+  counts = np.array([*COUNTS[:4], EXAMPLES, 0])
+  effective = lambda n: sum(beta**i for i in range(n))
+  found = make(counts, class_weights="effective_number", effective_beta=beta).weights
+  expected = [effective(EXAMPLES - n) / effective(n) for n in COUNTS[:4]]
+  np.testing.assert_allclose(found, [*expected, 1 / effective(EXAMPLES), 0], rtol=1e-5)
+  auto = make(counts, class_weights="auto").weights
+  np.testing.assert_allclose(auto, [*RATIOS[:4], 1 / EXAMPLES, 0], rtol=1e-6)
 
 
 @pytest.mark.parity
@@ -69,8 +99,8 @@ def test_weighted_loss_is_that_of_torch(batch):
   import torch
 
   logits, labels = batch
-  task = make(COUNTS, class_weights="effective_number")
-  theirs = torch.nn.BCEWithLogitsLoss(torch.tensor(task.weights))
+  task = make(COUNTS, class_weights="auto")
+  theirs = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(RATIOS, dtype=torch.float32))
   theirs_logits = torch.tensor(logits, requires_grad=True)
   expected = theirs(theirs_logits, torch.tensor(labels.astype(np.float32)))
   expected.backward()
