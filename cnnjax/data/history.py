@@ -108,7 +108,7 @@ def of_run(
       copies.append(f"{found.sum():,} of {len(split):,} {name} images")
       shared.append(np.intersect1d(split.ids(by), ids))
   if copies:
-    remarks["copies"] = f"{' and '.join(copies)} are in the training split as well"
+    remarks["overlap"] = f"{' and '.join(copies)} are in the training split as well"
   if known:
     gone, new = (len(np.setdiff1d(*pair)) for pair in ((before.ids, ids), (ids, before.ids)))
     if gone or new:

@@ -66,7 +66,11 @@ def carve(split: Split, amount: float | int, key: str, seed: int, by: str) -> tu
   note = f"{NOTE}, by chance without {listed([split.classes[c] for c in lacking])}"
   held_out = split.take(np.flatnonzero(rows))
   held_out = dataclasses.replace(held_out, note=note if len(lacking) else NOTE)
-  return split.take(np.flatnonzero(~rows)), held_out
+  kept = split.take(np.flatnonzero(~rows))
+  if split.groups is None and (copies := len(split) - len(names)):
+    words = {"copies": f"{copies:,} images are copies of others, and on the same side as those"}
+    kept = dataclasses.replace(kept, remarks={**words, **kept.remarks})
+  return kept, held_out
 
 
 def _units(split: Split, by: str) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ def of_run(before, train, **others):
 def test_it_is_written_and_read(tmp_path):
   found, remarks = of_run(None, range(9), test=(7, 20, 21), validation=range(30, 35))
   assert (found.by, found.older, len(found.ids), len(found.shared)) == ("content", False, 9, 1)
-  assert remarks == {"copies": "1 of 3 test images are in the training split as well"}
+  assert remarks == {"overlap": "1 of 3 test images are in the training split as well"}
   assert (np.diff(found.ids) > 0).all()
   history.write(tmp_path, found)
   again = history.read(tmp_path)

@@ -107,6 +107,8 @@ def test_copies_under_two_labels_go_with_their_picture():
   assert held(split_of(ids, np.arange(300) % 4)) == held(split_of(np.arange(100)))
   found = held(split_of(ids), 40)
   assert 3 * len(found) in (39, 40), "at most so many, and no set of copies is parted"
+  kept, _ = holdout.carve(split_of(ids), 0.2, "test", 0, identity.CONTENT)
+  assert kept.remarks["copies"].startswith("200 images are copies of others, and on the same side")
 
 
 def test_examples_of_a_group_are_on_one_side():
