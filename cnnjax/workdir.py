@@ -26,6 +26,8 @@ CONFIG = "config.json"
 WRITTEN = f"{CONFIG}.new"  # it is written there first, so that a kill leaves the old one or the new
 STARTS = "starts.jsonl"
 SHOWN = 6  # keys that differ, at most
+# What a file that is no config raises, wherever in it the mistake is.
+BROKEN = (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
@@ -187,7 +189,7 @@ def load_config(folder: PathLike) -> ConfigDict:
   try:
     config = configs.from_json(file.read_text(encoding="utf-8"))
     configs.check_values(config)
-  except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as e:
+  except BROKEN as e:
     raise UserError(
       f"cannot read {file}: {e}; put a good one back, or choose another folder"
     ) from e
@@ -195,7 +197,7 @@ def load_config(folder: PathLike) -> ConfigDict:
     _check_imports(folder, config.imports)
     models.import_modules(config.imports)
     return resolve(config)
-  except ValueError as e:  # the file is good, and what it names is not found here
+  except BROKEN as e:  # mostly the file is good, and what it names is not found here
     raise UserError(f"cannot use {file}: {e}") from e
 
 
