@@ -154,6 +154,15 @@ def test_what_stays_is_as_the_config_says(keep, stay):
   assert checkpoints.Keep(*keep).choose(scores) == stay
 
 
+def test_keep_is_that_of_the_config():
+  keep = default().keep
+  keep.update(last=3, best=4, every="2 epochs")
+  found = checkpoints.Keep.of(
+    keep, lambda duration, key: {("2 epochs", "keep.every"): 14}[duration, key]
+  )
+  assert found == checkpoints.Keep(3, 4, 14)
+
+
 def test_of_equals_the_first_is_the_best(tmp_path):
   """As for early stopping, to which the same again is no improvement."""
   write(tmp_path, (1, 0.5), (2, 0.9), (3, 0.9), (4, 0.1), last=1)
@@ -298,6 +307,8 @@ def test_one_that_cannot_be_restored_is_passed_over(make, two_steps, sealed):
   (folder / integrity.MANIFEST).unlink()
   if sealed:
     integrity.seal(folder)
+  reader = checkpoints.Checkpoints(two_steps, monitor=METRIC, read_only=True, say=lambda _: None)
+  assert reader.restore(make(abstract=True)).steps_done == 1 and names(two_steps) == {"1", "2"}
   said = []
   saved = checkpoints.Checkpoints(two_steps, monitor=METRIC, say=said.append)
   assert saved.step() == 2  # so far it looks good

@@ -345,6 +345,16 @@ def test_what_is_trained_is_kept_when_the_data_fail(tiny, tmp_path, monkeypatch)
   assert metrics["step"] == 12
 
 
+def test_nothing_is_kept_of_a_run_that_has_no_first_batch(tiny, tmp_path, monkeypatch):
+  def fail(*_):
+    raise UserError("11 images cannot be read")
+
+  monkeypatch.setattr(data.Resident, "feed", fail)
+  with pytest.raises(UserError, match="11 images"):
+    train.train(tiny(), tmp_path)
+  assert checkpoints.last_step(tmp_path) is None
+
+
 def test_a_run_goes_on_with_its_own_classes_alone(tiny, tmp_path):
   rng = np.random.default_rng(0)
   images, labels = rng.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8), np.arange(40) % 2
