@@ -372,9 +372,9 @@ def test_replacing_is_whole_or_not_there(tmp_path):
   assert kernel(saved, 2)[1] == 2
   saved.save_items(2, small(7), {"new": 1}, {METRIC: 0.5}, replace=True)
   saved.close()
+  assert names(tmp_path) == {"1", "2"}  # nothing is left of the old one
   again = checkpoints.Checkpoints(tmp_path, monitor=METRIC)
   assert kernel(again, 2)[1] == 7 and again.step("best") == 2 and again.meta(2) == {"new": 1}
-  assert names(tmp_path) == {"1", "2"}
 
 
 def test_a_replacement_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
