@@ -108,6 +108,14 @@ def test_no_speed_where_no_step_was_timed(tmp_path):
   assert "images_per_second" not in lines(tmp_path)[0]
 
 
+def test_a_split_is_measured_at_the_newest_step_or_not_at_all(tmp_path):
+  with make(tmp_path) as out:
+    out.write_evaluation(10, "test", "raw", {"loss": 1.0})
+    assert out.has(10, "test") and not out.has(10, "validation")
+    out.write_training(20, training(20))
+    assert not out.has(20, "test") and not out.has(10, "test")
+
+
 def test_latest(tmp_path):
   out = run(tmp_path, stop=20)
   assert out.latest.pop("images_per_second") > 0
@@ -362,12 +370,19 @@ def test_speed_is_that_of_steps_alone(tmp_path, console, monkeypatch):
 def test_the_time_of_a_program_is_that_of_its_steps(tmp_path, console, monkeypatch):
   shown, now = console(terminal=False), [100.0]
   monkeypatch.setattr(writers.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(writers, "PLAIN_EVERY", 0.0)
   with make(tmp_path) as out:
     for step in range(0, 9, 2):  # two steps in each
       now[0] += 0.5
       out.progress(step, functools.partial(training, step))
+    out.restart_clock(8)
+    now[0] += 2.0
+    out.write_training(12, training(12))  # four steps of four images since then
     out.report(tmp_path, TOTAL, None, None)
   assert "a step 250 ms in the median, 16 images/s" in shown.file.getvalue()
+  assert out.latest["images_per_second"] == 8.0
+  last = re.findall(r"step 8 of 40: .*", shown.file.getvalue())
+  assert last == ["step 8 of 40: loss 0.5000, learning rate 0.0125, 16 images/s, 0:00:08 left"]
 
 
 def test_the_step_that_was_compiled_says_nothing_of_speed_or_end(tmp_path, console, monkeypatch):
@@ -421,6 +436,14 @@ def test_report_of_a_whole_run(tmp_path, console):
   assert "test accuracy 97.31%, loss 0.1000" in text
   assert "best by validation: step 30 " in text and "--checkpoint=best" in text
   assert f"python -m cnnjax.evaluate --workdir={tmp_path}" in text
+
+
+def test_the_weights_that_schedule_free_is_about_are_evaluated(tmp_path, console):
+  shown = console(terminal=False)
+  with make(tmp_path) as out:
+    out.write_evaluation(TOTAL, "test", "schedule_free", {"loss": 1.0})
+    out.report(tmp_path, TOTAL, None, None)
+  assert shown.file.getvalue().endswith(" --weights=schedule_free\n")
 
 
 def test_commands_can_be_copied(tmp_path, console):
