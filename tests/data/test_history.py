@@ -60,6 +60,7 @@ def test_what_was_trained_on_is_not_evaluated(held, count):
   with pytest.raises(UserError, match=words):
     of_run(before, range(9), validation=held)
   before.check(split_of(5, 30))
+  of_run(before, range(6, 10), test=(20,))[0].check(split_of(5, 30))
 
 
 def test_large_sets_are_compared_by_place():
