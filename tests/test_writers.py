@@ -195,7 +195,9 @@ def test_arrays_that_are_gone_at_the_end_are_no_error(tmp_path):
   assert lines(tmp_path) == []
 
 
-@pytest.mark.parametrize("tail", ['{"step": 10, "trai', "{", "\0\0\0", '{"step": 10}garbage'])
+@pytest.mark.parametrize(
+  "tail", ['{"step": 10, "trai', "{", "\0\0\0", '{"step": 10}garbage', '{"loss": 1}', "7"]
+)
 def test_a_last_line_that_was_cut_off(tmp_path, tail):
   run(tmp_path, stop=5)
   with (tmp_path / "metrics.jsonl").open("a") as f:
