@@ -1,16 +1,17 @@
 """What a run was trained on, kept in its workdir, so that none of it is evaluated on later."""
 
 import dataclasses
+import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
+from cnnjax import strict_json
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, listed
 
-FILE = "trained_on.npz"
+FILE = "trained_on.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,30 +57,26 @@ def read(workdir: pathlib.Path) -> History:
   """
   file, nothing = workdir / FILE, np.zeros(0, np.uint64)
   try:
-    with np.load(file) as found:
-      return History(
-        str(found["by"]), bool(found["older"]), _checked(found["ids"]), _checked(found["shared"])
-      )
+    found = json.loads(file.read_bytes())
+    return History(found["by"], found["older"], _ids(found["ids"]), _ids(found["shared"]))
   except FileNotFoundError:
     return History("", True, nothing, nothing)
-  except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as e:
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
     reason = " ".join(str(e).split())[:200]
     raise UserError(
       f"cannot read {file}: {reason}; put a good one back, or choose another workdir"
     ) from e
 
 
-def _checked(ids: np.ndarray) -> np.ndarray:
-  if ids.dtype != np.uint64 or ids.ndim != 1:
-    raise ValueError(f"it has {ids.dtype} of shape {ids.shape}")
-  return ids
+def _ids(text: str) -> np.ndarray:
+  return np.frombuffer(bytes.fromhex(text), "<u8").astype(np.uint64)
 
 
 def write(workdir: pathlib.Path, history: History) -> None:
   """Puts it into `workdir`; a kill leaves the old one or the new."""
   file, new = workdir / FILE, workdir / f"{FILE}.new"
-  with new.open("wb") as out:
-    np.savez(out, **dataclasses.asdict(history))
+  texts = {key: getattr(history, key).astype("<u8").tobytes().hex() for key in ("ids", "shared")}
+  new.write_text(strict_json.dumps({"by": history.by, "older": history.older, **texts}))
   new.replace(file)
 
 

@@ -33,7 +33,7 @@ def test_it_is_written_and_read(tmp_path):
   again = history.read(tmp_path)
   for field in dataclasses.fields(found):
     np.testing.assert_array_equal(getattr(again, field.name), getattr(found, field.name))
-  assert [f.name for f in tmp_path.iterdir()] == ["trained_on.npz"]
+  assert [f.name for f in tmp_path.iterdir()] == ["trained_on.json"]
 
 
 def test_a_run_that_goes_on_says_what_changed_and_remembers_all():
@@ -99,14 +99,12 @@ def test_a_teacher_that_knows_the_test_images_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "content", [b"", b"PK\3\4 no archive", None], ids=["empty", "damaged", "other arrays"]
-)
+  "content", ["", "{}", "[1]", '{"by": "content", "older": false, "ids": "0g", "shared": ""}',
+              '{"by": "content", "older": false, "ids": "00", "shared": ""}'],
+)  # fmt: skip
 def test_a_damaged_record_is_named(tmp_path, content):
-  if content is None:
-    np.savez(tmp_path / "trained_on.npz", by="content", older=False, ids=[1.5], shared=[1])
-  else:
-    (tmp_path / "trained_on.npz").write_bytes(content)
-  with pytest.raises(UserError, match=r"cannot read .*trained_on\.npz: .*choose another workdir"):
+  (tmp_path / "trained_on.json").write_text(content)
+  with pytest.raises(UserError, match=r"cannot read .*trained_on\.json: .*choose another workdir"):
     history.read(tmp_path)
 
 
@@ -148,7 +146,7 @@ def test_a_run_of_before_keeps_its_split(tiny, tmp_path, capsys):
   given = data.from_arrays((images, labels), (images[:7], labels[:7]))
   config = tiny(**{"data.source": "arrays", "data.validation": 0.2, "epochs": 1, "augment": None})
   train.train(config, tmp_path, given)
-  (tmp_path / "trained_on.npz").unlink()
+  (tmp_path / "trained_on.json").unlink()
   before = history.read(tmp_path)
   assert before.older
   kept, held = train_test_split(np.arange(101), test_size=0.2, stratify=labels, random_state=0)
