@@ -28,7 +28,7 @@ def test_a_run_goes_on_with_what_was_saved_beside_its_state(tiny):
     any = staticmethod(lambda: True)
     step = staticmethod(lambda: 12)
     meta = staticmethod(lambda step: {"classes": program.inputs.classes, "of": step})
-    restore = staticmethod(lambda abstract: abstract.replace(step=jnp.int32(6)))
+    restore = staticmethod(lambda abstract, _: abstract.replace(step=jnp.int32(6)))
 
   now, meta = program.begin(Saved())
   assert now.steps_done == meta["of"] == 6
