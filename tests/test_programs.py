@@ -1,11 +1,15 @@
 """What a config comes to, where no run has to be trained to see it."""
 
+import contextlib
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnnjax import members, programs, state, trained
+from cnnjax.checkpoints import integrity
 from cnnjax.errors import UserError
 
 
@@ -20,17 +24,18 @@ def test_the_seed_of_a_run_is_that_of_its_gradient_noise(tiny):
   assert (drawn[0] != drawn[1]).all()
 
 
-def test_a_run_goes_on_with_what_was_saved_beside_its_state(tiny):
+def test_a_run_goes_on_with_what_was_saved_beside_its_state(tiny, tmp_path):
   """Of the step that was restored, where the last one could not be read."""
   program = programs.build(tiny())
-
-  class Saved:
-    any = staticmethod(lambda: True)
-    step = staticmethod(lambda: 12)
-    meta = staticmethod(lambda step: {"classes": program.inputs.classes, "of": step})
-    restore = staticmethod(lambda abstract, _: abstract.replace(step=jnp.int32(6)))
-
-  now, meta = program.begin(Saved())
+  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+    for step in (6, 12):
+      now = program.new_state().replace(step=jnp.int32(step))
+      saved.save(now, {**program.inputs.meta, "of": step}, {})
+  damaged = tmp_path / "checkpoints" / "12"
+  shutil.rmtree(damaged / "training" / "d")
+  (damaged / integrity.MANIFEST).unlink()
+  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+    now, meta = program.begin(saved)
   assert now.steps_done == meta["of"] == 6
 
 
