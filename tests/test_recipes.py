@@ -126,6 +126,9 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
   now = now.replace(step=jnp.asarray(4), opt_state=moved)
   with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
     train.save(train.Run(program, saved, None, None, None), now)
+    saved.wait()
+    slow = saved.arrays(4, "averages", now.step.sharding)["slow"]["params"]
+    assert same_bits(slow, optim.averaged(config.optim, moved, now.params))
   read = lambda: trained.load(tmp_path, config, program.mesh, "last")
   found, measured = read(), program.measured(now)
   assert found.meta["unmeasured"] == ["raw"]
@@ -142,6 +145,26 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
   monkeypatch.setattr(checkpoints, "UNMEASURED", "noted by nobody, as before")
   assert same_bits(read().variables["batch_stats"], now.batch_stats)
   assert "raw weights may be of a step before 4" in capsys.readouterr().err
+
+
+def test_what_a_signal_left_no_time_to_measure_is_measured_when_the_run_goes_on(
+  tiny, tmp_path, monkeypatch
+):
+  config = tiny(**{
+    "epochs": 1, "checkpoint_every": "4 steps", "keep.last": -1, "average.swa_start": "1 steps",
+  })  # fmt: skip
+
+  def interrupted(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise evaluate.Stopped
+
+  monkeypatch.setattr(programs.Program, "measured", interrupted)
+  train.train(config, tmp_path)
+  store = lambda: checkpoints.Checkpoints(tmp_path, monitor=config.monitor, read_only=True)
+  assert store().meta(4)["unmeasured"] == ["swa"]
+  monkeypatch.undo()
+  train.train(config, tmp_path)
+  assert store().meta(4)["unmeasured"] == []
 
 
 def test_a_run_from_before_slow_weights_were_evaluated_has_them_from_its_optimizer(tiny, tmp_path):
