@@ -369,8 +369,9 @@ def test_replacing_is_whole_or_not_there(tmp_path):
   saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC)
   saved.save_items(2, small(7), {}, {}, replace=False)
   saved.wait()
-  assert kernel(saved, 2)[1] == 2
+  assert kernel(saved, 2)[1] == 2 and saved.step("best") is None
   saved.save_items(2, small(7), {"new": 1}, {METRIC: 0.5}, replace=True)
+  assert saved.step("best") == 2
   saved.close()
   assert names(tmp_path) == {"1", "2"}  # nothing is left of the old one
   again = checkpoints.Checkpoints(tmp_path, monitor=METRIC)
