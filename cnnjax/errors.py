@@ -25,6 +25,10 @@ class TransientError(UserError):
   code = 75  # EX_TEMPFAIL of sysexits.h: schedulers may start the run once more
 
 
+class Stopped(Exception):
+  """An evaluation, or the measuring before it, was broken off by a signal."""
+
+
 def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
   """The error for a name that is not among `choices`: the nearest right name, then all of them.
 

@@ -10,15 +10,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.errors import ArgumentParser, UserError, run, unknown, warn
+from cnnjax.errors import ArgumentParser, Stopped, UserError, run, unknown, warn
 from cnnjax.paths import PathLike, to_path
 
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # that the data have, of every split
-
-
-class Stopped(Exception):
-  """An evaluation was broken off."""
 
 
 def evaluate(
@@ -94,7 +90,18 @@ def _evaluated(
 ) -> tuple[str, int, int, dict[str, float]]:
   """The split that was evaluated, and what `evaluate_checkpoint` returns."""
   # Late: --help need not import JAX.
-  from cnnjax import augment, checkpoints, compiling, data, sharding, state, steps, tasks, trained
+  from cnnjax import (
+    augment,
+    checkpoints,
+    compiling,
+    data,
+    programs,
+    sharding,
+    state,
+    steps,
+    tasks,
+    trained,
+  )
   from cnnjax.optim.averaging import WEIGHTS
   from cnnjax.workdir import load_config
 
@@ -108,7 +115,15 @@ def _evaluated(
   compiling.use_cache(config.compilation_cache)
   mesh = sharding.make_mesh(-1)  # the result is the same on any
   # Its statistics are measured on the training data of the run, whatever is evaluated.
-  found = trained.load(workdir, load_config(workdir), mesh, checkpoint, weights, splits)
+  found = trained.load(
+    workdir,
+    load_config(workdir),
+    mesh,
+    checkpoint,
+    weights,
+    splits,
+    measure=programs.measured_later,
+  )
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
   if split == ALL:
     several = config.task.name == "multi_label"

@@ -35,8 +35,7 @@ from cnnjax import (
   tasks,
   trained,
 )
-from cnnjax.errors import TransientError, UserError
-from cnnjax.evaluate import Stopped
+from cnnjax.errors import Stopped, TransientError, UserError
 from cnnjax.metrics import Metric, of_weights
 from cnnjax.models import batch_stats
 from cnnjax.optim import averaging
@@ -422,6 +421,7 @@ def measured_later(
   saved: checkpoints.Checkpoints,
   step: int,
   weights: str,
+  *,
   given: dict[str, data.Split] | None = None,
 ) -> Any:
   """Returns variables of a checkpoint as an evaluation in its run would have them.
@@ -509,7 +509,9 @@ def build(
   scaling = (
     "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
   )
-  teacher = teacher or trained.teacher(config.distill, inputs.meta, mesh, inputs.sizes)
+  teacher = teacher or trained.teacher(
+    config.distill, inputs.meta, mesh, inputs.sizes, measure=measured_later
+  )
   if teacher and teacher.step is not None:
     inputs.meta["teacher_step"] = teacher.step
   inputs.meta["total_steps"] = inputs.total

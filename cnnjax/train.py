@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from cnnjax import checkpoints, compiling, data, processes, programs, state, trained, writers
 from cnnjax import config as configs
 from cnnjax import workdir as workdirs
-from cnnjax.errors import UserError
-from cnnjax.evaluate import Stopped, evaluate
+from cnnjax.errors import Stopped, UserError
+from cnnjax.evaluate import evaluate
 from cnnjax.paths import PathLike, to_path
 from cnnjax.signals import catch_signals
 

@@ -1,7 +1,7 @@
 """A trained model, out of the folder of a run: to evaluate it, or to learn from it."""
 
 import dataclasses
-import pathlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +15,9 @@ from cnnjax.data import check_classes
 from cnnjax.errors import UserError, warn
 from cnnjax.optim import averaging
 from cnnjax.paths import PathLike, to_path
+
+# (folder, config, checkpoints, step, weights, given) -> variables with measured batch statistics.
+Measure = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,8 @@ def load(
   checkpoint: str,
   weights: str = "raw",
   splits: Any = None,
+  *,
+  measure: Measure,
 ) -> Trained:
   """The model of the run in `folder`, whose config is `config`.
 
@@ -53,6 +58,7 @@ def load(
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
     splits: what the run was given by `data.from_arrays`, if it was.
+    measure: how, `programs.measured_later`.
 
   Raises:
     UserError: there is no such checkpoint or average, it is of another model, or its batch
@@ -62,20 +68,20 @@ def load(
   while True:
     saved = checkpoints.Checkpoints.of(folder, config, read_only=True)
     try:
-      return _load(folder, saved, config, mesh, checkpoint, weights, splits)
+      measured = functools.partial(measure, folder, config, saved, given=splits)
+      return _load(saved, config, mesh, checkpoint, weights, measured)
     except UserError:
       if not saved.any_gone():  # else the run trains on: look again
         raise
 
 
 def _load(
-  folder: pathlib.Path,
   saved: checkpoints.Checkpoints,
   config: ConfigDict,
   mesh: Mesh,
   checkpoint: str,
   weights: str,
-  splits: Any,
+  measure: Callable[[int, str], Any],
 ) -> Trained:
   step = saved.find(checkpoint)
   meta = saved.meta(step)
@@ -83,29 +89,26 @@ def _load(
   runs = members.create(config)
   shapes = runs.shapes(state.abstract_variables(model, tuple(meta["image_shape"]), mesh))
   variables = saved.restore_variables(step, shapes, weights)
-  if measured := _measured(folder, saved, config, step, weights, splits):
+  if measured := _measured(saved, config, step, weights, measure):
     variables = sharding.put(jax.device_get(measured), sharding.replicated(mesh))
   return Trained(model, variables, runs, step, meta)
 
 
 def _measured(
-  folder: pathlib.Path,
   saved: checkpoints.Checkpoints,
   config: ConfigDict,
   step: int,
   weights: str,
-  splits: Any,
+  measure: Callable[[int, str], Any],
 ) -> Any:
   """Returns the variables with batch statistics measured, where that was left out; else None."""
-  from cnnjax import programs  # late: a program has a teacher, which comes from here
-
   # Those of before this was noted may be of an earlier step: all of them are measured anew.
   noted = saved.meta(step).get(checkpoints.UNMEASURED)
   fresh = noted is not None and weights not in noted
   if fresh or not averaging.measured(weights, config):
     return None
   try:
-    return programs.measured_later(folder, config, saved, step, weights, splits)
+    return measure(step, weights)
   except UserError as e:
     if noted is None:
       warn(f"the {weights} weights may be of a step before {step:,}, and cannot be made anew: {e}")
@@ -139,11 +142,16 @@ class Teacher:
 
 
 def teacher(
-  config: ConfigDict, meta: dict[str, Any], mesh: Mesh, sizes: Sequence[int] = ()
+  config: ConfigDict,
+  meta: dict[str, Any],
+  mesh: Mesh,
+  sizes: Sequence[int] = (),
+  *,
+  measure: Measure,
 ) -> Teacher | None:
   """That of `config.distill`, for data with `meta`; None where there is none.
 
-  `sizes`: of the images that it will see beside that of `meta`.
+  `sizes`: of the images that it will see beside that of `meta`. `measure`: as of `load`.
 
   Raises:
     UserError: there is no such run, or it knows other classes.
@@ -157,15 +165,17 @@ def teacher(
       )
     return None
   try:
-    return _teacher(config, meta, mesh, sizes)
+    return _teacher(config, meta, mesh, sizes, measure)
   except UserError as e:
     raise UserError(f"the teacher in distill.workdir={config.workdir}: {e}") from e
 
 
-def _teacher(config: ConfigDict, meta: dict[str, Any], mesh: Mesh, sizes: Sequence[int]) -> Teacher:
+def _teacher(
+  config: ConfigDict, meta: dict[str, Any], mesh: Mesh, sizes: Sequence[int], measure: Measure
+) -> Teacher:
   folder = to_path(config.workdir)
   settings = workdir.load_config(folder)
-  found = load(folder, settings, mesh, config.checkpoint, config.weights)
+  found = load(folder, settings, mesh, config.checkpoint, config.weights, measure=measure)
   if found.members.several:
     raise UserError("it holds several runs; give it one")
   check_classes(found.meta["classes"], meta["classes"])

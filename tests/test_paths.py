@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from cnnjax import checkpoints, evaluate, main, paths, train, trained, workdir, writers
+from cnnjax import checkpoints, evaluate, main, paths, programs, train, trained, workdir, writers
 from cnnjax import config as configs
 from cnnjax.checkpoints import __main__ as checkpoints_command
 from cnnjax.data import __main__ as data_command
@@ -30,18 +30,21 @@ def test_quoted():
   assert paths.quoted("it's a/b c") == """'it'"'"'s a/b c'"""
 
 
+MEASURE = programs.measured_later
+
+
 @pytest.mark.parametrize(
   "use",
   [
     workdir.load_config,
     evaluate.evaluate_checkpoint,
     scan.scan,
-    lambda path: trained.load(path, configs.default(), None, "last"),
+    lambda path: trained.load(path, configs.default(), None, "last", measure=MEASURE),
     lambda path: evaluate.main([f"--workdir={path}"]),
     lambda path: checkpoints_command.main(["list", path]),
     lambda path: data_command.main(["scan", path]),
     lambda path: folder.load(given(data__path=path).data, "train"),
-    lambda path: trained.teacher(given(distill__workdir=path).distill, {}, None),
+    lambda path: trained.teacher(given(distill__workdir=path).distill, {}, None, measure=MEASURE),
   ],
 )
 def test_a_path_that_is_read(use, home):

@@ -11,7 +11,7 @@ import pytest
 
 from cnnjax import checkpoints, evaluate, members, optim, programs, train, trained, writers
 from cnnjax.config import override
-from cnnjax.errors import UserError
+from cnnjax.errors import Stopped, UserError
 
 
 def leaves(tree):
@@ -129,7 +129,8 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
     saved.wait()
     slow = saved.arrays(4, "averages", now.step.sharding)["slow"]["params"]
     assert same_bits(slow, optim.averaged(config.optim, moved, now.params))
-  read = lambda: trained.load(tmp_path, config, program.mesh, "last")
+  measure = programs.measured_later
+  read = lambda: trained.load(tmp_path, config, program.mesh, "last", measure=measure)
   found, measured = read(), program.measured(now)
   assert found.meta["unmeasured"] == ["raw"]
   assert same_bits(found.variables, measured.averages["slow"])
@@ -156,7 +157,7 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_when_the_run_goes_on(
 
   def interrupted(*_):
     os.kill(os.getpid(), signal.SIGTERM)
-    raise evaluate.Stopped
+    raise Stopped
 
   monkeypatch.setattr(programs.Program, "measured", interrupted)
   train.train(config, tmp_path)
