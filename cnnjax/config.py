@@ -25,17 +25,8 @@ from ml_collections import ConfigDict
 
 from cnnjax import durations, keys, strict_json
 from cnnjax.errors import UserError, unknown
-from cnnjax.keys import MAY_CHANGE, default
+from cnnjax.keys import MAY_CHANGE, default, flatten
 from cnnjax.paths import PathLike, to_path
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """The leaves of a nested config by dotted key."""
-  flat = {}
-  for key, value in config.items():
-    nested = isinstance(value, Mapping | ConfigDict) and len(value)
-    flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-  return flat
 
 
 def split_argument(argument: str) -> tuple[str, str]:
@@ -141,7 +132,7 @@ def _reason(error: Exception) -> str:
     error = error.args[0]
   text = str(error.args[0]) if error.args else ""
   if match := re.match(r"(?:Key \"|')(\w+)(?:\" does not exist|'\nDid you mean)", text):
-    return str(unknown_key(match[1], flatten(default())))
+    return str(unknown_key(match[1], keys.defaults()))
   return f"{type(error).__name__}: {text}"
 
 
@@ -165,7 +156,7 @@ def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[s
   for word in rest:
     flag, equals, value = word.partition("=")
     if not flag.startswith("--config."):
-      if (key := flag.removeprefix("--")) != flag and key in flatten(default()):
+      if (key := flag.removeprefix("--")) != flag and key in keys.defaults():
         raise UserError(f"{flag} is a config key: --config.{key}=VALUE")
       raise unknown("argument", flag, ["--config", "--config.KEY=VALUE", "--help", *flags])
     if not equals and ((value := next(rest, None)) is None or value.startswith("--")):
@@ -180,7 +171,7 @@ def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[s
   values = {key: parse_value(value, key) for key, value in values.items()}
   for key, value in values.items():
     if key in keys.OF_A_CHOICE and value != flatten(config)[key]:
-      standard = flatten(default())
+      standard = keys.defaults()
       for idle in keys.OF_A_CHOICE[key]:
         override(config, idle, standard[idle])
   for key, value in values.items():
@@ -257,7 +248,7 @@ def validate(config: ConfigDict) -> None:
 
 def check_values(config: ConfigDict) -> None:
   """As `validate`, of keys, types and values alone: imports nothing, and looks at no files."""
-  base, flat = flatten(default()), flatten(config)
+  base, flat = keys.defaults(), flatten(config)
   for key, value in flat.items():
     if key not in base and not key.startswith("model."):
       raise unknown_key(key, base)
@@ -310,7 +301,7 @@ def _check_values(flat: dict[str, Any]) -> None:
       amount, _ = durations.parse(value, key)
       if not amount and key not in keys.MAY_BE_0:
         raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
-  standard = flatten(default())
+  standard = keys.defaults()
   for key, (switch, wanted) in keys.NEEDS.items():
     on = flat[switch] == wanted if wanted else flat[switch] != standard[switch]
     if not on and flat[key] != standard[key]:

@@ -5,6 +5,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -395,17 +396,30 @@ MAY_CHANGE = (
 BEFORE = {"data.orientation": ("ignore", "data.source", "folder")}
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """The leaves of a nested config by dotted key."""
+  flat = {}
+  for key, value in config.items():
+    nested = isinstance(value, Mapping | ConfigDict) and len(value)
+    flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+  return flat
+
+
+@functools.cache
+def defaults() -> Mapping[str, Any]:
+  """The default of every key, by its dotted name."""
+  return MappingProxyType(flatten(default()))
+
+
 @functools.cache
 def types(key: str) -> tuple[type | None, ...]:
   """The types that a key takes, None among them where it may be None; () where it is not ours."""
   if key in TYPES:
     return TYPES[key]
-  node = default()
-  for part in key.split("."):
-    if not isinstance(node, ConfigDict) or part not in node:
-      return ()  # a field of a model, or a mistake
-    node = node[part]
-  return ANY if node is None else (type(node),)
+  if key not in defaults():
+    return ()  # a field of a model, or a mistake
+  value = defaults()[key]
+  return ANY if value is None else (type(value),)
 
 
 def check_idle(group: str, config: ConfigDict, takes: Mapping[str, Iterable[str]]) -> None:

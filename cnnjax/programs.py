@@ -148,7 +148,7 @@ class Program:
 
   def restored(self, saved: checkpoints.Checkpoints, which: str = "last") -> state.TrainState:
     """The state of a checkpoint, also of one without the averages that an optimizer makes."""
-    return self.looked_at(saved.restore(self.new_state(abstract=True), which))
+    return self.with_optimizer_averages(saved.restore(self.new_state(abstract=True), which))
 
   def no_metrics(self) -> Any:
     """An empty window of training metrics, on the mesh."""
@@ -297,9 +297,11 @@ class Program:
       },
     }
 
-  def looked_at(self, now: state.TrainState) -> state.TrainState:
+  def with_optimizer_averages(self, now: state.TrainState) -> state.TrainState:
     """Returns `now` with the averages that follow from the state of its optimizer."""
-    return now.replace(averages=self.averages.looked_at(now.averages, now.opt_state, now.params))
+    return now.replace(
+      averages=self.averages.with_optimizer_averages(now.averages, now.opt_state, now.params)
+    )
 
   def to_measure(self, now: state.TrainState) -> list[str]:
     """The weights whose batch statistics are measured for an evaluation: precise BN, SWA."""
@@ -310,7 +312,7 @@ class Program:
   def measured(
     self, now: state.TrainState, stop: Callable[[], Any] = lambda: None
   ) -> state.TrainState:
-    """`now` with all that its evaluation needs, and whoever reads its checkpoint.
+    """Returns `now` with averages and batch statistics of its step.
 
     Batch statistics are measured on the batches before its step, an epoch of them at most, as they
     were trained on.
@@ -318,7 +320,7 @@ class Program:
     Raises:
       Stopped: `stop`, asked before each batch, said so.
     """
-    now, step = self.looked_at(now), now.steps_done
+    now, step = self.with_optimizer_averages(now), now.steps_done
     found = {name: [] for name in self.to_measure(now)}
     batches = min(self.config.batch_norm.batches, self.inputs.steps_per_epoch, step)
     for at in range(step - batches, step) if found else ():

@@ -16,7 +16,7 @@ from cnnjax.evaluate import evaluate
 from cnnjax.paths import PathLike, to_path
 from cnnjax.signals import catch_signals
 
-# In a checkpoint that was saved because this had to be broken off: the run that goes on does it.
+# Keys of checkpoint metadata that name interrupted work; the resumed run does it first.
 DUE = "evaluation_due"
 STATISTICS_DUE = "statistics_due"
 
@@ -52,7 +52,7 @@ def train(
   workdir = None if workdir is None else to_path(workdir)
   config = data.with_given(config, splits)
   configs.validate(config)
-  config, kept = workdirs.kept(workdir, config) if workdir else (config, {})
+  config, kept = workdirs.as_begun(workdir, config) if workdir else (config, {})
   if workdir:
     workdirs.check(workdir, config)
   clock = compiling.use_cache(config.compilation_cache)
@@ -127,7 +127,7 @@ def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainSt
     to_events = (event - step % event for event in events)
     n = min(program.per_dispatch if step else 1, out.trace.left(step), *to_events)
     with out.trace.of(step, n):
-      with kept(run, now):
+      with saved_on_failure(run, now):
         feed = inputs.train.feed(step)
       # It waits: a queue of steps would stand between a signal and its save.
       now = program.train_step(now, feed, n)
@@ -167,11 +167,11 @@ def save(run: Run, now: state.TrainState, *due: str) -> None:
   """
   meta = {**run.program.inputs.meta, **dict.fromkeys(due, True)}
   meta[checkpoints.UNMEASURED] = run.program.to_measure(now)
-  run.saved.save(run.program.looked_at(now), meta, {})
+  run.saved.save(run.program.with_optimizer_averages(now), meta, {})
 
 
 @contextlib.contextmanager
-def kept(run: Run, now: state.TrainState, *due: str) -> Iterator[None]:
+def saved_on_failure(run: Run, now: state.TrainState, *due: str) -> Iterator[None]:
   """Saves `now` if the work inside fails, as for images that cannot be read."""
   try:
     yield
@@ -188,7 +188,7 @@ def checkpoint(run: Run, now: state.TrainState) -> state.TrainState:
   Where measuring that has to be broken off, it is done when the run goes on.
   """
   try:
-    with kept(run, now, STATISTICS_DUE):
+    with saved_on_failure(run, now, STATISTICS_DUE):
       after = run.program.measured(now, run.stop)
   except Stopped:
     run.check_lock()
@@ -212,7 +212,7 @@ def assess(run: Run, now: state.TrainState, *, keep: bool) -> state.TrainState:
   """
   program = run.program
   try:
-    with kept(run, now, DUE):
+    with saved_on_failure(run, now, DUE):
       after = program.measured(now, run.stop)
     # The test split stands in where there is no validation split, to be seen, not to choose by.
     split = next(iter(program.inputs.evaluations))
@@ -253,7 +253,7 @@ def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) 
   program, inputs, sums, step = run.program, run.program.inputs, {}, now.steps_done
   for weights, variables in program.weights(now).items():
     failures = programs.named_failures(program.config, evaluating=True)
-    with failures, kept(run, now, DUE):
+    with failures, saved_on_failure(run, now, DUE):
       batches, size = inputs.evaluations[split], program.config.eval_batch_size
       sums[weights] = evaluate(program.eval_step, variables, batches, size, run.stop)
   found = {}

@@ -19,7 +19,7 @@ from cnnjax import __version__, models
 from cnnjax import config as configs
 from cnnjax import lock as locks
 from cnnjax.errors import UserError
-from cnnjax.keys import BEFORE
+from cnnjax.keys import BEFORE, defaults
 from cnnjax.paths import PathLike, to_path
 
 CONFIG = "config.json"
@@ -66,14 +66,14 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
     )
 
 
-def kept(folder: pathlib.Path, config: ConfigDict) -> tuple[ConfigDict, dict[str, str]]:
+def as_begun(folder: pathlib.Path, config: ConfigDict) -> tuple[ConfigDict, dict[str, str]]:
   """Returns `config` as a run in `folder` goes on, and in words what it keeps to.
 
   A run that began before a key was there goes on as it was, where `config` has the key's default.
   """
   if not os.path.isfile(folder / CONFIG):  # unlike Path.is_file, false for a name that is too long
     return config, {}
-  before, standard = configs.flatten(load_config(folder)), configs.flatten(configs.default())
+  before, standard = configs.flatten(load_config(folder)), defaults()
   now = configs.flatten(config)
   keys = [k for k, (old, *_) in BEFORE.items() if before[k] == old != now[k] == standard[k]]
   config = config.copy_and_resolve_references()

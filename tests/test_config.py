@@ -303,14 +303,25 @@ def test_a_new_key_whose_default_is_none_takes_any_value(monkeypatch):
       config.task.own = None
     return config
 
+  flat = flatten(with_own())
   for module in (keys, configs):
     monkeypatch.setattr(module, "default", with_own)
+  monkeypatch.setattr(keys, "defaults", lambda: flat)
   monkeypatch.setattr(keys, "types", keys.types.__wrapped__)
   for text, value in {"words": "words", "3": 3, "0.5": 0.5, "(1, 2)": (1, 2), "none": None}.items():
     config = with_own()
     override(config, "task.own", configs.parse_value(text, "task.own"))
     assert config.task.own == value
     configs.check_values(config)
+
+
+def test_the_defaults_are_made_once_for_all_keys(monkeypatch):
+  made = []
+  monkeypatch.setattr(keys, "_run", lambda c, run=keys._run: made.append(run(c)))
+  keys.types.cache_clear()
+  config = default()
+  configs.check_values(config)
+  assert len(made) <= 2  # the config, and the defaults where nobody asked before
 
 
 def test_every_number_has_a_rule():

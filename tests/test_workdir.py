@@ -61,18 +61,18 @@ def test_claim_records_versions_devices_and_command(tmp_path, monkeypatch):
 def test_a_run_that_is_older_than_a_key_goes_on_as_it_began(tmp_path):
   """Until the key is given, and also once the first start of today has written it."""
   config = changed(**{"data.source": "folder"})
-  assert workdir.kept(tmp_path / "none", config) == (config, {})
+  assert workdir.as_begun(tmp_path / "none", config) == (config, {})
   claim(tmp_path, config)
-  assert workdir.kept(tmp_path, config) == (config, {})
+  assert workdir.as_begun(tmp_path, config) == (config, {})
   saved = json.loads((tmp_path / "config.json").read_text())
   del saved["data"]["orientation"]
   (tmp_path / "config.json").write_text(json.dumps(saved))
   for _ in range(2):
-    found, words = workdir.kept(tmp_path, config)
+    found, words = workdir.as_begun(tmp_path, config)
     assert found.data.orientation == "ignore" and config.data.orientation is None
     assert words == {"kept": "data.orientation=ignore, as this run began"}
     claim(tmp_path, found)
-  given, words = workdir.kept(tmp_path, changed(**{"data.source": "folder",
+  given, words = workdir.as_begun(tmp_path, changed(**{"data.source": "folder",
                                                    "data.orientation": "apply"}))  # fmt: skip
   assert given.data.orientation == "apply" and not words
   with pytest.raises(UserError, match="orientation was 'ignore' and is 'apply' now"):

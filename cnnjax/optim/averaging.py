@@ -53,7 +53,7 @@ class Averaging:
     return tuple(name for name, there in kept.items() if there)
 
   @property
-  def kept(self) -> tuple[str, ...]:
+  def all_names(self) -> tuple[str, ...]:
     """Of all averages that the state has."""
     return (*self.names, *([SLOW] if self.optimizer.lookahead is not None else []))
 
@@ -61,7 +61,7 @@ class Averaging:
     """Of a run that begins with `variables`."""
     copied = lambda: jax.tree.map(jnp.copy, variables)  # donated buffers must not be shared
     count = {"swa": {"count": jnp.zeros((), jnp.int32)}}
-    return {name: {**copied(), **count.get(name, {})} for name in self.kept}
+    return {name: {**copied(), **count.get(name, {})} for name in self.all_names}
 
   def update(self, averages: Averages, variables: dict[str, Any], step: jax.Array) -> Averages:
     """After `step` steps, with the variables that they led to. What stays the same stays so.
@@ -94,7 +94,7 @@ class Averaging:
       name for name in self.names if name != "swa" or averages["swa"]["count"].reshape(-1)[0] > 0
     )
 
-  def looked_at(self, averages: Averages, opt_state: Any, params: Any) -> Averages:
+  def with_optimizer_averages(self, averages: Averages, opt_state: Any, params: Any) -> Averages:
     """The same with the parameters that follow from the optimizer's state, as of its step."""
     found = dict(averages)
     for name in averages.keys() & {"schedule_free", SLOW}:
@@ -110,7 +110,7 @@ class Averaging:
       "schedule_free": "that of schedule-free",
       SLOW: "Lookahead's slow weights, which are evaluated in place of the fast ones",
     }
-    names = [text[name] for name in self.kept]
+    names = [text[name] for name in self.all_names]
     return {"averages": "; ".join(names)} if names else {}
 
 

@@ -11,6 +11,7 @@ multi_step count from the end of the warm-up as well: add it to boundaries that 
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -152,37 +153,53 @@ def _floor(config: ConfigDict) -> str:
   return f", not below x{config.end_factor:g}" if config.end_factor else ""
 
 
-# name: (what makes it, the keys it takes beside those of the warm-up), and what says it in words,
-# if its name and those keys do not say it well enough.
+class Schedule(NamedTuple):
+  """One row of the table.
+
+  `make` takes `config.optim.schedule`, the peak, the steps behind the warm-up, the steps of the
+  warm-up, and what makes steps of a duration; its schedule counts from the end of the warm-up.
+  """
+
+  make: Callable[[ConfigDict, float, int, int, ToSteps], optax.Schedule]
+  takes: tuple[str, ...]  # the keys that it reads, beside those of the warm-up
+  describe: Callable[[ConfigDict], str] | None = None  # None: its name and those keys say it
+
+  def words(self, config: ConfigDict) -> str:
+    """The schedule of a config in words."""
+    if self.describe:
+      return self.describe(config)
+    return ", ".join([config.name, *(f"{key} {config[key]}" for key in self.takes)])
+
+
 SCHEDULES = {
-  "constant": (_constant, ()),
-  "step": (
+  "constant": Schedule(_constant, ()),
+  "step": Schedule(
     _step,
     ("factor", "period", "end_factor"),
     lambda c: f"x{c.factor:g} every {durations.text(c.period)}{_floor(c)}",
   ),
-  "multi_step": (
+  "multi_step": Schedule(
     _multi_step,
     ("boundaries", "factor"),
     lambda c: f"x{c.factor:g} at {', '.join(map(durations.text, c.boundaries))}",
   ),
-  "exponential": (
+  "exponential": Schedule(
     _exponential,
     ("factor", "period", "end_factor"),
     lambda c: f"exponential, x{c.factor:g} in {durations.text(c.period)}{_floor(c)}",
   ),
-  "polynomial": (
+  "polynomial": Schedule(
     _polynomial,
     ("power", "end_factor"),
     lambda c: f"polynomial of power {c.power:g}{_lowest(c)}",
   ),
-  "linear": (_linear, ("end_factor",), lambda c: f"linear{_lowest(c)}"),
-  "cosine": (
+  "linear": Schedule(_linear, ("end_factor",), lambda c: f"linear{_lowest(c)}"),
+  "cosine": Schedule(
     _cosine,
     ("end_factor",),
     lambda c: "cosine" + (_lowest(c) if c.end_factor else ""),
   ),
-  "warm_restarts": (
+  "warm_restarts": Schedule(
     _warm_restarts,
     ("first_period", "multiplier", "peak_decay", "end_factor"),
     lambda c: (
@@ -190,7 +207,7 @@ SCHEDULES = {
       f"x{c.multiplier:g}, peaks x{c.peak_decay:g}{_floor(c)}"
     ),
   ),
-  "one_cycle": (
+  "one_cycle": Schedule(
     _one_cycle,
     ("start_factor", "peak_at", "end_factor"),
     lambda c: (
@@ -198,12 +215,12 @@ SCHEDULES = {
       f"down{_lowest(c)}"
     ),
   ),
-  "trapezoid": (
+  "trapezoid": Schedule(
     _trapezoid,
     ("cooldown", "end_factor"),
     lambda c: f"trapezoid: held, then linear{_lowest(c)} over the last {c.cooldown:.3g} of the run",
   ),
-  "piecewise": (
+  "piecewise": Schedule(
     _piecewise,
     ("points",),
     lambda c: (
@@ -238,7 +255,7 @@ def check(config: ConfigDict) -> None:
       f"optim.schedule.warmup_factor={config.warmup_factor!r} is where a warm-up begins, and "
       "there is none; set optim.schedule.warmup as well"
     )
-  keys.check_idle("optim.schedule", config, {name: row[1] for name, row in SCHEDULES.items()})
+  keys.check_idle("optim.schedule", config, {name: row.takes for name, row in SCHEDULES.items()})
 
 
 def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps) -> optax.Schedule:
@@ -256,8 +273,7 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
       f"optim.schedule.warmup {config.warmup!r} is {warmup} steps, and the whole "
       f"run is {total_steps}; shorten it (0: none) or train longer"
     )
-  make = SCHEDULES[config.name][0]
-  schedule = make(config, peak, total_steps - warmup, warmup, to_steps)
+  schedule = SCHEDULES[config.name].make(config, peak, total_steps - warmup, warmup, to_steps)
   if not warmup:
     return schedule
   climb = optax.linear_schedule(config.warmup_factor * peak, peak, warmup)
@@ -310,9 +326,7 @@ def describe_scaling(config: ConfigDict, batch_size: int) -> str:
 
 def describe(config: ConfigDict, peaks: Sequence[float], scaling: str = "") -> str:
   """The schedule in words, of one rate or several; `scaling` is that of `describe_scaling`."""
-  _, takes, *in_words = SCHEDULES[config.name]
-  plain = lambda c: ", ".join([c.name, *(f"{key} {c[key]}" for key in takes)])
-  text = (*in_words, plain)[0](config)
+  text = SCHEDULES[config.name].words(config)
   if durations.parse(config.warmup, "optim.schedule.warmup")[0]:
     start = f" from x{config.warmup_factor:g}" if config.warmup_factor else ""
     text += f", warm-up {durations.text(config.warmup)}{start}"

@@ -420,7 +420,7 @@ def test_in_words(settings, text):
 def test_a_schedule_is_a_line_of_the_table(monkeypatch):
   """As CONTRIBUTING says: what makes it, and the keys that it takes."""
   hold = lambda config, peak, length, warmup, to_steps: lambda step: peak * config.power
-  monkeypatch.setitem(schedules.SCHEDULES, "own", (hold, ("power", "period")))
+  monkeypatch.setitem(schedules.SCHEDULES, "own", schedules.Schedule(hold, ("power", "period")))
   c = configs.default().optim.schedule
   c.update(name="own", power=0.5, period="9 steps", warmup=1)
   schedules.check(c)
