@@ -4,13 +4,14 @@ python -m cnnjax.evaluate --workdir=runs/lenet --split=test
 """
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.errors import ArgumentParser, Stopped, UserError, run, unknown, warn
+from cnnjax.metrics import Metric, of_weights
 from cnnjax.paths import PathLike, to_path
 
 SPLITS = ("train", "validation", "test")
@@ -75,20 +76,39 @@ def evaluate_checkpoint(
   Raises:
     UserError: there is no such run, checkpoint or split, or the checkpoint does not fit.
   """
-  _, *found = _evaluated(workdir, split, checkpoint, weights, splits, unreadable, overrides)
-  return tuple(found)
+  found = _evaluated(
+    workdir,
+    split=split,
+    checkpoint=checkpoint,
+    weights=weights,
+    splits=splits,
+    unreadable=unreadable,
+    overrides=overrides,
+  )
+  return found.step, found.examples, found.metrics
+
+
+class Evaluation(NamedTuple):
+  """The metrics of a checkpoint on a split."""
+
+  split: str
+  step: int
+  examples: int
+  metrics: dict[str, float]
+  declared: Mapping[str, Metric]  # how the metrics are written
 
 
 def _evaluated(
   workdir: PathLike,
+  *,
   split: str | None,
   checkpoint: str,
   weights: str,
   splits: Any,
   unreadable: dict[str, str] | None,
   overrides: dict[str, Any],
-) -> tuple[str, int, int, dict[str, float]]:
-  """The split that was evaluated, and what `evaluate_checkpoint` returns."""
+) -> Evaluation:
+  """Evaluates as `evaluate_checkpoint` does, whose arguments it takes."""
   # Late: --help need not import JAX.
   from cnnjax import (
     augment,
@@ -111,25 +131,17 @@ def _evaluated(
   if weights not in WEIGHTS:
     raise unknown("weights", weights, WEIGHTS)
   before = data.history.read(workdir)
-  config, split = _configured(workdir, split, overrides, before)
+  own = load_config(workdir)
+  config, split = _configured(own, split, overrides, before)
   compiling.use_cache(config.compilation_cache)
   mesh = sharding.make_mesh(-1)  # the result is the same on any
   # Its statistics are measured on the training data of the run, whatever is evaluated.
-  found = trained.load(
-    workdir,
-    load_config(workdir),
-    mesh,
-    checkpoint,
-    weights,
-    splits,
-    measure=programs.measured_later,
-  )
+  measure = programs.measured_later
+  found = trained.load(workdir, own, mesh, checkpoint, weights, splits, measure=measure)
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
   if split == ALL:
-    several = config.task.name == "multi_label"
-    images = data.whole(
-      config.data, found.meta["classes"], skipped, splits, several=several, **where
-    )
+    where["several"] = tasks.TASKS[config.task.name].SEVERAL
+    images = data.whole(config.data, found.meta["classes"], skipped, splits, **where)
   else:
     where |= {"evaluating": True, "before": before}
     images = data.load(config.data, (split,), skipped, splits, **where)[split]
@@ -157,27 +169,35 @@ def _evaluated(
   total = evaluate(step, found.variables, pipeline, config.eval_batch_size)
   if unreadable is not None:
     unreadable.update(skipped)
-  return split, found.step, int(total.loss.count.min()), found.members.compute(total)
+  return Evaluation(
+    split,
+    found.step,
+    int(total.loss.count.min()),
+    found.members.compute(total),
+    of_weights(task.METRICS, ["raw"]),
+  )
 
 
 def _configured(
-  workdir: PathLike, split: str | None, overrides: dict[str, Any], before: Any
+  own: ConfigDict, split: str | None, overrides: dict[str, Any], before: Any
 ) -> tuple[ConfigDict, str]:
-  """The run's config with `overrides`, checked, and the name of the split.
+  """Returns the config of the run with `overrides`, checked, and the name of the split.
 
-  `before`: what the run was trained on, a `data.History`.
+  Args:
+    own: the config of the run.
+    split: as of `evaluate_checkpoint`, as are `overrides`.
+    before: what the run was trained on, a `data.History`.
   """
   from cnnjax import config as configs
   from cnnjax import data
   from cnnjax.data import folder
   from cnnjax.data.names import split_of
-  from cnnjax.workdir import load_config
 
   if split not in (*SPLITS, ALL, None):
     if split_of(split) is None:
       raise unknown("split", split, (*SPLITS, ALL))
     split = split_of(split)
-  config = load_config(workdir)
+  config = own.copy_and_resolve_references()
   for key, value in overrides.items():
     configs.override(config, key, value)
   if split is None and "data.path" in overrides and not data.has_splits(config.data):
@@ -222,22 +242,24 @@ def main(argv: list[str] | None = None) -> int:
   }
   unreadable = {}
   overrides = {key: value for key, value in overrides.items() if value is not None}
-  split, step, examples, metrics = _evaluated(
-    args.workdir, args.split, args.checkpoint, args.weights, None, unreadable, overrides
+  found = _evaluated(
+    args.workdir,
+    split=args.split,
+    checkpoint=args.checkpoint,
+    weights=args.weights,
+    splits=None,
+    unreadable=unreadable,
+    overrides=overrides,
   )
-  from cnnjax import tasks
   from cnnjax.members import in_words, of_each
-  from cnnjax.metrics import of_weights
-  from cnnjax.workdir import load_config
 
-  declared = of_weights(tasks.TASKS[load_config(args.workdir).task.name].METRICS, ["raw"])
-  each = of_each(metrics)
-  rows = [f"\n  {run}  {in_words(values, declared)}" for run, values in each.items() if run]
+  each = of_each(found.metrics)
+  rows = [f"\n  {run}  {in_words(values, found.declared)}" for run, values in each.items() if run]
   of = "" if args.weights == "raw" else f", {args.weights} weights"
-  where = "all images" if split == ALL else f"{split} split"
+  where = "all images" if found.split == ALL else f"{found.split} split"
   print(
-    f"{args.workdir}, {args.checkpoint} checkpoint (step {step:,}){of}, {where}, "
-    f"{examples:,} examples: {in_words(each[''], declared) or ''.join(rows)}"
+    f"{args.workdir}, {args.checkpoint} checkpoint (step {found.step:,}){of}, {where}, "
+    f"{found.examples:,} examples: {in_words(each[''], found.declared) or ''.join(rows)}"
   )
   for name, reason in list(unreadable.items())[:1]:
     print(f"{len(unreadable)} images cannot be read and are left out, such as {name}: {reason}")

@@ -203,19 +203,23 @@ def test_the_classes_must_be_those_of_the_run(fixres, photos):
 
 
 def test_each_flag_of_the_command_is_taken(fixres, monkeypatch):
-  asked = []
+  asked = {}
 
-  def noted(*args):
-    asked.extend(args)
-    return "train", 3, 5, {"accuracy": 0.25}
+  def noted(workdir, **args):
+    asked.update(args, workdir=workdir)
+    return evaluate.Evaluation("train", 3, 5, {"accuracy": 0.25}, {})
 
   monkeypatch.setattr(evaluate, "_evaluated", noted)
   words = "--split=train --checkpoint=best --weights=ema --batch_size=7 --views=flip --size=9 "
   words += f"--data_dir=here --path=there --workdir={fixres[0]}"
   assert evaluate.main(words.split()) == 0
-  assert asked[:4] == [fixres[0], "train", "best", "ema"] and asked[-1] == {
+  assert asked.pop("overrides") == {
     "eval_batch_size": 7, "eval_views": "flip",
     "data.eval_size": 9, "data.data_dir": "here", "data.path": "there",
+  }  # fmt: skip
+  assert asked == {
+    "workdir": fixres[0], "split": "train", "checkpoint": "best", "weights": "ema", "splits": None,
+    "unreadable": {},
   }  # fmt: skip
 
 

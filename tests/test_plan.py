@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import plan, programs, sharding
+from cnnjax import plan, programs, sharding, tasks
 from cnnjax.config import to_json
 from cnnjax.data import shapes
 from cnnjax.errors import UserError
@@ -161,6 +161,14 @@ def test_data_that_nobody_knows(tiny):
   config.task.name = "multi_label"
   labels = shapes.stand_in(config, 40, 3)[1]["train"].labels
   assert labels.shape == (40, 3) and labels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind, dims", [(tasks.MultiLabel, 2), (tasks.Classification, 1)])
+def test_the_labels_are_those_of_the_kind_of_task(tiny, kind, dims, monkeypatch):
+  """Whatever the task is called."""
+  monkeypatch.setitem(tasks.TASKS, "mine", kind)
+  config = tiny(**{"task.name": "mine", "data.image_size": 8})
+  assert shapes.stand_in(config, 40, 3)[1]["train"].labels.ndim == dims
 
 
 def test_several_runs_are_refused(tiny):

@@ -3,7 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import data
+from cnnjax import data, tasks
 from cnnjax.data.crops import Crops
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError
@@ -37,7 +37,7 @@ def stand_in(
   height, width, channels = shape = Crops.of(c, stored).shape(c.image_size)
   text = f"{n:,} examples" if n else "an unknown number of examples (--examples), streamed"
   text = f"{name}, {height}x{width}x{channels}, {len(names)} classes, {text}"
-  several = config.task.name == "multi_label"
+  several = tasks.TASKS[config.task.name].SEVERAL
 
   ramp = np.resize(np.arange(256, dtype=np.uint8), shape)  # blank ones would be refused
 

@@ -65,10 +65,12 @@ class Task:
   `outputs(logits, targets)` and `collection`; `LOSSES`, its losses and the keys that each reads and
   others do not; and `METRICS`, what is known of those of the collection, in the order in which they
   are printed. One that is not declared there is printed last, and cannot be monitored.
+  `SEVERAL`: an image may have several labels.
   """
 
   LOSSES: ClassVar[dict[str, tuple[str, ...]]]
   METRICS: ClassVar[tuple[Metric, ...]] = ()
+  SEVERAL: ClassVar[bool] = False
 
   num_classes: int
   loss_name: str = ""  # of LOSSES; a subclass says which

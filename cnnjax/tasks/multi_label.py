@@ -54,6 +54,7 @@ class MultiLabel(Task):
     Metric("f1", better="max", form=".2%"),
     Metric("f1_macro", better="max", form=".2%"),
   )
+  SEVERAL: ClassVar = True
   loss_name: str = "binary_cross_entropy"
 
   def check_labels(self, several: bool, classes: Sequence[str]) -> None:
