@@ -151,7 +151,7 @@ def _evaluated(
     warn(known)
   elif split not in ("train", ALL):
     before.check(images)
-  if images.note == data.holdout.OLDER:
+  if data.holdout.OLDER in images.note:  # which may say more
     warn(f"the {split} split is {images.note}")
   data.check_classes(found.meta["classes"], images.classes)
   for key, text in images.remarks.items() if "data.path" in overrides else ():

@@ -73,8 +73,8 @@ def train(
     contextlib.closing(program.open_checkpoints(workdir)) as saved,
   ):
     now, meta = program.begin(saved)
-    if processes.is_first() and not program.finished(now):
-      data.history.write(workdir, history)
+    if processes.is_first():  # a run that is finished trains on nothing new
+      data.history.write(workdir, before if program.finished(now) else history)
     with (
       catch_signals() as caught,
       writers.Writers(

@@ -422,7 +422,9 @@ class Writers:
       self.say(f"best by validation: {rate}, {in_words(score, self._metrics, 'validation/')}")
     elif best is not None:
       self.say(f"best by validation: step {best:,} (evaluate it with --checkpoint=best)")
-    self.say(f"in {folder}: config.json, metrics.jsonl, checkpoints/, TensorBoard events")
+    self.say(
+      f"in {folder}: config.json, metrics.jsonl, trained_on.json, checkpoints/, TensorBoard events"
+    )
     which = "" if restored is None else " --checkpoint=best"
     if "test/schedule_free_loss" in self.latest:  # the weights that this method is about
       which += " --weights=schedule_free"

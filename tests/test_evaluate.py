@@ -9,7 +9,19 @@ import pytest
 import scipy.special
 from PIL import Image
 
-from cnnjax import augment, data, evaluate, models, sharding, state, steps, tasks, train, writers
+from cnnjax import (
+  augment,
+  checkpoints,
+  data,
+  evaluate,
+  models,
+  sharding,
+  state,
+  steps,
+  tasks,
+  train,
+  writers,
+)
 from cnnjax.config import default
 from cnnjax.data.images import center_crop
 from cnnjax.errors import UserError, run
@@ -322,7 +334,7 @@ def test_images_of_another_place_are_all_evaluated(trained, folder, tmp_path, ca
     evaluate.evaluate_checkpoint(trained, **{"data.path": str(new / "deep")})
 
 
-def test_the_folder_of_a_run_may_have_moved(trained, folder, tmp_path, capsys):
+def test_the_folder_of_a_run_may_have_moved(trained, folder, tmp_path, capsys, monkeypatch):
   """What the run held out is evaluated, as before, unless all is asked for."""
   run = shutil.copytree(trained, tmp_path / "run")
   path = shutil.copytree(folder / "train", tmp_path / "moved")
@@ -331,9 +343,15 @@ def test_the_folder_of_a_run_may_have_moved(trained, folder, tmp_path, capsys):
   assert f"{path} has what this run was trained on: what it held out" in capsys.readouterr().err
   assert evaluate.evaluate_checkpoint(run, "all", **moved)[1] == 23  # one is cut off
   assert " of these 23 images were trained on by this run: " in capsys.readouterr().err
-  (run / data.history.FILE).unlink()  # as of runs that kept none yet
+  (run / data.history.FILE).unlink()
+  with pytest.raises(UserError, match=r"^put .*run/trained_on\.json back: it says which images"):
+    evaluate.evaluate_checkpoint(run, **moved)
+  monkeypatch.setattr(checkpoints, "newest_format", lambda workdir: 1)  # of runs that kept none yet
   evaluate.evaluate_checkpoint(run, **moved)
   assert "if they are those that this run was trained on, choose" in capsys.readouterr().err
+  for seed in range(5):  # in one of them the file that is cut off
+    evaluate.evaluate_checkpoint(run, "test", **moved, **{"data.split_seed": seed})
+    assert f"the test split is {data.holdout.OLDER}" in capsys.readouterr().err
 
 
 def test_splits_go_by_several_names(trained):

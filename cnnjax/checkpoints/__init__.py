@@ -571,6 +571,16 @@ def last_step(workdir: PathLike) -> int | None:
   return max(ocp.utils.checkpoint_steps(to_path(workdir) / FOLDER), default=None)
 
 
+def newest_format(workdir: PathLike) -> int:
+  """The highest format of the checkpoints in a workdir; 0 where none says it."""
+  formats = [0]
+  for file in (to_path(workdir) / FOLDER).glob(f"*/{_META}"):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+      found = json.loads(file.read_bytes())
+      formats.append(int(found.get("format", 0)) if isinstance(found, dict) else 0)
+  return max(formats)
+
+
 def paths(tree: Any) -> dict[str, Any]:
   """The leaves of a tree by path, such as params/conv0/kernel."""
   return {

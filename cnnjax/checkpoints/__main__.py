@@ -180,8 +180,7 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
   mean = jax.tree.map(lambda total, x: total.astype(x.dtype), mean, like)
   args.out.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(args.workdir / workdirs.CONFIG, args.out / workdirs.CONFIG)
-  if (record := args.workdir / history.FILE).is_file():  # what it may not be evaluated on
-    shutil.copyfile(record, args.out / history.FILE)
+  history.write(args.out, history.read(args.workdir))  # what it may not be evaluated on
   meta = {**saved.meta(steps[-1]), "averaged": steps, UNMEASURED: []}
   made = Checkpoints.of(args.out, workdirs.load_config(args.workdir))
   made.save_items(steps[-1], {"variables": mean}, meta, {})

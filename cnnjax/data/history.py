@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cnnjax import strict_json
+from cnnjax import checkpoints, strict_json
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, listed
 
 FILE = "trained_on.json"
+OLDER_FORMATS = (0, 1)  # of checkpoints: the runs that have them kept no such file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +51,22 @@ class History:
 
 
 def read(workdir: pathlib.Path) -> History:
-  """That of the run in `workdir`, which has trained.
+  """Reads the history of a run that has a checkpoint.
 
   Raises:
-    UserError: it is damaged.
+    UserError: it is damaged, or not there, and the run is none of those that kept none.
   """
   file, nothing = workdir / FILE, np.zeros(0, np.uint64)
   try:
     found = json.loads(file.read_bytes())
     return History(found["by"], found["older"], _ids(found["ids"]), _ids(found["shared"]))
   except FileNotFoundError:
-    return History("", True, nothing, nothing)
+    if checkpoints.newest_format(workdir) in OLDER_FORMATS:
+      return History("", True, nothing, nothing)
+    raise UserError(
+      f"put {file} back: it says which images the run in {workdir} was trained on, and without it "
+      "they may be evaluated; or choose another workdir"
+    ) from None
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
     reason = " ".join(str(e).split())[:200]
     raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnnjax.data import names
+from cnnjax.data import identity, names
 from cnnjax.data.split import Image, Label, Split
 from cnnjax.errors import UserError, listed
 
@@ -55,11 +55,11 @@ class Joined:
 
   @functools.cached_property
   def contents(self) -> np.ndarray:
-    return np.concatenate([part.ids("content") for part in self.parts])
+    return np.concatenate([part.ids(identity.CONTENT) for part in self.parts])
 
   @functools.cached_property
   def places(self) -> np.ndarray:
-    return np.concatenate([part.ids("place") for part in self.parts])
+    return np.concatenate([part.ids(identity.PLACE) for part in self.parts])
 
   @property
   def large(self) -> bool:

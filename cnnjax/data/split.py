@@ -46,7 +46,6 @@ class Arrays:
   labels: np.ndarray
   listed: np.ndarray | None = None
   source: "Split | None" = None  # what they were decoded from
-  large = False
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -63,6 +62,10 @@ class Arrays:
     if self.source is not None:
       return self.source.ids(identity.CONTENT)
     return identity.fingerprints(lambda at: [self.images[i].tobytes() for i in at], len(self))
+
+  @property
+  def large(self) -> bool:
+    return self.source is not None and self.source.records.large
 
   @property
   def places(self) -> np.ndarray:

@@ -5,8 +5,9 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cnnjax import data, evaluate, programs, train, trained
+from cnnjax import checkpoints, data, evaluate, programs, sharding, train, trained
 from cnnjax.config import default
 from cnnjax.data import history, holdout, identity
 from cnnjax.errors import UserError
@@ -108,6 +109,38 @@ def test_a_damaged_record_is_named(tmp_path, content):
     history.read(tmp_path)
 
 
+def test_a_record_that_is_gone_is_missed_but_of_older_runs(tmp_path):
+  meta = tmp_path / "checkpoints" / "7" / "meta" / "metadata"
+  meta.parent.mkdir(parents=True)
+  for text in ("{}", '{"format": 1}', "[]", "no JSON"):
+    meta.write_text(text)
+    assert history.read(tmp_path).older
+  meta.write_text('{"format": 2}')
+  with pytest.raises(UserError, match=rf"^put {tmp_path}/trained_on\.json back: it says which"):
+    history.read(tmp_path)
+
+
+def test_a_large_set_that_becomes_resident_is_known_by_place(tiny, tmp_path, monkeypatch):
+  """It goes on, and what it holds out was not trained on."""
+  monkeypatch.setattr(identity, "LARGE", 1000)
+  for i in range(40):
+    file = tmp_path / "ab"[i % 2] / f"{i}.png"
+    file.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+  config = tiny(**{
+    "data.source": "folder", "data.path": str(tmp_path), "data.image_size": 8,
+    "data.pipeline": "resident", "data.validation": 0.3, "batch_size": 8,
+  })  # fmt: skip
+  mesh, before, found = sharding.make_mesh(1), None, []
+  for _ in range(2):
+    inputs = data.open_inputs(config, mesh, before=before)
+    before, remarks = inputs.history(before)
+    assert before.by == identity.PLACE and "changed" not in remarks
+    found.append({k: sorted(b.split.ids(before.by)) for k, b in inputs.evaluations.items()})
+  assert found[0] == found[1] and all(found[0].values())
+  before.check(data.load(config.data, ("test",), before=before)["test"])
+
+
 # Through a run
 
 
@@ -138,14 +171,16 @@ def test_shares_are_held_out_of_arrays_and_stay_so_when_data_come(tiny, tmp_path
     evaluate.evaluate_checkpoint(tmp_path, splits=whole, **{"data.test": "test"})
 
 
-def test_a_run_of_before_keeps_its_split(tiny, tmp_path, capsys):
+def test_a_run_of_before_keeps_its_split(tiny, tmp_path, capsys, monkeypatch):
   """Where there is a checkpoint and no record: stratified places, as they were drawn then."""
   from sklearn.model_selection import train_test_split
 
   images, labels = noise(101)
   given = data.from_arrays((images, labels), (images[:7], labels[:7]))
   config = tiny(**{"data.source": "arrays", "data.validation": 0.2, "epochs": 1, "augment": None})
+  monkeypatch.setattr(checkpoints, "FORMAT", 1)
   train.train(config, tmp_path, given)
+  monkeypatch.undo()
   (tmp_path / "trained_on.json").unlink()
   before = history.read(tmp_path)
   assert before.older
