@@ -20,6 +20,7 @@ from cnnjax.metrics import Metric
 
 CONFIDENCE = 0.95
 OF_RUN = re.compile(r"(.+)/((?:seed|rate)=[^/]+)")  # the name of a metric of one of several runs
+_OF_OLDER = re.compile(r"(.+) \((seed|rate) ([^)]+)\)")  # and as older versions wrote it
 
 
 def in_turns() -> bool:
@@ -137,7 +138,7 @@ def of_each(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
   """Returns the metrics of each of several runs by its name; under "" those that are of no one."""
   found: dict[str, dict[str, float]] = {"": {}}
   for name, value in metrics.items():
-    match = OF_RUN.fullmatch(name)
+    match = OF_RUN.fullmatch(_OF_OLDER.sub(r"\1/\2=\3", name))
     metric, run = match.groups() if match else (name, "")
     found.setdefault(run, {})[metric] = value
   return found

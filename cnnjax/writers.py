@@ -336,9 +336,13 @@ class Writers:
       self.say(f"  {run:<{width}}  {text}")
 
   def _headlines(self, values: Mapping[str, float], prefix: str = "") -> dict[str, float]:
-    """Those of the `values` of a run whose names, behind `prefix`, are of headlines."""
+    """Those of the `values` of a run that are headlines; all of them where none is.
+
+    Of values whose names begin with `prefix`.
+    """
     names = {f"{prefix}{name}" for name, metric in self._metrics.items() if metric.headline}
-    return {name: v for name, v in values.items() if name.removesuffix("_ci95") in names}
+    found = {name: v for name, v in values.items() if name.removesuffix("_ci95") in names}
+    return found or {name: v for name, v in values.items() if name.startswith(prefix)}
 
   def _best_rate(self) -> str | None:
     """The name of the best of several learning rates by the monitored metric, if there is one.
@@ -406,6 +410,8 @@ class Writers:
     if step < self._total:
       self.say(f"stopped early, at step {step:,} of {self._total:,}")
     each, rate = of_each(self.latest), self._best_rate()
+    if any(run.startswith("rate=") for run in each):
+      each[""] = {}  # older versions wrote a mean over the rates
     if main := self._headlines(each[rate or ""], "test/"):
       of = "last step" if restored is None else f"best step, {restored:,}"
       of += f" of {rate}" if rate else ""

@@ -554,6 +554,40 @@ def test_no_rate_is_chosen_by_the_test_split(tmp_path, capsys):
   )
 
 
+@pytest.mark.parametrize("runs", [("",), ("/rate=0.1", "/rate=1")])
+def test_all_metrics_are_said_where_none_is_a_headline(tmp_path, capsys, runs):
+  metrics = of_weights([Metric("own", "max", form=".1f"), Metric("other", "min")], ["raw"])
+  monitor = "validation/own"
+  values = {f"{name}{run}": i + 2.0 for i, run in enumerate(runs) for name in ("other", "own")}
+  with writers.Writers(tmp_path, 0, 10, PER_EPOCH, BATCH, metrics=metrics, monitor=monitor) as out:
+    for split in ("validation", "test"):
+      out.write_evaluation(10, split, "raw", values)
+    out.report(tmp_path, 10, None, None)
+  said = capsys.readouterr().out
+  best = 1.0 + len(runs)
+  assert f"validation own {best}, other {best:g}\n" in said
+  assert f": test own {best}, other {best:g}\n" in said
+  assert f". test own {best}, other {best:g}, last step" in said
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_mean_that_runs_of_before_wrote_of_rates_is_no_result(tmp_path, capsys, validated):
+  of = {"accuracy": 0.7, "accuracy (rate 0.1)": 0.5, "accuracy (rate 1)": 0.9}
+  splits = ("validation", "test") if validated else ("test",)
+  line = {"step": TOTAL, **{f"{split}/{k}": v for split in splits for k, v in of.items()}}
+  (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+  options = {"metrics": METRICS, "monitor": "validation/accuracy"}
+  with writers.Writers(tmp_path, TOTAL, TOTAL, PER_EPOCH, BATCH, **options) as out:
+    out.report(tmp_path, TOTAL, None, None)
+  said = capsys.readouterr().out
+  assert "70.00%" not in said
+  if validated:
+    assert said.startswith("test accuracy 90.00%, last step of rate=1\n")
+    assert "best by validation: rate=1, accuracy 90.00%\n" in said
+  else:
+    assert said.startswith("no rate is chosen without a validation split")
+
+
 @pytest.mark.parametrize(
   "metrics, words",
   [
