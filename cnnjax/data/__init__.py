@@ -405,7 +405,7 @@ def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
 
 def _imbalance(train: Split) -> dict[str, str]:
   """The classes in words, unless the labels would have to be read for it."""
-  if "labels" not in vars(train.records):
+  if not train.knows_labels:
     return {}
   counts = imbalance.counts(train.listed, len(train.classes))
   return {"classes": imbalance.describe(counts, train.classes)}

@@ -15,6 +15,7 @@ from cnnjax.errors import UserError, listed, unknown
 # The bytes of a file, uint8 [height, width, channels], or why there is neither.
 Image = bytes | np.ndarray | UnreadableImage
 Label = np.ndarray | int  # a class, or [num_classes] uint8 where an image may have several
+NEAR = 1024  # examples among which another image with the same several labels is looked for
 
 
 class Records(Protocol):
@@ -117,6 +118,23 @@ class Split:
     """[n] int32, or [n, num_classes] uint8 where an image may have several."""
     return self._chosen(self.records.labels)
 
+  @property
+  def knows_labels(self) -> bool:
+    """Whether `labels` are in memory: else the whole split is read for them."""
+    return "labels" in vars(self.records)
+
+  @functools.cached_property
+  def _labels_read(self) -> dict[int, Label]:
+    return {}
+
+  def _label(self, i: int) -> Label:
+    """The label of one example; reads no other."""
+    if self.knows_labels:
+      return self.labels[i]
+    if i not in self._labels_read:
+      self._labels_read[i] = self[i][1]
+    return self._labels_read[i]
+
   def ids(self, by: str) -> np.ndarray:
     """[n] uint64: what each example is known by, `identity.CONTENT` or `identity.PLACE`."""
     return self._chosen(self.records.contents if by == identity.CONTENT else self.records.places)
@@ -208,27 +226,33 @@ class Split:
     return f"without any of {listed([self.classes[c] for c in lost])}" if len(lost) else ""
 
   def stand_in(self, i: int, readable: Callable[[int], bool], reason: str) -> int:
-    """The example that is trained on where example `i` cannot be read: the next of its class.
+    """Returns the example to train on where example `i` cannot be read: the next of its class.
 
-    Where an image may have several labels, the next one with the same ones, or if there is none,
-    the next of all. "Next" goes around the end. `reason`: why example `i` cannot be read.
+    Where an image may have several labels, the one with the same labels among the next `NEAR`, or
+    if there is none, the next of all. "Next" goes around the end. No more is read than needed.
+    `reason`: why example `i` cannot be read.
 
     Raises:
       UserError: none of the images of a class can be read.
     """
-    after = (i + np.arange(1, len(self))) % len(self)
-    labels, own = self.labels[after], self.labels[i]
-    find = lambda chosen: next((int(at) for at in after[chosen] if readable(int(at))), None)
-    several = labels.ndim == 2
-    found = find((labels == own).all(1) if several else labels == own)
+    own, n = self._label(i), len(self)
+    several = np.ndim(own) == 1
+
+    def find(fits: Callable[[int], bool], number: int = n) -> int | None:
+      after = ((i + k) % n for k in range(1, number))
+      return next((at for at in after if fits(at) and readable(at)), None)
+
+    same = lambda at: np.array_equal(self._label(at), own)
+    found = find(same, min(n, NEAR + 1) if several else n)
     if found is None:
       for label in np.flatnonzero(own) if several else [own]:
-        if not several or find(labels[:, label] > 0) is None:
+        has = lambda at, label=label: self._label(at)[label] > 0
+        if not several or find(has) is None:
           raise UserError(
             f"none of the training images of {self.classes[label]!r} can be read, such as "
             f"{self.name(i)}: {reason}; mend or add some, or take the class out of the data"
           )
-      found = find(slice(None))
+      found = find(lambda at: True)
     if found is None:
       raise UserError(f"none of the images can be read, such as {self.name(i)}")
     return found

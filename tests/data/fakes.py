@@ -1,5 +1,6 @@
 """Records for tests: images as files or pixels, some of which cannot be read, and who read them."""
 
+import functools
 import io
 
 import numpy as np
@@ -35,6 +36,22 @@ class Records:
 
   def name(self, i):
     return f"file {i}"
+
+
+class Lazy(Records):
+  """Whose labels stand in the records, so that all of them are read for `labels`; as of TFDS."""
+
+  def __init__(self, images, labels):
+    super().__init__(images, labels)
+    self._stored = self.__dict__.pop("labels")
+
+  def __getitem__(self, i):
+    self.read.append(i)
+    return self.images[i], self._stored[i]
+
+  @functools.cached_property
+  def labels(self):
+    return np.stack([self[i][1] for i in range(len(self))])
 
 
 def photos(n, seed=0, channels=3):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from fakes import Records, photos, split_of_files
+from fakes import Lazy, Records, photos, split_of_files
 
 from cnnjax import data, sharding
 from cnnjax.config import default, override
@@ -307,6 +307,23 @@ def test_of_several_labels_the_same_are_taken_and_else_any(kind):
   stands[[2, 5]] = 8, 8
   rows = stands[np.random.default_rng((SEED, 0)).permutation(12)]
   np.testing.assert_array_equal(batches(pipeline, [0])[0]["image"], crops(6, 12)[rows])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_stand_in_is_found_without_reading_all(several, monkeypatch):
+  """Labels that stand in the records are read one by one, and the choice is the same."""
+  monkeypatch.setattr(data.split, "NEAR", 6)
+  labels = np.arange(1000, dtype=np.int32) % 5
+  if several:
+    labels = np.eye(5, dtype=np.uint8)[labels]
+    labels[20, 2] = 1  # as no other one
+  lazy, known = (
+    data.Split(kind([None] * 1000, labels), tuple("abcde"), (4, 4, 3)) for kind in (Lazy, Records)
+  )
+  readable = lambda at: at not in (10, 15, 20, 999)
+  for i, found in ((10, 25 if not several else 11), (20, 25 if not several else 21), (999, 4)):
+    assert known.stand_in(i, readable, "") == lazy.stand_in(i, readable, "") == found
+  assert len(lazy.records.read) <= 30 and not lazy.knows_labels
 
 
 @both
