@@ -21,6 +21,7 @@ from cnnjax import (
   checkpoints,
   compiling,
   data,
+  durations,
   health,
   keys,
   loss_scale,
@@ -120,31 +121,64 @@ class Program:
       )
     return now, saved.meta(now.steps_done)  # of an earlier step, where the last was damaged
 
-  def going_on(self, now: state.TrainState, meta: dict[str, Any]) -> dict[str, str]:
+  def going_on(
+    self,
+    now: state.TrainState,
+    meta: dict[str, Any],
+    epochs: float | int | str | None,
+    line: dict[str, float],
+  ) -> dict[str, str]:
     """Returns in words what jumps where a run goes on with another length than it had.
 
-    `meta`: what was saved beside `now`.
+    Args:
+      now: the state that it goes on from.
+      meta: what was saved beside `now`.
+      epochs: `config.epochs` of its last start.
+      line: the newest values of its metrics.
     """
-    step, before, total = now.steps_done, meta.get("total_steps"), self.inputs.total
-    if before in (None, total) or self.finished(now):
+    step, total, per_epoch = now.steps_done, self.inputs.total, self.inputs.steps_per_epoch
+    lengths = self._length_before(meta, epochs, line)
+    if lengths in (None, (total, per_epoch)) or self.finished(now):
       return {}
-    config, found = self.config.optim, []
+    (before, per_epoch_before), config, found = lengths, self.config.optim, []
+    to_steps = functools.partial(
+      durations.in_steps, steps_per_epoch=per_epoch_before, batch_size=self.config.batch_size
+    )
     peak = optim.schedules.scaled_rate(config, self.config.batch_size)
-    totals = before, total
-    rates = optim.schedules.jump(config.schedule, peak, totals, self.inputs.to_steps, step)
-    if rates:
+    schedule = optim.schedules.create(config.schedule, peak, before, to_steps)
+    if rates := optim.schedules.jump(schedule, self.schedule, step):
       scales = dict.fromkeys(np.atleast_1d(np.asarray(now.rate_scale)).tolist())
       last, following = (" | ".join(f"{rate * scale:.3g}" for scale in scales) for rate in rates)
-      found.append(
-        f"the learning rate jumps from {last} to {following}: {config.schedule.name} follows the "
-        f"length of the run, which was {before:,} steps and is {total:,} now; constant, step, "
-        "multi_step and exponential do not, nor does trapezoid before its cool-down"
+      why = (
+        f"{config.schedule.name} follows the length of the run, which was {before:,} steps and is "
+        f"{total:,} now; constant, step, multi_step and exponential do not, nor does trapezoid "
+        "before its cool-down"
+        if per_epoch == per_epoch_before
+        else f"an epoch was {per_epoch_before:,} steps and is {per_epoch:,} now, the run was "
+        f"{before:,} and is {total:,}"
       )
+      found.append(f"the learning rate jumps from {last} to {following}: {why}")
     order = self.inputs.train.order
     sizes = order.for_run(before).size(step - 1), order.size(step)
     if sizes[0] != sizes[1] != order.for_run(before).size(step):
       found.append(f"images jump from {sizes[0]} to {sizes[1]} pixels (data.progressive)")
     return {"going on": "; ".join(found)} if found else {}
+
+  def _length_before(
+    self, meta: dict[str, Any], epochs: float | int | str | None, line: dict[str, float]
+  ) -> tuple[int, int] | None:
+    """Returns (steps of the run, of an epoch) before it went on, None where nobody knows.
+
+    Arguments are as of `going_on`. Checkpoints of older versions do not say it: there the length
+    follows from `epochs`, where an epoch has as many steps still, as `line` shows.
+    """
+    if "steps_per_epoch" in meta:
+      return meta["total_steps"], meta["steps_per_epoch"]
+    per_epoch = self.inputs.steps_per_epoch
+    epoch = line.get("step", 0) / per_epoch
+    if not meta or not math.isclose(line.get("epoch", math.nan), epoch, abs_tol=1e-6):
+      return None
+    return max(1, self.inputs.to_steps(epochs, "epochs")), per_epoch
 
   def restored(self, saved: checkpoints.Checkpoints, which: str = "last") -> state.TrainState:
     """The state of a checkpoint, also of one without the averages that an optimizer makes."""
@@ -516,7 +550,7 @@ def build(
   )
   if teacher and teacher.step is not None:
     inputs.meta["teacher_step"] = teacher.step
-  inputs.meta["total_steps"] = inputs.total
+  inputs.meta.update(total_steps=inputs.total, steps_per_epoch=inputs.steps_per_epoch)
   return Program(
     config=config,
     mesh=mesh,

@@ -58,6 +58,7 @@ def train(
   clock = compiling.use_cache(config.compilation_cache)
   trained_before = bool(workdir) and checkpoints.last_step(workdir) is not None
   before = data.history.read(workdir) if trained_before else None
+  epochs = workdirs.load_config(workdir).epochs if trained_before else None
   program = programs.build(config, splits, teacher, before)
   inputs = program.inputs
   history, remarks = inputs.history(before)
@@ -93,7 +94,7 @@ def train(
       processes.one_for_all(),
     ):
       saved.say = out.say
-      going_on = {**remarks, **kept, **program.going_on(now, meta)}
+      going_on = {**remarks, **kept, **program.going_on(now, meta, epochs, out.latest)}
       summary = {**program.summary, **going_on, "workdir": str(workdir)}
       out.block(summary, finished=program.finished(now))
       stop = functools.partial(processes.asked_to_stop, caught)

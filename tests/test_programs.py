@@ -39,6 +39,26 @@ def test_a_run_goes_on_with_what_was_saved_beside_its_state(tiny, tmp_path):
   assert now.steps_done == meta["of"] == 6
 
 
+def test_where_the_data_have_grown_the_rates_are_those_of_their_epochs(tiny):
+  """From 10 steps an epoch to 30, of which the first was the warm-up, then half a cosine."""
+  settings = {"epochs": 2, "optim.schedule.warmup": 1}
+  small, large = (
+    programs.build(tiny(**settings, **{"data.synthetic.train_examples": n})) for n in (160, 480)
+  )
+  now = large.new_state().replace(step=jnp.int32(18))
+  last, following = 0.1 * (1 + np.cos(np.pi * 0.7)) / 2, 0.1 * 18 / 30
+  assert large.going_on(now, small.inputs.meta, 2, {}) == {
+    "going on": f"the learning rate jumps from {last:.3g} to {following:.3g}: an epoch was 10 "
+    "steps and is 30 now, the run was 20 and is 60"
+  }
+  assert large.going_on(now, large.inputs.meta, 2, {}) == {}
+  # A checkpoint that does not say how long the run was: where an epoch is another, nobody knows.
+  now, older = now.replace(step=jnp.int32(40)), {"classes": ()}
+  said = [large.going_on(now, older, 1.5, {"step": 40, "epoch": e}) for e in (4.0, 1.333333)]
+  assert said[0] == large.going_on(now, older, 1.5, {}) == {}
+  assert "was 45 steps and is 60 now" in said[1]["going on"]
+
+
 def test_a_teacher_is_asked_what_it_makes_of_the_images(tiny):
   teach = lambda variables, images: variables + images.mean((1, 2, 3))[:, None]
   teacher = trained.Teacher(teach, jnp.arange(10.0), "a mean")

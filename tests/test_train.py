@@ -183,7 +183,7 @@ def test_seed_decides_and_seeds_differ(tiny, tmp_path):
 
 
 @pytest.mark.smoke
-def test_finished_run_says_so_and_may_be_prolonged(tiny, tmp_path, capsys):
+def test_finished_run_says_so_and_may_be_prolonged(tiny, tmp_path, capsys, monkeypatch):
   config = tiny(epochs=2)
   end, metrics, _ = train.train(config, tmp_path)
   lines = metrics_of(tmp_path)
@@ -204,6 +204,16 @@ def test_finished_run_says_so_and_may_be_prolonged(tiny, tmp_path, capsys):
   last, following = (0.05 * (1 + np.cos(np.pi * x)) for x in (9 / 10, 10 / 16))
   assert f"the learning rate jumps from {last:.3g} to {following:.3g}: cosine" in printed
   assert "was 12 steps and is 18 now" in printed
+
+  # From a checkpoint that does not say how long the run was, as those of older versions.
+  meta, keys = checkpoints.Checkpoints.meta, {"total_steps", "steps_per_epoch"}
+  lacking = lambda *args: {k: v for k, v in meta(*args).items() if k not in keys}
+  monkeypatch.setattr(checkpoints.Checkpoints, "meta", lacking)
+  monkeypatch.setattr(train, "loop", lambda run, now, meta: now)
+  override(config, "epochs", 4)
+  train.train(config, tmp_path)
+  printed = capsys.readouterr().out
+  assert "the learning rate jumps" in printed and "was 18 steps and is 24 now" in printed
 
 
 def test_a_signal_during_an_evaluation_is_not_lost(tiny, tmp_path, monkeypatch):

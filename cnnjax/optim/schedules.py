@@ -280,22 +280,17 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
   return optax.join_schedules([climb, schedule], [warmup])
 
 
-def jump(
-  config: ConfigDict, peak: float, totals: tuple[int, int], to_steps: ToSteps, step: int
-) -> tuple[float, float] | None:
+def jump(before: optax.Schedule, after: optax.Schedule, step: int) -> tuple[float, float] | None:
   """Returns the rates of the last and of the next step where a run goes on with another length.
 
   None where the schedule is the same there, within a tenth: it does not depend on the length, or
   not yet, as a trapezoid before its cool-down.
 
   Args:
-    config: `config.optim.schedule`.
-    peak: as of `create`.
-    totals: steps of the whole run, as it was and as it is.
-    to_steps: as of `create`.
+    before: of the run as it was.
+    after: as it is.
     step: steps that are done.
   """
-  before, after = (create(config, peak, total, to_steps) for total in totals)
   last, expected, following = float(before(step - 1)), float(before(step)), float(after(step))
   if abs(following - expected) <= 0.1 * max(following, expected):
     return None

@@ -266,12 +266,9 @@ def test_the_step_of_efficientnet():
   ],
 )  # fmt: skip
 def test_a_rate_that_jumps_where_a_run_gets_twice_as_long(settings, step, rates):
-  c = configs.default().optim.schedule
-  c.update(settings)
-  to_steps = functools.partial(durations.in_steps, steps_per_epoch=PER_EPOCH, batch_size=BATCH)
-  found = schedules.jump(c, PEAK, (TOTAL, 2 * TOTAL), to_steps, step)
-  assert found == (rates and pytest.approx(rates, rel=1e-3))
-  assert schedules.jump(c, PEAK, (TOTAL, TOTAL), to_steps, step) is None
+  before, after = make(**settings), make(2 * TOTAL, **settings)
+  assert schedules.jump(before, after, step) == (rates and pytest.approx(rates, rel=1e-3))
+  assert schedules.jump(before, before, step) is None
 
 
 def test_the_last_step_of_a_cosine_is_just_above_its_end():
