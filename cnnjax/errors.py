@@ -79,7 +79,7 @@ def run(main: Callable[[], int]) -> int:
     code = _run(main)
     return _run(console.flush) or code
   except BrokenPipeError:
-    if not console.reader_left(sys.stdout):  # it was another pipe
+    if sys.stdout is None or not console.reader_left(sys.stdout):  # it was another pipe
       raise
     console.drop(sys.stdout)
     return code or READER_LEFT

@@ -75,6 +75,9 @@ def test_another_pipe_that_breaks_is_no_reader_that_left(monkeypatch):
       errors.run(main)
     os.close(read)
     assert errors.run(main) == errors.READER_LEFT
+    monkeypatch.setattr(sys, "stdout", None)  # closed by the shell
+    with pytest.raises(BrokenPipeError):
+      errors.run(main)
 
 
 def test_letters_that_an_encoding_lacks_are_escaped():
