@@ -675,7 +675,7 @@ def test_verify_reads_what_has_no_manifest(format_0, capsys):
 
 def test_a_mean_of_checkpoints_can_be_evaluated(format_0, tmp_path, tiny):
   out, nothing = tmp_path / "mean", np.zeros(0, np.uint64)
-  history.write(format_0, history.History(identity.CONTENT, True, nothing, nothing))
+  history.write(format_0, history.History(identity.CONTENT, True, nothing, nothing, {}))
   before = contents(format_0)
   assert call("average", format_0, "--steps=5,7", f"--out={out}") == 0
   assert contents(format_0) == before

@@ -148,11 +148,9 @@ def _parted(
   by = (before and before.by) or train.by
   older = before is not None and before.older
   for key, amount in held.items():
-    train, found[key] = (
-      holdout.carve_by_place(train, amount, key, seed)
-      if older
-      else holdout.carve(train, amount, key, seed, by)
-    )
+    sides = before.sides(key, held) if before else ()
+    carve = holdout.carve_by_place if older else holdout.carve
+    train, found[key] = carve(train, amount, key, seed, by, *sides)
   if config.long_tail:
     labels = train.labels
     numbers = (

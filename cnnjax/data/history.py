@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -12,12 +12,13 @@ from cnnjax.data.split import Split
 from cnnjax.errors import UserError, listed
 
 FILE = "trained_on.json"
+NOTHING = np.zeros(0, np.uint64)
 OLDER_FORMATS = (0, 1)  # of checkpoints: the runs that have them kept no such file
 
 
 @dataclasses.dataclass(frozen=True)
 class History:
-  """The examples that a run was trained on, and how what it holds out was drawn.
+  """The examples that a run was trained on and evaluated on, and how those were drawn.
 
   Of a run that kept no such record yet, `by` is "" and `ids` are empty.
   """
@@ -26,6 +27,15 @@ class History:
   older: bool  # what is held out was drawn by `holdout.carve_by_place`
   ids: np.ndarray  # uint64, sorted
   shared: np.ndarray  # of them, those that its other splits had from the start
+  held: Mapping[str, np.ndarray]  # sorted ids of its other splits, by name
+
+  def sides(self, key: str, carved: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(ids that are never held out for `key`, ids that always are): nothing moves within a run.
+
+    `carved`: all splits that are held out of the training split.
+    """
+    held = {name: self.held.get(name, NOTHING) for name in carved}
+    return np.concatenate([self.ids, *(held[name] for name in held if name != key)]), held[key]
 
   def share(self, split: Split) -> float:
     """The share of what was trained on that a split has, in [0, 1]; 0 where nobody knows."""
@@ -45,8 +55,8 @@ class History:
     """Raises UserError if examples of a split that is held out were trained on."""
     if overlap := self.overlap(split):
       raise UserError(
-        f"{overlap}. They cannot be tested on: put the data back as they were when it began, take "
-        "these images out, or train anew in another --workdir"
+        "Remove these images, restore the original data, or train anew in another --workdir: "
+        f"{overlap}"
       )
 
 
@@ -56,18 +66,20 @@ def read(workdir: pathlib.Path) -> History:
   Raises:
     UserError: it is damaged, or not there, and the run is none of those that kept none.
   """
-  file, nothing = workdir / FILE, np.zeros(0, np.uint64)
+  file = workdir / FILE
   try:
     found = json.loads(file.read_bytes())
-    return History(found["by"], found["older"], _ids(found["ids"]), _ids(found["shared"]))
+    ids, shared = _ids(found["ids"]), _ids(found["shared"])
+    held = {name: _ids(text) for name, text in found["held"].items()}
+    return History(found["by"], found["older"], ids, shared, held)
   except FileNotFoundError:
     if checkpoints.newest_format(workdir) in OLDER_FORMATS:
-      return History("", True, nothing, nothing)
+      return History("", True, NOTHING, NOTHING, {})
     raise UserError(
       f"put {file} back: it says which images the run in {workdir} was trained on, and without it "
       "they may be evaluated; or choose another workdir"
     ) from None
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+  except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
     reason = " ".join(str(e).split())[:200]
     raise UserError(
       f"cannot read {file}: {reason}; put a good one back, or choose another workdir"
@@ -81,15 +93,22 @@ def _ids(text: str) -> np.ndarray:
 def write(workdir: pathlib.Path, history: History) -> None:
   """Puts it into `workdir`; a kill leaves the old one or the new."""
   file, new = workdir / FILE, workdir / f"{FILE}.new"
-  texts = {key: getattr(history, key).astype("<u8").tobytes().hex() for key in ("ids", "shared")}
-  new.write_text(strict_json.dumps({"by": history.by, "older": history.older, **texts}))
+  text = lambda ids: ids.astype("<u8").tobytes().hex()
+  found = {
+    "by": history.by,
+    "older": history.older,
+    "ids": text(history.ids),
+    "shared": text(history.shared),
+    "held": {name: text(ids) for name, ids in history.held.items()},
+  }
+  new.write_text(strict_json.dumps(found))
   new.replace(file)
 
 
 def of_run(
   before: History | None, train: Split, others: Mapping[str, Split]
 ) -> tuple[History, dict[str, str]]:
-  """(what a run will have been trained on, what a person should know of it, by name).
+  """Returns the history after this run, and remarks for the start by name.
 
   Args:
     before: what it was trained on so far.
@@ -102,14 +121,16 @@ def of_run(
   known = before is not None and before.by != ""
   by = before.by if known else train.by
   ids, remarks = np.unique(train.ids(by)), {}
-  shared, copies = [np.zeros(0, np.uint64)], []
+  shared, copies, held = [NOTHING], [], dict(before.held) if before else {}
   for name, split in others.items():
     if known:
       before.check(split)
-    found = np.isin(split.ids(by), ids)
+    own = split.ids(by)
+    held[name] = np.union1d(held.get(name, NOTHING), own)
+    found = np.isin(own, ids)
     if found.any():
       copies.append(f"{found.sum():,} of {len(split):,} {name} images")
-      shared.append(np.intersect1d(split.ids(by), ids))
+      shared.append(np.intersect1d(own, ids))
   if copies:
     remarks["overlap"] = f"{' and '.join(copies)} are in the training split as well"
   if known:
@@ -121,4 +142,4 @@ def of_run(
       )
     ids, shared = np.union1d(ids, before.ids), [*shared, before.shared]
   older = before is not None and before.older
-  return History(by, older, ids, np.unique(np.concatenate(shared))), remarks
+  return History(by, older, ids, np.unique(np.concatenate(shared)), held), remarks

@@ -1,7 +1,9 @@
 """What is held out of a training split: each example's side follows from the example alone.
 
-An example that comes, goes, or gets another name or label moves no other one. Exact copies are on
-one side, and so are the examples of a group.
+Of a share, an example that comes, goes, or gets another name or label moves no other one. A number,
+and a class's last example, depend on the list: within a run its history keeps each example where it
+was. Exact copies are on one side, and so are the examples of a group; what is known by place (see
+`identity`) is no copy of anything, and a file that gets another name is another example.
 """
 
 import dataclasses
@@ -16,10 +18,20 @@ from cnnjax.data.split import Split
 from cnnjax.errors import UserError, listed
 
 NOTE = "held out of train"
-OLDER = f"{NOTE} by the older rule of this run, anew whenever files come or go"
+OLDER = f"{NOTE} by the older rule of this run"
+MOVES = "anew whenever files come or go"
+NOTHING = np.zeros(0, np.uint64)
 
 
-def carve(split: Split, amount: float | int, key: str, seed: int, by: str) -> tuple[Split, Split]:
+def carve(
+  split: Split,
+  amount: float | int,
+  key: str,
+  seed: int,
+  by: str,
+  never: np.ndarray = NOTHING,
+  always: np.ndarray = NOTHING,
+) -> tuple[Split, Split]:
   """(what is kept, what is held out) of a split, for a share or a number.
 
   A number drawn from the example, `key` and `seed` decides: below the share it is held out; of a
@@ -33,6 +45,8 @@ def carve(split: Split, amount: float | int, key: str, seed: int, by: str) -> tu
     key: "test" or "validation".
     seed: of the draw, `data.split_seed`.
     by: what examples are known by, see `identity`.
+    never: ids that are not held out, as the run was trained on them; nor what is bound to them.
+    always: ids that are held out, as the run did so before; first of a number.
 
   Raises:
     UserError: nothing can be held out, or nothing would be left.
@@ -45,23 +59,29 @@ def carve(split: Split, amount: float | int, key: str, seed: int, by: str) -> tu
     raise refused("nothing would be left to train on")
   names, units = _units(split, by)  # what stays together, and where each example belongs
   numbers = identity.drawn(names, key, seed)
+  trained, stays = _known(split, by, never, always)
+  barred, fixed = (np.bincount(units, rows, len(names)) > 0 for rows in (trained, stays))
   if isinstance(amount, float):
     held = (numbers < amount * 2.0**64) | (numbers == numbers.min())
   else:
-    order, held = np.argsort(numbers), np.zeros(len(numbers), bool)
-    held[order] = np.cumsum(np.bincount(units)[order]) <= amount
+    order, held = np.lexsort((numbers, ~fixed)), np.zeros(len(numbers), bool)
+    held[order] = np.cumsum((np.bincount(units) * ~barred)[order]) <= amount
+  held = (held | fixed) & ~barred
   count = lambda rows: imbalance.counts(split.labels[rows], len(split.classes))
   every = slice(None)
   for lost in np.flatnonzero((count(every) > 0) & (count(~held[units]) == 0)):
     labels = split.labels
     own = units[labels[:, lost] > 0 if labels.ndim == 2 else labels == lost]
-    held[own[numbers[own].argmax()]] = False
-  if not held.any():
+    if len(own := own[~fixed[own]]):
+      held[own[numbers[own].argmax()]] = False
+  rows = held[units] | stays
+  if rows.all():
+    raise refused("the run held all of them out before, and nothing would be left to train on")
+  if not rows.any():
     raise refused(
-      f"with copies and groups kept together they come in {len(names):,} parts, none of which can "
-      f"be spared; hold out more, as --config.data.{key}=0.5, or set another data.split_seed"
+      f"hold out more (--config.data.{key}=0.5) or set another data.split_seed: copies and groups "
+      f"form {len(names):,} units, and each class needs one to train on"
     )
-  rows = held[units]
   lacking = np.flatnonzero((count(every) > 0) & (count(rows) == 0))
   note = f"{NOTE}, by chance without {listed([split.classes[c] for c in lacking])}"
   held_out = split.take(np.flatnonzero(rows))
@@ -70,7 +90,24 @@ def carve(split: Split, amount: float | int, key: str, seed: int, by: str) -> tu
   if split.groups is None and (copies := len(split) - len(names)):
     words = {"copies": f"{copies:,} images are copies of others, and on the same side as those"}
     kept = dataclasses.replace(kept, remarks={**words, **kept.remarks})
+  if by == identity.PLACE:
+    words = {
+      "held out": f"of more than {identity.LARGE / 2**30:.3g} GiB, examples are known by path and "
+      "size, not by content: copies are not kept together, and a renamed file may change sides"
+    }
+    kept = dataclasses.replace(kept, remarks={**kept.remarks, **words})
   return kept, held_out
+
+
+def _known(
+  split: Split, by: str, never: np.ndarray, always: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns which examples `never` names, and which of the others `always` does, [n] bool each."""
+  if not len(never) and not len(always):
+    return (np.zeros(len(split), bool),) * 2
+  ids = split.ids(by)
+  trained = np.isin(ids, never)
+  return trained, np.isin(ids, always) & ~trained
 
 
 def _units(split: Split, by: str) -> tuple[np.ndarray, np.ndarray]:
@@ -92,14 +129,23 @@ def _units(split: Split, by: str) -> tuple[np.ndarray, np.ndarray]:
   return first, units[group]
 
 
-def carve_by_place(split: Split, amount: float | int, key: str, seed: int) -> tuple[Split, Split]:
+def carve_by_place(
+  split: Split,
+  amount: float | int,
+  key: str,
+  seed: int,
+  by: str,
+  never: np.ndarray = NOTHING,
+  always: np.ndarray = NOTHING,
+) -> tuple[Split, Split]:
   """As `carve`, by the older rule: a draw of places in the list, which moves when the list does.
 
-  Runs that began by it keep it. It is stratified over the classes.
+  Runs that began by it keep it. It is stratified over the classes. What a run recorded since then
+  stays where it was.
   """
   single = split.labels.ndim == 1
   try:
-    kept, held = train_test_split(
+    _, held = train_test_split(
       np.arange(len(split)),
       test_size=amount,
       stratify=split.labels if single else None,
@@ -110,8 +156,11 @@ def carve_by_place(split: Split, amount: float | int, key: str, seed: int) -> tu
       f"data.{key} {amount!r} cannot be carved from {len(split)} training examples of "
       f"{len(split.classes)} classes, as this run did before: {e}; choose a new --workdir"
     ) from e
-  held_out = dataclasses.replace(split.take(np.sort(held)), note=OLDER)
-  return split.take(np.sort(kept)), held_out
+  trained, stays = _known(split, by, never, always)
+  rows = np.isin(np.arange(len(split)), held) & ~trained | stays
+  note = OLDER if len(never) else f"{OLDER}, {MOVES}"
+  held_out = dataclasses.replace(split.take(np.flatnonzero(rows)), note=note)
+  return split.take(np.flatnonzero(~rows)), held_out
 
 
 def tail_by_place(labels: np.ndarray, seed: int) -> np.ndarray:

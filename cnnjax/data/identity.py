@@ -1,4 +1,4 @@
-"""What an example is known by, whatever list it stands in, and wherever in it.
+"""Identifies an example by its content or its path, whatever its place in a list.
 
 By the content of its image (of a file, its bytes; of an array, its pixels), so that a file that is
 renamed, moved to another class or copied is the same example still. Content has to be read, at each
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def fingerprint(*parts: bytes) -> int:
-  """A number below 2**64 that says which bytes they are."""
+  """Returns a 64-bit hash of byte strings."""
   hashed = hashlib.blake2b(digest_size=8)
   for part in parts:
     hashed.update(len(part).to_bytes(8, "little"))
@@ -39,13 +39,13 @@ def fingerprints(contents: Callable[[range], Iterable[bytes]], n: int) -> np.nda
 
 
 def drawn(ids: np.ndarray, use: str, seed: int) -> np.ndarray:
-  """[n] uint64, evenly spread: of an example the same whatever others there are."""
+  """Returns a uniform uint64 per example, [n]: a function of its id, `use` and `seed` alone."""
   salt = f"{use} {seed}".encode()
   return np.array([fingerprint(i.tobytes(), salt) for i in ids], np.uint64)
 
 
 def in_parts(read: Callable[[range], T], n: int) -> Iterator[T]:
-  """What `read` makes of the places up to n, in parts and in order, by threads."""
+  """Yields `read(range)` over consecutive ranges of [0, n), in order, by threads."""
   parts = [range(i, min(i + PART, n)) for i in range(0, n, PART)]
   with ThreadPoolExecutor(os.cpu_count()) as pool:
     yield from _shown(pool.map(read, parts), len(parts))

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from cnnjax.data import images, names, tables
+from cnnjax.data import identity, images, names, tables
 from cnnjax.data.folder import beside, split_folders
 from cnnjax.data.leftovers import PHOTOS, is_litter
 from cnnjax.data.pixels import Reading, deep_values
@@ -34,15 +34,16 @@ HARMFUL = {
   "unreadable": "files that cannot be decoded, or not opened",
   "leaked": "the same picture in two splits",
   "conflicting": "the same picture in two classes",
-  "to be parted": "the same picture in files that differ, of which a hold-out may train on one and "
-  "test the other: delete all but one",
+  "to be parted": "the same picture in files that differ, or of more than "
+  f"{identity.LARGE // 2**30} GiB in any: a hold-out may train on one and test the other; delete "
+  "all but one",
   "bits unused": "16-bit files that use fewer: without data.range they are dark, or black",
   "other formats": "pictures in formats that are not read: convert them to JPEG or PNG",
 }
 KINDS = {
   **HARMFUL,
   "duplicate": "the same picture twice, in one split and class; files that are the same to the "
-  "byte are on one side of a hold-out",
+  f"byte are on one side of a hold-out, of up to {identity.LARGE // 2**30} GiB",
   "classes that differ": "a split lacks classes that another one has",
   "empty folder": "class folders without images",
   "outside": "images that are in no class folder: not read",
@@ -301,9 +302,10 @@ def _notes(data: bytes, ending: str) -> Iterator[tuple[str, str]]:
     return
 
 
-def _compare(looked: Iterable[Looked], findings: dict[str, list[str]]) -> None:
+def _compare(looked: Sequence[Looked], findings: dict[str, list[str]]) -> None:
   """The same picture in several files, of those that are in a split or a class."""
   groups = collections.defaultdict(list)
+  large = sum(image.size for image in looked) > identity.LARGE  # known by path, not by content
   for image in looked:
     if image.height and (image.split or image.labels):
       groups[image.pixels].append(image)
@@ -315,7 +317,7 @@ def _compare(looked: Iterable[Looked], findings: dict[str, list[str]]) -> None:
     line = f"{paths} (the same {'pixels' if differ else 'bytes'})"
     leaked = len({image.split for image in group}) > 1
     conflicting = len({frozenset(image.labels) for image in group} - {frozenset()}) > 1
-    parted = differ and not group[0].split
+    parted = (differ or large) and not group[0].split
     for kind, holds in (
       ("leaked", leaked),
       ("conflicting", conflicting),

@@ -23,8 +23,8 @@ class Records(Protocol):
 
   labels: np.ndarray  # [n] int32 or [n, num_classes] uint8; reading them may read the whole split
   contents: np.ndarray  # [n] uint64, what examples are known by: see `identity`; reads them all
-  places: np.ndarray  # [n] uint64, where that takes too long,
-  large: bool  # which is so
+  places: np.ndarray  # [n] uint64, ids by location
+  large: bool  # hashing takes too long, use `places`
   groups: np.ndarray | None  # [n] uint64, examples of one are not parted; 0: of none
 
   def __len__(self) -> int: ...

@@ -32,8 +32,9 @@ def test_it_is_written_and_read(tmp_path):
   assert (np.diff(found.ids) > 0).all()
   history.write(tmp_path, found)
   again = history.read(tmp_path)
+  assert {name: len(ids) for name, ids in again.held.items()} == {"test": 3, "validation": 5}
   for field in dataclasses.fields(found):
-    np.testing.assert_array_equal(getattr(again, field.name), getattr(found, field.name))
+    np.testing.assert_equal(getattr(again, field.name), getattr(found, field.name))
   assert [f.name for f in tmp_path.iterdir()] == ["trained_on.json"]
 
 
@@ -46,7 +47,7 @@ def test_a_run_that_goes_on_says_what_changed_and_remembers_all():
     "changed": "of 10 images that the run was trained on, 3 are not trained on any more; 5 are new"
   }
   assert len(now.ids) == 15
-  with pytest.raises(UserError, match=r"^1 of these 2 images were trained on by this run"):
+  with pytest.raises(UserError, match=r"^Remove .*: 1 of these 2 images were trained on by"):
     of_run(now, range(3, 15), test=(0, 20))
 
 
@@ -55,7 +56,7 @@ def test_what_was_trained_on_is_not_evaluated(held, count):
   """But for the copies that the splits of the source had when it began."""
   before, _ = of_run(None, range(10), test=(5, 20))
   first = next(i for i, number in enumerate(held) if number in (8, 9))
-  words = rf"^{count} of these {len(held)} images were trained on.*: image {first}.*put"
+  words = rf"^Remove these.*: {count} of these {len(held)} images were trained.*: image {first}"
   with pytest.raises(UserError, match=words):
     before.check(split_of(*held))
   with pytest.raises(UserError, match=words):
@@ -101,12 +102,40 @@ def test_a_teacher_that_knows_the_test_images_is_said(tmp_path):
 
 @pytest.mark.parametrize(
   "content", ["", "{}", "[1]", '{"by": "content", "older": false, "ids": "0g", "shared": ""}',
-              '{"by": "content", "older": false, "ids": "00", "shared": ""}'],
+              '{"by": "content", "older": false, "ids": "00", "shared": ""}',
+              '{"by": "content", "older": false, "ids": "", "shared": ""}',
+              '{"by": "content", "older": false, "ids": "", "shared": "", "held": ""}'],
 )  # fmt: skip
 def test_a_damaged_record_is_named(tmp_path, content):
   (tmp_path / "trained_on.json").write_text(content)
   with pytest.raises(UserError, match=r"cannot read .*trained_on\.json: .*choose another workdir"):
     history.read(tmp_path)
+
+
+@pytest.mark.parametrize("amounts", [(12, 9), (0.2, 9), (0.15, 0.1)])
+@pytest.mark.parametrize("older", [False, True])
+def test_within_a_run_no_image_changes_sides(older, amounts):
+  """Files come and go, the last of their class too, and the numbers ask for others each time."""
+  rng, c = np.random.default_rng(0), default().data
+  c.update({"source": "arrays", "test": amounts[0], "validation": amounts[1]})
+  nothing, there, gone, side = np.zeros(0, np.uint64), {*range(60)}, set(), {}
+  before = history.History("", older, nothing, nothing, {})
+  for start in range(8):
+    images = split_of(*rng.permutation(sorted(there)).tolist()).images
+    labels = np.maximum(0, images[..., 0].ravel()[::4].astype(np.int32) % 9 - 4)
+    labels = np.where(np.arange(len(labels)) < 5, np.arange(len(labels)), labels)
+    splits = data.load(c, given=data.from_arrays((images, labels)), before=before)
+    found = {int(i): name for name, split in splits.items() for i in split.ids("content")}
+    assert len(found) == len(there)
+    assert {i: side.get(i, name) for i, name in found.items()} == found
+    side |= found
+    others = {name: splits[name] for name in ("test", "validation")}
+    before, _ = history.of_run(before, splits["train"], others)
+    for name, amount in zip(("test", "validation"), amounts, strict=True):
+      assert older or isinstance(amount, float) or len(splits[name]) == amount or start > 1
+    left = [*map(int, rng.choice(sorted(there), 12, replace=False))]
+    there = there - {*left} | {*range(60 + 20 * start, 80 + 20 * start)} | gone  # which come back
+    gone = {*left}
 
 
 def test_a_record_that_is_gone_is_missed_but_of_older_runs(tmp_path):
@@ -195,8 +224,11 @@ def test_a_run_of_before_keeps_its_split(tiny, tmp_path, capsys, monkeypatch):
   assert holdout.OLDER in capsys.readouterr().out
   after = history.read(tmp_path)
   assert after.older and len(after.ids) == 80
-  with pytest.raises(UserError, match="images were trained on"):
-    train.train(config, tmp_path, data.from_arrays((images[::-1], labels[::-1]), noise(7, 1)))
+  turned = data.from_arrays((images[::-1], labels[::-1]), (images[:7], labels[:7]))
+  now = data.load(config.data, given=turned, before=after)
+  for name, split in now.items():
+    assert {*split.ids(after.by)} == {*found[name].ids(after.by)}
+  assert now["validation"].note == holdout.OLDER
 
 
 def test_a_long_tail_of_before_stays_too():

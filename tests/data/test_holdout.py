@@ -24,7 +24,8 @@ def split_of(ids, labels=None, classes=4, groups=None):
   split = data.Split.of(images, labels.astype(np.int32), tuple("abcdefgh"[:classes]))
   if groups is None:
     return split
-  names = np.array([identity.fingerprint(group.encode()) for group in groups], np.uint64)
+  names = [identity.fingerprint(group.encode()) if group else 0 for group in groups]
+  names = np.array(names, np.uint64)
 
   class Grouped(type(split.records)):
     groups = names
@@ -123,6 +124,13 @@ def test_examples_of_a_group_are_on_one_side():
   assert more & {*range(400)} == found, "the group decides, not its examples"
 
 
+def test_images_without_a_group_are_each_on_a_side_of_their_own():
+  ids = np.arange(200)
+  found = held(split_of(ids, groups=[*("g" * 100), *([""] * 100)]))
+  assert found & {*range(100, 200)} == held(split_of(ids)) & {*range(100, 200)}
+  assert 5 < len(found & {*range(100, 200)}) < 50
+
+
 def test_groups_that_share_a_picture_are_on_one_side():
   """A chain of ten groups: each has an image of the one before."""
   ids = [i for group in range(40) for i in (10 * group, 10 * group + 1)]
@@ -160,12 +168,27 @@ def test_several_labels_keep_an_example_of_each():
 
 def test_groups_of_which_none_is_held_out_are_refused_with_the_mend():
   split = split_of(np.arange(100), groups=["a"] * 50 + ["b"] * 50)
-  words = r"kept together they come in 2 parts.*another data\.split_seed"
+  words = r"\(--config\.data\.test=0\.5\).*another data\.split_seed: copies and groups form 2 units"
   with pytest.raises(UserError, match=words):
     held(split, 49)
   assert len(held(split, 50)) == 50
   with pytest.raises(UserError, match=words.replace("2", "1")):
     held(split_of(np.arange(100), groups=["a"] * 100))
+
+
+@pytest.mark.parametrize("amount", [0.3, 9])
+def test_what_a_run_trained_on_and_held_out_stays_with_what_is_bound_to_it(amount):
+  """Group 0 was trained on, 1 held out; a picture then makes one of 2 and 3, which were parted."""
+  known = lambda ids: split_of(ids).ids(identity.CONTENT)
+  ids = [*range(40), *range(40, 44), 20]  # one more of each of the four groups; 20 is of 3 also
+  groups = [f"g{i // 10}" for i in range(40)] + ["g0", "g1", "g2", "g3", "g3"]
+  split = split_of(ids, np.array([i // 10 for i in range(40)] + [0, 1, 2, 3, 2]), groups=groups)
+  never, always = known([*range(10), *range(20, 30)]), known([*range(10, 20), *range(30, 40)])
+  for seed in range(5):
+    kept, out = holdout.carve(split, amount, "test", seed, identity.CONTENT, never, always)
+    found = {int(i) for i in out.ids(identity.CONTENT)}
+    assert found == {*map(int, known([*range(10, 20), *range(30, 40), 41]))}
+    assert {1, 3} & {*kept.labels.tolist()} == {3}, "of class 1 all was held out before"
 
 
 def test_a_share_holds_out_the_first_and_leaves_each_class_its_last():
@@ -298,8 +321,10 @@ def test_large_sets_go_by_path_and_size_and_say_nothing_of_content(photos, monke
     c = default().data
     c.update({"source": "folder", "path": path, "image_size": 4, "pipeline": "streaming"})
     data.check(c)
-    split = data.load(c)["test"]
-    assert split.by == identity.PLACE
+    splits = data.load(c)
+    split = splits["test"]
+    words = "examples are known by path and size, not by content: copies are not kept together"
+    assert split.by == identity.PLACE and words in splits["train"].remarks["held out"]
     return {os.path.relpath(split.name(i), path) for i in range(len(split))}
 
   before = tested("a")

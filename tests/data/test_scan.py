@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnjax.data import identity
 from cnnjax.data.scan import HARMFUL, KINDS, render, scan
 from cnnjax.errors import UserError
 
@@ -256,11 +257,14 @@ def test_bits_of_colour_are_counted_without_transparency(tmp_path):
   assert scan(tmp_path).findings["bits unused"] == ("all 1 use 10, up to 900: set data.range=10",)
 
 
-def test_copies_are_harmful_where_a_hold_out_may_part_them(tmp_path):
-  """Not those that are the same to the byte: they are on one side."""
+def test_copies_are_harmful_where_a_hold_out_may_part_them(tmp_path, monkeypatch):
+  """Not those that are the same to the byte: they are on one side, but of large sets."""
   report = scan(write(tmp_path, {"a/1.png": picture(0), "a/2.png": picture(0)}))
   assert list(report.findings) == ["duplicate"] and not report.harmful
   assert "data.group keeps them on one side" in render(report)
+  with monkeypatch.context() as patched:
+    patched.setattr(identity, "LARGE", sum(image.size for image in report.images) - 1)
+    assert list(scan(tmp_path).findings) == ["to be parted"]
   report = scan(write(tmp_path, {"a/3.bmp": picture(0)}))
   assert paths(report.findings["to be parted"]) == [{"a/1.png", "a/2.png", "a/3.bmp"}]
   assert report.harmful and "duplicate" not in report.findings
