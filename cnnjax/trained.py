@@ -110,6 +110,12 @@ def _measured(
   try:
     return measure(step, weights)
   except UserError as e:
+    if weights == "raw" and config.optim.lookahead and averaging.SLOW not in saved.averages(step):
+      warn(
+        f"these are Lookahead's fast weights: the slow ones of step {step:,} were not saved to be "
+        f"evaluated, and cannot be made now: {e}"
+      )
+      return None
     if noted is None:
       warn(f"the {weights} weights may be of a step before {step:,}, and cannot be made anew: {e}")
       return None

@@ -182,7 +182,7 @@ def _listed(config: ConfigDict) -> Listing:
 
 def whole(config: ConfigDict) -> Split:
   """All images of the folder or list, of every split that it has, with the classes that it has."""
-  found = _look(config.path)
+  found = _look(config.path, config.group, grouped=False)
   pairs, classes, remarks = found.read(("train", place) for place in found.own)
   every = list(itertools.chain(*pairs.values()))
   several = any(len(labels) != 1 for _, labels in every)
@@ -231,14 +231,14 @@ class _Found:
     return pairs, tuple(dict.fromkeys(called.values())), remarks
 
 
-def _look(path: str | None, group: str | None = None) -> _Found:
+def _look(path: str | None, group: str | None = None, *, grouped: bool = True) -> _Found:
   root = _existing(path)
   if os.path.isdir(root):
     splits = split_folders(root)
     left = _loose(root) if splits else Leftovers()
     return _Found(root, splits or {"": root}, beside(root, splits), left)
   if root.lower().endswith(tables.ENDINGS):
-    table = tables.read(root, group)
+    table = tables.read(root, group, grouped=grouped)
     return _Found(
       os.path.dirname(root), table.splits, table.remarks, Leftovers(), table.folds, table.groups
     )

@@ -23,11 +23,28 @@ _MOST = 5  # doubts that are told
 
 
 def split_of(name: str) -> str | None:
-  """The split that a name stands for, "train", "validation" or "test"; None of other names."""
+  """Returns the split that a name means, "train", "validation" or "test"; None of other names."""
+  return _parsed(name)[0]
+
+
+def same_split(name: str) -> str:
+  """Returns what the spellings of one split have in common: "train" of training and train_images.
+
+  Words such as val and dev, and years, keep splits apart.
+  """
+  split, word, suffix = _parsed(name)
+  if split is None:
+    return name
+  word = next((stem for stem in ("train", "val", "test") if word.startswith(stem)), word)
+  return word + suffix if suffix.isdigit() else word
+
+
+def _parsed(name: str) -> tuple[str | None, str, str]:
+  """(the split that a name means, its alias in the name, what follows it)."""
   for split, aliases in ALIASES.items():
-    if re.fullmatch(f"({'|'.join(aliases)}){_SUFFIX}", name.strip().lower()):
-      return split
-  return None
+    if found := re.fullmatch(f"({'|'.join(aliases)}){_SUFFIX}", name.strip().lower()):
+      return split, found[1], found[2] or ""
+  return None, "", ""
 
 
 def same(name: str) -> str:

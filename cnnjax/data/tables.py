@@ -6,8 +6,8 @@ in JSONL a list, which may be empty. What programs write for a missing label is 
 JSONL, where null is none, a text is a name.
 
 The split stands in a column whose values are names of splits (any column of which all are), or in
-one of `FLAGS`. In a column named split or subset the values may be other names, which the config
-says. Folds of a cross-validation say of no line whether it is trained on.
+columns of true and false, see `FLAGS`. In a column named split or subset the values may be other
+names, which the config says. Folds of a cross-validation say of no line whether it is trained on.
 """
 
 import csv
@@ -18,10 +18,10 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from cnnjax.data.names import MISSING, split_of
+from cnnjax.data.names import MISSING, same_split, split_of
 from cnnjax.errors import UserError, listed, unknown
 
 ENDINGS = (".csv", ".jsonl")
@@ -34,11 +34,12 @@ KEYS = {
 # Columns of a split by their names, whatever else than "train" stands there; or of folds.
 _SPLITS = (*KEYS["split"], "splits", "set", "data_split", "partition", "usage", "phase")
 _FOLDS = ("fold", "folds", "kfold", "k_fold", "cv_fold")
-# (split where it is true, where it is false); is_valid is fastai's.
+# The split where a column is true; is_valid is fastai's. Valid alone may mean that an image is.
 FLAGS = {
-  **dict.fromkeys(("is_train", "is_training", "is_training_image"), ("train", "test")),
-  **dict.fromkeys(("is_valid", "is_val", "is_validation"), ("validation", "train")),
-  **dict.fromkeys(("is_test", "is_testing"), ("test", "train")),
+  **dict.fromkeys(("is_train", "is_training", "is_training_image", "train", "training"), "train"),
+  **dict.fromkeys(("is_valid", "is_val", "is_validation", "val", "validation"), "validation"),
+  **dict.fromkeys(("is_test", "is_testing", "test", "testing"), "test"),
+  "valid": "validation",
 }
 _TRUE, _FALSE = ("true", "1", "yes", "t", "y", "1.0"), ("false", "0", "no", "f", "n", "0.0")
 _MOST = 100  # values that are kept of a column: of splits or folds there are fewer
@@ -56,8 +57,13 @@ class Table:
   groups: dict[str, str] | None = None  # of files, by the column that was asked for
 
 
-def read(path: str, group: str | None = None) -> Table:
-  """The images of each split; with `group`, a column or something else, what it says of each.
+def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
+  """Reads the images of each split and, with `group`, the group of each.
+
+  Args:
+    path: of the list.
+    group: `data.group`, a column or a pattern of paths.
+    grouped: False: where `group` is no column, there are no groups.
 
   Raises:
     UserError: a line is wrong, a file that it names is not there, or the splits are ambiguous.
@@ -65,12 +71,13 @@ def read(path: str, group: str | None = None) -> Table:
   data = _text(path)
   rows = lambda: (_csv if path.lower().endswith(".csv") else _jsonl)(path, data)
   columns = _columns(rows())
-  column = _split_column(path, columns)
+  by = _split_columns(path, columns)
   splits: dict[str, Pairs] = {}
+  spelled: dict[str, dict[str, None]] = {}  # the names of a split
   lines: dict[str, int] = {}  # by file
-  grouped = _group_column(path, group, columns)
+  group_column = _group_column(path, group, columns, needed=grouped)
   groups: dict[str, str] = {}
-  missing, used = [], {column, grouped}
+  missing, used = [], {*by, group_column}
   for line, row in rows():
     keys = [next((name for name in KEYS[key] if name in row), None) for key in ("path", "label")]
     used |= {*keys}
@@ -81,8 +88,11 @@ def read(path: str, group: str | None = None) -> Table:
         "an image has one line, and several labels stand in it with ';' between (JSONL: a list)"
       )
     missing += [] if os.path.isfile(file) else [f"{file} (line {line})"]
-    splits.setdefault(_split(column, row), []).append((file, labels))
-    groups[file] = _filled(row.get(grouped))
+    split = _split(path, line, row, by, columns)
+    spellings = spelled.setdefault(same_split(split), {})
+    spellings[split] = None
+    splits.setdefault(next(iter(spellings)), []).append((file, labels))
+    groups[file] = _filled(row.get(group_column))
     if "" in splits and len(splits) > 1:
       raise UserError(
         f"{path}, line {line}: a split in some lines and none in others; give it to all"
@@ -96,10 +106,22 @@ def read(path: str, group: str | None = None) -> Table:
   if not splits:
     raise UserError(f"{path} names no images: it has no lines with a path and a label")
   unused = [repr(name) for name in columns if name not in used]
-  remarks = {"splits": f"by the column {column!r}"} if column not in (None, *KEYS["split"]) else {}
-  remarks |= {"not used": f"columns {listed(unused)}"} if unused else {}
-  folds = _folds(columns) if column is None else ""
-  return Table(splits, remarks, folds, groups if grouped else None)
+  remarks = {"not used": f"columns {listed(unused)}"} if unused else {}
+  if words := _of_splits(by, spelled.values()):
+    remarks = {"splits": words} | remarks
+  return Table(splits, remarks, "" if by else _folds(columns), groups if group_column else None)
+
+
+def _of_splits(by: Sequence[str], spelled: Iterable[Iterable[str]]) -> str:
+  """Where the splits stand and which of their names mean the same, in words."""
+  words = [f"{_quoted(names)} are one split" for names in map(list, spelled) if len(names) > 1]
+  if not {*by} <= {*KEYS["split"]}:
+    words.insert(0, f"by the column{'s' * (len(by) > 1)} {_quoted(by)}")
+  return "; ".join(words)
+
+
+def _quoted(names: Iterable[str]) -> str:
+  return " and ".join(map(repr, names))
 
 
 def _image(
@@ -151,46 +173,74 @@ def _word(value: Any) -> str:
   return _filled(value).lower()
 
 
-def _group_column(path: str, group: str | None, columns: Iterable[str]) -> str | None:
+def _group_column(
+  path: str, group: str | None, columns: Iterable[str], *, needed: bool
+) -> str | None:
   """The column that `group` names; None where it is a pattern of paths, or nothing."""
   if group is None or _column(group) in columns:
     return group and _column(group)
-  if re.fullmatch(r"[\w\s-]+", group):
+  if needed and re.fullmatch(r"[\w\s-]+", group):
     raise unknown(f"column of {path} in data.group", group, columns)
   return None
 
 
-def _split_column(path: str, columns: dict[str, set[str]]) -> str | None:
-  """The column that says which split a line is of."""
-  candidates = [
-    name
+def _split_columns(path: str, columns: dict[str, set[str]]) -> list[str]:
+  """The column that says which split a line is of, or those that do so by true and false."""
+  others = [
+    (name, values)
     for name, values in columns.items()
     if name not in (*KEYS["path"], *KEYS["label"]) and len(values) <= _MOST
-    if _says_split(name, values)
   ]
-  if len(candidates) > 1:
+  flags = [name for name, values in others if _is_flag(name, values)]
+  flags = [] if flags == ["valid"] else flags
+  named = [name for name, values in others if name not in flags and _says_split(name, values)]
+  if len(named) + bool(flags) > 1:
     raise UserError(
-      f"{path}: the columns {' and '.join(map(repr, candidates))} each say which split a line is "
-      "of; keep one, and delete or rename the others"
+      f"{path}: the columns {_quoted(named + flags)} each say which split a line is of; keep one, "
+      "and delete or rename the others"
     )
-  return candidates[0] if candidates else None
+  return named or flags
+
+
+def _is_flag(name: str, values: set[str]) -> bool:
+  return name in FLAGS and set() < values - {""} <= {*_TRUE, *_FALSE}
 
 
 def _says_split(name: str, values: set[str]) -> bool:
   filled = values - {""}
   if not filled:
     return False
-  if name in FLAGS:
-    return filled <= {*_TRUE, *_FALSE}
   found = {split_of(value) for value in filled}
   if name in KEYS["split"] or (name in (*_SPLITS, *_FOLDS) and found & {"train"}):
     return True
   return None not in found and (name in _SPLITS or ("" not in values and "train" in found))
 
 
-def _split(column: str | None, row: dict[str, Any]) -> str:
-  word = _word(row.get(column))
-  return FLAGS[column][word in _FALSE] if word and column in FLAGS else word
+def _split(
+  path: str, line: int, row: dict[str, Any], by: Sequence[str], columns: dict[str, set[str]]
+) -> str:
+  """The split of a line by the columns `by`; "" where nothing stands in them.
+
+  Raises:
+    UserError: they contradict each other, or leave it without a split.
+  """
+  words = {name: _word(row.get(name)) for name in by}
+  if not any(_is_flag(name, columns[name]) for name in by):
+    return "".join(words.values())
+  true, false = (
+    {FLAGS[name] for name, word in words.items() if word in kind} for kind in (_TRUE, _FALSE)
+  )
+  if len(true) == 1 and not true & false:
+    return true.pop()
+  if not true and "" in words.values():
+    return ""
+  if not true and false == {"train"}:
+    return "test"
+  if true or "train" in false:
+    said = ", ".join(f"{name}={word}" for name, word in words.items())
+    wrong = "contradict each other" if true else "leave it without a split"
+    raise UserError(f"{path}, line {line}: {said} {wrong}; mend the line, or delete a column")
+  return "train"
 
 
 def _folds(columns: dict[str, set[str]]) -> str:

@@ -285,6 +285,14 @@ def test_groups_of_a_list_or_of_paths_are_not_parted(photos, path, group, of, wo
   number = lambda split, i: int(pathlib.Path(split.name(i)).stem)
   train, test = ({of(number(s, i)) for i in range(len(s))} for s in splits.values())
   assert train and test and not train & test
+  assert ("not used" in folder.whole(c).remarks) == ("not used" in remarks)
+
+
+def test_another_list_needs_no_groups_to_be_evaluated(photos):
+  pathlib.Path("new.csv").write_text("path,label\na/x/0.png,x\na/y/1.png,y\n")
+  c = default().data
+  c.update({"source": "folder", "path": "new.csv", "group": "patient"})
+  assert len(folder.whole(c)) == 2 and not folder.whole(c).remarks
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ TRAIN, HELD = ("train",) * 4, ("validation", "test")
     ("is_valid", (False,) * 4 + (True,) * 2, (*TRAIN, *("validation",) * 2)),
     ("Is Test", (0, 0, 0, 0, 1, 1), (*TRAIN, "test", "test")),
     ("is_train", ("yes",) * 4 + ("no",) * 2, (*TRAIN, "test", "test")),
+    ("test", (0, 0, 0, 0, 1, 1), (*TRAIN, "test", "test")),
+    ("val", (0, 0, 0, 0, 1, 1), (*TRAIN, *("validation",) * 2)),
+    ("Train", (1, 1, 1, 1, 0, 0), (*TRAIN, "test", "test")),
   ],
 )  # fmt: skip
 def test_a_split_is_taken_for_what_its_column_says(ending, column, cells, splits):
@@ -104,6 +107,69 @@ def test_a_split_is_taken_for_what_its_column_says(ending, column, cells, splits
   )
   column = re.sub("[ -]", "_", column.lower())
   assert found.remarks == {"splits": f"by the column {column!r}", "not used": "columns 'n'"}
+
+
+def flagged(cells):
+  """A list of images whose splits are said by columns of true and false."""
+  names = put(*some("in", 6))
+  n = len(next(iter(cells.values())))
+  lines = zip(names[:n], "xyxyxy", *cells.values(), strict=False)
+  return table("\n".join(",".join(map(str, line)) for line in (("path", "label", *cells), *lines)))
+
+
+@pytest.mark.parametrize(
+  "cells, expected",
+  [
+    ({"is_test": (0, 0, 0, 0, 0, 1), "is_valid": (0, 0, 0, 0, 1, 0)}, (*TRAIN, *HELD)),
+    ({"train": (1, 1, 1, 1, 0, 0), "valid": (0, 0, 0, 0, 1, 0), "test": (0, 0, 0, 0, 0, 1)},
+     (*TRAIN, *HELD)),
+    ({"is_train": (1, 1, 1, 1, 0, 0), "is_test": (0, 0, 0, 0, 1, 1)}, (*TRAIN, "test", "test")),
+    ({"is_test": (0, 0, 0, 0, 1, 1), "test": ("no",) * 4 + ("yes",) * 2},
+     (*TRAIN, "test", "test")),
+    ({"is_test": (0, 0, 0, 0, "", 1), "is_valid": (0, 0, 0, 0, 1, "")}, (*TRAIN, *HELD)),
+  ],
+)  # fmt: skip
+def test_columns_of_true_and_false_are_one_split_together(cells, expected):
+  found = tables.read(flagged(cells))
+  splits = {file: split for split, pairs in found.splits.items() for file, _ in pairs}
+  assert tuple(splits.values()) == expected
+  columns = " and ".join(map(repr, cells))
+  assert found.remarks == {"splits": f"by the columns {columns}"}
+
+
+@pytest.mark.parametrize(
+  "cells, words",
+  [
+    ({"is_test": (0, 0, 1), "is_valid": (0, 0, 1)}, "line 4: is_test=1, is_valid=1 contradict"),
+    ({"test": (0, 1), "is_test": (0, 0)}, "a.csv, line 3: test=1, is_test=0 contradict each"),
+    ({"is_train": (1, 0), "is_test": (0, 0)}, "is_train=0, is_test=0 leave it without a split; "
+     "mend the line, or delete a column"),
+    ({"is_test": (0, 1, 0), "is_valid": (0, 0, "")}, "line 4: a split in some lines and none in"),
+    ({"is_test": (0, 1), "set": ("train", "test")}, "'set' and 'is_test' each say which split"),
+  ],
+)  # fmt: skip
+def test_columns_of_true_and_false_that_contradict_are_refused(fails, cells, words):
+  assert words in fails(f"path={flagged(cells)}")
+
+
+def test_valid_alone_may_mean_that_an_image_is():
+  found = tables.read(flagged({"valid": (1, 1, 0, 1)}))
+  assert [*found.splits] == [""] and found.remarks == {"not used": "columns 'valid'"}
+
+
+def test_spellings_of_a_split_are_one_split():
+  names = put(*some("in", 8))
+  cells = "train", "trainset", "Training", "val", "dev", "test", "test_images", "val2017"
+  lines = "".join(f"{n},{i % 2},{c}\n" for i, (n, c) in enumerate(zip(names, cells, strict=True)))
+  file = table(f"path,label,set\n{lines}")
+  found = tables.read(file)
+  assert {key: [n for n, _ in pairs] for key, pairs in found.splits.items()} == {
+    "train": names[:3], "val": [names[3]], "dev": [names[4]], "test": names[5:7],
+    "val2017": [names[7]],
+  }  # fmt: skip
+  words = "'train' and 'trainset' and 'training' are one split; 'test' and 'test_images' are one"
+  assert found.remarks == {"splits": f"by the column 'set'; {words} split"}
+  assert {n for n, _ in load(file)[0]["train"]} == {*names[:3]}
 
 
 def test_the_splits_of_a_column_are_those_of_the_run():
