@@ -59,6 +59,39 @@ def test_where_the_data_have_grown_the_rates_are_those_of_their_epochs(tiny):
   assert "was 45 steps and is 60 now" in said[1]["going on"]
 
 
+def test_the_dropout_of_the_model_is_that_of_a_step(tiny):
+  """Where it leaves nothing of the hidden layer, nothing but the bias of the head learns."""
+  config = tiny(augment=None, **{"optim.weight_decay": 0.0, "optim.schedule.warmup": 0})
+  config.model = {"name": "mlp", "features": (4,), "dropout": 1 - 1e-7}
+  program = programs.build(config)
+  before = jax.device_get(program.new_state().params)
+  now = program.train_step(program.new_state(), program.inputs.train.feed(0), 1)
+  assert program.training_metrics(now)["train/loss"] == pytest.approx(np.log(10), rel=1e-6)
+  after = jax.device_get(now.params)
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
+  assert moved == {
+    "dense1": {"kernel": False, "bias": False}, "head": {"kernel": False, "bias": True}
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize("lookahead", [3, None])
+def test_fast_weights_are_called_so_where_no_slow_ones_can_be_made(
+  tiny, tmp_path, capsys, lookahead
+):
+  """Of a run of before slow weights were evaluated, whose data are away."""
+  config = tiny(**{"optim.lookahead": lookahead, "batch_norm.precise": True})
+  program = programs.build(config)
+  now = program.new_state().replace(averages={}, step=jnp.int32(6))
+  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+    saved.save(now, program.inputs.meta, {})
+  config.data.update(source="folder", path=str(tmp_path / "away"))
+  found = trained.load(tmp_path, config, program.mesh, "last", measure=programs.measured_later)
+  jax.tree.map(np.testing.assert_array_equal, found.variables, now.variables)
+  said = capsys.readouterr().err
+  assert ("these are Lookahead's fast weights" in said) == bool(lookahead)
+  assert ("the raw weights may be of a step before 6" in said) == (not lookahead)
+
+
 def test_a_teacher_is_asked_what_it_makes_of_the_images(tiny):
   teach = lambda variables, images: variables + images.mean((1, 2, 3))[:, None]
   teacher = trained.Teacher(teach, jnp.arange(10.0), "a mean")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax import processes
 from cnnjax.data.crops import Crops
 from cnnjax.data.split import Arrays, Skipped, Split
 from cnnjax.errors import UserError, warn
@@ -56,7 +57,7 @@ def compare(config: ConfigDict, name: str, split: Split, mean: Sequence[float]) 
   As where files of 16 bits have another range than those of the training split.
   """
   highest = _some(config, split, GLANCE).max()
-  if highest / 255 < min(mean):
+  if highest / 255 < min(mean) and processes.is_first():
     warn(
       f"the {name} images are dark: no value is above {highest} of 255, and those that are trained "
       f"on have a mean of {255 * min(mean):.0f}. {_RANGE if config.source == 'folder' else _ARRAYS}"

@@ -28,7 +28,7 @@ from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import sharding, signals
+from cnnjax import processes, sharding, signals
 from cnnjax.data import stall
 from cnnjax.data.crops import Crops
 from cnnjax.data.images import UnreadableImage
@@ -275,7 +275,7 @@ class Streaming:
       self._told = True
       names = (self.split.name(i) for i in range(len(self.split)))
       left = np.flatnonzero([name not in self._skipped for name in names])
-      if lost := self.split.lost(left):
+      if (lost := self.split.lost(left)) and processes.is_first():
         warn(f"images that cannot be read are left out of the evaluation, which is {lost}")
 
   def _read(self, chunks: _Chunks, workers: int) -> Iterator[dict[str, jax.Array]]:

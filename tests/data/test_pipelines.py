@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fakes import Lazy, Records, photos, split_of_files
 
-from cnnjax import data, sharding
+from cnnjax import data, processes, sharding
 from cnnjax.config import default, override
 from cnnjax.data import identity, imbalance
 from cnnjax.data.holdout import carve
@@ -334,7 +334,7 @@ def test_a_class_that_loses_all_its_images_ends_the_run(kind, several):
     batches(opened(kind, given, image_size=6)[0], range(4))
 
 
-def test_what_was_replaced_or_lost_is_said(damaged, capsys):
+def test_what_was_replaced_or_lost_is_said(damaged, capsys, monkeypatch):
   split = opened("resident", damaged, image_size=6)[0].split
   assert split.note == "5 that cannot be read replaced within their class"
   gone = {"test": split_of_files(8, [1, 6], 5)}
@@ -345,6 +345,9 @@ def test_what_was_replaced_or_lost_is_said(damaged, capsys):
     assert sum(int(mask.sum()) for _, mask in pipeline.once(4)) == 6
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith("warning: images that cannot be read") and line.endswith("any of 1")
+  monkeypatch.setattr(processes, "is_first", lambda: False)
+  list(opened("streaming", gone, image_size=6, name="test")[0].once(4))
+  assert not capsys.readouterr().err, "the first process speaks"
 
 
 @both

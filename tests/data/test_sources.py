@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnnjax import data, sharding, steps
+from cnnjax import data, processes, sharding, steps
 from cnnjax.config import default, override
 from cnnjax.data import levels, synthetic
 from cnnjax.errors import UserError
@@ -153,11 +153,15 @@ def test_dark_images_are_said_to_be_so(largest, dark):
   assert ("dark, since white is 255. " in words and "data.range" in words) == dark
 
 
-@pytest.mark.parametrize("highest, dark", [(9, True), (100, False)])
+@pytest.mark.parametrize(
+  "highest, first, dark", [(9, True, True), (9, False, False), (100, True, False)]
+)
 @pytest.mark.parametrize("pipeline", ["resident", "streaming"])
 def test_evaluated_images_that_are_darker_than_all_that_was_learnt_are_warned_of(
-  highest, dark, pipeline, capsys
+  highest, first, dark, pipeline, capsys, monkeypatch
 ):
+  """By the first process."""
+  monkeypatch.setattr(processes, "is_first", lambda: first)
   images = np.random.default_rng(0).integers(0, highest + 1, (30, 6, 6, 3), np.uint8)
   split = data.Split.of(images, np.zeros(30, np.int32), ("a",))
   levels.compare(config("folder", pipeline=pipeline, image_size=4), "test", split, (0.3, 0.2, 0.5))
