@@ -52,6 +52,11 @@ def listed(names: Sequence[str]) -> str:
   return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
+def number(n: int, noun: str) -> str:
+  """The number of things, as "1 image" and "2,000 images"."""
+  return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 class ArgumentParser(argparse.ArgumentParser):
   """argparse, whose errors are one line like all others."""
 

@@ -105,8 +105,9 @@ def train(
       finally:
         out.name_unreadable(inputs.skipped)
       saved.wait()
-      by, restored = stop(), None if result is now else result.steps_done
-      out.report(workdir, now.steps_done, saved.step("best"), by, restored=restored)
+      best, by = saved.step("best"), stop()
+      restored = None if result is now else result.steps_done
+      out.report(workdir, now.steps_done, best, by, restored=restored, arrays=splits is not None)
       return result, out.latest, by
 
 

@@ -19,7 +19,7 @@ import rich.progress
 from ml_collections import ConfigDict
 
 from cnnjax import compiling, console, health, processes, profiling, strict_json
-from cnnjax.errors import TransientError, warn
+from cnnjax.errors import TransientError, number, warn
 from cnnjax.members import in_words, of_each
 from cnnjax.metrics import Metric, named
 from cnnjax.paths import PathLike, quoted, to_path
@@ -305,7 +305,8 @@ class Writers:
     of = step if of is None else of
     found = {f"{split}/{named(weights, name)}": value for name, value in metrics.items()}
     self.write(step, found if of == step else {**found, "restored_step": of})
-    at = f"epoch {step / self._steps_per_epoch:g} of {self._total / self._steps_per_epoch:g}"
+    done, whole = (round(n / self._steps_per_epoch, 2) for n in (step, self._total))
+    at = f"epoch {done:g} of {whole:g}"
     self._say_evaluation(at if of == step else f"best step, {of:,}", split, weights, metrics)
     return found
 
@@ -395,18 +396,24 @@ class Writers:
     stopped_by: signal.Signals | None,
     *,
     restored: int | None = None,
+    arrays: bool = False,
   ) -> None:
-    """The last words: the result, of the step that was `restored` or the last, and where it is."""
+    """The last words: the result, of the step that was `restored` or the last, and where it is.
+
+    `arrays`: the run is on arrays, which only Python can give again.
+    """
     self._stop_bar()
     if stopped_by and step < self._total:
+      command = f"command with --workdir={quoted(folder)}"
+      same = f"call with workdir={str(folder)!r}" if arrays else command
       self.say(
         f"stopped by {stopped_by.name} and saved at step {step:,} of {self._total:,}; "
-        f"the same command with --workdir={quoted(folder)} goes on from there"
+        f"the same {same} goes on from there"
       )
       return
     took = datetime.timedelta(seconds=round(time.monotonic() - self._began))
     done = step - self._began_at
-    did = f"trained {done:,} steps in {took} ({self._speed()}). " if done > 0 else ""
+    did = f"trained {number(done, 'step')} in {took} ({self._speed()}). " if done > 0 else ""
     if step < self._total:
       self.say(f"stopped early, at step {step:,} of {self._total:,}")
     each, rate = of_each(self.latest), self._best_rate()
@@ -423,18 +430,25 @@ class Writers:
       )
     else:  # `epochs` was lowered below where the run stopped, or metrics.jsonl is gone
       self.say(f"{did}the test split was not evaluated")
+    chosen = "checkpoint='best'" if arrays else "--checkpoint=best"
     if rate:
       score = {self._monitor: each[rate][self._monitor]}
       self.say(f"best by validation: {rate}, {in_words(score, self._metrics, 'validation/')}")
     elif best is not None:
-      self.say(f"best by validation: step {best:,} (evaluate it with --checkpoint=best)")
+      self.say(f"best by validation: step {best:,} (evaluate it with {chosen})")
     self.say(
       f"in {folder}: config.json, metrics.jsonl, trained_on.json, checkpoints/, TensorBoard events"
     )
-    which = "" if restored is None else " --checkpoint=best"
+    which = {} if restored is None else {"checkpoint": "best"}
     if "test/schedule_free_loss" in self.latest:  # the weights that this method is about
-      which += " --weights=schedule_free"
-    self.say(f"evaluate with: python -m cnnjax.evaluate --workdir={quoted(folder)}{which}")
+      which["weights"] = "schedule_free"
+    if arrays:
+      named = "".join(f", {key}={value!r}" for key, value in which.items())
+      call = f"cnnjax.evaluate.evaluate_checkpoint({str(folder)!r}{named}, splits=...)"
+    else:
+      named = "".join(f" --{key}={value}" for key, value in which.items())
+      call = f"python -m cnnjax.evaluate --workdir={quoted(folder)}{named}"
+    self.say(f"evaluate with: {call}")
 
 
 def _span(metrics: Mapping[str, float], name: str, form: str) -> str:

@@ -440,6 +440,30 @@ def test_report_of_a_whole_run(tmp_path, console):
   assert f"python -m cnnjax.evaluate --workdir={tmp_path}" in text
 
 
+def test_one_step_and_a_part_of_an_epoch(tmp_path, console):
+  shown = console(terminal=False)
+  with writers.Writers(tmp_path, 0, 8, 11, BATCH) as out:
+    out.write_evaluation(8, "test", "raw", {"accuracy": 0.5})
+    out.report(tmp_path, 1, None, None)
+  assert "epoch 0.73 of 0.73: " in shown.file.getvalue()
+  assert "trained 1 step in " in shown.file.getvalue()
+
+
+def test_a_run_on_arrays_is_evaluated_from_python(tmp_path, console):
+  """And goes on there: no command has the arrays."""
+  folder = tmp_path / "it's a run"
+  folder.mkdir()
+  shown = console(terminal=False)
+  with make(folder) as out:
+    out.write_evaluation(TOTAL, "test", "schedule_free", {"loss": 1.0})
+    out.report(folder, TOTAL, 30, None, restored=30, arrays=True)
+    out.report(folder, 17, None, signal.SIGTERM, arrays=True)
+  said, call = shown.file.getvalue(), f"evaluate_checkpoint({str(folder)!r}, checkpoint='best', "
+  assert f"evaluate with: cnnjax.evaluate.{call}weights='schedule_free', splits=...)" in said
+  assert "(evaluate it with checkpoint='best')" in said and "python -m" not in said
+  assert f"the same call with workdir={str(folder)!r} goes on" in said and "--" not in said
+
+
 def test_the_weights_that_schedule_free_is_about_are_evaluated(tmp_path, console):
   shown = console(terminal=False)
   with make(tmp_path) as out:
@@ -462,7 +486,7 @@ def test_commands_can_be_copied(tmp_path, console):
 def test_report_of_a_run_that_was_done_already(tmp_path, console):
   report(tmp_path, console, 0, TOTAL)
   text = report(tmp_path, console, TOTAL, TOTAL, test=False)
-  assert "trained" not in text and "test accuracy 97.31%" in text and "best by" not in text
+  assert "trained " not in text and "test accuracy 97.31%" in text and "best by" not in text
 
 
 def test_report_of_a_stopped_run(tmp_path, console):
