@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.errors import ArgumentParser, Stopped, UserError, run, unknown, warn
+from cnnjax.errors import ArgumentParser, Stopped, UserError, number, run, unknown, warn
 from cnnjax.metrics import Metric, of_weights
 from cnnjax.paths import PathLike, to_path
 
@@ -262,7 +262,8 @@ def main(argv: list[str] | None = None) -> int:
     f"{found.examples:,} examples: {in_words(each[''], found.declared) or ''.join(rows)}"
   )
   for name, reason in list(unreadable.items())[:1]:
-    print(f"{len(unreadable)} images cannot be read and are left out, such as {name}: {reason}")
+    images = number(len(unreadable), "image")
+    print(f"left out: {images} that cannot be read, such as {name}: {reason}")
   return 0
 
 

@@ -157,11 +157,12 @@ class Program:
         else f"an epoch was {per_epoch_before:,} steps and is {per_epoch:,} now, the run was "
         f"{before:,} and is {total:,}"
       )
-      found.append(f"the learning rate jumps from {last} to {following}: {why}")
+      verb = "falls" if rates[1] < rates[0] else "rises"
+      found.append(f"the learning rate {verb} from {last} to {following}: {why}")
     order = self.inputs.train.order
     sizes = order.for_run(before).size(step - 1), order.size(step)
     if sizes[0] != sizes[1] != order.for_run(before).size(step):
-      found.append(f"images jump from {sizes[0]} to {sizes[1]} pixels (data.progressive)")
+      found.append(f"images change from {sizes[0]} to {sizes[1]} pixels (data.progressive)")
     return {"going on": "; ".join(found)} if found else {}
 
   def _length_before(

@@ -273,7 +273,7 @@ def test_unreadable_images_are_named_and_not_counted(tiny, folder, tmp_path, pip
   assert evaluate.main([f"--workdir={tmp_path}"]) == 0
   printed = capsys.readouterr().out
   assert ", 7 examples:" in printed
-  assert "2 images cannot be read and are left out, such as " in printed and "truncated" in printed
+  assert "left out: 2 images that cannot be read, such as " in printed and "truncated" in printed
   with pytest.raises(UserError, match=r"2 images cannot be read, and data\.max_unreadable is 1"):
     evaluate.evaluate_checkpoint(tmp_path, **{"data.max_unreadable": 1})
   shutil.copytree(folder, tmp_path / "broken")

@@ -48,10 +48,12 @@ def test_where_the_data_have_grown_the_rates_are_those_of_their_epochs(tiny):
   now = large.new_state().replace(step=jnp.int32(18))
   last, following = 0.1 * (1 + np.cos(np.pi * 0.7)) / 2, 0.1 * 18 / 30
   assert large.going_on(now, small.inputs.meta, 2, {}) == {
-    "going on": f"the learning rate jumps from {last:.3g} to {following:.3g}: an epoch was 10 "
+    "going on": f"the learning rate rises from {last:.3g} to {following:.3g}: an epoch was 10 "
     "steps and is 30 now, the run was 20 and is 60"
   }
   assert large.going_on(now, large.inputs.meta, 2, {}) == {}
+  fewer = small.going_on(small.new_state().replace(step=jnp.int32(18)), large.inputs.meta, 2, {})
+  assert "the learning rate falls from 0.0567 to 0.00955: an epoch was 30" in fewer["going on"]
   # A checkpoint that does not say how long the run was: where an epoch is another, nobody knows.
   now, older = now.replace(step=jnp.int32(40)), {"classes": ()}
   said = [large.going_on(now, older, 1.5, {"step": 40, "epoch": e}) for e in (4.0, 1.333333)]

@@ -202,7 +202,7 @@ def test_finished_run_says_so_and_may_be_prolonged(tiny, tmp_path, capsys, monke
   assert "going on from step 12" in printed
   # Behind 2 steps of warm-up: step 9 of 10, then step 10 of 16, of a cosine.
   last, following = (0.05 * (1 + np.cos(np.pi * x)) for x in (9 / 10, 10 / 16))
-  assert f"the learning rate jumps from {last:.3g} to {following:.3g}: cosine" in printed
+  assert f"the learning rate rises from {last:.3g} to {following:.3g}: cosine" in printed
   assert "was 12 steps and is 18 now" in printed
 
   # From a checkpoint that does not say how long the run was, as those of older versions.
@@ -213,7 +213,7 @@ def test_finished_run_says_so_and_may_be_prolonged(tiny, tmp_path, capsys, monke
   override(config, "epochs", 4)
   train.train(config, tmp_path)
   printed = capsys.readouterr().out
-  assert "the learning rate jumps" in printed and "was 18 steps and is 24 now" in printed
+  assert "the learning rate rises" in printed and "was 18 steps and is 24 now" in printed
 
 
 def test_a_signal_during_an_evaluation_is_not_lost(tiny, tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ the number of devices, processes, threads or restarts.
 
 import dataclasses
 import importlib
-import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,7 +22,7 @@ from cnnjax.data.order import Order
 from cnnjax.data.resident import Resident, check_fits, in_gib
 from cnnjax.data.split import Skipped, Split
 from cnnjax.data.streaming import Streaming
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import UserError, listed, unknown
 
 # Each is a module of this package with
 #   check(config): raises UserError for names that are wrong, before anything is downloaded;
@@ -375,16 +374,19 @@ def check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
   before, now = (list(map(names.same, classes)) for classes in (trained, found))
   if before == now:
     return
-  one, other = next(pair for pair in itertools.zip_longest(trained, found) if pair[0] != pair[1])
   if sorted(before) == sorted(now):
+    one, other = next(pair for pair in zip(trained, found, strict=True) if pair[0] != pair[1])
     raise UserError(
       f"the run was trained on the same {len(trained)} classes in another order: where it has "
       f"{one!r} they have {other!r} (numbers with a sign or a point used to be sorted as text): "
       "train it anew in another workdir"
     )
+  named = lambda classes, others: listed([repr(c) for c in classes if names.same(c) not in others])
+  differ = {"lack": named(trained, now), "also have": named(found, before)}
+  words = " and ".join(f"{verb} {some}" for verb, some in differ.items() if some)
   raise UserError(
     f"the run was trained on other classes ({len(trained)}) than these data have ({len(found)}): "
-    f"where it has {one!r} they have {other!r}. Are they the data of this run?"
+    f"these data {words}. Are they the data of this run?"
   )
 
 

@@ -127,7 +127,7 @@ def check(config: ConfigDict) -> None:
   shares = test_share(config), config.validation, config.test
   if config.group and not any(isinstance(share, int | float) for share in shares):
     raise UserError(
-      f"data.group={config.group!r} has no effect: {config.path} has splits, and nothing is held "
+      f"data.group='{config.group}' has no effect: {config.path} has splits, and nothing is held "
       f"out; {_hold_out('validation')}, or leave it at None"
     )
 

@@ -40,16 +40,16 @@ def of_files(group: str, files: Files, column: Mapping[str, str] | None) -> tupl
     try:
       matches = [re.search(group, path) for path in paths]
     except re.error as e:
-      raise UserError(f"data.group={group!r} is no regular expression: {e}") from e
+      raise UserError(f"data.group='{group}' is no regular expression: {e}") from e
     found = [match and (match[1] if match.re.groups else match[0]) for match in matches]
     nothing = f"it matches no path, such as {paths[0]!r}"
   if not any(found):
     raise UserError(
-      f"data.group={group!r} finds no groups: {nothing}. Name a column of a list, or give a "
+      f"data.group='{group}' finds no groups: {nothing}. Name a column of a list, or give a "
       "regular expression of paths below data.path, such as 'patient[0-9]+'"
     )
   alone = sum(not name for name in found)
-  words = f"{len({*filter(None, found)}):,} by {group!r}, each on one side of what is held out"
+  words = f"{len({*filter(None, found)}):,} by '{group}', each on one side of what is held out"
   words += f"; {alone:,} images are in none" if alone else ""
   ids = [identity.fingerprint(os.fsencode(name)) if name else 0 for name in found]
   return np.array(ids, np.uint64), words

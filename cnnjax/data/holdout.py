@@ -88,7 +88,11 @@ def carve(
   held_out = dataclasses.replace(held_out, note=note if len(lacking) else NOTE)
   kept = split.take(np.flatnonzero(~rows))
   if split.groups is None and (copies := len(split) - len(names)):
-    words = {"copies": f"{copies:,} images are copies of others, and on the same side as those"}
+    words = {
+      "copies": f"{copies:,} images are copies of others, and on the same side as those"
+      if copies > 1
+      else "1 image is a copy of another, and on the same side as that"
+    }
     kept = dataclasses.replace(kept, remarks={**words, **kept.remarks})
   if by == identity.PLACE:
     words = {

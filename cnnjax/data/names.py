@@ -86,11 +86,11 @@ def doubts(by_name: Mapping[str, str]) -> str:
   for label in spellings:
     alike[_at_a_glance(label)].append(label)
   found = [f"{_quoted(names)} are one class" for names in spellings.values() if len(names) > 1]
-  found += [
-    f"{_quoted(labels)} are classes of their own, and differ by case, spaces or form alone"
-    for labels in alike.values()
-    if len(labels) > 1
-  ]
+  for labels in alike.values():
+    if len(labels) > 1:
+      form = len({*map(_in_one_form, labels)}) == 1
+      by = "case, spaces or form" if form else "leading zeros"
+      found.append(f"{_quoted(labels)} are classes of their own, and differ by {by} alone")
   for label in spellings:
     if label in MISSING:
       found.append(f"{label!r} is a class, not a missing label")
@@ -103,9 +103,13 @@ def doubts(by_name: Mapping[str, str]) -> str:
 
 
 def _at_a_glance(name: str) -> str:
+  return re.sub(r"^0+(?=\d+$)", "", _in_one_form(name))
+
+
+def _in_one_form(name: str) -> str:
   text = unicodedata.normalize("NFKC", name).casefold()
   text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")  # no width
-  return re.sub(r"^0+(?=\d+$)", "", " ".join(text.split()))
+  return " ".join(text.split())
 
 
 def _quoted(names: Iterable[str]) -> str:

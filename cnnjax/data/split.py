@@ -1,5 +1,6 @@
 """A split: images that are in memory or read one by one, their labels, and the classes."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cnnjax.data import identity
 from cnnjax.data.images import UnreadableImage
-from cnnjax.errors import UserError, listed, unknown
+from cnnjax.errors import UserError, listed, number, unknown
 
 # The bytes of a file, uint8 [height, width, channels], or why there is neither.
 Image = bytes | np.ndarray | UnreadableImage
@@ -268,9 +269,13 @@ class Skipped(dict[str, str]):
     """Raises UserError once there are more than `limit`."""
     self[name] = str(reason)
     if len(self) > self.limit:
+      by_reason = collections.defaultdict(list)
+      for image, why in self.items():
+        by_reason[why].append(image)
+      reasons = [f"{listed(images)}: {why}" for why, images in by_reason.items()]
       raise UserError(
-        f"{len(self)} images cannot be read, and data.max_unreadable is {self.limit}: "
-        f"{'; '.join(f'{k}: {v}' for k, v in list(self.items())[:3])} ... Look at them with "
+        f"{number(len(self), 'image')} cannot be read, and data.max_unreadable is {self.limit}: "
+        f"{'; '.join(reasons[:3])}{'; ...' if len(reasons) > 3 else '.'} Look at them with "
         "`python -m cnnjax.data scan PATH`, or raise data.max_unreadable"
       )
 

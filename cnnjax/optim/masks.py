@@ -22,7 +22,7 @@ def compile_pattern(pattern: str, key: str) -> re.Pattern[str]:
   try:
     return re.compile(pattern)
   except re.error as e:
-    raise UserError(f"{key} {pattern!r} is not a regular expression: {e}") from e
+    raise UserError(f"{key} '{pattern}' is not a regular expression: {e}") from e
 
 
 def patterns(config: ConfigDict) -> list[tuple[str, str]]:
@@ -49,7 +49,7 @@ def by_path(params: Any, pattern: str, key: str) -> Any:
   regex = compile_pattern(pattern, key)
   mask = jax.tree_util.tree_map_with_path(lambda keys, _: bool(regex.search(_path(keys))), params)
   if not any(jax.tree.leaves(mask)):
-    raise UserError(f"{key} {pattern!r} matches no {_which(params)}; {_nearest(params, pattern)}")
+    raise UserError(f"{key} '{pattern}' matches no {_which(params)}; {_nearest(params, pattern)}")
   return mask
 
 

@@ -257,5 +257,17 @@ def test_a_run_knows_its_classes_in_any_spelling_but_in_their_order():
     UserError, match=r"the same 2 classes in another order: where it has '1' they"
   ):
     data.check_classes(("1", "-1"), ("-1", "1"))
-  with pytest.raises(UserError, match=r"on other classes \(2\) .* it has 'b' they have 'c'"):
-    data.check_classes(("a", "b"), ("a", "c"))
+
+
+@pytest.mark.parametrize(
+  "found, words",
+  [
+    ("abcd", "these data also have 'c', 'd'"),
+    ("a", "these data lack 'b'"),
+    ("ac", "these data lack 'b' and also have 'c'"),
+  ],
+)
+def test_classes_that_came_or_went_are_named(found, words):
+  with pytest.raises(UserError) as e:
+    data.check_classes(("a", "b"), tuple(found))
+  assert f"other classes (2) than these data have ({len(found)}): {words}. Are they" in str(e.value)

@@ -110,6 +110,8 @@ def test_copies_under_two_labels_go_with_their_picture():
   assert 3 * len(found) in (39, 40), "at most so many, and no set of copies is parted"
   kept, _ = holdout.carve(split_of(ids), 0.2, "test", 0, identity.CONTENT)
   assert kept.remarks["copies"].startswith("200 images are copies of others, and on the same side")
+  kept, _ = holdout.carve(split_of([*range(99), 0]), 0.2, "test", 0, identity.CONTENT)
+  assert kept.remarks["copies"] == "1 image is a copy of another, and on the same side as that"
 
 
 def test_examples_of_a_group_are_on_one_side():
@@ -270,7 +272,7 @@ GROUPED = "path,label,Patient ID\n" + "".join(
   [
     ("list.csv", "Patient ID", lambda i: f"p{i // 6}" if i < 54 else i,
      "9 by 'Patient ID', each on one side of what is held out; 6 images are in none"),
-    ("list.csv", "/(.)[0-9]?[.]png$", lambda i: str(i)[0], "10 by "),
+    ("list.csv", r"/(\d)[0-9]?[.]png$", lambda i: str(i)[0], r"10 by '/(\d)[0-9]?[.]png$', each"),
     ("a", "[0-9]", lambda i: str(i)[0], "10 by '[0-9]', each on one side of what is held out"),
   ],
 )  # fmt: skip
@@ -281,7 +283,7 @@ def test_groups_of_a_list_or_of_paths_are_not_parted(photos, path, group, of, wo
   data.check(c)
   splits = data.load(c, ("train", "test"))
   remarks = splits["train"].remarks
-  assert words in remarks["groups"] and ("not used" in remarks) == (group == "/(.)[0-9]?[.]png$")
+  assert words in remarks["groups"] and ("not used" in remarks) == ("png" in group)
   number = lambda split, i: int(pathlib.Path(split.name(i)).stem)
   train, test = ({of(number(s, i)) for i in range(len(s))} for s in splits.values())
   assert train and test and not train & test
@@ -302,6 +304,7 @@ def test_another_list_needs_no_groups_to_be_evaluated(photos):
      "you mean 'patient_id'"),
     ("a", {"group": "patient"}, "it matches no path, such as 'x/0.png'. Name a column of a list"),
     ("a", {"group": "("}, "data.group='(' is no regular expression: "),
+    ("a", {"group": r"\.jpg"}, r"data.group='\.jpg' finds no groups: "),
     ("split.csv", {"group": "y"}, "data.group='y' has no effect: split.csv has splits, and"),
     (None, {"group": "a", "source": "digits"}, "data.group='a' goes with data.source=folder"),
   ],

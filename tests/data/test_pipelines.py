@@ -277,6 +277,17 @@ def test_more_unreadable_images_than_allowed_are_one_line(kind, name, damaged):
   assert "truncated" in text and "data scan" in text and "\n" not in text
 
 
+def test_a_reason_is_said_once_with_the_first_names():
+  skipped = data.Skipped(10)
+  with pytest.raises(UserError) as e:
+    for i in range(11):
+      skipped.add(f"{i}.tif", "pixels of 32 bits" if i else "truncated")
+  assert (
+    "data.max_unreadable is 10: 0.tif: truncated; 1.tif, 2.tif, 3.tif, 4.tif, 5.tif and 5 more: "
+    "pixels of 32 bits. Look at them"
+  ) in str(e.value)
+
+
 @both
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_as_many_as_allowed_are_skipped(kind, name, damaged):

@@ -288,7 +288,8 @@ NFC, NFD = "caf\u00e9", "cafe\u0301"
      "differ by case, spaces or form alone"),
     (("cat", "c\u200bat", "x"), ("cat", "c\u200bat", "x"), "'cat' and 'c\\u200bat' are classes of"),
     (("a  b", "a b", "dog"), ("a  b", "a b", "dog"), "'a  b' and 'a b' are classes of their own"),
-    (("01", "1", "2"), ("01", "1", "2"), "'01' and '1' are classes of their own"),
+    (("01", "1", "2"), ("01", "1", "2"), "'01' and '1' are classes of their own, and differ by "
+     "leading zeros alone"),
     (("NA", "none", "cat"), ("NA", "cat", "none"), "'NA' is a class, not a missing label"),
     (("a", "b", "a|b"), ("a", "a|b", "b"), "'a|b' is a class of its own, beside 'a' and 'b'"),
     (("1.1", "1.10", "1.9"), ("1.1", "1.10", "1.9"), None),  # of versions
