@@ -100,7 +100,7 @@ def _answer(arrived: int, numbers: list[signal.Signals], command_line: bool) -> 
       continue
     asked += number in ASKED
     if asked == 2 and command_line:
-      if sys.stdout.isatty():
+      if sys.stdout is not None and sys.stdout.isatty():
         with contextlib.suppress(OSError):  # a terminal that is gone
           os.write(1, b"\x1b[?25h")  # the cursor, which a progress bar hides
       _say("stopped at once; the last checkpoint, if there is one, is whole")

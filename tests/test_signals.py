@@ -34,7 +34,9 @@ with contextlib.nullcontext() if "library" in how else signals.leave_by_exceptio
         hashlib.pbkdf2_hmac("sha512", b"", b"", 40_000_000)
       while not caught:
         time.sleep(0.01)
-      print("saving", flush=True)
+      out = sys.stdout
+      sys.stdout = None if "closed" in how else out
+      print("saving", file=out, flush=True)
       time.sleep(60 if "twice" in how else 0.5)
       print("saved", *[s.name for s in caught], flush=True)
   except KeyboardInterrupt:
@@ -267,11 +269,11 @@ def test_while_it_compiles(tiny, tmp_path, number):
 
 
 def test_a_signal_is_heard_though_nobody_reads_what_is_said():
-  """As of `2>&1 | head`: the thread that answers goes on."""
+  """As of `2>&1 | head`, or with stdout closed: the thread that answers goes on."""
   read, sent = os.pipe()
   os.close(read)
   process = subprocess.Popen(
-    [sys.executable, "-c", LOOP, "twice"], stdout=subprocess.PIPE, stderr=sent, text=True
+    [sys.executable, "-c", LOOP, "twice closed"], stdout=subprocess.PIPE, stderr=sent, text=True
   )
   os.close(sent)
   with process:
