@@ -66,10 +66,9 @@ def test_the_dropout_of_the_model_is_that_of_a_step(tiny):
   config = tiny(augment=None, **{"optim.weight_decay": 0.0, "optim.schedule.warmup": 0})
   config.model = {"name": "mlp", "features": (4,), "dropout": 1 - 1e-7}
   program = programs.build(config)
-  before = jax.device_get(program.new_state().params)
-  now = program.train_step(program.new_state(), program.inputs.train.feed(0), 1)
-  assert program.training_metrics(now)["train/loss"] == pytest.approx(np.log(10), rel=1e-6)
-  after = jax.device_get(now.params)
+  now = program.new_state()
+  before = jax.tree.map(np.array, now.params)
+  after = program.train_step(now, program.inputs.train.feed(0), 1).params
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
   assert moved == {
     "dense1": {"kernel": False, "bias": False}, "head": {"kernel": False, "bias": True}
