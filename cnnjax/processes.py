@@ -6,6 +6,7 @@ JAX's own distributed engine carries it: https://docs.jax.dev/en/latest/multi_pr
 
 import contextlib
 import functools
+import hashlib
 import os
 import pathlib
 import signal
@@ -18,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cnnjax import console, errors
-from cnnjax.errors import TransientError, UserError
+from cnnjax.errors import TransientError, UserError, listed
 
 VARIABLES = {  # what a start script or cnnjax.launch sets, beside the flags
   "coordinator": ("JAX_COORDINATOR_ADDRESS",),
@@ -169,6 +170,27 @@ def worst(number: int) -> int:
   if not several():
     return number
   return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def check_same(seen: Mapping[str, Any]) -> None:
+  """Compares what the processes see, as `repr` has it, by name; all have to call it.
+
+  Raises:
+    UserError: one sees something else; in all of them.
+  """
+  if not several():
+    return
+  digest = lambda value: hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
+  own = np.frombuffer(b"".join(map(digest, seen.values())), np.uint8).reshape(len(seen), 8)
+  differ = multihost_utils.process_allgather(own)  # [processes, names, 8]
+  differ = (differ != differ[:1]).any(-1)
+  if differ.any():
+    names = listed([name for name, there in zip(seen, differ.any(0), strict=True) if there])
+    others = listed([str(process) for process in np.flatnonzero(differ.any(1))])
+    raise UserError(
+      f"give all processes the same files: process {others} has another {names} than process 0; "
+      "data.path and --workdir lie on a disk that all share, or the data are equal copies"
+    )
 
 
 @contextlib.contextmanager

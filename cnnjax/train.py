@@ -59,8 +59,11 @@ def train(
   trained_before = bool(workdir) and checkpoints.last_step(workdir) is not None
   before = data.history.read(workdir) if trained_before else None
   epochs = workdirs.load_config(workdir).epochs if trained_before else None
+  processes.check_same({"--workdir": (trained_before, kept, before and before.as_json())})
   program = programs.build(config, splits, teacher, before)
   inputs = program.inputs
+  if processes.several():
+    processes.check_same(inputs.seen(before))
   history, remarks = inputs.history(before)
   if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.total:
     raise UserError(

@@ -290,6 +290,29 @@ def test_the_environment_says_it_as_well(monkeypatch):
   assert asked.pop() == (None, None, None)
 
 
+@pytest.mark.parametrize(
+  "seen, words",
+  [
+    ([{"a": 1, "b": "x"}] * 3, None),
+    ([{"a": 1, "b": "x"}, {"a": 1, "b": "x"}, {"a": 1, "b": "y"}], "process 2 has another b than"),
+    ([{"a": 1, "b": "x"}, {"a": 2, "b": "x"}, {"a": 1, "b": "y"}], "process 1, 2 has another a, b"),
+  ],
+)
+def test_processes_that_see_different_files_all_say_so(seen, words, monkeypatch):
+  sent = []
+  monkeypatch.setattr(processes, "several", lambda: True)
+  monkeypatch.setattr(
+    processes.multihost_utils, "process_allgather", lambda own: sent.append(own) or np.stack([own])
+  )
+  for own in seen:
+    processes.check_same(own)
+  assert {x.dtype for x in sent} == {np.dtype(np.uint8)}  # JAX would cut 64 bits
+  monkeypatch.setattr(processes.multihost_utils, "process_allgather", lambda own: np.stack(sent))
+  for own in seen:
+    with pytest.raises(UserError, match=words) if words else contextlib.nullcontext():
+      processes.check_same(own)
+
+
 def test_processes_share_the_gpus():
   found = launch.environments(2, ["0", "1", "2", "3"])
   assert [env["CUDA_VISIBLE_DEVICES"] for env in found] == ["0,1", "2,3"]

@@ -252,6 +252,13 @@ class Inputs:
   to_steps: Callable[[int | float | str, str], int]  # (duration, its key)
   summary: dict[str, str]  # in words
 
+  def seen(self, before: History | None) -> dict[str, tuple[str, bytes]]:
+    """The splits in a form that several processes can compare, by name; may read all images."""
+    by = (before and before.by) or self.train.split.by
+    splits = {"train": self.train.split}
+    splits |= {name: batches.split for name, batches in self.evaluations.items()}
+    return {f"{key} split": (by, split.ids(by).tobytes()) for key, split in splits.items()}
+
   def history(self, before: History | None) -> tuple[History, dict[str, str]]:
     """See `history.of_run`; may read all images."""
     others = {name: batches.split for name, batches in self.evaluations.items()}

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,17 @@ class History:
     """
     held = {name: self.held.get(name, NOTHING) for name in carved}
     return np.concatenate([self.ids, *(held[name] for name in held if name != key)]), held[key]
+
+  def as_json(self) -> dict[str, Any]:
+    """As it is kept."""
+    text = lambda ids: ids.astype("<u8").tobytes().hex()
+    return {
+      "by": self.by,
+      "older": self.older,
+      "ids": text(self.ids),
+      "shared": text(self.shared),
+      "held": {name: text(ids) for name, ids in self.held.items()},
+    }
 
   def share(self, split: Split) -> float:
     """The share of what was trained on that a split has, in [0, 1]; 0 where nobody knows."""
@@ -93,15 +105,7 @@ def _ids(text: str) -> np.ndarray:
 def write(workdir: pathlib.Path, history: History) -> None:
   """Puts it into `workdir`; a kill leaves the old one or the new."""
   file, new = workdir / FILE, workdir / f"{FILE}.new"
-  text = lambda ids: ids.astype("<u8").tobytes().hex()
-  found = {
-    "by": history.by,
-    "older": history.older,
-    "ids": text(history.ids),
-    "shared": text(history.shared),
-    "held": {name: text(ids) for name, ids in history.held.items()},
-  }
-  new.write_text(strict_json.dumps(found))
+  new.write_text(strict_json.dumps(history.as_json()))
   new.replace(file)
 
 
