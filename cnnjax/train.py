@@ -62,8 +62,6 @@ def train(
   processes.check_same({"--workdir": (trained_before, kept, before and before.as_json())})
   program = programs.build(config, splits, teacher, before)
   inputs = program.inputs
-  if processes.several():
-    processes.check_same(inputs.seen(before))
   history, remarks = inputs.history(before)
   if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.total:
     raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import durations, keys, sharding
+from cnnjax import durations, keys, processes, sharding
 from cnnjax.data import history, holdout, identity, imbalance, levels, names
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.crops import Crops
@@ -252,16 +252,13 @@ class Inputs:
   to_steps: Callable[[int | float | str, str], int]  # (duration, its key)
   summary: dict[str, str]  # in words
 
-  def seen(self, before: History | None) -> dict[str, tuple[str, bytes]]:
-    """The splits in a form that several processes can compare, by name; may read all images."""
-    by = (before and before.by) or self.train.split.by
-    splits = {"train": self.train.split}
-    splits |= {name: batches.split for name, batches in self.evaluations.items()}
-    return {f"{key} split": (by, split.ids(by).tobytes()) for key, split in splits.items()}
-
   def history(self, before: History | None) -> tuple[History, dict[str, str]]:
-    """See `history.of_run`; may read all images."""
+    """See `history.of_run`; may read all images. UserError where other processes have others."""
     others = {name: batches.split for name, batches in self.evaluations.items()}
+    if processes.several():
+      by = (before and before.by) or self.train.split.by
+      splits = {"train": self.train.split, **others}.items()
+      processes.check_same({f"{key} split": (by, s.ids(by).tobytes()) for key, s in splits})
     return history.of_run(before, self.train.split, others)
 
 
