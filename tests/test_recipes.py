@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import checkpoints, evaluate, members, optim, programs, train, trained, writers
+from cnnjax import checkpoints, data, evaluate, members, optim, programs, train, trained, writers
 from cnnjax.config import override
 from cnnjax.errors import Stopped, UserError
 
@@ -121,6 +121,7 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
   """So that evaluation and distillation find what an evaluation at that step finds in the run."""
   config = tiny(**{"optim.lookahead": 3, "batch_size": 15, "augment": None})
   program = programs.build(config)
+  data.history.write(tmp_path, program.inputs.history(None)[0])
   now = program.new_state()
   moved = jax.tree.map(lambda x: x + 1, now.opt_state)
   now = now.replace(step=jnp.asarray(4), opt_state=moved)
