@@ -431,3 +431,21 @@ def test_the_start_up_block_counts_the_classes():
   assert summary["classes"] == (
     "9 of cat (largest class) to 3 of emu (smallest), imbalance ratio 3"
   )
+
+
+@pytest.mark.parametrize(
+  "root, path, slow",
+  [
+    ("a", "a/x/1.png", False), ("a/", "a/x/1.png", False), ("/b", "/b/x//1.png", False),
+    (".", "./x/1.png", False), ("", "x/1.png", False), ("a", "a/./x/../y/1.png", False),
+    ("a", "ab/1.png", True), ("a", "a/../a/1.png", True), ("", "/c/1.png", True),
+    ("../a", "../a/1.png", False), ("", "../1.png", True), ("/", "/x/1.png", False),
+  ],
+)  # fmt: skip
+def test_paths_below_the_root_are_those_of_relpath(root, path, slow, monkeypatch):
+  """Which takes as long as all else that places need, so that few are left to it."""
+  asked, relpath = [], os.path.relpath
+  monkeypatch.setattr(os.path, "relpath", lambda *given: asked.append(given) or relpath(*given))
+  files = folder.Files((path,), np.zeros(1, np.int32), root)
+  assert files.relative(0) == relpath(path, root or None)
+  assert bool(asked) == slow
