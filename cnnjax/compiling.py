@@ -17,7 +17,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from cnnjax import members
-from cnnjax.errors import warn
+from cnnjax.errors import UserError, warn
+from cnnjax.paths import to_path
 
 # JAX leaves out what compiles in less than a second: most of a small network.
 MIN_SECONDS = 0.0
@@ -81,10 +82,10 @@ def use_cache(where: str | None) -> "Clock":
   """
   folder = where if where != "auto" else jax.config.jax_compilation_cache_dir or _default()
   if folder is not None and jax.config.jax_enable_compilation_cache and "://" not in folder:
-    folder = os.path.abspath(os.path.expanduser(folder))
     try:
+      folder = str(to_path(folder).absolute())
       pathlib.Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as e:
+    except (OSError, UserError) as e:
       warn(f"no compiled programs are kept: {e}; another folder: --config.compilation_cache=DIR")
       folder = None
   if folder != jax.config.jax_compilation_cache_dir:

@@ -20,7 +20,7 @@ from cnnjax import config as configs
 from cnnjax import lock as locks
 from cnnjax.errors import UserError
 from cnnjax.keys import BEFORE, defaults
-from cnnjax.paths import PathLike, to_path
+from cnnjax.paths import PathLike, check_text, to_path
 
 CONFIG = "config.json"
 WRITTEN = f"{CONFIG}.new"  # it is written there first, so that a kill leaves the old one or the new
@@ -38,6 +38,7 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
     UserError: it cannot be written, holds something else than a run, or a run whose config differs
       in more than `MAY_CHANGE`.
   """
+  check_text(folder)
   try:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():

@@ -1,10 +1,24 @@
 """Paths with `~`, and as str, wherever one is given."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
-from cnnjax import checkpoints, evaluate, main, paths, programs, train, trained, workdir, writers
+from cnnjax import (
+  checkpoints,
+  compiling,
+  evaluate,
+  main,
+  paths,
+  programs,
+  train,
+  trained,
+  workdir,
+  writers,
+)
 from cnnjax import config as configs
 from cnnjax.checkpoints import __main__ as checkpoints_command
 from cnnjax.data import __main__ as data_command
@@ -21,8 +35,64 @@ def home(tmp_path, monkeypatch):
 
 def test_to_path(home):
   assert paths.to_path("~/a b") == home / "a b" == paths.to_path(pathlib.Path("~/a b"))
-  for text in ("a/~/b", "./~", "~no.such.user/a", "/"):
+  for text in ("a/~/b", "/", "b~"):
     assert paths.to_path(text) == pathlib.Path(text)
+  for name in ("~", "~no.such.user"):  # and whatever is asked for once more is the same
+    assert paths.to_path(paths.to_path(f"./{name}/a")) == home / name / "a"
+
+
+@pytest.mark.parametrize(
+  "use",
+  [
+    paths.to_path,
+    lambda path: main.parse([f"--workdir={path}"]),
+    lambda path: train.train(configs.default(), path),
+    lambda path: data_command.main(["scan", path]),
+    lambda path: folder.load(given(data__path=path).data, "train"),
+  ],
+)
+def test_a_home_of_nobody_is_refused(use, home):
+  with pytest.raises(UserError, match=r"no user 'no\.such\.user'; .* '\./~no\.such\.user/a'"):
+    use("~no.such.user/a")
+  assert not list(home.iterdir())
+
+
+def test_a_cache_at_the_home_of_nobody_is_none(home, capsys):
+  """As in a container whose user has none: a run need not end for it."""
+  compiling.use_cache("~no.such.user/a")
+  said = capsys.readouterr().err
+  assert "no compiled programs are kept: path '~no.such.user/a': there is no user" in said
+  assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize(
+  "name, env, words",
+  [
+    ("caf\u00e9", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+     "are ascii here: set PYTHONUTF8=1"),
+    ("caf\udce9", {"PYTHONUTF8": "1"}, "is not UTF-8: choose another folder, or rename it"),
+    ("caf\u00e9", {"PYTHONUTF8": "1"}, None),
+    ("cafe", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, None),
+  ],
+)  # fmt: skip
+def test_a_path_that_checkpoints_cannot_have_is_refused(name, env, words):
+  """They are written by C++, which takes UTF-8 alone."""
+  code = "import sys; from cnnjax import paths; paths.check_text(paths.to_path(sys.argv[1]))"
+  argument = name.encode("utf-8", "surrogateescape")
+  command = [sys.executable, "-c", code, argument]
+  ended = subprocess.run(command, env={**os.environ, **env}, capture_output=True, check=False)
+  assert (ended.returncode == 0) == (words is None), ended.stderr
+  assert words is None or words in ended.stderr.decode()
+
+
+def test_a_workdir_is_looked_at_before_the_run(home):
+  for use in (
+    lambda path: train.train(configs.default(), path),
+    lambda path: checkpoints.Checkpoints(path, monitor="validation/accuracy"),
+  ):
+    with pytest.raises(UserError, match="is not UTF-8"):
+      use("caf\udce9")
+  assert not list(home.iterdir())
 
 
 def test_quoted():

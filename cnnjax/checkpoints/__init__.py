@@ -35,7 +35,7 @@ from cnnjax import monitor as monitors
 from cnnjax.checkpoints import integrity
 from cnnjax.errors import TransientError, UserError, unknown
 from cnnjax.optim.averaging import SLOW
-from cnnjax.paths import PathLike, to_path
+from cnnjax.paths import PathLike, check_text, to_path
 from cnnjax.state import NEVER, TrainState
 
 WHICH = ("last", "best")
@@ -113,6 +113,7 @@ class Checkpoints:
     keep: Keep = Keep(),
     say: Callable[[str], None] = errors.warn,
   ):
+    check_text(to_path(workdir))
     _hush()
     self._monitor, self.sign = monitor, {"max": 1, "min": -1}[better]
     self._folder = to_path(workdir).absolute() / FOLDER  # Orbax fails late on a relative path

@@ -30,7 +30,7 @@ from cnnjax.data.names import ALIASES, split_of
 from cnnjax.data.split import Image, Label, Split
 from cnnjax.data.tables import Pairs
 from cnnjax.errors import TransientError, UserError, listed, unknown
-from cnnjax.paths import quoted
+from cnnjax.paths import quoted, to_path
 
 TEST_SHARE = 0.2  # held out where there are no splits
 
@@ -293,7 +293,7 @@ def _listing(
 def _too_few(path: str, known: set[str]) -> UserError:
   if not known:
     return UserError(f"{path}: no image that is trained on has a label")
-  inner = os.path.join(os.path.expanduser(path), *known)  # as where an archive was unpacked
+  inner = os.path.join(to_path(path), *known)  # as where an archive was unpacked
   hint = (
     f"; did you mean data.path={quoted(inner)}?" if os.path.isdir(inner) and _folders(inner) else ""
   )
@@ -304,7 +304,7 @@ def _existing(path: str | None) -> str:
   """The path with `~` filled in, which exists."""
   if not path:
     raise UserError("data.source=folder needs data.path, a folder of images or a CSV or JSONL file")
-  root = os.path.expanduser(path)
+  root = str(to_path(path))
   try:
     os.stat(root)
   except (FileNotFoundError, NotADirectoryError):

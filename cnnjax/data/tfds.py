@@ -10,7 +10,6 @@ import functools
 import importlib.util
 import io
 import logging
-import os
 import pathlib
 import re
 import socket
@@ -27,7 +26,7 @@ from ml_collections import ConfigDict
 from cnnjax.data import identity
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, unknown
-from cnnjax.paths import quoted
+from cnnjax.paths import quoted, to_path
 
 CHUNK = 4096  # records read at a time
 
@@ -199,7 +198,7 @@ def _has_tensorflow() -> bool:
 
 def _builder(name: str, data_dir: str | None):
   logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of each folder that is not there
-  data_dir = data_dir and os.path.expanduser(data_dir)
+  data_dir = data_dir and str(to_path(data_dir))
   if ":" in name and not re.fullmatch(r"[\w/.-]+:[\d.*]+", name):
     raise UserError(
       f"data.name={name!r}: what stands before ':' is a place that TFDS downloads code from and "
