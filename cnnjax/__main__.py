@@ -1,4 +1,4 @@
-"""Lists the commands that there are."""
+"""Lists the commands."""
 
 import ast
 import pathlib

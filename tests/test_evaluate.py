@@ -330,7 +330,7 @@ def test_images_of_another_place_are_all_evaluated(trained, folder, tmp_path, ca
   assert results[0] == results[1]
   (new / "deep" / "c").mkdir()
   shutil.copy(folder / "test" / "b" / "03.png", new / "deep" / "c")
-  with pytest.raises(UserError, match="it knows no c, but a, b; rename them, or take their images"):
+  with pytest.raises(UserError, match=r"not trained on: c\. It knows a, b; rename them, or take"):
     evaluate.evaluate_checkpoint(trained, **{"data.path": str(new / "deep")})
 
 

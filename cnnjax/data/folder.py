@@ -55,8 +55,8 @@ class Files:
     except OSError as e:  # as an image that cannot be decoded: skipped, counted and named
       if gone := self._gone(i):
         raise TransientError(
-          f"{gone} is not there any more, and {self.name(i)} was to be read: is a disk unmounted, "
-          "a server away? Start the same command again when it is back"
+          f"{gone} has gone, and {self.name(i)} was to be read: look at the disk or the server, "
+          "and start the same command again when it is back"
         ) from e
       return UnreadableImage(e.strerror), self.labels[i]
 
@@ -73,7 +73,7 @@ class Files:
 
   @functools.cached_property
   def contents(self) -> np.ndarray:
-    """Of the files; of one that cannot be read, its path."""
+    """Fingerprints of the files; of the path where a file cannot be read."""
 
     def content(i: int) -> bytes:
       found, _ = self[i]
@@ -83,13 +83,13 @@ class Files:
 
   @functools.cached_property
   def places(self) -> np.ndarray:
-    """Of path and size; of a file that is not there, the path."""
+    """Fingerprints of path and size; of the path alone where the file is missing."""
     sizes = ("" if size is None else size for size in self._sizes)
     found = [os.fsencode(f"{self.relative(i)}|{size}") for i, size in enumerate(sizes)]
     return np.array(list(map(identity.fingerprint, found)), np.uint64)
 
   def relative(self, i: int) -> str:
-    """The path of file i below the root."""
+    """Returns the path of file i below the root."""
     path, above = self.paths[i], os.path.join(self.root, "")
     below = os.path.normpath(path.removeprefix(above))
     if path.startswith(above) and not below.startswith(("/", "..")):  # ten times as fast
@@ -98,7 +98,7 @@ class Files:
 
   @functools.cached_property
   def large(self) -> bool:
-    """Whether all files together are above `identity.LARGE`."""
+    """Whether all files together exceed `identity.LARGE`."""
     return sum(size or 0 for size in self._sizes) > identity.LARGE
 
   @functools.cached_property
@@ -110,12 +110,12 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """What the splits that a config names consist of."""
+  """The files of the splits that a config names."""
 
   files: dict[str, Files]  # by the names that the config has
   classes: tuple[str, ...]
   own: dict[str, str]  # and what the folder or table calls them; "" is all of it, without splits
-  unused: tuple[str, ...]  # splits that are there, and that the config names not
+  unused: tuple[str, ...]  # splits that the config does not name
   remarks: dict[str, str]  # what a person should know of how it is read
 
   @property
@@ -152,12 +152,12 @@ def load(config: ConfigDict, split: str) -> Split:
 
 
 def test_share(config: ConfigDict) -> float | None:
-  """What is held out as the test split where there are no splits; None where there are."""
+  """Returns the share to hold out as the test split where there are no splits, else None."""
   return TEST_SHARE if isinstance(config.test, str) and _listed(config).whole else None
 
 
 def split_folders(path: str) -> dict[str, str]:
-  """The folders of the splits in `path`, by name; {} where those in it are of classes.
+  """Returns the folders of the splits in `path` by name; {} where its folders are classes.
 
   One folder alone with the name of a split, beside others, is a class (of trains and buses, of what
   is valid and what invalid), unless it is one to train on and has classes of its own.
@@ -172,7 +172,7 @@ def split_folders(path: str) -> dict[str, str]:
 
 
 def beside(path: str, splits: Mapping[str, str]) -> dict[str, str]:
-  """Remarks on folders beside those of the splits, and on classes with the name of a split."""
+  """Returns remarks on folders beside the splits, and on classes with the name of a split."""
   folders = _folders(path)
   if splits:
     odd = [name for name in folders if name not in splits]
@@ -188,7 +188,7 @@ def _listed(config: ConfigDict) -> Listing:
 
 
 def whole(config: ConfigDict) -> Split:
-  """All images of the folder or list, of every split that it has, with the classes that it has."""
+  """Returns all images of a folder or list, of every split, with its own classes."""
   found = _look(config.path, config.group, grouped=False)
   pairs, classes, remarks = found.read(("train", place) for place in found.own)
   every = list(itertools.chain(*pairs.values()))
@@ -260,8 +260,8 @@ def _listing(
   looked = _look(path, group)
   if looked.folds and "test" in dict(named):
     raise UserError(
-      f"{path}: {looked.folds}, which says of no line whether it is trained on or tested: write "
-      f"train and test there; or {_hold_out('test')}, whatever the fold"
+      f"{path}: {looked.folds}, which are no names of splits: write train and test there; or "
+      f"{_hold_out('test')}, whatever the fold"
     )
   places = _places(path, looked.own, dict(named))
   pairs, ordered, remarks = looked.read(places.items())
@@ -270,7 +270,8 @@ def _listing(
     if odd := sorted({label for _, labels in found for label in labels} - known):
       raise UserError(
         f"{path}: {place!r} has classes that {places['train']!r} lacks, so that they cannot be "
-        f"learnt: {listed(odd)}; add images of them there, or take them out here"
+        f"learnt: {listed(odd)}; add images of them to {places['train']!r}, or take those in "
+        f"{place!r} out"
       )
   if len(known) < 2:
     raise _too_few(path, known)

@@ -67,10 +67,10 @@ class Joined:
 
 
 def join(parts: Sequence[Split], classes: Sequence[str], *, several: bool) -> Split:
-  """All examples of `parts`, which have the same classes, as a run on `classes` would have them.
+  """Returns all examples of `parts`, with the class numbers of a run on `classes`.
 
   Args:
-    parts: some may lack examples of a class.
+    parts: have the same classes; some may lack examples of a class.
     classes: of the run.
     several: an image of the run may have several labels.
 
@@ -81,11 +81,13 @@ def join(parts: Sequence[Split], classes: Sequence[str], *, several: bool) -> Sp
   numbers = {names.same(name): i for i, name in enumerate(classes)}
   if odd := [name for name in first.classes if names.same(name) not in numbers]:
     raise UserError(
-      f"the run was trained on other classes than these data have: it knows no {listed(odd)}, but "
+      f"these data have classes that the run was not trained on: {listed(odd)}. It knows "
       f"{listed(classes)}; rename them, or take their images out"
     )
   if np.ndim(first[0][1]) and not several:
-    raise UserError("an image of these data may have several labels, and one of the run has one")
+    raise UserError(
+      "an image of these data may have several labels, and the run knows one an image"
+    )
   found = np.array([numbers[names.same(name)] for name in first.classes], np.int32)
   records = Joined(tuple(parts), found, len(classes) if several else 0)
   return Split(records, tuple(classes), first.shape, remarks=first.remarks)

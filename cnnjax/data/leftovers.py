@@ -29,7 +29,7 @@ def is_litter(name: str) -> bool:
 
 @dataclasses.dataclass
 class Leftovers:
-  """What of a folder is not read, by kind and number."""
+  """Counts of what is not read in a folder, by kind."""
 
   files: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by ending
   passed: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by name
@@ -46,18 +46,18 @@ class Leftovers:
     self.files[ending.group() if ending else "without an ending"] += 1
 
   def add(self, other: "Leftovers") -> None:
-    """Counts what another one counted."""
+    """Adds the counts of `other`."""
     self.files += other.files
     self.passed += other.passed
     self.outside += other.outside
 
   def photos(self) -> str:
-    """The pictures of formats that are not read, in words; "" if there are none."""
+    """Returns in words the pictures in formats that are not read; "" if there are none."""
     photos = {name: n for name, n in self.files.items() if name in PHOTOS}
     return f"{_counted(photos)}: convert them to JPEG or PNG" if photos else ""
 
   def remarks(self) -> dict[str, str]:
-    """What a person should know of it."""
+    """Returns the remarks on it for the start of a run."""
     others = {name: n for name, n in self.files.items() if name not in PHOTOS}
     unread = [self.photos(), _counted(others)]
     if n := len(self.outside):

@@ -10,14 +10,14 @@ from cnnjax.data.crops import Crops
 from cnnjax.data.split import Arrays, Skipped, Split
 from cnnjax.errors import UserError, warn
 
-SAMPLE = 2048  # images of a streamed split that are looked at, evenly spread over it
+SAMPLE = 2048  # images of a streamed split that are read, evenly spread over it
 GLANCE = 128  # and of any split whose mean and deviation are given
-_ALPHA = "Pictures that are drawn in transparency alone need data.alpha=white or black"
+_ALPHA = "Set data.alpha=white, or black, for pictures that are drawn in transparency alone"
 _RANGE = (
-  "Files of 16 bits that use fewer need data.range, such as 12: `python -m cnnjax.data scan PATH` "
-  "says how many they use"
+  "Set data.range, such as 12, for 16-bit files that use fewer bits: `python -m cnnjax.data scan "
+  "PATH` says how many they use"
 )
-_ARRAYS = "Values that went from 0 to 1 are to be multiplied by 255 before they become uint8"
+_ARRAYS = "Multiply values from 0 to 1 by 255 before they become uint8"
 DARK = 64  # where no value is above it, a quarter of what 8 bits hold is in use
 
 
@@ -43,29 +43,30 @@ def count(config: ConfigDict, train: Split) -> np.ndarray:
   )  # fmt: skip
   if not ((counts > 0).sum(1) > 1).any():
     value = ", ".join(map(str, counts.argmax(1)))
-    mend = {"folder": f"{_ALPHA}; {_RANGE}", "tfds": _ALPHA}.get(config.source, _ARRAYS)
+    mend = {"folder": f"{_ALPHA}. {_RANGE}", "tfds": _ALPHA}.get(config.source, _ARRAYS)
     raise UserError(
-      f"the training images are blank: each of the {len(images):,} that were looked at, of "
-      f"{total:,}, has the value {value} everywhere. {mend}"
+      f"the training images are blank: all {len(images):,} that were read, of {total:,}, have the "
+      f"single value {value}. {mend}"
     )
   return counts
 
 
 def compare(config: ConfigDict, name: str, split: Split, mean: Sequence[float]) -> None:
-  """Warns of a split that is darker than what is trained on: no value reaches the `mean` of that.
+  """Warns of a split that is darker than the training images: no value reaches their `mean`.
 
-  As where files of 16 bits have another range than those of the training split.
+  Such as 16-bit files with another range than those of the training split.
   """
   highest = _some(config, split, GLANCE).max()
   if highest / 255 < min(mean) and processes.is_first():
     warn(
-      f"the {name} images are dark: no value is above {highest} of 255, and those that are trained "
-      f"on have a mean of {255 * min(mean):.0f}. {_RANGE if config.source == 'folder' else _ARRAYS}"
+      f"the {name} images are dark: their largest value is {highest} of 255, and the mean of the "
+      f"training images is {255 * min(mean):.0f}. "
+      f"{_RANGE if config.source == 'folder' else _ARRAYS}"
     )
 
 
 def _some(config: ConfigDict, split: Split, number: int) -> np.ndarray:
-  """At most so many images, evenly spread over the split, of those that can be read."""
+  """Reads at most `number` images, evenly spread over the split; leaves out unreadable ones."""
   crops, spread = Crops.of(config, split.shape), np.linspace(0, len(split) - 1, number)
   image = lambda data: crops.whole(data, config.image_size)
   return split.take(np.unique(spread.astype(int))).decoded(image, Skipped(number)).images
@@ -74,7 +75,7 @@ def _some(config: ConfigDict, split: Split, number: int) -> np.ndarray:
 def normalization(
   config: ConfigDict, counts: np.ndarray
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """(mean, std) per channel, of images in [0, 1]: the config's, or those of `counts`.
+  """Returns (mean, std) per channel of images in [0, 1]: the config's, or those of `counts`.
 
   The deviation of a channel that has one value everywhere is 1.
   """
@@ -93,12 +94,12 @@ def normalization(
 
 
 def describe(config: ConfigDict, counts: np.ndarray) -> str:
-  """The values in words, and what is odd about them."""
+  """Returns the values in words, and what is odd about them."""
   values = np.flatnonzero(counts.any(0))
   words = f"{len(values)} of 256 levels, from {values[0]} to {values[-1]}"
   for channel, found in enumerate(counts):
     if len(only := np.flatnonzero(found)) == 1:
-      words += f"; channel {channel} is {only[0]} everywhere, so that it says nothing"
+      words += f"; channel {channel} has the single value {only[0]}"
   if values[-1] < DARK:
     words += f": dark, since white is 255. {_RANGE if config.source == 'folder' else _ARRAYS}"
   return words

@@ -48,7 +48,7 @@ def _parsed(name: str) -> tuple[str | None, str, str]:
 
 
 def same(name: str) -> str:
-  """What all spellings of a class have in common: Unicode's form NFC, and 1.0 is 1."""
+  """Returns what the spellings of one class have in common: Unicode's form NFC, 1 for 1.0."""
   if match := re.fullmatch(r"([+-]?)(0|[1-9][0-9]*)(\.0*)?", name):
     sign, whole, _ = match.groups()
     return f"-{whole}" if sign == "-" and whole != "0" else whole
@@ -56,7 +56,7 @@ def same(name: str) -> str:
 
 
 def classes(names: Iterable[str]) -> dict[str, str]:
-  """The class of each name, in the order of the classes: numbers by value, then the alphabet.
+  """Returns the class of each name, in order: numbers by value, then the alphabet.
 
   A class is called as it is spelled, in NFC; by `same` where there are several spellings.
   """
@@ -79,7 +79,7 @@ def _order(name: str) -> tuple:
 
 
 def doubts(by_name: Mapping[str, str]) -> str:
-  """What may have been meant otherwise, of names and their classes, in words; "" if nothing."""
+  """Returns in words which names and classes may be mistakes; "" if there are none."""
   spellings, alike = collections.defaultdict(list), collections.defaultdict(list)
   for name, label in by_name.items():
     spellings[label].append(name)
@@ -90,14 +90,14 @@ def doubts(by_name: Mapping[str, str]) -> str:
     if len(labels) > 1:
       form = len({*map(_in_one_form, labels)}) == 1
       by = "case, spaces or form" if form else "leading zeros"
-      found.append(f"{_quoted(labels)} are classes of their own, and differ by {by} alone")
+      found.append(f"{_quoted(labels)} are separate classes, which differ in {by} alone")
   for label in spellings:
     if label in MISSING:
       found.append(f"{label!r} is a class, not a missing label")
     for sign in "|,/;":
       parts = [part.strip() for part in label.split(sign)]
       if len(parts) > 1 and {*parts} <= spellings.keys():
-        found.append(f"{label!r} is a class of its own, beside {_quoted(parts)}")
+        found.append(f"{label!r} is a separate class beside {_quoted(parts)}")
   more = [f"and {len(found) - _MOST:,} more"] if len(found) > _MOST else []
   return "; ".join(found[:_MOST] + more)
 

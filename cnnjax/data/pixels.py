@@ -14,7 +14,7 @@ _UNDONE = {6: 8, 8: 6}  # the orientation that turns back; the others do it them
 
 
 class UnreadableImage(ValueError):
-  """An image file that cannot be decoded, and why; of a cut one, "truncated" is the first word."""
+  """Why an image file cannot be decoded; of a file that is cut off, it begins with "truncated"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def to_uint8(image: Image.Image, data: bytes, channels: int, reading: Reading) -
     reading: how they are read.
 
   Raises:
-    UnreadableImage: nobody can know what the pixels mean.
+    UnreadableImage: the meaning of the pixels is not known.
   """
   if image.format == "TIFF":  # Pillow turns it as it is loaded
     turn = 1 if reading.upright else orientation(image)
@@ -54,7 +54,7 @@ def to_uint8(image: Image.Image, data: bytes, channels: int, reading: Reading) -
 
 
 def orientation(image: Image.Image) -> int:
-  """Returns what EXIF says, from 1 (upright) to 8; of a PNG it loads the image."""
+  """Returns the orientation in EXIF, from 1 (upright) to 8; loads the image if it is a PNG."""
   with contextlib.suppress(Exception):  # of a broken block
     found = image.getexif().get(ExifTags.Base.Orientation, 1)
     return found if found in range(1, 9) else 1
@@ -72,12 +72,12 @@ def oriented(pixels: np.ndarray, turn: int) -> np.ndarray:
 
 
 def deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
-  """Loads the image; returns its values as the file has them, if they have more than 8 bits.
+  """Loads an image and returns the values in its file if they have more than 8 bits, else None.
 
   [height, width], or of colour [height, width, channels], as RGB or RGBA.
 
   Raises:
-    UnreadableImage: nobody reads them as they are.
+    UnreadableImage: no library reads them unchanged.
   """
   args, is_ppm = [tile.args for tile in image.tile], image.format == "PPM"
   raw = str(args).replace("BGR;16", "")  # which is 5, 6 and 5 bits

@@ -49,7 +49,7 @@ Rows = list[tuple[int, dict[str, Any]]]  # (line, what is in it by column)
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """What a list says."""
+  """The contents of a list."""
 
   splits: dict[str, Pairs]  # by the names in it, in lower case; of "" where there are no splits
   remarks: dict[str, str]  # what a person should know about how it is read
@@ -315,7 +315,7 @@ def _header(path: str, line: int, cells: list[str]) -> list[str]:
       raise UserError(
         f"{path}: the first line needs a column {key} (or {', '.join(KEYS[key][1:])}), with "
         f"commas between columns, and has {whole}"
-        + (f": put commas for its {other[0]}, in every line" if other else "")
+        + (f": replace its {other[0]} with commas, in every line" if other else "")
       )
   return [*columns]
 

@@ -218,7 +218,7 @@ def test_names_that_may_have_been_meant_otherwise_are_found(tmp_path):
   assert scan(tmp_path / "list.csv").findings["names"] == (
     "not used: columns 'fold', 'n'",
     "the column 'fold' has 0, 1",
-    "'Cat' and 'cat' are classes of their own, and differ by case, spaces or form alone",
+    "'Cat' and 'cat' are separate classes, which differ in case, spaces or form alone",
   )
 
 

@@ -122,22 +122,20 @@ def test_a_constant_channel_is_not_divided_by_zero_and_is_named():
   mean, std = normalization(config(), train)
   assert (mean[0], std[0]) == (0.2, 1.0) and 0 < std[1] < 1
   words = levels.describe(config(), levels.count(config(), train))
-  assert words == (
-    "2 of 256 levels, from 51 to 255; channel 0 is 51 everywhere, so that it says nothing"
-  )
+  assert words == ("2 of 256 levels, from 51 to 255; channel 0 has the single value 51")
 
 
 @pytest.mark.parametrize("given", [{}, {"mean": (0.5,) * 3, "std": (0.5,) * 3}])
 @pytest.mark.parametrize("pipeline", ["resident", "streaming"])
 @pytest.mark.parametrize("source, mend", [("folder", "data.alpha=white.*data.range"),
-                                          ("digits", "Values that went from 0 to 1")])  # fmt: skip
+                                          ("digits", "Multiply values from 0 to 1")])  # fmt: skip
 def test_images_of_one_colour_are_refused(source, mend, pipeline, given):
   """All of one channel each; a single pixel that differs is a picture."""
   images = np.broadcast_to(np.array([0, 7, 255], np.uint8), (40, 4, 4, 3)).copy()
   c = config(source, pipeline=pipeline, **given)
   split = data.Split.of(images, np.arange(40, dtype=np.int32) % 2, ("a", "b"))
   train = data.load(c, ("train",), given={"train": split})["train"]
-  blank = "blank: each of the 40 that were looked at, of 40, has the value 0, 7, 255 everywhere"
+  blank = "blank: all 40 that were read, of 40, have the single value 0, 7, 255"
   with pytest.raises(UserError, match=f"{blank}.*{mend}"):
     levels.count(c, train)
   images[39, 3, 3, 1] = 8
@@ -166,7 +164,9 @@ def test_evaluated_images_that_are_darker_than_all_that_was_learnt_are_warned_of
   split = data.Split.of(images, np.zeros(30, np.int32), ("a",))
   levels.compare(config("folder", pipeline=pipeline, image_size=4), "test", split, (0.3, 0.2, 0.5))
   said = capsys.readouterr().err
-  assert ("the test images are dark: no value is above" in said and "data.range" in said) == dark
+  assert (
+    "the test images are dark: their largest value is" in said and "data.range" in said
+  ) == dark
 
 
 # The sources

@@ -284,14 +284,14 @@ NFC, NFD = "caf\u00e9", "cafe\u0301"
     ((NFC, NFD, "dog"), (NFC, "dog"), "'cafe\\u0301' and 'caf\\xe9' are one class"),
     ((NFD, "dog"), (NFC, "dog"), None),
     ((True, False), ("False", "True"), None),
-    (("Cat", "cat", "dog"), ("Cat", "cat", "dog"), "'Cat' and 'cat' are classes of their own, and "
-     "differ by case, spaces or form alone"),
-    (("cat", "c\u200bat", "x"), ("cat", "c\u200bat", "x"), "'cat' and 'c\\u200bat' are classes of"),
-    (("a  b", "a b", "dog"), ("a  b", "a b", "dog"), "'a  b' and 'a b' are classes of their own"),
-    (("01", "1", "2"), ("01", "1", "2"), "'01' and '1' are classes of their own, and differ by "
+    (("Cat", "cat", "dog"), ("Cat", "cat", "dog"), "'Cat' and 'cat' are separate classes, which "
+     "differ in case, spaces or form alone"),
+    (("cat", "c\u200bat", "x"), ("cat", "c\u200bat", "x"), "'cat' and 'c\\u200bat' are separate"),
+    (("a  b", "a b", "dog"), ("a  b", "a b", "dog"), "'a  b' and 'a b' are separate classes"),
+    (("01", "1", "2"), ("01", "1", "2"), "'01' and '1' are separate classes, which differ in "
      "leading zeros alone"),
     (("NA", "none", "cat"), ("NA", "cat", "none"), "'NA' is a class, not a missing label"),
-    (("a", "b", "a|b"), ("a", "a|b", "b"), "'a|b' is a class of its own, beside 'a' and 'b'"),
+    (("a", "b", "a|b"), ("a", "a|b", "b"), "'a|b' is a separate class beside 'a' and 'b'"),
     (("1.1", "1.10", "1.9"), ("1.1", "1.10", "1.9"), None),  # of versions
   ],
 )  # fmt: skip
@@ -326,9 +326,9 @@ HEAD = "path,label,split\nin/0.png,x,train\nin/1.png,y,train\n"
     ("", "a.csv names no images"),
     ("path,label\n\n", "a.csv names no images"),
     ("in/0.png,x\nin/1.png,y\n", "a.csv: the first line needs a column path (or file, filename, "),
-    ("path;label\nin/0.png;x\n", "commas between columns, and has path;label: put commas for its "
-     "semicolons, in every line"),
-    ("path\tlabel\nin/0.png\tx\n", "label: put commas for its tabs, in every line"),
+    ("path;label\nin/0.png;x\n", "commas between columns, and has path;label: replace its "
+     "semicolons with commas, in every line"),
+    ("path\tlabel\nin/0.png\tx\n", "label: replace its tabs with commas, in every line"),
     *((f"{HEAD}in/2.png,x;{label},test\n", f"a.csv, line 4: the label '{label}' is how programs "
        "write a missing one; delete the line, or give the class another name")
       for label in ("nan", "None", "<NA>", "NULL", "NA")),
