@@ -130,6 +130,7 @@ def _evaluated(
     raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
   if weights not in WEIGHTS:
     raise unknown("weights", weights, WEIGHTS)
+  split = _named(split)
   before = data.history.read(workdir)
   own = load_config(workdir)
   config, split = _configured(own, split, overrides, before)
@@ -178,6 +179,16 @@ def _evaluated(
   )
 
 
+def _named(split: str | None) -> str | None:
+  """Returns a split that is asked for, by its own name."""
+  from cnnjax.data.names import split_of
+
+  found = split if split in (*SPLITS, ALL, None) else split_of(split)
+  if found is None and split is not None:
+    raise unknown("split", split, (*SPLITS, ALL))
+  return found
+
+
 def _configured(
   own: ConfigDict, split: str | None, overrides: dict[str, Any], before: Any
 ) -> tuple[ConfigDict, str]:
@@ -191,12 +202,7 @@ def _configured(
   from cnnjax import config as configs
   from cnnjax import data
   from cnnjax.data import folder
-  from cnnjax.data.names import split_of
 
-  if split not in (*SPLITS, ALL, None):
-    if split_of(split) is None:
-      raise unknown("split", split, (*SPLITS, ALL))
-    split = split_of(split)
   config = own.copy_and_resolve_references()
   for key, value in overrides.items():
     configs.override(config, key, value)
