@@ -107,6 +107,8 @@ def load(
     key: _loaded(config, config[key], given) for key in wanted - {*held} if config[key] is not None
   }
   if "train" in found:
+    others = found.keys() - {"train"}
+    found |= {name: _with_lacking(found[name], found["train"]) for name in others}
     found |= _parted(found["train"], held, config, before)
   return {
     name: _settled(
@@ -159,6 +161,15 @@ def _parted(
     )
     train = train.take(imbalance.long_tail(labels, config.long_tail, numbers))
   return {"train": train, **found}
+
+
+def _with_lacking(split: Split, train: Split) -> Split:
+  """Notes the classes that `train` has and `split` lacks, unless labels have to be read for it."""
+  if any("labels" not in vars(one.records) for one in (split, train)):
+    return split
+  lacking = imbalance.lacking(train.labels, split.labels, split.classes)
+  note = ", ".join(filter(None, (split.note, lacking and f"without {lacking}")))
+  return dataclasses.replace(split, note=note)
 
 
 def _held_out(config: ConfigDict, given: dict[str, Split] | None) -> dict[str, float | int]:
@@ -333,7 +344,7 @@ def open_inputs(
     summary={
       "data": describe(c, splits),
       **train.remarks,
-      "pixels": levels.describe(c, counts),
+      "pixels": levels.describe(c, train, counts),
       **_imbalance(train),
       "input": batches.describe(),
       "length": f"{total:,} steps, {order.steps_per_epoch:,} an epoch",

@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 
 from cnnjax.data import identity, imbalance
 from cnnjax.data.split import Split
-from cnnjax.errors import UserError, listed
+from cnnjax.errors import UserError
 
 NOTE = "held out of train"
 OLDER = f"{NOTE} by the older rule of this run"
@@ -68,8 +68,7 @@ def carve(
     held[order] = np.cumsum((np.bincount(units) * ~barred)[order]) <= amount
   held = (held | fixed) & ~barred
   count = lambda rows: imbalance.counts(split.labels[rows], len(split.classes))
-  every = slice(None)
-  for lost in np.flatnonzero((count(every) > 0) & (count(~held[units]) == 0)):
+  for lost in np.flatnonzero((count(slice(None)) > 0) & (count(~held[units]) == 0)):
     labels = split.labels
     own = units[labels[:, lost] > 0 if labels.ndim == 2 else labels == lost]
     if len(own := own[~fixed[own]]):
@@ -82,10 +81,11 @@ def carve(
       f"hold out more (--config.data.{key}=0.5) or set another data.split_seed: copies and groups "
       f"form {len(names):,} units, and each class needs one to train on"
     )
-  lacking = np.flatnonzero((count(every) > 0) & (count(rows) == 0))
-  note = f"{NOTE}, by chance without {listed([split.classes[c] for c in lacking])}"
+  lacking = imbalance.lacking(split.labels, split.labels[rows], split.classes)
   held_out = split.take(np.flatnonzero(rows))
-  held_out = dataclasses.replace(held_out, note=note if len(lacking) else NOTE)
+  held_out = dataclasses.replace(
+    held_out, note=f"{NOTE}, by chance without {lacking}" if lacking else NOTE
+  )
   kept = split.take(np.flatnonzero(~rows))
   if split.groups is None and (copies := len(split) - len(names)):
     words = {

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, listed
 
 
 def counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -25,6 +25,12 @@ def counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
       f"label {wrong} is out of range: {num_classes} classes are numbered 0 to {num_classes - 1}"
     )
   return np.bincount(labels, minlength=num_classes)
+
+
+def lacking(every: np.ndarray, some: np.ndarray, classes: tuple[str, ...]) -> str:
+  """The classes that the labels `every` have and the labels `some` lack, in words; "" if none."""
+  there, left = (counts(labels, len(classes)) > 0 for labels in (every, some))
+  return listed([classes[c] for c in np.flatnonzero(there & ~left)])
 
 
 def describe(counts: np.ndarray, classes: tuple[str, ...]) -> str:

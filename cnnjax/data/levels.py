@@ -1,23 +1,30 @@
 """The values of the training images: their mean and deviation, and whether there is a picture."""
 
+import contextlib
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from cnnjax import processes
 from cnnjax.data.crops import Crops
+from cnnjax.data.pixels import deep_values
 from cnnjax.data.split import Arrays, Skipped, Split
 from cnnjax.errors import UserError, warn
 
 SAMPLE = 2048  # images of a streamed split that are read, evenly spread over it
 GLANCE = 128  # and of any split whose mean and deviation are given
-_ALPHA = "Set data.alpha=white, or black, for pictures that are drawn in transparency alone"
+_ALPHA = "Set data.alpha={} for pictures that are drawn in transparency alone"
+_SCAN = "`python -m cnnjax.data scan PATH`"
 _RANGE = (
-  "Set data.range, such as 12, for 16-bit files that use fewer bits: `python -m cnnjax.data scan "
-  "PATH` says how many they use"
+  f"Set data.range, such as 12, for 16-bit files that use fewer bits: {_SCAN} says how many they "
+  "use"
 )
 _ARRAYS = "Multiply values from 0 to 1 by 255 before they become uint8"
+_TRAINED = " of 255, and the mean of the training images is "
+LOOKED_INTO = 16  # files, for advice
 DARK = 64  # where no value is above it, a quarter of what 8 bits hold is in use
 
 
@@ -42,27 +49,54 @@ def count(config: ConfigDict, train: Split) -> np.ndarray:
     for start in range(0, len(images), 1024)
   )  # fmt: skip
   if not ((counts > 0).sum(1) > 1).any():
-    value = ", ".join(map(str, counts.argmax(1)))
-    mend = {"folder": f"{_ALPHA}. {_RANGE}", "tfds": _ALPHA}.get(config.source, _ARRAYS)
-    raise UserError(
-      f"the training images are blank: all {len(images):,} that were read, of {total:,}, have the "
-      f"single value {value}. {mend}"
-    )
+    raise UserError(f"the training images are {_blank(images, total)}. {_advice(config, train)}")
   return counts
 
 
-def compare(config: ConfigDict, name: str, split: Split, mean: Sequence[float]) -> None:
-  """Warns of a split that is darker than the training images: no value reaches their `mean`.
+def _blank(images: np.ndarray, total: int) -> str:
+  value = ", ".join(map(str, images[0, 0, 0]))
+  return f"blank: all {len(images):,} that were read, of {total:,}, have the single value {value}"
 
-  Such as 16-bit files with another range than those of the training split.
+
+def _advice(config: ConfigDict, split: Split) -> str:
+  """What may help where images are blank, dark or bright: it goes by what their files have."""
+  if isinstance(split.records, Arrays) and split.records.source is not None:
+    split = split.records.source
+  found, files = set(), 0
+  for i in range(min(len(split), LOOKED_INTO)):
+    data, _ = split[i]
+    if isinstance(data, bytes):
+      files += 1
+      with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
+        found |= {"alpha"} if image.has_transparency_data else set()
+        found |= {"depth"} if deep_values(image, data) is not None else set()
+  if not files:
+    return _ARRAYS
+  others = " or ".join(colour for colour in ("white", "black") if colour != config.alpha)
+  words = [_ALPHA.format(others)] if "alpha" in found else []
+  if "depth" in found:
+    other = f"data.range={config.range} may not fit the files: {_SCAN} says how many bits"
+    words.append(_RANGE if config.range is None else f"{other} they use")
+  return ". ".join(words) or f"Look at the files: {_SCAN}"
+
+
+def compare(config: ConfigDict, name: str, split: Split, mean: Sequence[float]) -> None:
+  """Warns of a split that is blank, or unlike what is trained on, as of files of another range.
+
+  It is dark where no value reaches the `mean` of that, and bright where none comes down to it.
   """
-  highest = _some(config, split, GLANCE).max()
-  if highest / 255 < min(mean) and processes.is_first():
-    warn(
-      f"the {name} images are dark: their largest value is {highest} of 255, and the mean of the "
-      f"training images is {255 * min(mean):.0f}. "
-      f"{_RANGE if config.source == 'folder' else _ARRAYS}"
-    )
+  images = _some(config, split, GLANCE)
+  low, high = images.min(), images.max()
+  if (images == images[0, 0, 0]).all():
+    words = _blank(images, len(split))
+  elif high / 255 < min(mean):
+    words = f"dark: their largest value is {high}{_TRAINED}{255 * min(mean):.0f}"
+  elif low / 255 > max(mean):
+    words = f"bright: their smallest value is {low}{_TRAINED}{255 * max(mean):.0f}"
+  else:
+    return
+  if processes.is_first():
+    warn(f"the {name} images are {words}. {_advice(config, split)}")
 
 
 def _some(config: ConfigDict, split: Split, number: int) -> np.ndarray:
@@ -93,13 +127,13 @@ def normalization(
   return mean, std
 
 
-def describe(config: ConfigDict, counts: np.ndarray) -> str:
-  """Returns the values in words, and what is odd about them."""
+def describe(config: ConfigDict, train: Split, counts: np.ndarray) -> str:
+  """Returns the values of the training images in words, and what is odd about them."""
   values = np.flatnonzero(counts.any(0))
   words = f"{len(values)} of 256 levels, from {values[0]} to {values[-1]}"
   for channel, found in enumerate(counts):
     if len(only := np.flatnonzero(found)) == 1:
       words += f"; channel {channel} has the single value {only[0]}"
   if values[-1] < DARK:
-    words += f": dark, since white is 255. {_RANGE if config.source == 'folder' else _ARRAYS}"
+    words += f": dark, since white is 255. {_advice(config, train)}"
   return words

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.data import identity
+from cnnjax.data import identity, imbalance
 from cnnjax.data.images import UnreadableImage
 from cnnjax.errors import UserError, listed, number, unknown
 
@@ -219,12 +219,8 @@ class Split:
 
   def lost(self, rows: np.ndarray) -> str:
     """The classes that have examples and none at `rows`, in words."""
-    there, left = (
-      labels.any(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(self.classes)) > 0
-      for labels in (self.labels, self.labels[rows])
-    )
-    lost = np.flatnonzero(there & ~left)
-    return f"without any of {listed([self.classes[c] for c in lost])}" if len(lost) else ""
+    lost = imbalance.lacking(self.labels, self.labels[rows], self.classes)
+    return f"without any of {lost}" if lost else ""
 
   def stand_in(self, i: int, readable: Callable[[int], bool], reason: str) -> int:
     """Returns the example to train on where example `i` cannot be read: the next of its class.

@@ -70,6 +70,10 @@ def test_splits_other_than_train_may_lack_classes():
   put(*some("a/train/x"), *some("a/train/y"), *some("a/test/y", 2))
   found, classes = load()
   assert classes == ("x", "y") and found["test"] == by_folder(*some("a/test/y", 2))
+  splits = data.load(config())
+  assert (splits["train"].note, splits["test"].note) == ("", "without x")
+  assert "2 test (without x)" in data.describe(config(), {k: splits[k] for k in ("train", "test")})
+  assert data.load(config(long_tail=2.0))["test"].note == "without x"
 
 
 @pytest.mark.parametrize("overrides, held", [({}, 0.2), ({"test": 0.3}, 0.3), ({"test": 12}, 0.3)])

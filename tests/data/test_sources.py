@@ -1,11 +1,13 @@
 """What holds for every source: carving, normalisation, refusals. And the two that need no file."""
 
 import dataclasses
+import io
 
 import fakes
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from cnnjax import data, processes, sharding, steps
@@ -121,52 +123,92 @@ def test_a_constant_channel_is_not_divided_by_zero_and_is_named():
   train = data.Split.of(images, np.zeros(5, np.int32), ("a",))
   mean, std = normalization(config(), train)
   assert (mean[0], std[0]) == (0.2, 1.0) and 0 < std[1] < 1
-  words = levels.describe(config(), levels.count(config(), train))
-  assert words == ("2 of 256 levels, from 51 to 255; channel 0 has the single value 51")
+  words = levels.describe(config(), train, levels.count(config(), train))
+  assert words == "2 of 256 levels, from 51 to 255; channel 0 has the single value 51"
 
 
 @pytest.mark.parametrize("given", [{}, {"mean": (0.5,) * 3, "std": (0.5,) * 3}])
 @pytest.mark.parametrize("pipeline", ["resident", "streaming"])
-@pytest.mark.parametrize("source, mend", [("folder", "data.alpha=white.*data.range"),
-                                          ("digits", "Multiply values from 0 to 1")])  # fmt: skip
-def test_images_of_one_colour_are_refused(source, mend, pipeline, given):
+def test_images_of_one_colour_are_refused(pipeline, given):
   """All of one channel each; a single pixel that differs is a picture."""
   images = np.broadcast_to(np.array([0, 7, 255], np.uint8), (40, 4, 4, 3)).copy()
-  c = config(source, pipeline=pipeline, **given)
+  c = config("digits", pipeline=pipeline, **given)
   split = data.Split.of(images, np.arange(40, dtype=np.int32) % 2, ("a", "b"))
   train = data.load(c, ("train",), given={"train": split})["train"]
   blank = "blank: all 40 that were read, of 40, have the single value 0, 7, 255"
-  with pytest.raises(UserError, match=f"{blank}.*{mend}"):
+  with pytest.raises(UserError, match=f"{blank}.*Multiply values from 0 to 1"):
     levels.count(c, train)
   images[39, 3, 3, 1] = 8
   assert levels.count(c, train)[1, 8] == 1
 
 
-@pytest.mark.parametrize("largest, dark", [(1, True), (15, True), (63, True), (64, False)])
-def test_dark_images_are_said_to_be_so(largest, dark):
-  images = np.arange(largest + 1, dtype=np.uint8).reshape(1, 1, -1, 1)
-  counts = levels.count(config(), data.Split.of(images, np.zeros(1, np.int32), ("a",)))
-  words = levels.describe(config("folder"), counts)
-  assert words.startswith(f"{largest + 1} of 256 levels, from 0 to {largest}")
-  assert ("dark, since white is 255. " in words and "data.range" in words) == dark
+ALPHA, BITS = (
+  "drawn in transparency alone",
+  "Set data.range, such as 12, for 16-bit files",
+)
 
 
 @pytest.mark.parametrize(
-  "highest, first, dark", [(9, True, True), (9, False, False), (100, True, False)]
-)
+  "image, settings, advice",
+  [
+    (Image.new("LA", (4, 4), (255, 0)), {"alpha": "white"}, "Set data.alpha=black for pictures"),
+    (Image.new("RGBA", (4, 4)), {"alpha": "black"}, "Set data.alpha=white for pictures"),
+    (Image.new("RGBA", (4, 4)), {}, "Set data.alpha=white or black for pictures"),
+    (Image.fromarray(np.full((4, 4), 100, np.uint16)), {}, BITS),
+    (Image.fromarray(np.full((4, 4), 100, np.uint16)), {"range": 16}, "data.range=16 may not fit"),
+    (Image.new("L", (4, 4), 255), {}, "data scan PATH"),
+  ],
+)  # fmt: skip
 @pytest.mark.parametrize("pipeline", ["resident", "streaming"])
-def test_evaluated_images_that_are_darker_than_all_that_was_learnt_are_warned_of(
-  highest, first, dark, pipeline, capsys, monkeypatch
+def test_the_advice_on_blank_files_is_of_what_they_have(image, settings, advice, pipeline, capsys):
+  out = io.BytesIO()
+  image.save(out, "PNG")
+  records = fakes.Records([out.getvalue()] * 6, np.arange(6, dtype=np.int32) % 2)
+  split = data.Split(records, ("a", "b"), (None, None, 3))
+  c = config("folder", pipeline=pipeline, image_size=4, **settings)
+  train = data.load(c, ("train",), given={"train": split})["train"]
+  with pytest.raises(UserError) as e:
+    levels.count(c, train)
+  levels.compare(c, "test", train, (0.3,))
+  for said in (str(e.value), capsys.readouterr().err):
+    assert "blank: all 6 that were read, of 6, have" in said and advice in said
+    assert [text in said for text in (ALPHA, BITS, "data scan PATH", "from 0 to 1")] == [
+      "alpha" in advice, advice == BITS, "PATH" in advice or "range" in advice, False
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("largest, dark", [(1, True), (15, True), (63, True), (64, False)])
+def test_dark_images_are_said_to_be_so(largest, dark):
+  images = np.arange(largest + 1, dtype=np.uint8).reshape(1, 1, -1, 1)
+  train = data.Split.of(images, np.zeros(1, np.int32), ("a",))
+  words = levels.describe(config(), train, levels.count(config(), train))
+  assert words.startswith(f"{largest + 1} of 256 levels, from 0 to {largest}")
+  assert ("dark, since white is 255. Multiply values" in words) == dark
+
+
+@pytest.mark.parametrize(
+  "low, high, words",
+  [
+    (0, 9, "dark: their largest value is 9 of 255, and the mean of the training images is 51"),
+    (0, 100, None),
+    (100, 255, None),
+    (140, 149, "bright: their smallest value is 140 of 255, and the mean of the training "
+     "images is 128"),
+    (128, 128, "blank: all 30 that were read, of 30, have the single value 128, 128, 128"),
+  ],
+)  # fmt: skip
+@pytest.mark.parametrize("pipeline, first", [("resident", True), ("streaming", True),
+                                             ("resident", False)])  # fmt: skip
+def test_evaluated_images_that_are_unlike_all_that_was_learnt_are_warned_of(
+  low, high, words, pipeline, first, capsys, monkeypatch
 ):
   """By the first process."""
   monkeypatch.setattr(processes, "is_first", lambda: first)
-  images = np.random.default_rng(0).integers(0, highest + 1, (30, 6, 6, 3), np.uint8)
+  images = np.random.default_rng(0).integers(low, high + 1, (30, 6, 6, 3), np.uint8)
   split = data.Split.of(images, np.zeros(30, np.int32), ("a",))
   levels.compare(config("folder", pipeline=pipeline, image_size=4), "test", split, (0.3, 0.2, 0.5))
   said = capsys.readouterr().err
-  assert (
-    "the test images are dark: their largest value is" in said and "data.range" in said
-  ) == dark
+  assert f"warning: the test images are {words}" in said if words and first else not said
 
 
 # The sources
