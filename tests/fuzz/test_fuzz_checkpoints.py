@@ -30,6 +30,7 @@ def built(abstract=False):
     "monitor": monitor.create(config),
     "loss_scale": None,
     "window": steps.no_metrics(tasks.create(config.task, 3)),
+    "epoch": steps.no_metrics(tasks.create(config.task, 3)),
   }
   runs, mesh = members.create(config), sharding.make_mesh(1)
   return state.create(model, (8, 8, 1), rest, runs, mesh, config.mesh, abstract=abstract)

@@ -100,7 +100,7 @@ def test_a_sweep_has_a_curve_for_each_rate(tiny):
   [
     ({}, 6),
     ({"data.remainder": "pad"}, 7),
-    ({"data.validation": 0.5}, 3),
+    ({"data.validation": 51}, 3),
     ({"data.sampling": "oversample"}, 6),
   ],
 )
