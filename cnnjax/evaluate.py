@@ -148,12 +148,7 @@ def _evaluated(
     images = data.load(config.data, (split,), skipped, splits, **where)[split]
   if images is None:
     raise UserError("this run has no validation split; choose --split=test or --split=train")
-  if split == ALL and (known := before.overlap(images)):
-    warn(known)
-  elif split not in ("train", ALL):
-    before.check(images)
-  if data.holdout.OLDER in images.note:  # which may say more
-    warn(f"the {split} split is {images.note}")
+  _compare(before, split, images)
   data.check_classes(found.meta["classes"], images.classes)
   for key, text in images.remarks.items() if "data.path" in overrides else ():
     warn(f"{config.data.path}: {key}: {text}")
@@ -177,6 +172,29 @@ def _evaluated(
     found.members.compute(total),
     of_weights(task.METRICS, ["raw"]),
   )
+
+
+def _compare(before: Any, split: str, images: Any) -> None:
+  """Warns where a split is not what the run evaluated.
+
+  Args:
+    before: what the run was trained on, a `data.History`.
+    split: its name.
+    images: the split, a `data.Split`.
+
+  Raises:
+    UserError: some of a split that is held out were trained on.
+  """
+  from cnnjax.data import holdout
+
+  if split == ALL and (known := before.overlap(images)):
+    warn(known)
+  elif split not in ("train", ALL):
+    before.check(images)
+    if changed := before.changed(split, images):
+      warn(changed)
+  if holdout.OLDER in images.note:  # which may say more
+    warn(f"the {split} split is {images.note}")
 
 
 def _named(split: str | None) -> str | None:

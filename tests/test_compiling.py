@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cnnjax import compiling, evaluate, members, programs, train, workdir
+from cnnjax import compiling, data, evaluate, members, programs, train, workdir
 
 SETTINGS = (
   "jax_enable_compilation_cache",
@@ -226,6 +226,7 @@ def test_every_program_of_a_run_is_as_precise_as_asked(tiny, tmp_path, monkeypat
     "evaluate later": lambda: evaluate.evaluate_checkpoint(tmp_path),
   }
   workdir.claim(tmp_path, config)
+  data.history.write(tmp_path, program.inputs.history(None)[0])
   with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
     saved.save(now, program.inputs.meta, {})
   for where, use in uses.items():  # noqa: B007

@@ -1,5 +1,6 @@
 """Every example counts once: for any batch size, any number of devices, in either pipeline."""
 
+import re
 import shutil
 
 import jax
@@ -340,9 +341,17 @@ def test_the_folder_of_a_run_may_have_moved(trained, folder, tmp_path, capsys, m
   path = shutil.copytree(folder / "train", tmp_path / "moved")
   moved = {"data.path": str(path)}
   assert evaluate.evaluate_checkpoint(run, **moved) == evaluate.evaluate_checkpoint(trained)
-  assert f"{path} has what this run was trained on: what it held out" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert f"{path} has what this run was trained on: what it held out" in said
+  assert "are new" not in said
   assert evaluate.evaluate_checkpoint(run, "all", **moved)[1] == 23  # one is cut off
   assert " of these 23 images were trained on by this run: " in capsys.readouterr().err
+  for i in range(9):
+    Image.fromarray(np.full((9, 11, 3), 20 * i, np.uint8)).save(path / "a" / f"new{i}.png")
+  evaluate.evaluate_checkpoint(run, "test", **moved)
+  assert re.search(
+    r"test images that the run had, 0 are gone; [1-9] are new", capsys.readouterr().err
+  )
   (run / data.history.FILE).unlink()
   with pytest.raises(UserError, match=r"^put .*run/trained_on\.json back: it says which images"):
     evaluate.evaluate_checkpoint(run, **moved)

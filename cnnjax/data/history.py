@@ -50,8 +50,22 @@ class History:
     }
 
   def share(self, split: Split) -> float:
-    """The share of what was trained on that a split has, in [0, 1]; 0 where nobody knows."""
-    return float(np.isin(self.ids, split.ids(self.by)).mean()) if len(self.ids) else 0.0
+    """Returns the share of the run's training and test images that a split has, the smaller one.
+
+    In [0, 1]; 0 where nobody knows.
+    """
+    own = [ids for ids in (self.ids, self.held.get("test", NOTHING)) if len(ids)]
+    return min((float(np.isin(ids, split.ids(self.by)).mean()) for ids in own), default=0.0)
+
+  def changed(self, name: str, split: Split) -> str:
+    """Says how a split differs from the one that the run evaluated; "" where it does not."""
+    if name not in self.held:
+      return ""
+    before, now = self.held[name], np.unique(split.ids(self.by))
+    gone, new = (len(np.setdiff1d(*pair)) for pair in ((before, now), (now, before)))
+    if not gone and not new:
+      return ""
+    return f"of {len(before):,} {name} images that the run had, {gone:,} are gone; {new:,} are new"
 
   def overlap(self, split: Split, who: str = "this run") -> str:
     """Says which examples of a split that is evaluated `who` was trained on; "" if on none."""
@@ -126,9 +140,11 @@ def of_run(
   by = before.by if known else train.by
   ids, remarks = np.unique(train.ids(by)), {}
   shared, copies, held = [NOTHING], [], dict(before.held) if before else {}
+  changes = []  # in words
   for name, split in others.items():
     if known:
       before.check(split)
+      changes.append(before.changed(name, split))
     own = split.ids(by)
     held[name] = np.union1d(held.get(name, NOTHING), own)
     found = np.isin(own, ids)
@@ -140,10 +156,12 @@ def of_run(
   if known:
     gone, new = (len(np.setdiff1d(*pair)) for pair in ((before.ids, ids), (ids, before.ids)))
     if gone or new:
-      remarks["changed"] = (
-        f"of {len(before.ids):,} images that the run was trained on, {gone:,} are not trained on "
-        f"any more; {new:,} are new"
+      trained = (
+        f"of {len(before.ids):,} images that the run was trained on, {gone:,} are not trained"
       )
+      changes.insert(0, f"{trained} on any more; {new:,} are new")
+    if any(changes):
+      remarks["changed"] = "; ".join(filter(None, changes))
     ids, shared = np.union1d(ids, before.ids), [*shared, before.shared]
   older = before is not None and before.older
   return History(by, older, ids, np.unique(np.concatenate(shared)), held), remarks

@@ -47,6 +47,12 @@ def test_a_run_that_goes_on_says_what_changed_and_remembers_all():
     "changed": "of 10 images that the run was trained on, 3 are not trained on any more; 5 are new"
   }
   assert len(now.ids) == 15
+  assert of_run(before, range(10), test=(21, 22, 23))[1] == {
+    "changed": "of 2 test images that the run had, 1 are gone; 2 are new"
+  }
+  # All of what was trained on, and none of what was tested on, is not the run's own folder.
+  assert now.share(split_of(*range(15))) == 0
+  assert now.share(split_of(*range(15), 20)) == 0.5
   with pytest.raises(UserError, match=r"^Remove .*: 1 of these 2 images were trained on by"):
     of_run(now, range(3, 15), test=(0, 20))
 
