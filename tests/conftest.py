@@ -31,6 +31,15 @@ def compiled(compiled_here):
     compilation_cache.reset_cache()  # JAX opens a folder once
 
 
+@pytest.fixture(autouse=True)
+def torch_is_ready(request):
+  """Lets a test of parity import torchvision and timm, whichever tests its process ran before."""
+  if request.node.get_closest_marker("parity"):
+    import parity
+
+    parity.torch()
+
+
 @pytest.fixture(scope="session")
 def tiny():
   """A function from overrides to a config that trains in seconds: a small CNN on small images."""
