@@ -80,7 +80,7 @@ class _Chunks:
       if not np.may_share_memory(pixels, images):
         images[place] = pixels if mask[place] else 0
       labels.append(label)
-    del self.reading[threading.get_ident()]
+    self.reading.pop(threading.get_ident(), None)  # where there is no example, none was read
     return {"image": images, "label": np.stack(labels), "mask": mask, "skipped": skipped}
 
   def _example(

@@ -58,6 +58,17 @@ def pixels(n=SIZE, size=4):
   )
 
 
+def test_the_rows_of_a_process_may_hold_no_example():
+  """As of the last evaluated batch on two processes, where the first one has all that are left."""
+  split = pixels(3)
+  image, size = lambda data, *_: data, lambda step: (4, 4, 1)
+  indices = lambda step: np.array([0, 1, 2, -1, -1, -1])
+  chunks = streaming._Chunks(
+    split, indices, np.arange(3, 6), image, size, range(1), replace=False, limit=0, what="batch"
+  )
+  assert chunks[0]["mask"].tolist() == [False] * 3 and not chunks[0]["image"].any()
+
+
 def left_over():
   """Threads of Grain that do not end."""
   for _ in range(100):
