@@ -110,7 +110,7 @@ def test_the_trace_of_a_run_can_be_read(tiny, tmp_path, capsys):
   steps = [event for event in events if event.get("name") == "train" and "dur" in event]
   assert [event["args"]["step_num"] for event in steps] == ["3", "4"]
   first, second = steps
-  compiled = [event for event in events if "PjitFunction(precise)" in event.get("name", "")]
+  compiled = [event for event in events if "PjitFunction(once)" in event.get("name", "")]
   for step in (first, second):
     assert any(
       step["ts"] <= event["ts"] and event["ts"] + event["dur"] <= step["ts"] + step["dur"]

@@ -487,7 +487,7 @@ def test_a_folder_that_is_gone_in_mid_run_is_named_and_what_is_trained_is_kept(
   folder_of_photos(tmp_path / "disk" / "photos")
   config = tiny(**streamed(**{
     "data.source": "folder", "data.path": str(tmp_path / "disk" / "photos"), "data.channels": 3,
-    "batch_size": 8, "epochs": 5, "data.max_unreadable": 100,
+    "batch_size": 8, "epochs": 5, "data.max_unreadable": 100, "data.test": 8,
   }))  # fmt: skip
   feed = data.Streaming.feed
 
