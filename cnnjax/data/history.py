@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from cnnjax import checkpoints, strict_json
+from cnnjax.data.holdout import NOTHING
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, listed
 
 FILE = "trained_on.json"
-NOTHING = np.zeros(0, np.uint64)
 OLDER_FORMATS = (0, 1)  # of checkpoints: the runs that have them kept no such file
 
 
@@ -62,7 +62,7 @@ class History:
     if name not in self.held:
       return ""
     before, now = self.held[name], np.unique(split.ids(self.by))
-    gone, new = (len(np.setdiff1d(*pair)) for pair in ((before, now), (now, before)))
+    gone, new = _gone_and_new(before, now)
     if not gone and not new:
       return ""
     return f"of {len(before):,} {name} images that the run had, {gone:,} are gone; {new:,} are new"
@@ -112,6 +112,10 @@ def read(workdir: pathlib.Path) -> History:
     ) from e
 
 
+def _gone_and_new(before: np.ndarray, now: np.ndarray) -> tuple[int, int]:
+  return len(np.setdiff1d(before, now)), len(np.setdiff1d(now, before))
+
+
 def _ids(text: str) -> np.ndarray:
   return np.frombuffer(bytes.fromhex(text), "<u8").astype(np.uint64)
 
@@ -154,7 +158,7 @@ def of_run(
   if copies:
     remarks["overlap"] = f"{' and '.join(copies)} are in the training split as well"
   if known:
-    gone, new = (len(np.setdiff1d(*pair)) for pair in ((before.ids, ids), (ids, before.ids)))
+    gone, new = _gone_and_new(before.ids, ids)
     if gone or new:
       trained = (
         f"of {len(before.ids):,} images that the run was trained on, {gone:,} are not trained"
