@@ -24,6 +24,7 @@ import grain
 import jax
 import numpy as np
 from absl import flags
+from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
 from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -241,6 +242,8 @@ class Streaming:
     self._stream, self._next = None, -1
     if self._config.workers:
       gc.collect()  # Grain's iterators that are done are cycles, and hold shared memory
+      if (freeing := SharedMemoryArray._del_thread_pool) is not None:
+        freeing.apply(int)  # a thread frees it, in order, and would not outlive the process
 
   @staticmethod
   def take(feed: dict[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:

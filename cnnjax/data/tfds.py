@@ -207,7 +207,10 @@ def _builder(name: str, data_dir: str | None):
   _check_features(name, data_dir)
   try:
     with contextlib.redirect_stdout(io.StringIO()):  # a banner where TensorFlow is missing
-      return tfds.builder(name, data_dir=data_dir, try_gcs=False)
+      builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    for split in builder.info.splits.values():
+      split.file_instructions  # noqa: B018  which only here are read from those files
+    return builder
   except tfds.core.DatasetNotFoundError:
     known = tfds.list_builders(with_community_datasets=False)
     folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR)

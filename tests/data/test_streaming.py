@@ -320,11 +320,15 @@ def test_worker_processes_change_nothing_and_leave_nothing():
 
 
 TRAIN = """
-import pathlib, sys
+import pathlib, sys, time
 import numpy as np
 from cnnjax import config, data, errors, train
+from grain._src.python.ipc import shared_memory_array
 
 if __name__ == "__main__":
+  # Shared memory is freed by a thread, here by a slow one, as on a machine with much to do.
+  freed = shared_memory_array._del_shm
+  shared_memory_array._del_shm = lambda *args, **kwargs: (time.sleep(0.1), freed(*args, **kwargs))
   settings = config.from_json(pathlib.Path(sys.argv[1]).read_text())
   images = np.random.default_rng(0).integers(0, 256, (101, 12, 12, 1), dtype=np.uint8)
   splits = data.from_arrays((images, np.arange(101) % 5), (images[:37], np.arange(37) % 5))
