@@ -1,14 +1,14 @@
-"""What the person at the keyboard is told when something they gave is wrong."""
+"""Tells the person at the keyboard what is wrong, on any stream; leaves by an exit code."""
 
 import argparse
 import difflib
 import errno
+import io
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
-
-from cnnjax import console
+from typing import NoReturn, TextIO
 
 READER_LEFT = 141  # of the exit: 128 + SIGPIPE, as a shell has it of commands that this signal ends
 
@@ -64,13 +64,49 @@ class ArgumentParser(argparse.ArgumentParser):
     raise UserError(f"{message} ({self.prog} --help)")
 
   def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-    console.flush()  # the help, which nobody may read any more
+    flush()  # the help, which nobody may read any more
     super().exit(status, message)
 
 
 def warn(text: str) -> None:
   """A line on stderr of what is wrong and does not end the command."""
-  console.tell(f"warning: {' '.join(text.split())}")
+  tell(f"warning: {' '.join(text.split())}")
+
+
+def take_any_text() -> None:
+  """Lets stdout and stderr escape what their encoding lacks, instead of raising an error."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
+
+
+def tell(text: str) -> None:
+  """Prints a line on stderr, if anybody still reads it."""
+  try:
+    print(text, file=sys.stderr, flush=True)
+  except BrokenPipeError:
+    drop(sys.stderr)
+
+
+def flush() -> int:
+  """Writes what stdout still holds; Python itself would complain on its way out. Returns 0."""
+  if sys.stdout is not None:  # closed by the shell, `>&-`
+    sys.stdout.flush()
+  return 0
+
+
+def drop(stream: TextIO) -> None:
+  """Discards what is written to `stream` from here on, and what it still holds."""
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, stream.fileno())
+  os.close(nowhere)
+
+
+def reader_left(stream: TextIO) -> bool:
+  """Whether `stream` is a pipe that nobody reads any more."""
+  poll = select.poll()
+  poll.register(stream.fileno(), 0)
+  return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def run(main: Callable[[], int]) -> int:
@@ -78,15 +114,15 @@ def run(main: Callable[[], int]) -> int:
 
   A command whose output nobody reads any more (`| head`) ends in silence, with READER_LEFT.
   """
-  console.take_any_text()
+  take_any_text()
   code = 0
   try:
     code = _run(main)
-    return _run(console.flush) or code
+    return _run(flush) or code
   except BrokenPipeError:
-    if sys.stdout is None or not console.reader_left(sys.stdout):  # it was another pipe
+    if sys.stdout is None or not reader_left(sys.stdout):  # it was another pipe
       raise
-    console.drop(sys.stdout)
+    drop(sys.stdout)
     return code or READER_LEFT
 
 
@@ -94,13 +130,13 @@ def _run(main: Callable[[], int]) -> int:
   try:
     return main()
   except UserError as e:
-    console.tell(f"error: {' '.join(str(e).split())}")  # one line, whatever it quotes
+    tell(f"error: {' '.join(str(e).split())}")  # one line, whatever it quotes
     return e.code
   except Exception as e:  # what libraries make of a full disk is of any kind
     if not is_of_full_disk(e):
       raise
     where = f" ({e.filename})" if isinstance(e, OSError) and e.filename else ""
-    console.tell(f"error: the disk is full{where}: free space and run the same command")
+    tell(f"error: the disk is full{where}: free space and run the same command")
     return TransientError.code
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.errors import ArgumentParser, Stopped, UserError, number, run, unknown, warn
-from cnnjax.metrics import Metric, of_weights
-from cnnjax.paths import PathLike, to_path
+from cnnjax.runtime.paths import PathLike, to_path
 
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # that the data have, of every split
@@ -95,7 +94,7 @@ class Evaluation(NamedTuple):
   step: int
   examples: int
   metrics: dict[str, float]
-  declared: Mapping[str, Metric]  # how the metrics are written
+  declared: Mapping[str, Any]  # the `Metric` of each name: how it is written
 
 
 def _evaluated(
@@ -110,20 +109,13 @@ def _evaluated(
 ) -> Evaluation:
   """Evaluates as `evaluate_checkpoint` does, whose arguments it takes."""
   # Late: --help need not import JAX.
-  from cnnjax import (
-    augment,
-    checkpoints,
-    compiling,
-    data,
-    programs,
-    sharding,
-    state,
-    steps,
-    tasks,
-    trained,
-  )
+  from cnnjax import augment, build, checkpoints, data, tasks, trained
+  from cnnjax.checkpoints import trained_on
+  from cnnjax.checkpoints.workdir import load_config
   from cnnjax.optim.averaging import WEIGHTS
-  from cnnjax.workdir import load_config
+  from cnnjax.runtime import compiling, sharding
+  from cnnjax.tasks.metric import of_weights
+  from cnnjax.training import compiler, state, steps
 
   workdir = to_path(workdir)
   if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
@@ -131,13 +123,13 @@ def _evaluated(
   if weights not in WEIGHTS:
     raise unknown("weights", weights, WEIGHTS)
   split = _named(split)
-  before = data.history.read(workdir)
+  before = trained_on.read(workdir)
   own = load_config(workdir)
   config, split = _configured(own, split, overrides, before)
   compiling.use_cache(config.compilation_cache)
   mesh = sharding.make_mesh(-1)  # the result is the same on any
   # Its statistics are measured on the training data of the run, whatever is evaluated.
-  measure = programs.measured_later
+  measure = build.measured_later
   found = trained.load(workdir, own, mesh, checkpoint, weights, splits, measure=measure)
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
   if split == ALL:
@@ -159,7 +151,7 @@ def _evaluated(
   views = augment.views.create(config.eval_views)
   task = tasks.create(config.task, len(images.classes), None)
   step = steps.eval_step(found.model, task, found.normalize, views)
-  step = compiling.Compiler.of(config).jit(step, (0, None, None))
+  step = compiler.Compiler.of(config).jit(step, (0, None, None))
   data.levels.compare(config.data, split, images, found.meta["mean"])
   pipeline = data.pipeline(images, config.data, mesh, skipped)
   total = evaluate(step, found.variables, pipeline, config.eval_batch_size)
@@ -217,8 +209,8 @@ def _configured(
     split: as of `evaluate_checkpoint`, as are `overrides`.
     before: what the run was trained on, a `data.History`.
   """
+  from cnnjax import build, data
   from cnnjax import config as configs
-  from cnnjax import data
   from cnnjax.data import folder
 
   config = own.copy_and_resolve_references()
@@ -232,7 +224,7 @@ def _configured(
       split, why = "test", "has what this run was trained on: what it held out is evaluated"
     warn(f"{config.data.path} {why}")
   elsewhere = split == ALL and config.data.source == "folder"
-  configs.validate(data.without_source(config) if elsewhere else config)
+  build.validate(data.without_source(config) if elsewhere else config)
   return config, split or "test"
 
 
@@ -275,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     unreadable=unreadable,
     overrides=overrides,
   )
-  from cnnjax.members import in_words, of_each
+  from cnnjax.tasks.metric import in_words, of_each
 
   each = of_each(found.metrics)
   rows = [f"\n  {run}  {in_words(values, found.declared)}" for run, values in each.items() if run]

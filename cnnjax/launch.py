@@ -16,9 +16,8 @@ import sys
 import tempfile
 import time
 
-from cnnjax import console
 from cnnjax import main as program
-from cnnjax.errors import ArgumentParser, UserError, run
+from cnnjax.errors import ArgumentParser, UserError, run, tell
 
 GRACE = 30.0  # seconds for the others to leave by themselves when one has failed
 
@@ -101,14 +100,14 @@ def main(argv: list[str] | None = None) -> int:
     for i, child in enumerate(children):
       if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
-        console.tell(f"error: process {i} was ended by {name}; the same command goes on")
+        tell(f"error: process {i} was ended by {name}; the same command goes on")
     for i, (child, out) in enumerate(zip(children, outputs, strict=True)):
       if out:
         out.close()
         if child.returncode:
           lines = pathlib.Path(out.name).read_text("utf-8", errors="replace").splitlines()
           for line in lines[-10:]:
-            console.tell(f"process {i}: {line}")
+            tell(f"process {i}: {line}")
   return code
 
 

@@ -19,9 +19,10 @@ import sys
 from ml_collections import ConfigDict
 
 from cnnjax import config as configs
-from cnnjax import console, keys, signals
-from cnnjax.errors import ArgumentParser, UserError, run
-from cnnjax.paths import to_path
+from cnnjax.config import keys
+from cnnjax.errors import ArgumentParser, UserError, run, tell
+from cnnjax.runtime import signals
+from cnnjax.runtime.paths import to_path
 
 
 def keys_help() -> str:
@@ -72,13 +73,14 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
 def main(argv: list[str] | None = None) -> int:
   args, config = parse(argv)
   try:
-    from cnnjax import processes, train  # late: --help and a wrong flag need not import JAX
+    from cnnjax import train  # late: --help and a wrong flag need not import JAX
+    from cnnjax.runtime import processes
 
     processes.start(args.coordinator, args.processes, args.process)
     with processes.one_for_all():
       _, _, stopped_by = train.train(config, args.workdir)
   except KeyboardInterrupt:
-    console.tell("stopped at once; the last checkpoint, if there is one, is whole")
+    tell("stopped at once; the last checkpoint, if there is one, is whole")
     return 128 + signal.SIGINT
   return 128 + stopped_by if stopped_by else 0
 

@@ -21,10 +21,13 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from cnnjax import compiling, data, models, programs, sharding
 from cnnjax import config as configs
-from cnnjax.data import shapes
+from cnnjax import data, models
+from cnnjax.build import build, validate
 from cnnjax.errors import ArgumentParser, UserError, run
+from cnnjax.runtime import compiling, sharding
+from cnnjax.tools import shapes
+from cnnjax.training.program import Program
 
 GIB = 2**30
 TRIES = 6  # compilations at most for the largest batch
@@ -34,7 +37,7 @@ TRIES = 6  # compilations at most for the largest batch
 class Plan:
   """What the training step of a run takes. Memory is in bytes of one device."""
 
-  program: programs.Program
+  program: Program
   data: str  # in words
   macs: int  # of the forward pass, for one image
   flops: float  # of a step, on each device, as XLA counts
@@ -75,8 +78,8 @@ def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None
   if config.seeds > 1 or config.rates:
     raise UserError("several runs in one program (seeds, rates) cannot be planned: leave them out")
   config, splits, text = shapes.stand_in(config, examples, classes)
-  configs.validate(config)
-  program = programs.build(config, splits)
+  validate(config)
+  program = build(config, splits)
   last = program.inputs.train.shapes(program.inputs.total - 1)  # progressive sizes grow
   now = program.new_state(abstract=True)
   began = time.monotonic()

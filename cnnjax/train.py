@@ -8,13 +8,19 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cnnjax import checkpoints, compiling, data, processes, programs, state, trained, writers
-from cnnjax import config as configs
-from cnnjax import workdir as workdirs
+from cnnjax import checkpoints, data, writers
+from cnnjax.build import build, validate
+from cnnjax.checkpoints import trained_on
+from cnnjax.checkpoints import workdir as workdirs
 from cnnjax.errors import Stopped, UserError
 from cnnjax.evaluate import evaluate
-from cnnjax.paths import PathLike, to_path
-from cnnjax.signals import catch_signals
+from cnnjax.runtime import compiling, processes
+from cnnjax.runtime.paths import PathLike, to_path
+from cnnjax.runtime.signals import catch_signals
+from cnnjax.training import diagnose, resuming, state
+from cnnjax.training.failures import named_failures
+from cnnjax.training.program import Program
+from cnnjax.training.teacher import Teacher
 
 # Keys of checkpoint metadata that name interrupted work; the resumed run does it first.
 DUE = "evaluation_due"
@@ -24,7 +30,7 @@ STATISTICS_DUE = "statistics_due"
 class Run(NamedTuple):
   """What the functions below work with."""
 
-  program: programs.Program
+  program: Program
   saved: checkpoints.Checkpoints
   out: writers.Writers
   stop: Callable[[], signal.Signals | None]  # the signal to stop for, once there is one
@@ -35,13 +41,13 @@ def train(
   config: ConfigDict,
   workdir: PathLike | None = None,
   splits: dict[str, data.Split] | None = None,
-  teacher: trained.Teacher | None = None,
+  teacher: Teacher | None = None,
 ) -> tuple[state.TrainState, dict[str, float], signal.Signals | None]:
   """Trains what `config` says in `workdir`, going on where a run in it stopped.
 
   Without a `workdir` the run gets a fresh one under runs/. `splits` are those of
   `data.from_arrays`, in the place of what `config.data` names. `teacher` is a model to learn from,
-  which `trained.Teacher.of` makes, in the place of `config.distill.workdir`.
+  which `Teacher.of` makes, in the place of `config.distill.workdir`.
 
   Returns:
     The last state, the newest value of every metric, and the signal that stopped it, if one did.
@@ -51,16 +57,16 @@ def train(
   """
   workdir = None if workdir is None else to_path(workdir)
   config = data.with_given(config, splits)
-  configs.validate(config)
+  validate(config)
   config, kept = workdirs.as_begun(workdir, config) if workdir else (config, {})
   if workdir:
     workdirs.check(workdir, config)
   clock = compiling.use_cache(config.compilation_cache)
   trained_before = bool(workdir) and checkpoints.last_step(workdir) is not None
-  before = data.history.read(workdir) if trained_before else None
+  before = trained_on.read(workdir) if trained_before else None
   epochs = workdirs.load_config(workdir).epochs if trained_before else None
   processes.check_same({"--workdir": (trained_before, kept, before and before.as_json())})
-  program = programs.build(config, splits, teacher, before)
+  program = build(config, splits, teacher, before)
   inputs = program.inputs
   history, remarks = inputs.history(before)
   if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.total:
@@ -72,11 +78,11 @@ def train(
   with (
     workdirs.lock(workdir, config) as check_lock,
     contextlib.closing(inputs.train),
-    contextlib.closing(program.open_checkpoints(workdir)) as saved,
+    contextlib.closing(resuming.open_checkpoints(program, workdir)) as saved,
   ):
-    now, meta = program.begin(saved)
+    now, meta = resuming.begin(program, saved)
     if processes.is_first():  # a run that is finished trains on nothing new
-      data.history.write(workdir, before if program.finished(now) else history)
+      trained_on.write(workdir, before if program.finished(now) else history)
     with (
       catch_signals() as caught,
       writers.Writers(
@@ -85,7 +91,7 @@ def train(
         inputs.total,
         inputs.steps_per_epoch,
         config.batch_size,
-        program.watch(),
+        diagnose.watch(program),
         devices=program.mesh.size,
         profile=config.profile,
         clock=clock,
@@ -95,7 +101,7 @@ def train(
       processes.one_for_all(),
     ):
       saved.say = out.say
-      going_on = {**remarks, **kept, **program.going_on(now, meta, epochs, out.latest)}
+      going_on = {**remarks, **kept, **resuming.going_on(program, now, meta, epochs, out.latest)}
       summary = {**program.summary, **going_on, "workdir": str(workdir)}
       out.block(summary, finished=program.finished(now))
       stop = functools.partial(processes.asked_to_stop, caught)
@@ -144,13 +150,13 @@ def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainSt
     due["log"] |= measured or step == 1  # the first: the loss before anything was learnt
     if not any(due.values()):
       continue
-    program.check_finite(now, saved)
+    diagnose.check_finite(program, now, saved)
     if due["log"]:
       found = program.training_metrics(now, of_epoch=measured)
       out.write_training(step, {**found, **inputs.train.waits()})
       now = now.replace(window=program.no_metrics())
     if due.get("health") and not last:
-      out.write(step, program.examine(now, feed))
+      out.write(step, diagnose.examine(program, now, feed))
     if due["eval"]:
       now = assess(run, now, keep=due["checkpoint"])
     elif due["checkpoint"]:
@@ -158,7 +164,7 @@ def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainSt
     out.restart_clock(step)
   check_lock()
   if stop() or program.finished(now):  # whenever it came; a step that is saved is left alone
-    program.check_finite(now, saved)
+    diagnose.check_finite(program, now, saved)
     save(run, now)
   return now
 
@@ -241,7 +247,7 @@ def conclude(run: Run, now: state.TrainState) -> state.TrainState:
   if stopping.patience is not None and stopping.restore_best:
     saved.wait()
     if saved.find("best") != now.steps_done:
-      result = program.restored(saved, "best")
+      result = resuming.restored(program, saved, "best")
   # What was measured on the way is of the last step, and the test split comes last.
   concluded = out.has(now.steps_done, "test")
   with contextlib.suppress(Stopped):  # the rest is done when the run is started once more
@@ -255,7 +261,7 @@ def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) 
   """The metrics of a split, of the weights and their averages, written as of step `at`."""
   program, inputs, sums, step = run.program, run.program.inputs, {}, now.steps_done
   for weights, variables in program.weights(now).items():
-    failures = programs.named_failures(program.config, evaluating=True)
+    failures = named_failures(program.config, evaluating=True)
     with failures, saved_on_failure(run, now, DUE):
       batches, size = inputs.evaluations[split], program.config.eval_batch_size
       sums[weights] = evaluate(program.eval_step, variables, batches, size, run.stop)

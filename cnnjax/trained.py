@@ -10,11 +10,16 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import checkpoints, keys, members, models, sharding, state, steps, workdir
+from cnnjax import checkpoints, models
+from cnnjax.checkpoints import workdir
+from cnnjax.config import keys
 from cnnjax.data import check_classes
 from cnnjax.errors import UserError, warn
 from cnnjax.optim import averaging
-from cnnjax.paths import PathLike, to_path
+from cnnjax.runtime import sharding
+from cnnjax.runtime.paths import PathLike, to_path
+from cnnjax.training import members, state, steps
+from cnnjax.training.teacher import Teacher
 
 # (folder, config, checkpoints, step, weights, given) -> variables with measured batch statistics.
 Measure = Callable[..., Any]
@@ -58,7 +63,7 @@ def load(
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
     splits: what the run was given by `data.from_arrays`, if it was.
-    measure: how, `programs.measured_later`.
+    measure: how, `build.measured_later`.
 
   Raises:
     UserError: there is no such checkpoint or average, it is of another model, or its batch
@@ -126,27 +131,6 @@ def _measured(
     ) from e
 
 
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-  """A trained model whose predictions another learns (arXiv:1503.02531)."""
-
-  teach: Callable  # (variables, images in [0, 1]) -> logits
-  variables: Any
-  text: str
-  step: int | None = None  # of the checkpoint it is from
-
-  @classmethod
-  def of(
-    cls, model: nn.Module, variables: Any, mean: Sequence[float], std: Sequence[float]
-  ) -> "Teacher":
-    """A model with its variables; `mean` and `std` are those that it was trained with."""
-    normalize = steps.normalizer(mean, std)
-    teach = lambda variables, images: models.forward(
-      model, variables, normalize(images), train=False
-    )
-    return cls(teach, variables, type(model).__name__)
-
-
 def teacher(
   config: ConfigDict,
   meta: dict[str, Any],
@@ -192,16 +176,3 @@ def _teacher(
   made = Teacher.of(found.model, found.variables, found.meta["mean"], found.meta["std"])
   text = f"{made.text} of {folder}, {config.weights} weights of step {found.step:,}"
   return dataclasses.replace(made, text=text, step=found.step)
-
-
-def check_teacher(meta: dict[str, Any], teacher: Teacher | None) -> None:
-  """Raises UserError if a run learnt from another step of its teacher before it stopped.
-
-  `meta`: what was saved with its checkpoint.
-  """
-  now, before = teacher.step if teacher else None, meta.get("teacher_step")
-  if None not in (before, now) and before != now:
-    raise UserError(
-      f"this run learns from step {before:,} of its teacher ({teacher.text}), which is at step "
-      f"{now:,} by now: choose a new workdir, or give it the old checkpoint of the teacher alone"
-    )

@@ -10,22 +10,13 @@ import pytest
 import scipy.special
 from PIL import Image
 
-from cnnjax import (
-  augment,
-  checkpoints,
-  data,
-  evaluate,
-  models,
-  sharding,
-  state,
-  steps,
-  tasks,
-  train,
-  writers,
-)
+from cnnjax import augment, checkpoints, data, evaluate, models, tasks, train, writers
+from cnnjax.checkpoints import trained_on
 from cnnjax.config import default
 from cnnjax.data.images import center_crop
 from cnnjax.errors import UserError, run
+from cnnjax.runtime import sharding
+from cnnjax.training import state, steps
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +343,7 @@ def test_the_folder_of_a_run_may_have_moved(trained, folder, tmp_path, capsys, m
   assert re.search(
     r"test images that the run had, 0 are gone; [1-9] are new", capsys.readouterr().err
   )
-  (run / data.history.FILE).unlink()
+  (run / trained_on.FILE).unlink()
   with pytest.raises(UserError, match=r"^put .*run/trained_on\.json back: it says which images"):
     evaluate.evaluate_checkpoint(run, **moved)
   monkeypatch.setattr(checkpoints, "newest_format", lambda workdir: 1)  # of runs that kept none yet

@@ -10,8 +10,9 @@ import types
 import pytest
 
 import cnnjax.__main__
+from cnnjax import build, errors, evaluate, launch, main, train
 from cnnjax import config as configs
-from cnnjax import errors, evaluate, launch, main, train, workdir
+from cnnjax.checkpoints import workdir
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 RESNET = f"--config={CONFIGS}/resnet.py"
@@ -24,7 +25,7 @@ def nothing_built(monkeypatch):
   def reached(*_):
     pytest.fail("reached `build`")
 
-  monkeypatch.setattr(train.programs, "build", reached)
+  monkeypatch.setattr(train, "build", reached)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def resolved(monkeypatch):
   def resolved(*argv):
     assert errors.run(lambda: main.main([RESNET, *argv])) == 0
     config, folder = given[-1]
-    configs.validate(config)
+    build.validate(config)
     return config, folder
 
   return resolved
@@ -156,7 +157,7 @@ def test_no_config(fails):
   ],
 )
 def test_batch_and_devices_do_not_fit(fails, monkeypatch, size, devices, words):
-  monkeypatch.setattr(configs, "_check_names", lambda config: None)
+  monkeypatch.setattr(build, "_check_names", lambda config: None)
   monkeypatch.setattr("cnnjax.models.create", None)  # no model is built before it
   config = f"--config.batch_size={size}", f"--config.mesh.data={devices}"
   assert words in fails(RESNET, *config, "--workdir=run")

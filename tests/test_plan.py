@@ -9,17 +9,18 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import plan, programs, sharding, tasks
+from cnnjax import build, plan, tasks
 from cnnjax.config import to_json
-from cnnjax.data import shapes
 from cnnjax.errors import UserError
+from cnnjax.runtime import sharding
+from cnnjax.tools import shapes
 
 GIVEN = {"data.mean": (0.5,), "data.std": (0.5,)}  # a plan knows no pixels
 
 
 def step_of(config, splits=None, feed=lambda train: train.feed(0)):
   """The training step as it goes to XLA."""
-  program = programs.build(config, splits)
+  program = build.build(config, splits)
   now = program.new_state(abstract=splits is not None)
   lowered = program.compiled_step.lower(now, feed(program.inputs.train), 1, program.constants)
   program.inputs.train.close()
@@ -76,7 +77,7 @@ def test_parts_of_parameters_take_less(tiny):
   settings = {"mesh.data": 1, "mesh.fsdp": 4, "mesh.fsdp_min_size": 8}
   settings["data.pipeline"] = "streaming"
   found = plan.plan(tiny(**settings))
-  real = programs.build(tiny(**settings)).new_state()
+  real = build.build(tiny(**settings)).new_state()
   on_first = lambda tree: sum(
     shard.data.nbytes
     for x in jax.tree.leaves(tree)

@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import members, programs, state, trained
+from cnnjax import build, trained
 from cnnjax.checkpoints import integrity
 from cnnjax.errors import UserError
+from cnnjax.training import members, resuming, state
+from cnnjax.training.teacher import Teacher
 
 
 def test_the_seed_of_a_run_is_that_of_its_gradient_noise(tiny):
   drawn = []
   for seed in (0, 1):
-    program = programs.build(tiny(**{"seed": seed, "optim.noise": 0.1}))
+    program = build.build(tiny(**{"seed": seed, "optim.noise": 0.1}))
     shapes = state.abstract_variables(program.model, program.inputs.image_shape, program.mesh)
     params = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
     update, memory = jax.jit(program.optimizer.update), program.optimizer.init(params)
@@ -26,16 +28,16 @@ def test_the_seed_of_a_run_is_that_of_its_gradient_noise(tiny):
 
 def test_a_run_goes_on_with_what_was_saved_beside_its_state(tiny, tmp_path):
   """Of the step that was restored, where the last one could not be read."""
-  program = programs.build(tiny())
-  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+  program = build.build(tiny())
+  with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:
     for step in (6, 12):
       now = program.new_state().replace(step=jnp.int32(step))
       saved.save(now, {**program.inputs.meta, "of": step}, {})
   damaged = tmp_path / "checkpoints" / "12"
   shutil.rmtree(damaged / "training" / "d")
   (damaged / integrity.MANIFEST).unlink()
-  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
-    now, meta = program.begin(saved)
+  with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:
+    now, meta = resuming.begin(program, saved)
   assert now.steps_done == meta["of"] == 6
 
 
@@ -43,21 +45,25 @@ def test_where_the_data_have_grown_the_rates_are_those_of_their_epochs(tiny):
   """From 10 steps an epoch to 30, of which the first was the warm-up, then half a cosine."""
   settings = {"epochs": 2, "optim.schedule.warmup": 1}
   small, large = (
-    programs.build(tiny(**settings, **{"data.synthetic.train_examples": n})) for n in (160, 480)
+    build.build(tiny(**settings, **{"data.synthetic.train_examples": n})) for n in (160, 480)
   )
   now = large.new_state().replace(step=jnp.int32(18))
   last, following = 0.1 * (1 + np.cos(np.pi * 0.7)) / 2, 0.1 * 18 / 30
-  assert large.going_on(now, small.inputs.meta, 2, {}) == {
+  assert resuming.going_on(large, now, small.inputs.meta, 2, {}) == {
     "going on": f"the learning rate rises from {last:.3g} to {following:.3g}: an epoch was 10 "
     "steps and is 30 now, the run was 20 and is 60"
   }
-  assert large.going_on(now, large.inputs.meta, 2, {}) == {}
-  fewer = small.going_on(small.new_state().replace(step=jnp.int32(18)), large.inputs.meta, 2, {})
+  assert resuming.going_on(large, now, large.inputs.meta, 2, {}) == {}
+  fewer = resuming.going_on(
+    small, small.new_state().replace(step=jnp.int32(18)), large.inputs.meta, 2, {}
+  )
   assert "the learning rate falls from 0.0567 to 0.00955: an epoch was 30" in fewer["going on"]
   # A checkpoint that does not say how long the run was: where an epoch is another, nobody knows.
   now, older = now.replace(step=jnp.int32(40)), {"classes": ()}
-  said = [large.going_on(now, older, 1.5, {"step": 40, "epoch": e}) for e in (4.0, 1.333333)]
-  assert said[0] == large.going_on(now, older, 1.5, {}) == {}
+  said = [
+    resuming.going_on(large, now, older, 1.5, {"step": 40, "epoch": e}) for e in (4.0, 1.333333)
+  ]
+  assert said[0] == resuming.going_on(large, now, older, 1.5, {}) == {}
   assert "was 45 steps and is 60 now" in said[1]["going on"]
 
 
@@ -65,7 +71,7 @@ def test_the_dropout_of_the_model_is_that_of_a_step(tiny):
   """Where it leaves nothing of the hidden layer, nothing but the bias of the head learns."""
   config = tiny(augment=None, **{"optim.weight_decay": 0.0, "optim.schedule.warmup": 0})
   config.model = {"name": "mlp", "features": (4,), "dropout": 1 - 1e-7}
-  program = programs.build(config)
+  program = build.build(config)
   now = program.new_state()
   before = jax.tree.map(np.array, now.params)
   after = program.train_step(now, program.inputs.train.feed(0), 1).params
@@ -81,12 +87,12 @@ def test_fast_weights_are_called_so_where_no_slow_ones_can_be_made(
 ):
   """Of a run of before slow weights were evaluated, whose data are away."""
   config = tiny(**{"optim.lookahead": lookahead, "batch_norm.precise": True})
-  program = programs.build(config)
+  program = build.build(config)
   now = program.new_state().replace(averages={}, step=jnp.int32(6))
-  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+  with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:
     saved.save(now, program.inputs.meta, {})
   config.data.update(source="folder", path=str(tmp_path / "away"))
-  found = trained.load(tmp_path, config, program.mesh, "last", measure=programs.measured_later)
+  found = trained.load(tmp_path, config, program.mesh, "last", measure=build.measured_later)
   jax.tree.map(np.testing.assert_array_equal, found.variables, now.variables)
   said = capsys.readouterr().err
   assert ("these are Lookahead's fast weights" in said) == bool(lookahead)
@@ -95,8 +101,8 @@ def test_fast_weights_are_called_so_where_no_slow_ones_can_be_made(
 
 def test_a_teacher_is_asked_what_it_makes_of_the_images(tiny):
   teach = lambda variables, images: variables + images.mean((1, 2, 3))[:, None]
-  teacher = trained.Teacher(teach, jnp.arange(10.0), "a mean")
-  program = programs.build(tiny(augment=None), teacher=teacher)
+  teacher = Teacher(teach, jnp.arange(10.0), "a mean")
+  program = build.build(tiny(augment=None), teacher=teacher)
   images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
   batch = {"image": jnp.asarray(images), "label": jnp.arange(4)}
   taught = program.prepare(0, 0, batch, program.constants).taught

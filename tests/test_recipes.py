@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import checkpoints, data, evaluate, members, optim, programs, train, trained, writers
+from cnnjax import build, checkpoints, evaluate, optim, train, trained, writers
+from cnnjax.checkpoints import trained_on
 from cnnjax.config import override
 from cnnjax.errors import Stopped, UserError
+from cnnjax.training import members, resuming
+from cnnjax.training.program import Program
 
 
 def leaves(tree):
@@ -120,17 +123,17 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
 ):
   """So that evaluation and distillation find what an evaluation at that step finds in the run."""
   config = tiny(**{"optim.lookahead": 3, "batch_size": 15, "augment": None})
-  program = programs.build(config)
-  data.history.write(tmp_path, program.inputs.history(None)[0])
+  program = build.build(config)
+  trained_on.write(tmp_path, program.inputs.history(None)[0])
   now = program.new_state()
   moved = jax.tree.map(lambda x: x + 1, now.opt_state)
   now = now.replace(step=jnp.asarray(4), opt_state=moved)
-  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+  with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:
     train.save(train.Run(program, saved, None, None, None), now)
     saved.wait()
     slow = saved.arrays(4, "averages", now.step.sharding)["slow"]["params"]
     assert same_bits(slow, optim.averaged(config.optim, moved, now.params))
-  measure = programs.measured_later
+  measure = build.measured_later
   read = lambda: trained.load(tmp_path, config, program.mesh, "last", measure=measure)
   found, measured = read(), program.measured(now)
   assert found.meta["unmeasured"] == ["raw"]
@@ -141,7 +144,7 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
   def gone(*_, **__):
     raise UserError("the images are gone")
 
-  monkeypatch.setattr(programs, "build", gone)
+  monkeypatch.setattr(build, "build", gone)
   with pytest.raises(UserError, match=r"not measured when step 4 .*are gone.*Go on with the run"):
     read()
   monkeypatch.setattr(checkpoints, "UNMEASURED", "noted by nobody, as before")
@@ -160,7 +163,7 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_when_the_run_goes_on(
     os.kill(os.getpid(), signal.SIGTERM)
     raise Stopped
 
-  monkeypatch.setattr(programs.Program, "measured", interrupted)
+  monkeypatch.setattr(Program, "measured", interrupted)
   train.train(config, tmp_path)
   store = lambda: checkpoints.Checkpoints(tmp_path, monitor=config.monitor, read_only=True)
   assert store().meta(4)["unmeasured"] == ["swa"]
@@ -171,15 +174,15 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_when_the_run_goes_on(
 
 def test_a_run_from_before_slow_weights_were_evaluated_has_them_from_its_optimizer(tiny, tmp_path):
   config = tiny(**{"optim.lookahead": 3, "average.ema": 0.9, "optim.freeze": ("^conv1",)})
-  program, said = programs.build(config), []
+  program, said = build.build(config), []
   now = program.new_state()
   moved = jax.tree.map(lambda x: x + 1, now.opt_state)
   before = now.replace(averages={"ema": now.averages["ema"]}, opt_state=moved)
-  with contextlib.closing(program.open_checkpoints(tmp_path)) as saved:
+  with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:
     saved.save(before, program.inputs.meta, {})
     saved.wait()
     saved.say = said.append
-    after, _ = program.begin(saved)
+    after, _ = resuming.begin(program, saved)
   slow, variables = after.averages["slow"], after.variables
   assert same_bits(variables, now.variables)
   assert same_bits(slow["params"]["head"], jax.tree.map(lambda x: x + 1, now.params["head"]))
@@ -196,7 +199,7 @@ def test_frozen_parameters_and_statistics_do_not_move_by_a_bit(tiny, tmp_path):
     "average.swa_start": "1 steps", "average.swa_every": "1 steps", "optim.noise": 0.1,
     "accumulate": 2, "batch_norm.accumulated": "matched",
   })  # fmt: skip
-  before = train.programs.build(config).new_state()
+  before = build.build(config).new_state()
   names = [name for name in before.params if name in ("conv1", "norm1")]
   assert len(names) == 2 and "norm1" in before.batch_stats
   end, _, _ = train.train(config, tmp_path)
@@ -403,9 +406,9 @@ def test_out_of_memory_says_what_to_try(tiny, tmp_path, monkeypatch):
   def fail(*_):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 80 GiB")
 
-  program = train.programs.build(tiny())
+  program = build.build(tiny())
   now, feed = program.new_state(), program.inputs.train.feed(0)
-  monkeypatch.setattr(train.programs.Program, "compiled_step", fail)
+  monkeypatch.setattr(Program, "compiled_step", fail)
   with pytest.raises(UserError, match=r"of 16.*accumulate=2 .*dtype=bfloat16.*batch_size=8"):
     program.train_step(now, feed, 1)
 

@@ -22,9 +22,11 @@ CALLS = {
 }  # fmt: skip
 # Where modules are imported by name, and whose names those are.
 IMPORTERS = {
-  "config.py": "the config file that the user gives",
+  "config/__init__.py": "the config file that the user gives",
   "models/registry.py": "`imports` of a config",
   "data/__init__.py": "SOURCES",
+  "data/__main__.py": "its command",
+  "optim/__main__.py": "its command",
   "transfer/mapping.py": "the tables of rules",
 }
 

@@ -17,6 +17,7 @@ from waiting import wait_for
 from cnnjax import checkpoints, data, evaluate, train, writers
 from cnnjax.config import override
 from cnnjax.errors import UserError
+from cnnjax.training.program import Program
 
 METRIC = "validation/accuracy"
 # 18 steps of 6 an epoch; a small step budget per line of the log, so that windows straddle stops.
@@ -166,7 +167,7 @@ def test_a_program_of_several_steps_ends_where_the_batches_change(tiny, tmp_path
     lengths.append(n)
     return now.replace(step=now.step + n)
 
-  monkeypatch.setattr(train.programs.Program, "train_step", noted)
+  monkeypatch.setattr(Program, "train_step", noted)
   monkeypatch.setattr(train, "measure", lambda *_, **__: {})
   images = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), dtype=np.uint8)
   given = images, np.arange(100) % 3

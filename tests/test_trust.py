@@ -9,8 +9,11 @@ import time
 import jax
 import pytest
 
-from cnnjax import checkpoints, data, lock, programs, train, writers
+from cnnjax import build, checkpoints, data, train, writers
+from cnnjax.checkpoints import lock
 from cnnjax.errors import TransientError, UserError, run
+from cnnjax.training.failures import named_failures
+from cnnjax.training.program import Program
 
 
 @pytest.mark.parametrize(
@@ -26,8 +29,8 @@ def test_a_device_that_fails_is_named(tiny, monkeypatch, capsys, text):
   def fail(*_):
     raise jax.errors.JaxRuntimeError(f"{text}\nand more of it")
 
-  program = programs.build(tiny())
-  monkeypatch.setattr(programs.Program, "compiled_step", fail)
+  program = build.build(tiny())
+  monkeypatch.setattr(Program, "compiled_step", fail)
   assert run(lambda: program.train_step(None, None, 1)) == 75
   said = capsys.readouterr().err
   assert said.startswith(f"error: the device failed: {text}. Start the same command again")
@@ -43,14 +46,14 @@ def test_a_device_that_fails_is_named(tiny, monkeypatch, capsys, text):
   ],
 )
 def test_a_bug_shows_where_it_is(tiny, text):
-  with pytest.raises(jax.errors.JaxRuntimeError), programs.named_failures(tiny()):
+  with pytest.raises(jax.errors.JaxRuntimeError), named_failures(tiny()):
     raise jax.errors.JaxRuntimeError(text)
 
 
 def test_too_little_memory_in_an_evaluation(tiny):
   out = jax.errors.JaxRuntimeError("INTERNAL: Failed to allocate 80 GiB: out of memory")
   tries = pytest.raises(UserError, match=r"evaluate batches of 64.*--config.eval_batch_size=32")
-  with tries as error, programs.named_failures(tiny(eval_batch_size=64), evaluating=True):
+  with tries as error, named_failures(tiny(eval_batch_size=64), evaluating=True):
     raise out
   assert not isinstance(error.value, TransientError)
 

@@ -30,13 +30,12 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
-from cnnjax import errors, processes
-from cnnjax import monitor as monitors
+from cnnjax import errors, tasks
 from cnnjax.checkpoints import integrity
 from cnnjax.errors import TransientError, UserError, unknown
 from cnnjax.optim.averaging import SLOW
-from cnnjax.paths import PathLike, check_text, to_path
-from cnnjax.state import NEVER, TrainState
+from cnnjax.runtime import processes
+from cnnjax.runtime.paths import PathLike, check_text, to_path
 
 WHICH = ("last", "best")
 FOLDER = "checkpoints"  # in a workdir
@@ -132,7 +131,7 @@ class Checkpoints:
   @classmethod
   def of(cls, workdir: PathLike, config: ConfigDict, **options: Any) -> "Checkpoints":
     """Those of the run in `workdir`, whose config is `config`; `options` as of the class."""
-    better = monitors.metric(config).better
+    better = tasks.monitored(config).better
     return cls(workdir, monitor=config.monitor, better=better, **options)
 
   def _open(self) -> ocp.CheckpointManager:
@@ -254,7 +253,7 @@ class Checkpoints:
 
   def save(
     self,
-    state: TrainState,
+    state: Any,
     meta: dict[str, Any],
     metrics: dict[str, float],
     *,
@@ -378,18 +377,6 @@ class Checkpoints:
     self._told.clear()
     self._rename(names)
 
-  def check_finite(self, state: TrainState) -> None:
-    """Raises UserError if a loss or an update so far was NaN or infinite: not to be saved."""
-    if (bad := int(state.bad_step.min())) == NEVER:
-      return
-    last = self.step()
-    kept = f"the last good one is of step {last:,}" if last is not None else "there is none yet"
-    raise UserError(
-      f"the loss or the update became NaN or infinite in step {bad + 1:,}; checkpoint: {kept}. "
-      "Try a lower optim.learning_rate, a longer optim.schedule.warmup, optim.clip_norm=1, or "
-      "dtype=float32, in a new workdir"
-    )
-
   def find(self, which: str) -> int:
     """The step of a checkpoint: "last", "best", or a step as digits.
 
@@ -411,7 +398,7 @@ class Checkpoints:
       "validation split, data.validation, and one learning rate)"
     )
 
-  def restore(self, abstract: TrainState, which: str = "last") -> TrainState:
+  def restore(self, abstract: Any, which: str = "last") -> Any:
     """The state of the last or the best checkpoint, laid out as `abstract` says.
 
     Where one is damaged, that of the next one that is not; it is set aside then.
@@ -433,7 +420,7 @@ class Checkpoints:
         self._set_aside()
       return found
 
-  def _restore_state(self, step: int, abstract: TrainState) -> TrainState:
+  def _restore_state(self, step: int, abstract: Any) -> Any:
     self._check(step, abstract.variables)
     if (there := self._shapes(step)["training"]) is None:
       raise UserError(
@@ -610,7 +597,7 @@ def _reason(error: BaseException | None) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _training(state: TrainState) -> dict[str, Any]:
+def _training(state: Any) -> dict[str, Any]:
   """All but the variables and the averages."""
   kept = {"params", "batch_stats", "averages"}
   return {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name not in kept}

@@ -16,14 +16,13 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from cnnjax import strict_json
-from cnnjax import workdir as workdirs
-from cnnjax.checkpoints import FOLDER, UNMEASURED, WHICH, Checkpoints, integrity, paths
-from cnnjax.console import Console
-from cnnjax.data import history
+from cnnjax.checkpoints import FOLDER, UNMEASURED, WHICH, Checkpoints, integrity, paths, trained_on
+from cnnjax.checkpoints import workdir as workdirs
 from cnnjax.errors import ArgumentParser, UserError, run
 from cnnjax.optim.averaging import SLOW
-from cnnjax.paths import quoted, to_path
+from cnnjax.runtime import strict_json
+from cnnjax.runtime.console import Console
+from cnnjax.runtime.paths import quoted, to_path
 
 ITEMS = ("variables", "averages", "training")
 
@@ -180,7 +179,7 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
   mean = jax.tree.map(lambda total, x: total.astype(x.dtype), mean, like)
   args.out.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(args.workdir / workdirs.CONFIG, args.out / workdirs.CONFIG)
-  history.write(args.out, history.read(args.workdir))  # what it may not be evaluated on
+  trained_on.write(args.out, trained_on.read(args.workdir))  # what it may not be evaluated on
   meta = {**saved.meta(steps[-1]), "averaged": steps, UNMEASURED: []}
   made = Checkpoints.of(args.out, workdirs.load_config(args.workdir))
   made.save_items(steps[-1], {"variables": mean}, meta, {})

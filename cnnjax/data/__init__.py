@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import durations, keys, processes, sharding
+from cnnjax.config import durations, keys
 from cnnjax.data import history, holdout, identity, imbalance, levels, names
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.crops import Crops
@@ -23,6 +23,7 @@ from cnnjax.data.resident import Resident, check_fits, in_gib
 from cnnjax.data.split import Skipped, Split
 from cnnjax.data.streaming import Streaming
 from cnnjax.errors import UserError, listed, unknown
+from cnnjax.runtime import processes, sharding
 
 # Each is a module of this package with
 #   check(config): raises UserError for names that are wrong, before anything is downloaded;

@@ -30,7 +30,7 @@ from cnnjax.data.names import ALIASES, split_of
 from cnnjax.data.split import Image, Label, Split
 from cnnjax.data.tables import Pairs
 from cnnjax.errors import TransientError, UserError, listed, unknown
-from cnnjax.paths import quoted, to_path
+from cnnjax.runtime.paths import quoted, to_path
 
 TEST_SHARE = 0.2  # held out where there are no splits
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import rich.progress
 
-from cnnjax.console import Console
+from cnnjax.runtime.console import Console
 
 CONTENT, PLACE = "content", "place"
 LARGE = 16 * 2**30  # bytes; read in 10 s from a fast disk, in 2 minutes from a slow one

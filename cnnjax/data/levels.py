@@ -8,11 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cnnjax import processes
 from cnnjax.data.crops import Crops
 from cnnjax.data.pixels import deep_values
 from cnnjax.data.split import Arrays, Skipped, Split
 from cnnjax.errors import UserError, warn
+from cnnjax.runtime import processes
 
 SAMPLE = 2048  # images of a streamed split that are read, evenly spread over it
 GLANCE = 128  # and of any split whose mean and deviation are given

@@ -12,10 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import sharding
 from cnnjax.data.order import Order
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError
+from cnnjax.runtime import sharding
 
 
 @flax.struct.dataclass

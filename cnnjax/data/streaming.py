@@ -29,13 +29,13 @@ from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import processes, sharding, signals
 from cnnjax.data import stall
 from cnnjax.data.crops import Crops
 from cnnjax.data.images import UnreadableImage
 from cnnjax.data.order import Order
 from cnnjax.data.split import Label, Skipped, Split
 from cnnjax.errors import TransientError, warn
+from cnnjax.runtime import processes, sharding, signals
 
 # Images that a thread decodes in one go. A batch of more is put together, which costs a copy of it;
 # NumPy asks for huge pages for arrays of this size, which saves most page faults.

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from cnnjax.data import identity
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, unknown
-from cnnjax.paths import quoted, to_path
+from cnnjax.runtime.paths import quoted, to_path
 
 CHUNK = 4096  # records read at a time
 

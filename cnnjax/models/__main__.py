@@ -1,7 +1,7 @@
 """Lists the models, with their parameters, MACs, input sizes and papers."""
 
 from cnnjax import errors, models
-from cnnjax.console import Console
+from cnnjax.runtime.console import Console
 
 
 def main() -> int:

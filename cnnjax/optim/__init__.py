@@ -26,7 +26,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from cnnjax import keys
+from cnnjax.config import keys
 from cnnjax.errors import UserError, unknown
 from cnnjax.optim import masks, plateau, schedules, transforms
 from cnnjax.optim.optimizers import OPTIMIZERS, kind, momentum

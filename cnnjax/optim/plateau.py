@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cnnjax import keys
+from cnnjax.config import keys
 from cnnjax.errors import UserError, unknown
 
 

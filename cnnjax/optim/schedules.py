@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from cnnjax import durations, keys
+from cnnjax.config import durations, keys
 from cnnjax.errors import UserError, unknown
 
 ToSteps = Callable[[float | int | str, str], int]  # (duration, its key) -> steps

@@ -4,11 +4,13 @@ import numpy as np
 from clu import metrics
 from ml_collections import ConfigDict
 
-from cnnjax import keys
+from cnnjax.config import keys
 from cnnjax.errors import UserError, unknown
+from cnnjax.optim.averaging import WEIGHTS
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import Task
 from cnnjax.tasks.classification import Classification
+from cnnjax.tasks.metric import Metric, of_weights
 from cnnjax.tasks.multi_label import MultiLabel
 
 TASKS = {"classification": Classification, "multi_label": MultiLabel}
@@ -75,3 +77,20 @@ def create(
 def compute(collection: metrics.Collection) -> dict[str, float]:
   """The values of summed metrics, with the seven digits that float32 holds."""
   return {name: float(f"{float(value):.7g}") for name, value in collection.compute().items()}
+
+
+def monitored(config: ConfigDict) -> Metric:
+  """Returns the metric that is monitored, as the task declares it. Takes the whole config.
+
+  Raises:
+    UserError: the task declares no such metric, so that nobody knows which way is better.
+  """
+  task = TASKS[config.task.name]
+  declared = of_weights(task.METRICS, WEIGHTS)
+  if (name := config.monitor.removeprefix("validation/")) not in declared:
+    names = [f"validation/{name}" for name in declared]
+    raise UserError(
+      f"{unknown('metric: monitor', config.monitor, names)}. Another one has to be declared, with "
+      f"the direction that is better, in METRICS of {task.__name__}"
+    )
+  return declared[name]

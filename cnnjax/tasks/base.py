@@ -11,8 +11,8 @@ import numpy as np
 from clu.metrics import Collection
 from clu.metrics import Metric as CluMetric
 
-from cnnjax.metrics import Metric
 from cnnjax.tasks import weights
+from cnnjax.tasks.metric import Metric
 
 
 @flax.struct.dataclass

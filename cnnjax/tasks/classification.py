@@ -12,9 +12,9 @@ import optax
 from clu import metrics
 
 from cnnjax.errors import UserError
-from cnnjax.metrics import Metric
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import ClassAverage, Task, mean_of_sigmoids
+from cnnjax.tasks.metric import Metric
 
 TOP = 5  # classes that top5_accuracy takes; with as few or fewer it would say nothing
 

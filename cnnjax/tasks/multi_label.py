@@ -12,9 +12,9 @@ import optax
 from clu import metrics
 
 from cnnjax.errors import UserError
-from cnnjax.metrics import Metric
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import ClassAverage, MicroAverage, Task, mean_of_sigmoids
+from cnnjax.tasks.metric import Metric
 
 
 def _right(present: jax.Array, predicted: jax.Array, **_: Any) -> dict[str, jax.Array]:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 
-from cnnjax import models, strict_json
+from cnnjax import models
+from cnnjax.runtime import strict_json
 
 HERE = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/baselines")

@@ -14,7 +14,8 @@ import sys
 
 import matplotlib
 
-from cnnjax import strict_json, writers
+from cnnjax import writers
+from cnnjax.runtime import strict_json
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

@@ -14,8 +14,9 @@ import time
 
 import jax
 
+from cnnjax import build
 from cnnjax import config as configs
-from cnnjax import programs, sharding
+from cnnjax.runtime import sharding
 
 HERE = pathlib.Path(__file__).parent
 EACH = 8  # images on a device: weak scaling
@@ -40,13 +41,13 @@ def config_of(data: int, fsdp: int, ghost: bool):
     "optim.schedule.name": "constant",
   }.items():
     configs.override(config, key, value)
-  configs.validate(config)
+  build.validate(config)
   return config
 
 
 def measure(data: int, fsdp: int, ghost: bool) -> dict:
   """One row: the collectives of a step and the memory of a device."""
-  program = programs.build(config_of(data, fsdp, ghost))
+  program = build.build(config_of(data, fsdp, ghost))
   now, began = program.new_state(abstract=True), time.monotonic()
   args = now, program.inputs.train.feed(0), 1, program.constants
   compiled = program.compiled_step.lower(*args).compile()

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import augment, sharding
+from cnnjax import augment
 from cnnjax.augment import geometry
 from cnnjax.errors import UserError
+from cnnjax.runtime import sharding
 
 CHAIN = (
   "pad_crop(2) | flip | cutout(3, p=0.5) | "

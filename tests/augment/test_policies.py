@@ -10,9 +10,10 @@ import properties
 import pytest
 import scipy.stats
 
-from cnnjax import augment, sharding
+from cnnjax import augment
 from cnnjax.augment import color, geometry, policies
 from cnnjax.errors import UserError
+from cnnjax.runtime import sharding
 
 KEY = jax.random.key(0)
 N = 6000

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from cnnjax import data, evaluate, main, sharding, train
+from cnnjax import data, evaluate, main, train
 from cnnjax.config import default, override
 from cnnjax.errors import UserError, run
+from cnnjax.runtime import sharding
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)

@@ -11,10 +11,11 @@ import pytest
 from folders import SIZE, by_folder, config, load, pixels, put, some, table
 from PIL import Image
 
-from cnnjax import data, sharding
+from cnnjax import data
 from cnnjax.config import default, override
 from cnnjax.data import folder
 from cnnjax.errors import UserError
+from cnnjax.runtime import sharding
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import checkpoints, data, evaluate, programs, sharding, train, trained
+from cnnjax import build, checkpoints, data, evaluate, train
+from cnnjax.checkpoints import trained_on
 from cnnjax.config import default
 from cnnjax.data import history, holdout, identity
 from cnnjax.errors import UserError
+from cnnjax.runtime import sharding
+from cnnjax.training.teacher import Teacher
 
 CLASSES = ("a", "b")
 
@@ -30,8 +33,8 @@ def test_it_is_written_and_read(tmp_path):
   assert (found.by, found.older, len(found.ids), len(found.shared)) == ("content", False, 9, 1)
   assert remarks == {"overlap": "1 of 3 test images are in the training split as well"}
   assert (np.diff(found.ids) > 0).all()
-  history.write(tmp_path, found)
-  again = history.read(tmp_path)
+  trained_on.write(tmp_path, found)
+  again = trained_on.read(tmp_path)
   assert {name: len(ids) for name, ids in again.held.items()} == {"test": 3, "validation": 5}
   for field in dataclasses.fields(found):
     np.testing.assert_equal(getattr(again, field.name), getattr(found, field.name))
@@ -93,14 +96,14 @@ def test_large_sets_are_compared_by_place():
 
 
 def test_a_teacher_that_knows_the_test_images_is_said(tmp_path):
-  history.write(tmp_path, of_run(None, range(10))[0])
+  trained_on.write(tmp_path, of_run(None, range(10))[0])
   config = default().distill
   config.workdir = str(tmp_path)
   splits = {"validation": split_of(20, 21), "test": split_of(3, 20, 4)}
   inputs = types.SimpleNamespace(
     evaluations={name: types.SimpleNamespace(split=split) for name, split in splits.items()}
   )
-  lines = programs._taught(config, trained.Teacher(None, None, "net"), inputs)
+  lines = build._taught(config, Teacher(None, None, "net"), inputs)
   assert lines.keys() == {"teacher", "taught test"}
   words = "2 of these 3 images were trained on by the teacher: image 0, image 2: "
   assert lines["taught test"].startswith(words)
@@ -115,7 +118,7 @@ def test_a_teacher_that_knows_the_test_images_is_said(tmp_path):
 def test_a_damaged_record_is_named(tmp_path, content):
   (tmp_path / "trained_on.json").write_text(content)
   with pytest.raises(UserError, match=r"cannot read .*trained_on\.json: .*choose another workdir"):
-    history.read(tmp_path)
+    trained_on.read(tmp_path)
 
 
 @pytest.mark.parametrize("amounts", [(12, 9), (0.2, 9), (0.15, 0.1)])
@@ -149,10 +152,10 @@ def test_a_record_that_is_gone_is_missed_but_of_older_runs(tmp_path):
   meta.parent.mkdir(parents=True)
   for text in ("{}", '{"format": 1}', "[]", "no JSON"):
     meta.write_text(text)
-    assert history.read(tmp_path).older
+    assert trained_on.read(tmp_path).older
   meta.write_text('{"format": 2}')
   with pytest.raises(UserError, match=rf"^put {tmp_path}/trained_on\.json back: it says which"):
-    history.read(tmp_path)
+    trained_on.read(tmp_path)
 
 
 def test_a_large_set_that_becomes_resident_is_known_by_place(tiny, tmp_path, monkeypatch):
@@ -194,7 +197,7 @@ def test_shares_are_held_out_of_arrays_and_stay_so_when_data_come(tiny, tmp_path
   _, metrics, _ = train.train(config, tmp_path, some)
   assert {"test/accuracy", "validation/accuracy"} <= metrics.keys()
   assert evaluate.evaluate_checkpoint(tmp_path, "validation", "best", splits=some)[1] > 15
-  known = history.read(tmp_path)
+  known = trained_on.read(tmp_path)
   assert not known.older and 40 < len(known.ids) < 110
   more = data.from_arrays((images, labels))
   for name in ("validation", "test"):
@@ -217,7 +220,7 @@ def test_a_run_of_before_keeps_its_split(tiny, tmp_path, capsys, monkeypatch):
   train.train(config, tmp_path, given)
   monkeypatch.undo()
   (tmp_path / "trained_on.json").unlink()
-  before = history.read(tmp_path)
+  before = trained_on.read(tmp_path)
   assert before.older
   kept, held = train_test_split(np.arange(101), test_size=0.2, stratify=labels, random_state=0)
   found = data.load(config.data, given=given, before=before)
@@ -228,7 +231,7 @@ def test_a_run_of_before_keeps_its_split(tiny, tmp_path, capsys, monkeypatch):
   config.epochs = 2
   train.train(config, tmp_path, given)
   assert holdout.OLDER in capsys.readouterr().out
-  after = history.read(tmp_path)
+  after = trained_on.read(tmp_path)
   assert after.older and len(after.ids) == 80
   turned = data.from_arrays((images[::-1], labels[::-1]), (images[:7], labels[:7]))
   now = data.load(config.data, given=turned, before=after)

@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from cnnjax import programs, tasks
+from cnnjax import build, tasks
 from cnnjax.config import default
 from cnnjax.data import from_arrays, imbalance, with_given
 from cnnjax.data.imbalance import counts, describe, smote
@@ -281,7 +281,7 @@ def test_what_acts_twice_against_an_imbalance_is_said(tiny, settings, factor):
   labels = np.arange(100) // 90
   images = np.random.default_rng(0).integers(256, size=(100, 8, 8, 1), dtype=np.uint8)
   given = from_arrays((images, labels), (images, labels), classes=("cat", "dog"))
-  program = programs.build(with_given(tiny(**settings), given), given)
+  program = build.build(with_given(tiny(**settings), given), given)
   text = program.summary.get("imbalance")
   if factor is None:
     assert text is None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fakes import Lazy, Records, photos, split_of_files
 
-from cnnjax import data, processes, sharding
+from cnnjax import data
 from cnnjax.config import default, override
 from cnnjax.data import identity, imbalance
 from cnnjax.data.holdout import carve
@@ -13,6 +13,7 @@ from cnnjax.data.images import center_crop
 from cnnjax.data.order import SAMPLING, epoch_length, epoch_order
 from cnnjax.data.resident import check_fits
 from cnnjax.errors import UserError
+from cnnjax.runtime import processes, sharding
 
 SIZE, BATCH, SEED, TOTAL = 53, 8, 3, 20  # a prime: every batch size leaves a remainder
 KINDS = {

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cnnjax import data, processes, sharding, steps
+from cnnjax import data
 from cnnjax.config import default, override
 from cnnjax.data import levels, synthetic
 from cnnjax.errors import UserError
+from cnnjax.runtime import processes, sharding
+from cnnjax.training import steps
 
 
 def config(source="synthetic", **overrides):

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from fakes import Records, photos, png, split_of_files
 
-from cnnjax import checkpoints, data, errors, sharding, train, writers
+from cnnjax import checkpoints, data, errors, train, writers
 from cnnjax.config import default, override, to_json
 from cnnjax.data import folder, stall, streaming
 from cnnjax.data.images import UnreadableImage, random_resized_crop
 from cnnjax.errors import TransientError, UserError
+from cnnjax.runtime import sharding
 
 SIZE, BATCH, SEED, TOTAL = 53, 8, 3, 20
 CLOCKS = ("images_per_second", "data_wait")  # metrics that time decides

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from folders import by_folder, config, load, put, some, table
 
-from cnnjax import data, sharding
+from cnnjax import data
 from cnnjax.config import default, override
 from cnnjax.data import folder, tables
+from cnnjax.runtime import sharding
 
 pytestmark = pytest.mark.usefixtures("here")
 

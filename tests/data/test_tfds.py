@@ -15,9 +15,9 @@ from PIL import Image
 
 from cnnjax import data
 from cnnjax.config import default
-from cnnjax.data import __main__ as command
 from cnnjax.data import identity, tfds
 from cnnjax.errors import UserError
+from cnnjax.tools import data as command
 
 FEATURES = tensorflow_datasets.features
 CLASSES = ("ant", "bee", "cow")

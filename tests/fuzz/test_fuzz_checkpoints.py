@@ -11,9 +11,11 @@ import optax
 from fuzzing import fuzz, one_clear_line
 from hypothesis import strategies as st
 
-from cnnjax import checkpoints, members, models, monitor, sharding, state, steps, tasks
+from cnnjax import checkpoints, models, tasks
 from cnnjax.config import default
 from cnnjax.errors import UserError
+from cnnjax.runtime import sharding
+from cnnjax.training import members, monitor, state, steps
 
 METRIC, META = "validation/accuracy", {"mean": [0.5], "classes": ["a", "b"]}
 OLD, NEW = 3, 7  # the steps that are saved

@@ -10,8 +10,9 @@ from contextlib import redirect_stderr
 from fuzzing import corrupted, fuzz, one_clear_line
 from hypothesis import strategies as st
 
+from cnnjax import build, errors, writers
 from cnnjax import config as configs
-from cnnjax import errors, workdir, writers
+from cnnjax.checkpoints import workdir
 from cnnjax.config import default
 from cnnjax.errors import UserError
 
@@ -64,7 +65,7 @@ LITERALS = st.text(max_size=30) | st.sampled_from(
 
 def settled(config):
   """`config` is refused by a clear line, or it is whole: it can be saved and read as it is."""
-  configs.validate(config)
+  build.validate(config)
   text = configs.to_json(config)
   assert not configs.differences(config, configs.from_json(text))
   json.loads(text, parse_constant=lambda name: 1 / 0)  # no NaN has come through

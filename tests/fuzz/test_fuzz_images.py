@@ -16,12 +16,14 @@ from fuzzing import apart, corrupted, fuzz, one_clear_line
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from cnnjax import data, sharding
+from cnnjax import data
 from cnnjax.config import default, override
-from cnnjax.data import folder, images, scan
+from cnnjax.data import folder, images
 from cnnjax.data.images import UnreadableImage, decode, image_size
 from cnnjax.data.pixels import Reading
 from cnnjax.errors import UserError
+from cnnjax.runtime import sharding
+from cnnjax.tools import scan
 
 UPRIGHT = Reading(upright=True)
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 18, 3), np.uint8)

@@ -9,9 +9,10 @@ from fuzzing import corrupted, fuzz, one_clear_line
 from hypothesis import strategies as st
 
 from cnnjax.config import default, override
-from cnnjax.data import folder, scan
+from cnnjax.data import folder
 from cnnjax.data.images import UnreadableImage, decode
 from cnnjax.errors import UserError
+from cnnjax.tools import scan
 
 NAMES = [f"{label}{i}.png" for label in "ab" for i in range(3)]
 CSV = "path,label,split\n" + "".join(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnnjax import config, models, workdir
+from cnnjax import build, config, models
+from cnnjax.checkpoints import workdir
 from cnnjax.errors import UserError
 from cnnjax.models import registry
 
@@ -265,9 +266,9 @@ def test_a_module_of_a_fork_registers_its_models(tmp_path, monkeypatch):
   settings.data.source = "synthetic"
   settings.model.name = "my_fork_net"
   with pytest.raises(UserError, match="unknown model 'my_fork_net'"):
-    config.validate(settings)
+    build.validate(settings)
   settings.imports = ("my_nets_of_a_fork",)
-  config.validate(settings)
+  build.validate(settings)
   workdir.claim(tmp_path / "run", settings)
   monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
   assert workdir.load_config(tmp_path / "run").model.width == 8

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from cnnjax import build
 from cnnjax import config as configs
 from cnnjax.errors import UserError
 from cnnjax.optim import plateau
@@ -141,7 +142,7 @@ def test_values_out_of_range_are_refused(key, value):
   c = configs.default()
   c.optim.plateau[key] = value
   with pytest.raises(UserError, match=rf"'optim.plateau.{key}' is {value}"):
-    configs.validate(c)
+    build.validate(c)
 
 
 @pytest.mark.parametrize(

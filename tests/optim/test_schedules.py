@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnnjax import build
 from cnnjax import config as configs
-from cnnjax import durations
+from cnnjax.config import durations
 from cnnjax.errors import UserError
 from cnnjax.optim import schedules
 
@@ -365,7 +366,7 @@ def test_values_out_of_range_are_refused(key, value):
   c = configs.default()
   c.optim.schedule[key] = value
   with pytest.raises(UserError, match=rf"'optim.schedule.{key}' is "):
-    configs.validate(c)
+    build.validate(c)
 
 
 def test_too_many_restarts_are_refused():

@@ -36,8 +36,9 @@ def _endless(batches):
 def ours(path, workers=0, **_):
   import jax
 
-  from cnnjax import data, sharding
+  from cnnjax import data
   from cnnjax.config import default
+  from cnnjax.runtime import sharding
 
   config = default()
   config.batch_size, config.epochs, config.augment = BATCH, "1e9 steps", None
@@ -135,8 +136,10 @@ def _cifar():
 def ours_resident(**_):
   import jax
 
-  from cnnjax import augment, data, sharding, steps, tasks
+  from cnnjax import augment, data, tasks
   from cnnjax.config import default
+  from cnnjax.runtime import sharding
+  from cnnjax.training import steps
 
   config = default()
   config.batch_size, config.data.source, config.data.name = BATCH, "tfds", "cifar10"
@@ -216,14 +219,14 @@ RESIDENT = {
 def step(augmented=True, **_):
   import jax
 
+  from cnnjax import build
   from cnnjax import config as configs
-  from cnnjax import programs
 
   config = configs.default()
   config.data.source, config.data.name, config.mesh.data = "tfds", "cifar10", 1
   config.optim.learning_rate = 0.01
   config.augment = "pad_crop(4) | flip | cutout(16) | mixup(0.2)" if augmented else None
-  program = programs.build(config)
+  program = build.build(config)
   train, now = program.inputs.train, program.new_state()
   feed = train.feed(0)
   if not augmented:  # the same batch again and again

@@ -35,7 +35,7 @@ def ours(name, size, examples, dtype, without=(), overrides=None):
 
   from cnnjax import models
   from cnnjax.models import ops
-  from cnnjax.state import CPU_INIT_OPTIONS
+  from cnnjax.training.state import CPU_INIT_OPTIONS
 
   model = models.create(name, CLASSES, dtype=dtype, **(overrides or {}))
   images, labels = map(jnp.asarray, batch(size, examples))

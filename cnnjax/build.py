@@ -1,0 +1,220 @@
+"""Builds a run from its config, once for all: training, evaluation, plans, pictures."""
+
+import contextlib
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax import augment, checkpoints, data, models, optim, tasks, trained
+from cnnjax.checkpoints import trained_on
+from cnnjax.config import check_values, keys
+from cnnjax.errors import UserError
+from cnnjax.optim import averaging
+from cnnjax.runtime import profiling, sharding
+from cnnjax.runtime.paths import to_path
+from cnnjax.training import members, monitor, resuming, state
+from cnnjax.training.program import Program
+from cnnjax.training.teacher import Teacher
+
+
+def validate(config: ConfigDict) -> None:
+  """Raises UserError for the first key or value that is wrong. Downloads and compiles nothing."""
+  check_values(config)
+  _check_names(config)
+
+
+def _check_names(config: ConfigDict) -> None:
+  """Each room knows the names it takes."""
+  # Late: --help need not import JAX.
+  from cnnjax import data, models, optim, tasks
+  from cnnjax.training import members, monitor
+
+  for key, why in (("num_classes", "the data say it"), ("dtype", "it is the key 'dtype'")):
+    if key in config.model:
+      raise UserError(f"config key 'model.{key}' cannot be set: {why}")
+  models.import_modules(config.imports)
+  models.create(**config.model, num_classes=2, dtype=config.dtype)
+  data.check(config.data)
+  augment.parse(config.augment)
+  augment.views.parse(config.eval_views)
+  tasks.check(config.task)
+  optim.check(config.optim)
+  members.check(config)
+  monitor.check(config)
+  _check_batches(config)
+
+
+def _check_batches(config: ConfigDict) -> None:
+  """How a batch is taken."""
+  if config.batch_size % config.accumulate:
+    raise UserError(
+      f"accumulate={config.accumulate} does not divide batch_size={config.batch_size} into "
+      "micro-batches of one size"
+    )
+  micro, ghost = config.batch_size // config.accumulate, config.batch_norm.ghost
+  if ghost and micro % ghost:
+    raise UserError(
+      f"batch_norm.ghost={ghost} does not divide the {micro} examples that are taken at a time "
+      "(batch_size / accumulate)"
+    )
+  if config.batch_norm.accumulated == "matched" and (config.accumulate == 1 or ghost):
+    raise UserError(
+      "batch_norm.accumulated=matched goes with accumulate above 1, and without batch_norm.ghost"
+    )
+  if config.loss_scale.initial > config.loss_scale.maximum:
+    raise UserError("loss_scale.initial is above loss_scale.maximum")
+
+
+def measured_later(
+  folder: pathlib.Path,
+  config: ConfigDict,
+  saved: checkpoints.Checkpoints,
+  step: int,
+  weights: str,
+  *,
+  given: dict[str, data.Split] | None = None,
+) -> Any:
+  """Returns variables of a checkpoint as an evaluation in its run would have them.
+
+  It loads the training data of the run in `folder`, `given` where they are arrays.
+
+  Raises:
+    UserError: they are not there, or are others than the run had.
+  """
+  config = data.with_given(config.copy_and_resolve_references(), given)
+  config.mesh.data = math.gcd(config.batch_size // config.accumulate, jax.device_count())
+  config.mesh.fsdp = 1
+  program = build(config, given, before=trained_on.read(folder))
+  data.check_classes(saved.meta(step)["classes"], program.inputs.classes)
+  with contextlib.closing(program.inputs.train):
+    return program.weights(program.measured(resuming.restored(program, saved, str(step))))[weights]
+
+
+def build(
+  config: ConfigDict,
+  given: dict[str, data.Split] | None = None,
+  teacher: Teacher | None = None,
+  before: data.History | None = None,
+) -> Program:
+  """Loads the data and puts the pieces together; compiles nothing.
+
+  Arguments are as of `train.train`; `before` is what the run was trained on so far.
+
+  Raises:
+    UserError: the pieces do not fit each other.
+  """
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  peak = optim.schedules.scaled_rate(config.optim, config.batch_size)
+  peaks = [peak * rate / config.optim.learning_rate for rate in config.rates] or [peak]
+  runs = members.create(config)
+  seeds = runs.seeds if runs.several else ()
+  counted = tasks.needs_counts(config.task) or config.data.sampling != data.order.UNIFORM
+  inputs = data.open_inputs(config, mesh, given, seeds=seeds, counted=counted, before=before)
+  model = models.create(**config.model, num_classes=len(inputs.classes), dtype=config.dtype)
+  variables = state.abstract_variables(model, inputs.image_shape, mesh)
+  state.check_sizes(model, variables, inputs.image_shape, inputs.sizes)
+  params = variables["params"]
+  examples = len(inputs.train.split)
+  task = tasks.create(config.task, len(inputs.classes), inputs.counts, examples)
+  task.check_labels(inputs.several, inputs.classes)
+  schedule = optim.schedules.create(config.optim.schedule, peak, inputs.total, inputs.to_steps)
+  depths = state.depths(model, inputs.image_shape)
+  averages = averaging.create(config.average, config.optim, inputs.total, inputs.to_steps)
+  profiling.check(config.profile, inputs.total)
+  monitor.check_metric(config.monitor, task.collection.__annotations__, averages.names)
+  scaling = (
+    "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
+  )
+  teacher = teacher or trained.teacher(
+    config.distill, inputs.meta, mesh, inputs.sizes, measure=measured_later
+  )
+  if teacher and teacher.step is not None:
+    inputs.meta["teacher_step"] = teacher.step
+  inputs.meta.update(total_steps=inputs.total, steps_per_epoch=inputs.steps_per_epoch)
+  return Program(
+    config=config,
+    mesh=mesh,
+    inputs=inputs,
+    members=runs,
+    model=model,
+    task=task,
+    schedule=schedule,
+    optimizer=optim.create(config.optim, schedule, params, depths, seed=config.seed),
+    averages=averages,
+    teacher=teacher,
+    frozen=optim.masks.frozen(config.optim, params) if config.optim.freeze else None,
+    summary={
+      "model": f"{config.model.name}, {state.count(params):,} parameters, {config.dtype}",
+      **inputs.summary,
+      **_against_imbalance(config, task, inputs),
+      "devices": sharding.describe(mesh, config.batch_size),
+      **sharding.describe_parts(params, mesh, config.mesh),
+      **runs.describe(),
+      "schedule": optim.schedules.describe(config.optim.schedule, peaks, scaling),
+      **monitor.describe(config),
+      **optim.describe(config.optim, params, depths),
+      **averages.describe(),
+      **(_taught(config.distill, teacher, inputs) if teacher else {}),
+      **_micro_batches(config, has_batch_norm=bool(variables["batch_stats"])),
+      "augment": config.augment or "none",
+    },
+  )
+
+
+def _against_imbalance(config: ConfigDict, task: tasks.Task, inputs: data.Inputs) -> dict[str, str]:
+  """What the classes come to, where more than one key acts against their imbalance."""
+  tau, sampling, counts = config.task.logit_adjustment, config.data.sampling, inputs.counts
+  acting = {
+    f"data.sampling={sampling}": sampling != data.order.UNIFORM,
+    f"task.class_weights={config.task.class_weights}": config.task.class_weights is not None,
+    f"task.logit_adjustment={tau}": tau > 0,
+  }
+  if sum(acting.values()) < 2 or counts.max() == counts.min():
+    return {}
+  present = np.flatnonzero(counts)
+  weighed = data.order.shares(counts, sampling)[present] * task.weights[present]
+  weighed /= counts[present] ** float(tau)  # arXiv:2007.07314: as weights of 1 / prior^tau
+  small, large = counts[present].argmin(), counts[present].argmax()
+  names = [inputs.classes[i] for i in present[[small, large]]]
+  return {
+    "imbalance": f"{' and '.join(key for key, acts in acting.items() if acts)} act together: "
+    f"{names[0]} (smallest class) comes to {weighed[small] / weighed[large]:.3g} times the weight "
+    f"of {names[1]} (largest) in the loss; one of them alone is usual"
+  }
+
+
+def _taught(config: ConfigDict, teacher: Teacher, inputs: data.Inputs) -> dict[str, str]:
+  """The teacher in words, with what it knows of the images that the run is evaluated on."""
+  lines = {
+    "teacher": f"{teacher.text}; weight {config.weight:g}, temperature {config.temperature:g}"
+  }
+  if config.workdir is not None:
+    before = trained_on.read(to_path(config.workdir))
+    for name, batches in inputs.evaluations.items():
+      if overlap := before.overlap(batches.split, "the teacher"):
+        lines[f"taught {name}"] = f"{overlap}: what it knows of them may be learnt from it"
+  return lines
+
+
+def _micro_batches(config: ConfigDict, *, has_batch_norm: bool) -> dict[str, str]:
+  """How a batch is taken, where it is not at once; UserError for what asks for batch norm."""
+  lines, standard = {}, keys.default().batch_norm
+  for key in ("ghost", "accumulated", "precise"):
+    if not has_batch_norm and (value := config.batch_norm[key]) != standard[key]:
+      raise UserError(
+        f"batch_norm.{key}={value!r} has no effect: {config.model.name} has no batch norm as it is "
+        f"configured; leave it at {standard[key]!r}"
+      )
+  if config.accumulate > 1:
+    how = "move once a step" if config.batch_norm.accumulated == "matched" else "move with each"
+    norm = f"; batch norm normalises within each, and its running statistics {how}"
+    lines["micro-batches"] = f"{config.accumulate} of {config.batch_size // config.accumulate}" + (
+      norm if has_batch_norm else ""
+    )
+  if config.batch_norm.ghost:
+    lines["ghost batch norm"] = f"over {config.batch_norm.ghost} examples"
+  return lines

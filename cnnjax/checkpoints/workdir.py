@@ -1,0 +1,214 @@
+"""The folder of a run: its config, a record of each start, and the rule for going on in it."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from cnnjax import __version__, models
+from cnnjax import config as configs
+from cnnjax.checkpoints import lock as locks
+from cnnjax.config.keys import BEFORE, defaults
+from cnnjax.errors import UserError
+from cnnjax.runtime.paths import PathLike, check_text, to_path
+
+CONFIG = "config.json"
+WRITTEN = f"{CONFIG}.new"  # it is written there first, so that a kill leaves the old one or the new
+STARTS = "starts.jsonl"
+SHOWN = 6  # keys that differ, at most
+# What a file that is no config raises, wherever in it the mistake is.
+BROKEN = (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+
+
+def check(folder: pathlib.Path, config: ConfigDict) -> None:
+  """Looks whether a run of `config` may start or go on in `folder`; touches nothing.
+
+  Raises:
+    UserError: it cannot be written, holds something else than a run, or a run whose config differs
+      in more than `MAY_CHANGE`.
+  """
+  check_text(folder)
+  try:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+      raise UserError(f"cannot write to the workdir {folder}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+      raise UserError(f"cannot write to the workdir {folder}: Permission denied in {there}")
+    found = (folder / CONFIG).is_file()
+    ours = (locks.FILE, WRITTEN)  # what a run that was killed while it started leaves
+    held = folder.iterdir() if there == folder and not found else ()
+    if any(not file.name.startswith(ours) for file in held):
+      back = f"put its {CONFIG} back, or " if (folder / STARTS).exists() else ""
+      raise UserError(
+        f"the workdir {str(folder)!r} is not empty and holds no run; {back}choose another"
+      )
+  except OSError as e:  # a name that is too long, a folder that may not be entered
+    raise _unwritable(folder, e) from e
+  if found and (changed := configs.differences(load_config(folder), resolve(config))):
+    if "model.name" in changed:  # the fields of another model say nothing more
+      changed = {k: v for k, v in changed.items() if k == "model.name" or k[:6] != "model."}
+    lines = [f"{key} was {old!r} and is {new!r} now" for key, (old, new) in changed.items()]
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    lines = "; ".join(lines[:SHOWN]) + more
+    raise UserError(
+      f"{folder} holds a run with another config: {lines}. Choose another --workdir, "
+      f"or set these back. What may change: {', '.join(configs.MAY_CHANGE)}"
+    )
+
+
+def as_begun(folder: pathlib.Path, config: ConfigDict) -> tuple[ConfigDict, dict[str, str]]:
+  """Returns `config` as a run in `folder` goes on, and in words what it keeps to.
+
+  A run that began before a key was there goes on as it was, where `config` has the key's default.
+  """
+  if not os.path.isfile(folder / CONFIG):  # unlike Path.is_file, false for a name that is too long
+    return config, {}
+  before, standard = configs.flatten(load_config(folder)), defaults()
+  now = configs.flatten(config)
+  keys = [k for k, (old, *_) in BEFORE.items() if before[k] == old != now[k] == standard[k]]
+  config = config.copy_and_resolve_references()
+  for key in keys:
+    configs.override(config, key, before[key])
+  words = ", ".join(f"{key}={before[key]}" for key in keys)
+  return config, {"kept": f"{words}, as this run began"} if keys else {}
+
+
+def make(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
+  """Makes `folder`, if it is not there; None: a fresh one under runs/. Returns it.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+  try:
+    if folder is None:
+      return _fresh(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+  except OSError as e:
+    raise _unwritable(folder, e) from e
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path, config: ConfigDict) -> Iterator[Callable[[], None]]:
+  """Keeps other runs out of `folder`, which is there, and claims it for a run of `config`.
+
+  Of several processes the first one does. It gives a function that raises UserError once the lock
+  is lost.
+
+  Raises:
+    UserError: another run is in it, or was since it was checked.
+  """
+  with contextlib.ExitStack() as stack:
+    held = lambda: None
+    if jax.process_index() == 0:
+      try:
+        held = stack.enter_context(locks.hold(folder)).check
+      except OSError as e:
+        raise _unwritable(folder, e) from e
+      check(folder, config)
+      claim(folder, config)
+    yield held
+
+
+def claim(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
+  """Makes `folder` (None: a fresh one under runs/) the place of this run; returns it.
+
+  The resolved config is saved, with every field of the model; the start is recorded with its
+  command, versions and devices.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  start = {
+    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "command": [pathlib.Path(sys.executable).name, *sys.orig_argv[1:]],
+    "versions": {
+      "cnnjax": __version__,
+      "python": platform.python_version(),
+      **{name: importlib.metadata.version(name) for name in PACKAGES},
+    },
+    "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+    "machine": platform.platform(),
+    "cpus": os.cpu_count(),
+  }
+  folder = make(folder, config)
+  try:
+    written = folder / WRITTEN
+    written.write_text(configs.to_json(resolve(config)))
+    written.replace(folder / CONFIG)
+    with (folder / STARTS).open("a") as f:
+      f.write(json.dumps(start) + "\n")
+  except OSError as e:
+    raise _unwritable(folder, e) from e
+  return folder
+
+
+def _fresh(config: ConfigDict) -> pathlib.Path:
+  """Makes a folder such as runs/resnet20-digits-20150101-120000, of this run alone."""
+  data = config.data.name if config.data.source == "tfds" else config.data.source
+  data = data.replace("/", "_").replace(":", "_")
+  now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+  for suffix in itertools.chain([""], (f"-{i}" for i in itertools.count(2))):
+    folder = pathlib.Path("runs") / f"{config.model.name}-{data}-{now}{suffix}"
+    with contextlib.suppress(FileExistsError):
+      folder.mkdir(parents=True)
+      return folder
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """The config with every field of its model, so that no default can change under a run."""
+  resolved = configs.from_json(configs.to_json(config))
+  resolved.model = {"name": config.model.name, **models.fields(config.model.name), **config.model}
+  return resolved
+
+
+def _unwritable(folder: pathlib.Path | None, error: OSError) -> UserError:
+  return UserError(f"cannot write to the workdir {folder or 'runs/'}: {error.strerror}")
+
+
+def load_config(folder: PathLike) -> ConfigDict:
+  """The config of the run in `folder`.
+
+  Raises:
+    UserError: there is no run, its config cannot be read, or what it imports is not there.
+  """
+  folder = to_path(folder)
+  file = folder / CONFIG
+  if not file.is_file():
+    raise UserError(f"{folder} holds no run: there is no {CONFIG} in it")
+  try:
+    config = configs.from_json(file.read_text(encoding="utf-8"))
+    configs.check_values(config)
+  except BROKEN as e:
+    raise UserError(
+      f"cannot read {file}: {e}; put a good one back, or choose another folder"
+    ) from e
+  try:
+    _check_imports(folder, config.imports)
+    models.import_modules(config.imports)
+    return resolve(config)
+  except BROKEN as e:  # mostly the file is good, and what it names is not found here
+    raise UserError(f"cannot use {file}: {e}") from e
+
+
+def _check_imports(folder: pathlib.Path, modules: Sequence[str]) -> None:
+  """What is imported is installed, or is the user's own, and did not come with the run."""
+  for name in modules:
+    spec = importlib.util.find_spec(name.split(".")[0])
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    if any(folder.resolve() in pathlib.Path(place).resolve().parents for place in places if place):
+      raise UserError(
+        f"'imports' names {name!r}, which lies in the workdir itself, and a run that is read runs "
+        "no code of its own; if it is yours, move it out of there"
+      )

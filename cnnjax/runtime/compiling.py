@@ -1,0 +1,132 @@
+"""Keeps what XLA compiles for the next run, and the time that compiling takes."""
+
+import contextlib
+import functools
+import glob
+import os
+import pathlib
+import re
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from cnnjax.errors import UserError, warn
+from cnnjax.runtime.paths import to_path
+
+# JAX leaves out what compiles in less than a second: most of a small network.
+MIN_SECONDS = 0.0
+COMPILING = "/jax/core/compile/"  # what begins the names of JAX's events of a duration
+ASKED = "/jax/compilation_cache/compile_requests_use_cache"
+FOUND = "/jax/compilation_cache/cache_hits"
+BROKEN = re.compile(
+  r"Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)", re.DOTALL
+)
+
+
+def use_cache(where: str | None) -> "Clock":
+  """Compiled programs are kept in a folder, and taken from there; before anything is compiled.
+
+  JAX's key of a program holds its code and options, the versions, XLA's flags and the instructions
+  that the processor has. On CPU as well the program that is read is the one that was written, so
+  that a run with it ends in the same bits. The folder holds code that will be run: nobody else
+  should be able to write to it.
+
+  Args:
+    where: the folder; "auto": where JAX has been told to (JAX_COMPILATION_CACHE_DIR), or
+      cnnjax/xla in the user's folder of caches; None: nothing is kept.
+
+  Returns:
+    A clock that runs from here on.
+  """
+  folder = where if where != "auto" else jax.config.jax_compilation_cache_dir or _default()
+  if folder is not None and jax.config.jax_enable_compilation_cache and "://" not in folder:
+    try:
+      folder = str(to_path(folder).absolute())
+      pathlib.Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, UserError) as e:
+      warn(f"no compiled programs are kept: {e}; another folder: --config.compilation_cache=DIR")
+      folder = None
+  if folder != jax.config.jax_compilation_cache_dir:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()  # JAX opens a folder once
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
+  if getattr(warnings.showwarning, "func", None) is not _mend:
+    warnings.showwarning = functools.partial(_mend, warnings.showwarning)
+  return Clock()
+
+
+def _default() -> str:
+  home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+  return os.path.join(home, "cnnjax", "xla")
+
+
+def _mend(show: Callable, message: Any, *where: Any) -> None:
+  """In the place of `warnings.showwarning`: says what is wrong with the cache, and mends it.
+
+  JAX goes on without what it cannot read or write. But it never writes a file that is there, so
+  that one that a kill or a full disk cut off would stay, and be complained of for ever; and it
+  would try to write each program anew.
+  """
+  if not (found := BROKEN.match(str(message))):
+    show(message, *where)
+    return
+  how, program, reason = found.groups()
+  folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+  for file in folder.glob(f"{glob.escape(program)}-*"):  # JAX does not say which
+    with contextlib.suppress(OSError):
+      file.unlink()
+  if how == "reading":
+    warn(f"a compiled program in {folder} is damaged, and compiled anew: {reason}")
+    return
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
+  warn(f"compiled programs cannot be kept for the next run: {reason}")
+
+
+class _Spans:
+  """The time that the process spent on compiling, from JAX's events; one may be within another."""
+
+  def __init__(self) -> None:
+    self.all: list[tuple[float, float]] = []  # (start, seconds), one after the other
+    self.asked = self.found = 0
+    jax.monitoring.register_event_duration_secs_listener(self._took)
+    jax.monitoring.register_event_listener(self._happened)
+
+  def _took(self, event: str, seconds: float, **_: Any) -> None:
+    if not event.startswith(COMPILING):
+      return
+    start = time.monotonic() - seconds
+    while self.all and self.all[-1][0] >= start:  # it was a part of this
+      self.all.pop()
+    self.all.append((start, seconds))
+
+  def _happened(self, event: str, **_: Any) -> None:
+    self.asked += event == ASKED
+    self.found += event == FOUND
+
+
+_spans = _Spans()
+
+
+class Clock:
+  """Counts what is compiled from here on, in the whole process."""
+
+  def __init__(self) -> None:
+    self._began, self._asked, self._found = time.monotonic(), _spans.asked, _spans.found
+
+  @property
+  def seconds(self) -> float:
+    """Spent on tracing, lowering and compiling, or on reading what was compiled before."""
+    return sum(seconds for start, seconds in _spans.all if start >= self._began)
+
+  def describe(self) -> str:
+    """How long it took so far, and how much of it came from where."""
+    text = f"compiled in {self.seconds:.1f} s"
+    folder = jax.config.jax_compilation_cache_dir
+    if not folder or not jax.config.jax_enable_compilation_cache:
+      return text
+    found, asked = _spans.found - self._found, _spans.asked - self._asked
+    return f"{text}, {found} of {asked} programs from the cache in {folder}"

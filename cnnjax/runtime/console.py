@@ -1,0 +1,39 @@
+"""The console of the commands: plain text, on terminals, in files and in pipes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import rich.console
+
+from cnnjax.errors import drop, take_any_text
+
+WIDE = 10_000  # columns where there is no terminal: nothing is cut or wrapped
+
+
+class Console(rich.console.Console):
+  """rich's console for plain text: names stay as they are, and in a file nothing is wrapped.
+
+  Args:
+    reader_left: called once nobody reads what is printed, which is discarded from then on; None:
+      the BrokenPipeError is raised, and `errors.run` ends the command.
+    **options: those of rich.
+  """
+
+  def __init__(self, *, reader_left: Callable[[], None] | None = None, **options: Any):
+    take_any_text()
+    super().__init__(highlight=False, soft_wrap=True, emoji=False, markup=False, **options)
+    self._reader_left = reader_left
+    if not self.animated:
+      self.width = WIDE
+
+  @property
+  def animated(self) -> bool:
+    """Whether a bar can move: it is a terminal, and no file that FORCE_COLOR wants in colour."""
+    return self.is_terminal and self.file.isatty()
+
+  def on_broken_pipe(self) -> None:
+    """Called by rich, where the error is handled."""
+    if self._reader_left is None:
+      raise
+    drop(self.file)
+    self._reader_left()

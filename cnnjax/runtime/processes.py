@@ -1,0 +1,239 @@
+"""Many processes, one run: how they find each other, agree, and notice that one is gone.
+
+A process trains on its devices and reads its rows of each batch; the first one alone writes logs.
+JAX's own distributed engine carries it: https://docs.jax.dev/en/latest/multi_process.html
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pathlib
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cnnjax import errors
+from cnnjax.errors import TransientError, UserError, listed
+
+VARIABLES = {  # what a start script or cnnjax.launch sets, beside the flags
+  "coordinator": ("JAX_COORDINATOR_ADDRESS",),
+  "processes": ("JAX_NUM_PROCESSES",),
+  "process": ("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX"),  # the second by Kubernetes' indexed jobs
+}
+# Seconds after which a process that is not heard of counts as gone, well below a minute.
+HEARTBEAT = 20
+JOINING = 600  # seconds to wait for all to come: pods and hosts may start minutes apart
+
+
+def start(
+  coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+  """Joins the other processes, if there are any; before anything asks JAX for devices.
+
+  Args:
+    coordinator: HOST:PORT where the first process listens; None: of the environment, as the others.
+    processes: how many there are.
+    process: which this is, from 0.
+
+  Raises:
+    UserError: something of it is missing or wrong, or the others cannot be reached.
+  """
+  found = {"coordinator": coordinator, "processes": processes, "process": process}
+  for name, variables in VARIABLES.items():
+    values = [os.environ[v] for v in variables if os.environ.get(v)]
+    if found[name] is None and values:
+      found[name] = values[0]
+  asked = any(value is not None for value in (coordinator, processes, process))
+  asked |= found["coordinator"] is not None or found["processes"] is not None
+  if not asked and not _by_cluster(os.environ):
+    return
+  found = _checked(found) if asked else found
+  if found["processes"] == 1:
+    return
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  # Signals are ours: see signals.py and `worst`.
+  jax.config.update("jax_enable_preemption_service", False)
+  with _ended_by_signals():  # while it waits for the others, Python's handlers would not run
+    try:
+      jax.distributed.initialize(
+        found["coordinator"],
+        found["processes"],
+        found["process"],
+        cluster_detection_method="deactivate" if asked else None,
+        initialization_timeout=JOINING,
+        heartbeat_timeout_seconds=HEARTBEAT,
+        shutdown_timeout_seconds=HEARTBEAT,
+      )
+    except (RuntimeError, ValueError) as e:
+      reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+      raise TransientError(
+        f"process {found['process']} of {found['processes']} could not join the others at "
+        f"{found['coordinator']}: {reason}"
+      ) from e
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+  """Signals end the process at once, as they do where nobody handles them."""
+  names = ("SIGINT", "SIGTERM", "SIGHUP")
+  numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+  before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+  for number in before:
+    signal.signal(number, signal.SIG_DFL)
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def _by_cluster(environ: Mapping[str, str]) -> bool:
+  """Whether SLURM, Open MPI or a TPU pod runs several of us; JAX knows the rest."""
+  several = lambda name: environ.get(name, "1").isdigit() and int(environ.get(name, "1")) > 1
+  return (
+    (several("SLURM_NTASKS") and "SLURM_STEP_NODELIST" in environ and "SLURM_PROCID" in environ)
+    or (several("OMPI_COMM_WORLD_SIZE") and "OMPI_MCA_orte_hnp_uri" in environ)
+    or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
+  )
+
+
+def _checked(found: dict[str, Any]) -> dict[str, Any]:
+  """Numbers as numbers; UserError where one is missing or wrong."""
+  for name in VARIABLES:
+    if found[name] is None:
+      raise UserError(
+        f"--{name} is missing: many processes take --coordinator=HOST:PORT --processes=N "
+        f"--process=I, or {', '.join(names[0] for names in VARIABLES.values())}"
+      )
+  try:
+    processes, process = int(found["processes"]), int(found["process"])
+  except ValueError as e:
+    raise UserError(f"--processes and --process are numbers: {e}") from e
+  if processes < 1 or not 0 <= process < processes:
+    raise UserError(f"--process={process} of --processes={processes}: it counts from 0")
+  host, _, port = str(found["coordinator"]).rpartition(":")
+  if not host or not port.isdigit():
+    raise UserError(f"--coordinator={found['coordinator']} is not HOST:PORT, as 10.0.0.1:1234")
+  return {"coordinator": found["coordinator"], "processes": processes, "process": process}
+
+
+def several() -> bool:
+  """Whether there are others."""
+  return jax.process_count() > 1
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes."""
+  return jax.process_index() == 0
+
+
+def meet() -> None:
+  """Returns when all have called it."""
+  worst(0)
+
+
+def of_first(value: Any) -> Any:
+  """What the first process has: a number, or a tree of them; all have to call it."""
+  if not several():
+    return value
+  found = multihost_utils.broadcast_one_to_all(value)
+  return jax.tree.map(lambda x: np.asarray(x).item(), found)
+
+
+def made_by_first(make: Callable[[], pathlib.Path]) -> pathlib.Path:
+  """The path that the first process makes when all have come here; the others wait for it."""
+  if not several():
+    return make()
+  meet()
+  text = np.zeros(4096, np.uint8)  # as long as a path may be
+  if is_first():
+    raw = str(make()).encode()
+    text[: len(raw)] = np.frombuffer(raw, np.uint8)
+  found = np.asarray(multihost_utils.broadcast_one_to_all(text))
+  return pathlib.Path(bytes(found).rstrip(b"\0").decode())
+
+
+def asked_to_stop(caught: list[signal.Signals]) -> signal.Signals | None:
+  """The signal that this or another process caught, if one did; all have to call it."""
+  number = worst(max(caught, default=0))
+  return signal.Signals(number) if number else None
+
+
+def worst(number: int) -> int:
+  """The largest of the numbers that the processes have; all have to call it."""
+  if not several():
+    return number
+  return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def check_same(seen: Mapping[str, Any]) -> None:
+  """Compares what the processes see, as `repr` has it, by name; all have to call it.
+
+  Raises:
+    UserError: one sees something else; in all of them.
+  """
+  if not several():
+    return
+  digest = lambda value: hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
+  own = np.frombuffer(b"".join(map(digest, seen.values())), np.uint8).reshape(len(seen), 8)
+  differ = multihost_utils.process_allgather(own)  # [processes, names, 8]
+  differ = (differ != differ[:1]).any(-1)
+  if differ.any():
+    names = listed([name for name, there in zip(seen, differ.any(0), strict=True) if there])
+    others = listed([str(process) for process in np.flatnonzero(differ.any(1))])
+    raise UserError(
+      f"give all processes the same files: process {others} has another {names} than process 0; "
+      "data.path and --workdir lie on a disk that all share, or the data are equal copies"
+    )
+
+
+@contextlib.contextmanager
+def one_for_all() -> Iterator[None]:
+  """Ends this process at once if the work inside fails, so that the others notice and end too.
+
+  Alone, it does nothing. With others, JAX would wait for them on the way out, and they for it. What
+  they see then is a failed connection; a machine that vanished is noticed after HEARTBEAT seconds,
+  by JAX, which ends the process.
+  """
+  try:
+    yield
+  except Exception as e:
+    if not several():
+      raise
+    if (broken := _of_another(e)) is not None:
+      reason = " ".join(str(broken).split())[:200]
+      e = TransientError(
+        f"process {jax.process_index()}: another process of this run is gone, or a device failed "
+        f"({reason}). The same command on all of them goes on from the last checkpoint"
+      )
+    code = 1
+    try:
+      code = errors.run(functools.partial(_fail, e))
+    except Exception:
+      errors.tell(traceback.format_exc())
+    os._exit(code)
+
+
+def _of_another(error: BaseException | None) -> BaseException | None:
+  """What an error came from, if it may be that another process, or a device, is gone.
+
+  It shows in whatever needs the others first: a step, or the save or the evaluation after it.
+  """
+  while error is not None:
+    text = str(error)
+    kinds = jax.errors.JaxRuntimeError, TimeoutError
+    remote = isinstance(error, kinds) or "Gloo" in text  # which jax 0.10 raises as others too
+    if remote and "RESOURCE_EXHAUSTED" not in text and "emory" not in text:
+      return error
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def _fail(error: Exception) -> NoReturn:
+  raise error

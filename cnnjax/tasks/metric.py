@@ -1,0 +1,58 @@
+"""Metrics: which way is better, how they are named, and how they are written."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+OF_RUN = re.compile(r"(.+)/((?:seed|rate)=[^/]+)")  # the name of a metric of one of several runs
+_OF_OLDER = re.compile(r"(.+) \((seed|rate) ([^)]+)\)")  # and as older versions wrote it
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """A metric of a task. What monitors, chooses or prints it asks here, and guesses nothing."""
+
+  name: str  # as in the task's collection
+  better: Literal["max", "min"]
+  form: str = ".4g"  # of its value in words, as format() takes it
+  headline: bool = False  # stands in the line of an evaluation and in the result
+
+
+def named(weights: str, name: str) -> str:
+  """The name of a metric of some weights: of "raw" its own, of an average with that in front."""
+  return name if weights == "raw" else f"{weights}_{name}"
+
+
+def of_weights(metrics: Iterable[Metric], weights: Iterable[str]) -> dict[str, Metric]:
+  """The metrics of each of the weights, by `named`."""
+  metrics = tuple(metrics)
+  return {named(w, metric.name): metric for w in weights for metric in metrics}
+
+
+def of_each(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+  """Returns the metrics of each of several runs by its name; under "" those that are of no one."""
+  found: dict[str, dict[str, float]] = {"": {}}
+  for name, value in metrics.items():
+    match = OF_RUN.fullmatch(_OF_OLDER.sub(r"\1/\2=\3", name))
+    metric, run = match.groups() if match else (name, "")
+    found.setdefault(run, {})[metric] = value
+  return found
+
+
+def in_words(values: Mapping[str, float], metrics: Mapping[str, Metric], prefix: str = "") -> str:
+  """Returns values of one run, or means of seeds with their intervals, behind their names.
+
+  Those whose names begin with `prefix`, in the order and form of `metrics`, by names without it;
+  what is not there comes last.
+  """
+  bare = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+  names = [name for name in dict.fromkeys([*metrics, *bare]) if name in bare]
+  found = []
+  for name in names:
+    if name.endswith("_ci95"):
+      continue
+    form = metrics[name].form if name in metrics else Metric.form
+    interval = f" ± {bare[f'{name}_ci95']:{form}}" if f"{name}_ci95" in bare else ""
+    found.append(f"{name.replace('_', ' ')} {bare[name]:{form}}{interval}")
+  return ", ".join(found)

@@ -1,0 +1,87 @@
+"""Finds out how a run is doing: warnings, norms of layers, where NaN began."""
+
+import functools
+import math
+from typing import Any
+
+import optax
+
+from cnnjax import checkpoints, tasks
+from cnnjax.errors import UserError
+from cnnjax.training import health, state
+from cnnjax.training.program import Program
+
+
+def watch(program: Program) -> health.Watch | health.Watches | None:
+  """What warns in words, unless the config wants none."""
+  if not program.config.health.warnings:
+    return None
+  config = program.config
+  plain = program.task.loss_name == "cross_entropy"
+  plain &= not (program.teacher or config.task.class_weights)
+  watch = functools.partial(
+    health.Watch,
+    program.inputs.total,
+    config.monitor,
+    tasks.monitored(config).better,
+    guessing=math.log(program.task.num_classes) if plain else None,
+  )
+  return health.Watches(program.members.names, watch) if program.members.several else watch()
+
+
+def examine(program: Program, now: state.TrainState, feed: Any) -> dict[str, float]:
+  """Norms and dead units of each layer, in a step from `now` on a batch of `feed`, not taken."""
+  return health.counted(program.examine_step(now, feed, program.constants))
+
+
+def check_finite(program: Program, now: state.TrainState, saved: checkpoints.Checkpoints) -> None:
+  """Raises UserError if a loss or update so far was NaN or infinite, and says where it began.
+
+  Of learning rates that are tried, if all of them came to that: the others go on.
+  """
+  bad = int(now.bad_step.max() if program.config.rates else now.bad_step.min())
+  if bad == state.NEVER:
+    return
+  bad, last = int(now.bad_step.min()), saved.step()
+  kept = f"the last good one is of step {last:,}" if last is not None else "there is none yet"
+  where = (
+    trace(program, saved, bad)
+    if program.config.health.trace
+    else "health.trace=True names the layer where it begins"
+  )
+  raise UserError(
+    f"the loss or the update became NaN or infinite in step {bad + 1:,}; checkpoint: {kept}. "
+    "Try a lower optim.learning_rate, a longer optim.schedule.warmup, optim.clip_norm=1, or "
+    f"dtype=float32, in a new workdir. {where}"
+  )
+
+
+def trace(program: Program, saved: checkpoints.Checkpoints, bad: int) -> str:
+  """Where NaN or infinity began in step `bad`, from 0: the run goes there once more."""
+  now = program.new_state(abstract=True)
+  now = saved.restore(now) if saved.any() else program.new_state()
+  for step in range(now.steps_done, bad):
+    now = program.train_step(now, program.inputs.train.feed(step), 1)
+  jit = program.compiler.jit
+  batch = jit(program.inputs.train.take)(program.inputs.train.feed(bad), now.step)
+  examples = jit(program.prepare)(now.seed, now.step, batch, program.constants)
+  scale = 1.0 if now.loss_scale is None else now.loss_scale.scale
+
+  def updates(grads: Any, opt_state: Any, params: Any) -> Any:
+    grads = optax.tree.scale(1 / scale, grads)
+    return program.optimizer.update(
+      grads, opt_state, params, rate_scale=now.rate_scale, step=now.step, grad_fn=lambda *_: grads
+    )[0]
+
+  with program.treated():
+    return health.trace(
+      program.model,
+      lambda logits, examples, updated: scale * program.losses(logits, examples, updated),
+      now.variables,
+      examples.images,
+      examples.replace(key=None),
+      {"dropout": examples.key},
+      updates,
+      now.opt_state,
+      jit=jit,
+    )

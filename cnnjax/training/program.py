@@ -1,0 +1,289 @@
+"""The pieces of a run, and the compiled functions that are made from them."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cnnjax import augment, data, models, tasks
+from cnnjax.errors import Stopped
+from cnnjax.models import batch_stats
+from cnnjax.optim import averaging
+from cnnjax.runtime import sharding
+from cnnjax.tasks.metric import Metric, of_weights
+from cnnjax.training import health, loss_scale, members, monitor, state, steps
+from cnnjax.training.compiler import Compiler
+from cnnjax.training.failures import named_failures
+from cnnjax.training.teacher import Teacher
+
+EVERY = ("log", "eval", "checkpoint")  # what happens now and then
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The pieces of a run; its functions are compiled when they are first called."""
+
+  config: ConfigDict
+  mesh: Mesh
+  inputs: data.Inputs  # batches of each split, and how long the run is
+  members: members.Members  # the runs that are trained, mostly one
+  model: nn.Module
+  task: tasks.Task
+  schedule: optax.Schedule  # step -> learning rate
+  optimizer: optax.GradientTransformationExtraArgs
+  averages: averaging.Averaging
+  teacher: Teacher | None  # whose predictions are learnt as well
+  frozen: Any  # a tree like the parameters, true for what is not trained, or None
+  summary: dict[str, str]  # the start-up block
+
+  @functools.cached_property
+  def every(self) -> dict[str, int]:
+    """Steps between two of each."""
+    every = {name: (f"{name}_every", self.config[f"{name}_every"]) for name in EVERY}
+    if self.config.health.every is not None:
+      every["health"] = "health.every", self.config.health.every
+    return {name: max(1, self.inputs.to_steps(value, key)) for name, (key, value) in every.items()}
+
+  @property
+  def metrics(self) -> dict[str, Metric]:
+    """What is known of the metrics, by their names without the split."""
+    return of_weights(self.task.METRICS, ("raw", *self.averages.names))
+
+  @property
+  def per_dispatch(self) -> int:
+    """Steps in one program at most."""
+    return self.config.steps_per_dispatch or self.inputs.train.per_dispatch
+
+  def new_state(self, *, abstract: bool = False) -> state.TrainState:
+    """That of a run that begins; with `abstract`, shapes and shardings only."""
+    config = self.config
+
+    def rest(variables: dict[str, Any]) -> dict[str, Any]:
+      return {
+        "opt_state": self.optimizer.init(variables["params"]),
+        "averages": self.averages.init(variables),
+        "monitor": monitor.create(config),
+        "loss_scale": loss_scale.create(config.loss_scale, config.dtype),
+        "window": steps.no_metrics(self.task),
+        "epoch": self.task.no_metrics(),
+      }
+
+    shape = self.inputs.image_shape
+    where = self.mesh, config.mesh
+    return state.create(self.model, shape, rest, self.members, *where, abstract=abstract)
+
+  def no_metrics(self) -> Any:
+    """An empty window of training metrics, on the mesh."""
+    windows = self.members.stacked(steps.no_metrics(self.task))
+    return sharding.put(windows, sharding.replicated(self.mesh))
+
+  @functools.cached_property
+  def _normalize(self) -> Callable:
+    return steps.normalizer(self.inputs.meta["mean"], self.inputs.meta["std"])
+
+  @functools.cached_property
+  def prepare(self) -> Callable:
+    """See `steps.preparer`."""
+    teach = self.teacher.teach if self.teacher else None
+    return steps.preparer(self.task, augment.create(self.config.augment), self._normalize, teach)
+
+  def treated(self) -> contextlib.AbstractContextManager:
+    """How batch norms are treated in training."""
+    frozen, ghost = None, self.config.batch_norm.ghost
+    if self.frozen is not None:
+      shapes = state.abstract_variables(self.model, self.inputs.image_shape, self.mesh)
+      frozen = batch_stats.frozen_modules(shapes["params"], shapes["batch_stats"], self.frozen)
+    return batch_stats.treated(frozen=frozen, ghost=ghost)
+
+  @functools.cached_property
+  def losses(self) -> Callable:
+    """See `steps.losses`."""
+    return steps.losses(self.task, self.config.distill)
+
+  @functools.cached_property
+  def _gradients(self) -> Callable:
+    return steps.gradients(
+      self.model,
+      self.losses,
+      accumulate=self.config.accumulate,
+      matched=self.config.batch_norm.accumulated == "matched",
+      treated=self.treated,
+      frozen=self.frozen,
+      gather=self._gather,
+    )
+
+  @functools.cached_property
+  def _gather(self) -> Callable | None:
+    return sharding.gatherer(self.mesh, self.config.mesh)
+
+  @functools.cached_property
+  def compiler(self) -> Compiler:
+    """Compiles all functions of the run alike."""
+    return Compiler.of(self.config)
+
+  @functools.cached_property
+  def compiled_step(self) -> Callable:
+    """(state, feed, n, constants) -> state, n steps on."""
+    one = steps.train_step(
+      self._gradients,
+      self.task,
+      self.optimizer,
+      self.prepare,
+      self.averages,
+      self.inputs.steps_per_epoch,
+    )
+    run = steps.several(one, self.inputs.train.take, loop=self.per_dispatch > 1)
+    shapes = state.abstract_variables(self.model, self.inputs.image_shape, self.mesh)["params"]
+    asked = models.ops.compiler_options(self.model, shapes)
+    now = self.new_state(abstract=True)
+    where = {"out_shardings": jax.tree.map(lambda x: x.sharding, now)} if self.mesh.size > 1 else {}
+    return self.compiler.jit(run, (0, _axes_of_feed, None, None), asked, donate_argnums=0, **where)
+
+  def train_step(self, now: state.TrainState, feed: Any, n: int) -> state.TrainState:
+    """`now` after n steps, when they are done."""
+    with named_failures(self.config):
+      return jax.block_until_ready(self.compiled_step(now, feed, n, self.constants))
+
+  @functools.cached_property
+  def constants(self) -> Any:
+    """What the step takes beside the state and the feed: the teacher's variables."""
+    if not self.teacher:
+      return None
+    return sharding.put(self.teacher.variables, sharding.replicated(self.mesh))
+
+  @functools.cached_property
+  def eval_step(self) -> Callable:
+    """(variables, batch, mask) -> metrics."""
+    views = augment.views.create(self.config.eval_views)
+    step = steps.eval_step(self.model, self.task, self._normalize, views)
+    whole = self._gather or (lambda variables: variables)
+    replicated = sharding.replicated(self.mesh)
+    return self.compiler.jit(
+      lambda variables, *batch: step(whole(variables), *batch),
+      (0, None, None),
+      out_shardings=replicated,
+    )
+
+  @functools.cached_property
+  def moments_step(self) -> Callable:
+    """(variables, seed, step, feed) -> moments of the batch norms."""
+    one = steps.moments_step(self.model, self.prepare, self.treated)
+    take = self.inputs.train.take
+
+    def run(variables: Any, seed: Any, step: Any, feed: Any, constants: Any) -> Any:
+      return one(variables, seed, step, take(feed, step), constants)
+
+    jitted = self.compiler.jit(run, (0, 0, None, _axes_of_feed, None))
+    return lambda *args: jitted(*args, self.constants)
+
+  def training_metrics(self, now: state.TrainState, *, of_epoch: bool = False) -> dict[str, float]:
+    """Returns what the log says of the steps since its last line, and, if asked, of the epoch.
+
+    Those of the epoch are sums over its steps so far, named train/epoch_loss and the like.
+    """
+    metrics = {
+      name if name.startswith(steps.NORMS) else f"train/{name}": value
+      for name, value in self.members.compute(now.window).items()
+    }
+    if of_epoch:
+      found = self.members.compute(now.epoch)
+      metrics |= {f"train/epoch_{name}": value for name, value in found.items()}
+    if now.loss_scale is not None:  # while it comes down, all steps of a window may be left out
+      metrics = {name: value for name, value in metrics.items() if not math.isnan(value)}
+      metrics["loss_scale"] = float(now.loss_scale.scale.min())
+    return {**metrics, **self._rates(now)}
+
+  def _rates(self, now: state.TrainState) -> dict[str, float]:
+    """The learning rate of the step before `now`, as it was: in a sweep, and on a plateau."""
+    scales = np.asarray(now.rate_scale) * float(self.schedule(now.steps_done - 1))
+    if not self.config.rates:
+      return {"learning_rate": float(scales.flat[0])}
+    return self.members.report([{"learning_rate": float(rate)} for rate in scales])
+
+  def finished(self, now: state.TrainState) -> bool:
+    """Whether the run is at its end, or was stopped early."""
+    return now.steps_done >= self.inputs.total or monitor.stopped(now.monitor, self.config)
+
+  def watched(self, now: state.TrainState, measured: dict[str, float]) -> state.TrainState:
+    """`now` after an evaluation: what follows the monitored metric moves."""
+    config = self.config
+    if config.monitor not in measured:  # there is no validation split, or no SWA yet
+      return now
+    return now.replace(monitor=monitor.update(now.monitor, measured[config.monitor], config))
+
+  def weights(self, now: state.TrainState) -> dict[str, Any]:
+    """The variables that are evaluated: `raw`, and the averages that there are."""
+    return {
+      "raw": now.evaluated,
+      **{
+        name: {key: now.averages[name][key] for key in ("params", "batch_stats")}
+        for name in self.averages.ready(now.averages)
+      },
+    }
+
+  def with_optimizer_averages(self, now: state.TrainState) -> state.TrainState:
+    """Returns `now` with the averages that follow from the state of its optimizer."""
+    return now.replace(
+      averages=self.averages.with_optimizer_averages(now.averages, now.opt_state, now.params)
+    )
+
+  def to_measure(self, now: state.TrainState) -> list[str]:
+    """The weights whose batch statistics are measured for an evaluation: precise BN, SWA."""
+    if not jax.tree.leaves(now.batch_stats):
+      return []
+    return [name for name in self.weights(now) if averaging.measured(name, self.config)]
+
+  def measured(
+    self, now: state.TrainState, stop: Callable[[], Any] = lambda: None
+  ) -> state.TrainState:
+    """Returns `now` with averages and batch statistics of its step.
+
+    Batch statistics are measured on the batches before its step, an epoch of them at most, as they
+    were trained on.
+
+    Raises:
+      Stopped: `stop`, asked before each batch, said so.
+    """
+    now, step = self.with_optimizer_averages(now), now.steps_done
+    found = {name: [] for name in self.to_measure(now)}
+    batches = min(self.config.batch_norm.batches, self.inputs.steps_per_epoch, step)
+    for at in range(step - batches, step) if found else ():
+      if stop():
+        raise Stopped
+      feed = self.inputs.train.feed(at)
+      for name in found:
+        moments = self.moments_step(self.weights(now)[name], now.seed, jnp.asarray(at), feed)
+        found[name].append(moments)
+    for name, moments in found.items():
+      before = self.weights(now)[name]["batch_stats"]
+      now = now.with_statistics(name, batch_stats.pooled(moments, before))
+    return now
+
+  @functools.cached_property
+  def examine_step(self) -> Callable:
+    """(state, feed, constants) -> norms and dead units of each layer, in a step not taken."""
+
+    def examine(now: Any, feed: Any, constants: Any) -> dict[str, jax.Array]:
+      batch = self.inputs.train.take(feed, now.step)
+      examples = self.prepare(now.seed, now.step, batch, constants)
+      grads, updates, _, _ = steps.update(now, examples, self._gradients, self.optimizer)
+      with self.treated():
+        rngs = {"dropout": examples.key}
+        dead = health.dead_units(self.model, now.variables, examples.images, rngs)
+      return health.by_layer(now.params, grads, updates) | dead
+
+    return self.compiler.jit(examine)
+
+
+def _axes_of_feed(feed: Any) -> Any:
+  return feed.axes

@@ -1,0 +1,182 @@
+"""All that a training run carries from one step to the next."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.errors import ScopeParamShapeError
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cnnjax import models
+from cnnjax.errors import UserError
+from cnnjax.optim.averaging import SLOW
+from cnnjax.runtime import sharding
+from cnnjax.training.loss_scale import LossScale
+from cnnjax.training.members import Members
+from cnnjax.training.monitor import Monitor
+
+Path = tuple[str, ...]  # of a module
+NEVER = jnp.iinfo(jnp.int32).max
+# At its usual level LLVM spends 5 s (jax 0.10) to 47 s (0.12) on the random bits of a ResNet-20
+# that are drawn once; at level 1 it takes 2.5 s, and they are the same bits.
+CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 1}
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Parameters, statistics, optimizer, averages, counters, and the sums of training metrics.
+
+  With `step` and `seed` this is everything: the order of the data, the augmentation and the dropout
+  are functions of the two. Where several runs are trained as one program, every array has a leading
+  axis of runs; see members.py.
+  """
+
+  step: jax.Array  # [] int32, steps done
+  seed: jax.Array  # [] uint32
+  params: Any
+  batch_stats: Any
+  opt_state: optax.OptState
+  averages: dict[str, Any]  # of the parameters; see optim/averaging.py
+  rate_factor: jax.Array  # [] float32, times the schedule; other than 1 in a sweep of rates
+  monitor: Monitor
+  loss_scale: LossScale | None
+  window: Any  # sums of training metrics since they were last written
+  epoch: Any  # the same over the steps of this epoch; see steps.py
+  bad_step: jax.Array  # [] int32, the first step whose loss or update was not finite, or NEVER
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `model.apply` takes."""
+    return {"params": self.params, "batch_stats": self.batch_stats}
+
+  @property
+  def steps_done(self) -> int:
+    """`step` as a number; the same of all runs."""
+    return int(np.asarray(self.step).flat[0])
+
+  @property
+  def evaluated(self) -> dict[str, Any]:
+    """The variables that are evaluated as "raw": these, or with Lookahead the slow ones."""
+    return self.averages.get(SLOW, self.variables)
+
+  def with_statistics(self, weights: str, batch_stats: Any) -> "TrainState":
+    """The same with other batch statistics beside the "raw" parameters, or beside an average."""
+    if weights == "raw" and SLOW not in self.averages:
+      return self.replace(batch_stats=batch_stats)
+    weights = SLOW if weights == "raw" else weights
+    average = {**self.averages[weights], "batch_stats": batch_stats}
+    return self.replace(averages={**self.averages, weights: average})
+
+  @property
+  def rate_scale(self) -> jax.Array:
+    """What the rate of the schedule is multiplied by."""
+    fallen = self.monitor.plateau
+    return self.rate_factor if fallen is None else self.rate_factor * fallen.scale
+
+
+def create(
+  model: nn.Module,
+  image_shape: tuple[int, int, int],
+  rest: Callable[[dict[str, Any]], dict[str, Any]],
+  members: Members,
+  mesh: Mesh,
+  config: ConfigDict,
+  *,
+  abstract: bool = False,
+) -> TrainState:
+  """A fresh state for images of `[height, width, channels]`, born on the mesh.
+
+  Args:
+    model: what is trained.
+    image_shape: of the images.
+    rest: the fields of the state that depend on the variables or the config, given the variables.
+    members: the seeds and rates of the runs that are trained.
+    mesh: where it lies, as a whole or in parts.
+    config: `config.mesh`, which says how large the parts are.
+    abstract: shapes and shardings only; nothing is computed.
+  """
+
+  def init(seed: jax.Array, rate_factor: jax.Array) -> TrainState:
+    variables = _init(model, image_shape, seed)
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      seed=seed,
+      rate_factor=rate_factor,
+      **variables,
+      **rest(variables),
+      bad_step=jnp.full((), NEVER, jnp.int32),
+    )
+
+  # Of several runs there are no parts, so that the axis of runs is in nobody's way.
+  shapes = jax.eval_shape(jax.vmap(init) if members.several else init, *members.arguments)
+  where = sharding.of_state(shapes, mesh, config)
+  if abstract:
+    return sharding.laid_out(shapes, where)
+  options = CPU_INIT_OPTIONS if jax.default_backend() == "cpu" else None
+  return members.jit(init, out_shardings=where, compiler_options=options)(*members.arguments)
+
+
+def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh: Mesh) -> Any:
+  """Shapes and shardings of the variables; a model refuses images that it cannot take here."""
+  shapes = jax.eval_shape(lambda: _init(model, image_shape, 0))
+  return sharding.laid_out(shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes))
+
+
+def depths(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+  """Returns the place of each group of parameters, as "stage1_block1", in the forward pass, from 0.
+
+  A group is what the model calls; where it is or holds a registered model, what that one calls, as
+  "backbone/stage1_block1".
+  """
+  called: list[Path] = []
+  around: set[Path] = {()}  # registered models, and the modules that hold them
+
+  def note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    path = context.module.path
+    called.append(path)
+    if models.is_registered(context.module):
+      around.update(path[:n] for n in range(len(path) + 1))
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    params = jax.eval_shape(lambda: _init(model, image_shape, 0))["params"]
+  groups = lambda paths: dict.fromkeys(
+    next((path[:n] for n in range(len(path) + 1) if path[:n] not in around), ()) for path in paths
+  )
+  order = {path: place for place, path in enumerate(path for path in groups(called) if path)}
+  return {"/".join(path): order.get(path, 0) for path in groups(flatten_dict(params))}
+
+
+def check_sizes(
+  model: nn.Module, variables: Any, image_shape: tuple[int, int, int], sizes: Iterable[int]
+) -> None:
+  """Raises UserError unless the model takes square images of `sizes` beside `image_shape`."""
+  for size in sizes:
+    images = jax.ShapeDtypeStruct((1, size, size, image_shape[-1]), jnp.float32)
+    try:
+      jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+    except (ScopeParamShapeError, TypeError, UserError) as e:
+      raise UserError(
+        f"{type(model).__name__} is made for images of {image_shape[0]} pixels, and would see some "
+        f"of {size} (data.eval_size, data.progressive): {' '.join(str(e).split())}"
+      ) from e
+
+
+def _init(
+  model: nn.Module, image_shape: tuple[int, int, int], seed: jax.Array | int
+) -> dict[str, Any]:
+  images = jnp.zeros((1, *image_shape), jnp.float32)
+  return {"batch_stats": {}, **model.init(jax.random.key(seed), images, train=False)}
+
+
+def count(params: Any) -> int:
+  """The number of values in a tree of parameters."""
+  return sum(x.size for x in jax.tree.leaves(params))

@@ -1,0 +1,348 @@
+"""The pure training and evaluation steps, built from a model, a task and an optimizer."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from clu import metrics
+from jax.ad_checkpoint import checkpoint_name
+from ml_collections import ConfigDict
+
+from cnnjax import models
+from cnnjax.models import batch_stats as norms
+from cnnjax.training import health
+from cnnjax.training.loss_scale import MINIMUM
+from cnnjax.training.state import TrainState
+
+Batch = dict[str, jax.Array]  # image [batch, height, width, channels] uint8, label [batch] int32
+
+
+@flax.struct.dataclass
+class Examples:
+  """What a step learns from."""
+
+  images: jax.Array  # [batch, height, width, channels] float32, augmented and normalised
+  targets: jax.Array  # [batch, num_classes] float32
+  key: jax.Array  # of dropout
+  taught: jax.Array | None = None  # [batch, num_classes], logits of the run that is distilled
+
+
+@flax.struct.dataclass
+class Seen:
+  """What a forward pass of training gives beside the gradient."""
+
+  logits: jax.Array  # [batch, num_classes] float32
+  losses: jax.Array  # [batch] float32
+  batch_stats: Any  # running statistics after it
+  moments: Any  # of the batch, where they are asked for
+
+
+@flax.struct.dataclass
+class Norms(metrics.Collection):
+  """Means over the steps since the last line of the log; see `health.totals`."""
+
+  grad_norm: metrics.Average.from_output("grad_norm")
+  param_norm: metrics.Average.from_output("param_norm")
+  update_ratio: metrics.Average.from_output("update_ratio")
+
+
+@flax.struct.dataclass
+class Window:
+  """Training metrics since the last line of the log."""
+
+  task: metrics.Collection
+  norms: Norms
+
+  def merge(self, other: "Window") -> "Window":
+    return Window(self.task.merge(other.task), self.norms.merge(other.norms))
+
+  def compute(self) -> dict[str, jax.Array]:
+    return {**self.task.compute(), **self.norms.compute()}
+
+
+def no_metrics(task: Any) -> Window:
+  """A window of no step."""
+  none = jax.eval_shape(
+    lambda: Norms.single_from_model_output(**dict.fromkeys(NORMS, jnp.zeros(())))
+  )
+  return Window(task.no_metrics(), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), none))
+
+
+NORMS = tuple(Norms.__annotations__)
+
+
+def to_float(images: jax.Array) -> jax.Array:
+  """uint8 images as float32 in [0, 1]; augmentation works on these."""
+  return images.astype(jnp.float32) / 255.0
+
+
+def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
+  """images -> (images - mean) / std, per channel."""
+  mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+  return lambda images: (images - mean) / std
+
+
+def augmented(
+  task: Any, augment: Callable, seed: jax.Array | int, step: jax.Array | int, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """(images in [0, 1], targets, a key for dropout) of `step`: what is trained on, normalised."""
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  augment_key, dropout_key = jax.random.split(key)
+  images, targets = augment(augment_key, to_float(batch["image"]), task.targets(batch["label"]))
+  return images, targets, dropout_key
+
+
+def preparer(task: Any, augment: Callable, normalize: Callable, teach: Callable | None = None):
+  """Returns the pure function (seed, step, batch, constants) -> Examples.
+
+  `teach`: (constants, images in [0, 1]) -> logits of the run that is distilled.
+  """
+
+  def prepare(seed: jax.Array, step: jax.Array, batch: Batch, constants: Any) -> Examples:
+    images, targets, key = augmented(task, augment, seed, step, batch)
+    taught = None if teach is None else jax.lax.stop_gradient(teach(constants, images))
+    return Examples(normalize(images), targets, key, taught)
+
+  return prepare
+
+
+def losses(task: Any, distill: ConfigDict | None = None) -> Callable:
+  """Returns the pure function (logits, examples, updated) -> loss per example, `[batch]`.
+
+  That of the logits, of the auxiliary heads in `updated`, and of what is distilled: the weight and
+  the temperature of `config.distill`, toward `examples.taught`.
+  """
+
+  def loss(logits: jax.Array, examples: Examples, updated: Any) -> jax.Array:
+    found = task.loss(logits, examples.targets)
+    for aux_logits in jax.tree.leaves(updated.get("aux_logits", {})):
+      found += task.aux_weight * task.loss(aux_logits, examples.targets)
+    if examples.taught is None:
+      return found
+    toward = task.distill_loss(logits, examples.taught, distill.temperature)
+    return (1 - distill.weight) * found + distill.weight * toward
+
+  return loss
+
+
+def gradients(
+  model: nn.Module,
+  loss: Callable,
+  *,
+  accumulate: int = 1,
+  matched: bool = False,
+  treated: Callable[[], contextlib.AbstractContextManager] = norms.treated,
+  frozen: Any = None,
+  gather: Callable[[Any], Any] | None = None,
+) -> Callable:
+  """Returns the pure function (params, batch_stats, examples, scale) -> (grads, Seen).
+
+  Args:
+    model: what is trained.
+    loss: what `losses` returns.
+    accumulate: micro-batches that the examples are taken in, one after another.
+    matched: batch statistics move once, by those of all micro-batches together; else by each.
+    treated: how batch norms are treated while the model runs; see `models.batch_stats.treated`.
+    frozen: a tree like params, true where no gradient is taken.
+    gather: what `sharding.gatherer` returns, where the parameters lie in parts.
+  """
+  mutable = ["batch_stats", "aux_logits", *(["moments"] if matched else [])]
+
+  def loss_fn(params: Any, batch_stats: Any, examples: Examples, scale: Any) -> Any:
+    if gather:
+      params = checkpoint_name(gather(params), "whole")
+    if frozen is not None:
+      params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
+    with treated():
+      logits, updated = models.forward(
+        model,
+        {"params": params, "batch_stats": batch_stats},
+        examples.images,
+        train=True,
+        rngs={"dropout": examples.key},
+        mutable=mutable,
+      )
+    losses = loss(logits, examples, updated)
+    seen = Seen(logits, losses, updated.get("batch_stats", {}), updated.get("moments", {}))
+    return losses.mean() * scale, seen
+
+  if gather:  # the backward pass collects each parameter anew, and none is kept for it
+    policy = jax.checkpoint_policies.save_anything_except_these_names("whole")
+    loss_fn = jax.checkpoint(loss_fn, policy=policy)
+  grad = jax.grad(loss_fn, has_aux=True)
+  if accumulate == 1:
+    return grad
+
+  def accumulated(params: Any, batch_stats: Any, examples: Examples, scale: Any) -> Any:
+    # Each takes every n-th example: of a batch that lies on many devices, some of each.
+    split = lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+    join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    keys = jax.random.split(examples.key, accumulate)
+    micro = jax.tree.map(split, examples.replace(key=None)).replace(key=keys)
+
+    # A loop around convolutions takes XLA's slow path on CPU.
+    unroll = accumulate if jax.default_backend() == "cpu" else 1
+
+    def one(carry: Any, examples: Examples) -> Any:
+      stats, total = carry
+      if unroll > 1:
+        # XLA would begin all of them at once, and save no memory. A value of the gradients so far,
+        # though never taken, lets each wait for the last (on jax 0.10 an optimization_barrier
+        # does not: ResNet-20, batch 128 in 4, 288 MiB as without, 74 so).
+        so_far = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(total))
+        images = jnp.where(so_far > jnp.inf, so_far.astype(examples.images.dtype), examples.images)
+        examples = examples.replace(images=images)
+      grads, seen = grad(params, stats, examples, scale)
+      stats = stats if matched else seen.batch_stats
+      return (stats, optax.tree.add(total, grads)), seen.replace(batch_stats=None)
+
+    begin = batch_stats, optax.tree.zeros_like(params)
+    (stats, total), seen = jax.lax.scan(one, begin, micro, unroll=unroll)
+    if matched:
+      stats = norms.moved(batch_stats, seen.moments)
+    seen = Seen(join(seen.logits), join(seen.losses), stats, None)
+    return optax.tree.scale(1 / accumulate, total), seen
+
+  return accumulated
+
+
+def update(
+  state: TrainState, examples: Examples, gradients: Callable, optimizer: Any
+) -> tuple[Any, Any, Any, Seen]:
+  """(grads, updates, opt_state, Seen): what a step from `state` comes to."""
+  scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+
+  def grads_at(params: Any) -> tuple[Any, Seen]:
+    grads, seen = gradients(params, state.batch_stats, examples, scale)
+    return (grads if state.loss_scale is None else optax.tree.scale(1 / scale, grads)), seen
+
+  grads, seen = grads_at(state.params)
+  updates, opt_state = optimizer.update(
+    grads,
+    state.opt_state,
+    state.params,
+    rate_scale=state.rate_scale,
+    step=state.step,  # the optimizer's own count stands still where float16 leaves a step out
+    grad_fn=lambda params, _: grads_at(params)[0],
+  )
+  return grads, updates, opt_state, seen
+
+
+def train_step(
+  gradients: Callable,
+  task: Any,
+  optimizer: Any,
+  prepare: Callable,
+  averaging: Any,
+  steps_per_epoch: int,
+) -> Callable:
+  """Returns the pure function (state, batch, constants) -> state of one step.
+
+  Args:
+    gradients: what the function of that name returns.
+    task: whose metrics are summed.
+    optimizer: what `optim.create` returns.
+    prepare: what `preparer` returns.
+    averaging: what `optim.averaging.create` returns.
+    steps_per_epoch: after so many the sums of an epoch begin anew.
+  """
+
+  def step(state: TrainState, batch: Batch, constants: Any) -> TrainState:
+    begins = state.step % steps_per_epoch == 0
+    state = state.replace(epoch=jax.tree.map(lambda x: jnp.where(begins, 0, x), state.epoch))
+    examples = prepare(state.seed, state.step, batch, constants)
+    grads, updates, opt_state, seen = update(state, examples, gradients, optimizer)
+    measured = task.metrics(seen.logits, examples.targets, seen.losses)
+    totals = health.totals(state.params, grads, updates)
+    variables = {
+      "params": optax.apply_updates(state.params, updates),
+      "batch_stats": seen.batch_stats,
+    }
+    found = {
+      **variables,
+      "opt_state": opt_state,
+      "averages": averaging.update(state.averages, variables, state.step + 1),
+      "window": state.window.merge(Window(measured, Norms.single_from_model_output(**totals))),
+      "epoch": state.epoch.merge(measured),
+    }
+    loss_finite = jnp.isfinite(seen.losses.mean())
+    finite = loss_finite & _all_finite((totals, seen.batch_stats))
+    bad = ~finite
+    if state.loss_scale is not None:
+      # What the scale is for is an overflow of gradients, and such a step is left out.
+      before = {name: getattr(state, name) for name in found}
+      found = jax.tree.map(lambda new, old: jnp.where(finite, new, old), found, before)
+      found["loss_scale"] = state.loss_scale.adjust(finite)
+      bad &= ~loss_finite | (state.loss_scale.scale <= MINIMUM)
+    return state.replace(
+      step=state.step + 1,
+      bad_step=jnp.where(bad, jnp.minimum(state.bad_step, state.step), state.bad_step),
+      **found,
+    )
+
+  return step
+
+
+def _all_finite(tree: Any) -> jax.Array:
+  return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
+  """Returns (state, feed, n, constants) -> state: n steps on batches `take(feed, state.step)`.
+
+  A loop around convolutions is slow on CPU (XLA leaves its fast path inside `while`): there, one
+  step at a time, n being 1, with `loop` false. On GPU and TPU the loop saves dispatches.
+  """
+
+  def once(state: TrainState, feed: Any, n: int = 1, constants: Any = None) -> TrainState:
+    return step(state, take(feed, state.step), constants)
+
+  def steps(state: TrainState, feed: Any, n: int, constants: Any = None) -> TrainState:
+    return jax.lax.fori_loop(0, n, lambda _, s: once(s, feed, constants=constants), state)
+
+  return steps if loop else once
+
+
+def eval_step(model: nn.Module, task: Any, normalize: Callable, views: Callable) -> Callable:
+  """Returns the pure function (variables, batch, mask) -> metrics, summed where `mask` is true.
+
+  A prediction is the mean over the `views` of an image; see `augment.views`.
+  """
+
+  def step(variables: Any, batch: Batch, mask: jax.Array) -> Any:
+    images = views(to_float(batch["image"]))
+    logits = [models.forward(model, variables, normalize(view), train=False) for view in images]
+    logits = task.mean_prediction(logits)
+    targets = task.targets(batch["label"])
+    return task.metrics(logits, targets, task.eval_loss(logits, targets), mask)
+
+  return step
+
+
+def moments_step(
+  model: nn.Module, prepare: Callable, treated: Callable[[], contextlib.AbstractContextManager]
+) -> Callable:
+  """Returns the pure function (variables, seed, step, batch, constants) -> moments.
+
+  Those of the batch norms on the examples of `step` as they are trained on; see
+  `models.batch_stats.pooled`.
+  """
+
+  def step(variables: Any, seed: jax.Array, step: jax.Array, batch: Batch, constants: Any) -> Any:
+    examples = prepare(seed, step, batch, constants)
+    with treated():
+      _, found = model.apply(
+        variables,
+        examples.images,
+        train=True,
+        rngs={"dropout": examples.key},
+        mutable=["batch_stats", "moments", "aux_logits"],
+      )
+    return found.get("moments", {})
+
+  return step

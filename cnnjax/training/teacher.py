@@ -1,0 +1,45 @@
+"""A trained model that another learns from."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+
+from cnnjax import models
+from cnnjax.errors import UserError
+from cnnjax.training import steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A trained model whose predictions another learns (arXiv:1503.02531)."""
+
+  teach: Callable  # (variables, images in [0, 1]) -> logits
+  variables: Any
+  text: str
+  step: int | None = None  # of the checkpoint it is from
+
+  @classmethod
+  def of(
+    cls, model: nn.Module, variables: Any, mean: Sequence[float], std: Sequence[float]
+  ) -> "Teacher":
+    """A model with its variables; `mean` and `std` are those that it was trained with."""
+    normalize = steps.normalizer(mean, std)
+    teach = lambda variables, images: models.forward(
+      model, variables, normalize(images), train=False
+    )
+    return cls(teach, variables, type(model).__name__)
+
+
+def check_teacher(meta: dict[str, Any], teacher: Teacher | None) -> None:
+  """Raises UserError if a run learnt from another step of its teacher before it stopped.
+
+  `meta`: what was saved with its checkpoint.
+  """
+  now, before = teacher.step if teacher else None, meta.get("teacher_step")
+  if None not in (before, now) and before != now:
+    raise UserError(
+      f"this run learns from step {before:,} of its teacher ({teacher.text}), which is at step "
+      f"{now:,} by now: choose a new workdir, or give it the old checkpoint of the teacher alone"
+    )

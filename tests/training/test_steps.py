@@ -1,0 +1,292 @@
+"""The training step, by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from cnnjax import optim, tasks
+from cnnjax.config import default
+from cnnjax.models import layers
+from cnnjax.optim import averaging
+from cnnjax.training import loss_scale, monitor, state, steps
+from cnnjax.training.teacher import Teacher
+
+
+class WithAuxiliaryHead(nn.Module):
+  """Two linear heads on the mean of an image."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = x.mean(axis=(1, 2))
+    if train or self.is_initializing():
+      layers.auxiliary(self, "aux1", nn.Dense(3, name="aux1_head")(x))
+    return nn.Dense(3, name="head")(x)
+
+
+def state_of(variables, optimizer, task, scale=None):
+  """A fresh state, its loss times `scale`."""
+  config = default()
+  config.loss_scale.update(initial=scale or 1.0)
+  return state.TrainState(
+    step=jnp.int32(0), seed=jnp.uint32(0), **{"batch_stats": {}, **variables},
+    opt_state=optimizer.init(variables["params"]), averages={}, rate_factor=jnp.float32(1),
+    monitor=monitor.create(config), window=steps.no_metrics(task), epoch=task.no_metrics(),
+    bad_step=jnp.int32(state.NEVER),
+    loss_scale=loss_scale.create(config.loss_scale, "float16" if scale else "float32"),
+  )  # fmt: skip
+
+
+def step_of(model, task, optimizer):
+  """The jitted (state, batch) -> state, on images as they are."""
+  prepare = steps.preparer(task, lambda _, x, y: (x, y), lambda images: images)
+  step = steps.train_step(
+    steps.gradients(model, steps.losses(task)), task, optimizer, prepare,
+    averaging.Averaging(default().optim, None, False, None, 1), steps_per_epoch=4,
+  )  # fmt: skip
+  return jax.jit(lambda now, batch: step(now, batch, None))
+
+
+def test_auxiliary_heads_learn_by_their_weight():
+  """arXiv:1409.4842 section 5: loss + 0.3 * the loss of each auxiliary head."""
+  config = default()
+  config.task.aux_weight = 0.25
+  task = tasks.create(config.task, 3)
+  rng = np.random.default_rng(0)
+  images = rng.integers(256, size=(5, 2, 2, 3), dtype=np.uint8)
+  labels = np.array([0, 1, 2, 2, 1])
+  model, optimizer = WithAuxiliaryHead(), optax.with_extra_args_support(optax.sgd(1.0))
+  variables = model.init(jax.random.key(0), images / 255.0, train=False)
+  assert variables.keys() == {"params"}
+  before = state_of(variables, optimizer, task)
+  after = step_of(model, task, optimizer)(before, {"image": images, "label": labels})
+
+  x = (images / 255.0).mean(axis=(1, 2))
+  for head, weight in (("head", 1.0), ("aux1_head", 0.25)):
+    params = variables["params"][head]
+    logits = x @ params["kernel"] + params["bias"]
+    by_logits = weight * (jax.nn.softmax(logits) - np.eye(3)[labels]) / len(labels)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    close(after.params[head]["kernel"], params["kernel"] - x.T @ by_logits)
+    close(after.params[head]["bias"], params["bias"] - by_logits.sum(axis=0))
+
+
+class Small(nn.Module):
+  """A convolution, and batch norm if it may."""
+
+  norm: bool = False
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = layers.conv(4, 3, padding=1, dtype=jnp.float32, train=train, name="conv")(x)
+    if self.norm:
+      x = layers.batch_norm(dtype=jnp.float32, train=train, name="norm")(x)
+    return nn.Dense(3, name="head")(nn.relu(x).mean(axis=(1, 2)))
+
+
+@pytest.fixture(scope="module")
+def examples():
+  rng = np.random.default_rng(1)
+  images = rng.normal(size=(12, 5, 5, 2)).astype(np.float32)
+  targets = rng.dirichlet(np.ones(3), size=12).astype(np.float32)  # as mixed ones are
+  return steps.Examples(jnp.asarray(images), jnp.asarray(targets), jax.random.key(0))
+
+
+def grads_of(model, examples, variables, **options):
+  task = tasks.create(default().task, 3)
+  take = jax.jit(steps.gradients(model, steps.losses(task), **options))
+  return take(variables["params"], variables.get("batch_stats", {}), examples, 1.0)
+
+
+def close(a, b):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), a, b)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 12])
+def test_micro_batches_give_the_gradient_of_the_batch(examples, accumulate):
+  model = Small()
+  variables = model.init(jax.random.key(0), examples.images, train=False)
+  whole, seen = grads_of(model, examples, variables)
+  parts, seen_in_parts = grads_of(model, examples, variables, accumulate=accumulate)
+  close(whole, parts)
+  close(seen.losses, seen_in_parts.losses)  # each at its place
+  close(seen.logits, seen_in_parts.logits)
+
+
+def test_statistics_of_micro_batches(examples):
+  """Matched: those of the first norm move as by the whole batch. Each: one after another."""
+  model = Small(norm=True)
+  variables = model.init(jax.random.key(0), examples.images, train=False)
+  _, whole = grads_of(model, examples, variables)
+  _, matched = grads_of(model, examples, variables, accumulate=3, matched=True)
+  close(whole.batch_stats, matched.batch_stats)
+  _, each = grads_of(model, examples, variables, accumulate=3)
+  stats = variables["batch_stats"]
+  for i in range(3):
+    part = jax.tree.map(lambda x: x[i::3], examples.replace(key=None))  # noqa: B023
+    part = part.replace(key=examples.key)
+    _, seen = grads_of(model, part, {**variables, "batch_stats": stats})
+    stats = seen.batch_stats
+  close(stats, each.batch_stats)
+
+
+def test_no_gradient_of_what_is_frozen(examples):
+  model = Small()
+  variables = model.init(jax.random.key(0), examples.images, train=False)
+  frozen = jax.tree.map(lambda _: False, variables["params"])
+  frozen["conv"] = jax.tree.map(lambda _: True, frozen["conv"])
+  grads, _ = grads_of(model, examples, variables, frozen=frozen)
+  whole, _ = grads_of(model, examples, variables)
+  assert not np.any(grads["conv"]["kernel"])
+  close(grads["head"], whole["head"])
+
+
+class InBfloat16(nn.Module):
+  """Whose heads leave their logits in bfloat16, as a user's may."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = x.mean(axis=(1, 2))
+    if train or self.is_initializing():
+      layers.auxiliary(self, "aux1", nn.Dense(3, name="aux1_head", dtype=jnp.bfloat16)(x))
+    return nn.Dense(3, name="head", dtype=jnp.bfloat16)(x)
+
+
+def test_what_is_made_of_logits_is_float32_whatever_the_model_computes_in():
+  """Losses in training, of auxiliary heads, toward a teacher, metrics, means over views."""
+  config = default()
+  task, model = tasks.create(config.task, 3), InBfloat16()
+  rng = np.random.default_rng(0)
+  images = rng.integers(256, size=(64, 4, 4, 3), dtype=np.uint8)
+  labels = rng.integers(3, size=64)
+  x = steps.to_float(images)
+  variables = jax.tree.map(lambda p: 20 * p, model.init(jax.random.key(0), x, train=False))
+
+  def entropy(head):  # in float64, of the logits as they left the model
+    layer = nn.Dense(3, dtype=jnp.bfloat16)
+    logits = layer.apply({"params": variables["params"][head]}, x.mean(axis=(1, 2)))
+    logits = np.asarray(logits, np.float64)
+    return np.log(np.exp(logits).sum(-1)) - logits[np.arange(64), labels], logits
+
+  (by_head, logits), (by_auxiliary, _) = entropy("head"), entropy("aux1_head")
+  plain = lambda images: images
+  close = functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-6)
+  teacher = Teacher.of(model, variables, (0.0,) * 3, (1.0,) * 3)
+  prepare = steps.preparer(task, lambda _, x, y: (x, y), plain, teacher.teach)
+  take = steps.gradients(model, steps.losses(task))
+  evaluate = steps.eval_step(model, task, plain, lambda images: [images, images])
+
+  @jax.jit
+  def found(variables, batch):
+    examples = prepare(0, 0, batch, variables)
+    _, seen = take(variables["params"], {}, examples.replace(taught=None), 1.0)
+    return examples.taught, seen, evaluate(variables, batch, jnp.ones(64, bool))
+
+  taught, seen, measured = found(variables, {"image": images, "label": labels})
+  assert {taught.dtype, seen.logits.dtype, measured.loss.total.dtype} == {jnp.dtype("float32")}
+  close(taught, logits)
+  close(seen.losses, by_head + config.task.aux_weight * by_auxiliary)
+  close(measured.loss.compute(), by_head.mean())
+
+
+def test_distillation_weighs_both_losses(examples):
+  task = tasks.create(default().task, 3)
+  config = default().distill
+  config.update(weight=0.25, temperature=3.0)
+  logits, taught = np.random.default_rng(2).normal(size=(2, 12, 3)).astype(np.float32)
+  found = steps.losses(task, config)(logits, examples.replace(taught=taught), {})
+  soft = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+  p, q = soft(taught / 3.0), soft(logits / 3.0)
+  toward = 9.0 * (p * (np.log(p) - np.log(q))).sum(-1)
+  plain = -(np.asarray(examples.targets) * np.log(soft(logits))).sum(-1)
+  np.testing.assert_allclose(found, 0.75 * plain + 0.25 * toward, rtol=1e-4)
+
+
+def test_the_scale_of_the_loss_changes_no_update(examples):
+  """Nor that of SAM, which takes two gradients: a power of two rounds nothing."""
+  config = default().optim
+  config.update(sam_rho=0.5)
+  model, task = WithAuxiliaryHead(), tasks.create(default().task, 3)
+  variables = model.init(jax.random.key(0), examples.images, train=False)
+  optimizer = optim.create(config, lambda _: 0.1, variables["params"])
+  take = steps.gradients(model, steps.losses(task))
+  one = jax.jit(lambda now: steps.update(now, examples, take, optimizer)[:2])
+  plain = one(state_of(variables, optimizer, task))
+  scaled = one(state_of(variables, optimizer, task, 2.0**10))
+  close(plain, scaled)
+
+
+class Overflowing(nn.Module):
+  """A linear head, and a statistic that is infinite after a step of training."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = x.mean(axis=(1, 2))
+    moving = self.variable("batch_stats", "mean", lambda: jnp.zeros(()))
+    if train:
+      moving.value = jnp.float32(jnp.inf)
+    return nn.Dense(3, name="head")(x)
+
+
+@pytest.mark.parametrize("scale, bad", [(None, 0), (2.0, state.NEVER), (1.0, 0)])
+def test_a_statistic_that_overflows_ends_the_run_or_lowers_the_scale(scale, bad):
+  """With loss scaling the step is left out, as long as the scale can come down."""
+  model, task = Overflowing(), tasks.create(default().task, 3)
+  optimizer = optax.with_extra_args_support(optax.sgd(1.0))
+  batch = {"image": jnp.full((6, 2, 2, 3), 99, jnp.uint8), "label": jnp.arange(6) % 3}
+  variables = model.init(jax.random.key(0), batch["image"] / 255, train=False)
+  before = state_of(variables, optimizer, task, scale)
+  after = step_of(model, task, optimizer)(before, batch)
+  assert int(after.bad_step) == bad and int(after.step) == 1
+  if scale is not None:
+    assert float(after.loss_scale.scale) == 1.0
+    jax.tree.map(np.testing.assert_array_equal, before.variables, after.variables)
+
+
+def test_dropout_and_augmentation_draw_from_keys_of_their_own():
+  task, taken = tasks.create(default().task, 3), []
+
+  def augment(key, images, targets):
+    taken.append(key)
+    return images, targets
+
+  batch = {"image": jnp.zeros((2, 4, 4, 1), jnp.uint8), "label": jnp.zeros(2, jnp.int32)}
+  for seed, step in ((0, 0), (0, 1), (1, 0)):
+    taken.append(steps.augmented(task, augment, seed, step, batch)[2])
+  assert len({tuple(jax.random.key_data(key).tolist()) for key in taken}) == 6
+
+
+class Dropping(nn.Module):
+  """64 ones, half of them dropped."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    ones = jnp.ones((len(x), 64)) * self.param("one", nn.initializers.ones, ())
+    return nn.Dropout(0.5, deterministic=not train)(ones)
+
+
+def test_every_step_and_micro_batch_drops_others(examples):
+  model = Dropping()
+  params = model.init(jax.random.key(0), examples.images, train=False)["params"]
+  take = jax.jit(steps.gradients(model, lambda logits, *_: logits.sum(-1), accumulate=3))
+  seen = [take(params, {}, examples.replace(key=jax.random.key(k)), 1.0)[1] for k in (0, 1)]
+  kept = [np.asarray(one.logits[i::3] > 0).tobytes() for one in seen for i in range(3)]
+  assert len(set(kept)) == 6
+
+
+def test_micro_batches_take_less_memory():
+  """By XLA's own count. Without a loop it would begin all of them at once, and save nothing."""
+  images = jnp.zeros((64, 16, 16, 2))
+  model, task = Small(), tasks.create(default().task, 3)
+  variables = model.init(jax.random.key(0), images, train=False)
+  batch = steps.Examples(images, jnp.zeros((64, 3)), jax.random.key(0))
+  needed = []
+  for accumulate in (1, 8):
+    take = jax.jit(steps.gradients(model, steps.losses(task), accumulate=accumulate))
+    compiled = take.lower(variables["params"], {}, batch, 1.0).compile()
+    needed.append(compiled.memory_analysis().temp_size_in_bytes)
+  assert needed[1] < needed[0] / 2, needed
