@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from cnnjax import augment, checkpoints, data, models, train, writers
-from cnnjax.programs import Program
+from cnnjax.training.program import Program
 
 BATCH, PER_EPOCH, EPOCHS, CLASSES, SMOOTHING, DECAY = 8, 5, 3, 3, 0.1, 0.01
 MEAN, STD = (0.4, 0.5), (0.3, 0.2)
