@@ -20,7 +20,7 @@ each_file = pytest.mark.parametrize("name", FILES)
 OWNERS = {
   "orbax": "checkpoints/__init__.py",
   "tensorflow_datasets": "data/tfds.py",
-  "tensorboardX": "writers/__init__.py",
+  "tensorboardX": "writers/tensorboard.py",
   "grain": "data/streaming.py",
   "rich.console": "runtime/console.py",
 }

@@ -1,0 +1,240 @@
+"""The writers of a run: what the loop calls to show its metrics and to keep them."""
+
+import contextlib
+import math
+import pathlib
+import signal
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cnnjax.errors import TransientError, number
+from cnnjax.runtime import compiling, processes, profiling
+from cnnjax.tasks.metric import Metric, named
+from cnnjax.training import health
+from cnnjax.writers import metrics_file, results
+from cnnjax.writers.display import Display
+from cnnjax.writers.meter import Meter
+from cnnjax.writers.sinks import PARTIAL, Sink
+from cnnjax.writers.tensorboard import TensorBoard
+from cnnjax.writers.unreadable import Unreadable
+
+
+def open_sinks(
+  folder: pathlib.Path, kept: Iterable[Mapping[str, float]], first_step: int
+) -> list[Sink]:
+  """Opens what keeps the metrics of a run; a new kind of sink is one more entry here.
+
+  Args:
+    folder: the workdir.
+    kept: the lines of metrics.jsonl that the run goes on from.
+    first_step: of the lines to come.
+  """
+  return [metrics_file.MetricsFile(folder, kept), TensorBoard(folder, first_step)]
+
+
+class Writers:
+  """Shows the metrics of a run and writes them to the sinks.
+
+  Of several processes the first one does; the others take part in silence.
+
+  Args:
+    folder: the workdir.
+    start: the step the run starts or goes on from. Lines of later steps are of work that was
+      lost with the process that did it, and are dropped: it will be done again.
+    total: the steps of the whole run.
+    steps_per_epoch: to show epochs.
+    batch_size: to show images per second.
+    watch: reads each line and returns warnings; None: nothing warns.
+    devices: that share a batch.
+    profile: `config.profile`; None: no steps are traced.
+    clock: of what was compiled since the run began; None: since now.
+    metrics: of the task and the weights that are evaluated, by name; the headlines are said.
+    monitor: the metric that says which of several learning rates is the best.
+  """
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    start: int,
+    total: int,
+    steps_per_epoch: int,
+    batch_size: int,
+    watch: health.Watch | None = None,
+    *,
+    devices: int = 1,
+    profile: ConfigDict | None = None,
+    clock: compiling.Clock | None = None,
+    metrics: Mapping[str, Metric] = types.MappingProxyType({}),
+    monitor: str = "",
+  ):
+    first = processes.is_first()
+    self._steps_per_epoch, self._watch = steps_per_epoch, watch
+    self._results = results.Results(metrics, monitor)
+    self.latest: dict[str, float] = {}  # the newest value of every metric
+    self._measured: set[str] = set()  # the splits that are measured at the newest step
+    found = [line for line in metrics_file.read_metrics(folder) if line["step"] <= start]
+    kept = [line for line in found if PARTIAL not in line]
+    for line in kept:
+      self._note(line)
+    self._before = metrics_file.set_aside(folder) if first and not start else 0
+    # A partial line at `start` is taken back: the whole one follows.
+    first_step = start + 1 if kept == found else start
+    self._sinks = open_sinks(folder, kept, first_step) if first else []
+    self._unwritten: tuple[int, Callable] | None = None  # a step, and what reads its metrics
+    self._meter = Meter(start, total, batch_size, devices, clock)
+    self._display = Display(self._meter, steps_per_epoch, folder, quiet=not first)
+    self._unreadable = Unreadable(folder, self.say) if first else None
+    self.trace = profiling.Trace(profile, folder, self._traced)
+
+  def __enter__(self) -> "Writers":
+    self._display.open()
+    return self
+
+  def __exit__(self, error: type[BaseException] | None = None, *_: Any) -> None:
+    self._display.close()
+    self.trace.close()
+    try:
+      self._write_rest(error)
+      for sink in self._sinks:
+        sink.close()
+    except OSError:  # a full disk; what has ended the run already says so better
+      if error is None:
+        raise
+
+  def _write_rest(self, error: type[BaseException] | None) -> None:
+    """Writes a line of the steps since the last one, where a run ends before its next is due.
+
+    It is marked as partial. Nothing is written where the loss is no number, where the workdir may
+    be another run's by now, or where the step was broken off.
+    """
+    gone = error and (issubclass(error, TransientError) or not issubclass(error, Exception))
+    if gone or not self._unwritten:
+      return
+    step, read = self._unwritten
+    with contextlib.suppress(RuntimeError):  # the arrays are given away to the step that failed
+      metrics = read()
+      if math.isfinite(metrics.get("train/loss", 0.0)):
+        self._put({**self._line(step, metrics), PARTIAL: True})
+
+  def say(self, text: str) -> None:
+    """A line for the person who watches."""
+    self._display.say(text)
+
+  def block(self, lines: Mapping[str, str], *, finished: bool) -> None:
+    """The start-up block, a name and a text a line, and where the run stands."""
+    self._display.block(lines, finished=finished, before=self._before)
+
+  def name_unreadable(self, skipped: Mapping[str, str]) -> None:
+    """Says which images could not be read, new ones, and lists them in the workdir."""
+    if self._unreadable:
+      self._unreadable.name(skipped)
+
+  def restart_clock(self, step: int) -> None:
+    """From here on time counts as training: call it after compiling, evaluating, saving."""
+    self._meter.restart(step)
+
+  def _traced(self, text: str, step: int) -> None:
+    """Says where a trace that ended with `step` is; writing it takes seconds."""
+    self.say(text)
+    self.restart_clock(step)
+
+  def progress(self, step: int, read: Callable[[], Mapping[str, float]]) -> None:
+    """Moves the bar, or prints a line now and then; metrics are `read` only to be shown."""
+    self._unwritten = step, read
+    if self._meter.advance(step):
+      self.say(self._meter.describe_compiling())
+    self._display.progress(step, read)
+
+  def write_training(self, step: int, metrics: Mapping[str, float]) -> None:
+    """The training metrics since the last such line, and the speed."""
+    self._unwritten, meter = None, self._meter
+    speed = {"images_per_second": meter.rate(step)} if meter.timed(step) else {}
+    self.write(step, {**metrics, **speed})
+
+  def write_evaluation(
+    self,
+    step: int,
+    split: str,
+    weights: str,
+    metrics: Mapping[str, float],
+    *,
+    of: int | None = None,
+  ) -> dict[str, float]:
+    """The metrics of a split; returns them under their full names.
+
+    `weights`: "raw", or the average that was evaluated, which then stands in the names:
+    validation/ema_accuracy. `of`: the step that they are of, where one was restored.
+    """
+    of = step if of is None else of
+    found = {f"{split}/{named(weights, name)}": value for name, value in metrics.items()}
+    self.write(step, found if of == step else {**found, "restored_step": of})
+    steps = step, self._meter.total
+    done, whole = (round(n / self._steps_per_epoch, 2) for n in steps)
+    at = f"epoch {done:g} of {whole:g}" if of == step else f"best step, {of:,}"
+    name = split if weights == "raw" else f"{split} of {weights}"
+    lines = self._results.of_evaluation(
+      at, name, metrics, self.latest, losses=of == step, chosen=split == "test"
+    )
+    for line in lines:
+      self.say(line)
+    return found
+
+  def has(self, step: int, split: str) -> bool:
+    """Whether the metrics of a split at `step` are written."""
+    return self.latest.get("step") == step and split in self._measured
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes a line to the sinks, and says what is to be warned of."""
+    line = self._line(step, metrics)
+    for warning in self._note(line):
+      self.say(f"warning: {warning}")
+    self._put(line)
+
+  def _line(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {"step": step, "epoch": round(step / self._steps_per_epoch, 6), **metrics}
+
+  def _put(self, line: Mapping[str, float]) -> None:
+    for sink in self._sinks:
+      sink.write(line)
+
+  def _note(self, line: Mapping[str, float]) -> list[str]:
+    """Takes in a line, new or old; returns what is to be warned of."""
+    if line["step"] != self.latest.get("step"):
+      self._measured = set()
+    self._measured |= {name.split("/")[0] for name in line}
+    self.latest |= line
+    return self._watch.see(line) if self._watch else []
+
+  def report(
+    self,
+    folder: pathlib.Path,
+    step: int,
+    best: int | None,
+    stopped_by: signal.Signals | None,
+    *,
+    restored: int | None = None,
+    arrays: bool = False,
+  ) -> None:
+    """The last words: the result, of the step that was `restored` or the last, and where it is.
+
+    `arrays`: the run is on arrays, which only Python can give again.
+    """
+    self._display.close()
+    meter, latest = self._meter, self.latest
+    if stopped_by and step < meter.total:
+      self.say(results.of_stop(stopped_by.name, folder, step, meter.total, arrays=arrays))
+      return
+    done = step - meter.start
+    did = f"trained {number(done, 'step')} in {meter.took()} ({meter.describe()}). "
+    if step < meter.total:
+      self.say(f"stopped early, at step {step:,} of {meter.total:,}")
+    self.say((did if done > 0 else "") + self._results.of_test(latest, restored))
+    for line in self._results.of_best(latest, best, arrays=arrays):
+      self.say(line)
+    self.say(
+      f"in {folder}: config.json, metrics.jsonl, trained_on.json, checkpoints/, TensorBoard events"
+    )
+    self.say(f"evaluate with: {results.how_to_evaluate(folder, latest, restored, arrays=arrays)}")
