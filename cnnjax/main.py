@@ -26,7 +26,7 @@ from cnnjax.runtime.paths import to_path
 
 
 def keys_help() -> str:
-  """The config keys with their defaults and comments, as config.py has them."""
+  """The config keys with their defaults and comments, as keys.py has them."""
   source = inspect.getsource(keys).split("# [keys]")[1].split("# [end]")[0].splitlines()
   shown = "\n".join(line for line in source if line.startswith("  c.") or not line)
   # The comment of a group is a heading, and says what its keys are about.

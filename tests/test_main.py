@@ -116,8 +116,10 @@ def test_bad_input_is_one_line(fails, nothing_built, tmp_path, argv, words):
     (f"{CONFIGS}/resnt.py", "resnet.py'? Choose from"),
     (f"{CONFIGS}/resnet", "resnet.py'? Choose from"),
     (f"{CONFIGS}/resnet.py:cifr10", "mean 'cifar10'? Choose from: bag_of_tricks, cifar10"),
-    ("nowhere/resnet.py", "no config file 'nowhere/resnet.py'"),
-    ("resnet", "no config file 'resnet'"),
+    ("nowhere/resnet.py", "file 'nowhere/resnet.py'. Did you mean 'configs/resnet.py'?"),
+    ("resnet", "file 'resnet'. Did you mean 'configs/resnet.py'?"),
+    ("configs/resnt.py:cifar10", "mean 'configs/resnet.py'?"),
+    ("configs/resnet.py:cifr10", "mean 'cifar10'?"),
     ("", "which config?"),
     (str(CONFIGS), "config file"),
     (f"{CONFIGS.parent}/pyproject.toml", "config file"),
@@ -127,11 +129,11 @@ def test_unknown_config_file_or_preset(fails, nothing_built, argument, words):
   assert words in fails(f"--config={argument}")
 
 
-@pytest.mark.parametrize("name", ["resnet", "config/resnet.py", "configs/resnet"])
+@pytest.mark.parametrize("name", ["myresnet", "config/my_resnet.py", "configs/my_resnet"])
 def test_the_configs_of_the_working_directory_are_offered(fails, nothing_built, tmp_path, name):
   (tmp_path / "configs").mkdir()
-  (tmp_path / "configs" / "resnet.py").touch()
-  assert "Did you mean 'configs/resnet.py'?" in fails(f"--config={name}")
+  (tmp_path / "configs" / "my_resnet.py").touch()
+  assert "Did you mean 'configs/my_resnet.py'?" in fails(f"--config={name}")
 
 
 def test_nan_in_a_config_file(fails, nothing_built, tmp_path):

@@ -313,8 +313,7 @@ def test_a_new_key_whose_default_is_none_takes_any_value(monkeypatch):
     return config
 
   flat = flatten(with_own())
-  for module in (keys, configs):
-    monkeypatch.setattr(module, "default", with_own)
+  monkeypatch.setattr(keys, "default", with_own)
   monkeypatch.setattr(keys, "defaults", lambda: flat)
   monkeypatch.setattr(keys, "types", keys.types.__wrapped__)
   for text, value in {"words": "words", "3": 3, "0.5": 0.5, "(1, 2)": (1, 2), "none": None}.items():

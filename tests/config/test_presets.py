@@ -2,7 +2,10 @@
 
 import contextlib
 import pathlib
+import shutil
+import subprocess
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -13,7 +16,8 @@ from cnnjax import config as configs
 from cnnjax.config import default, durations, flatten, from_json, override, to_json
 from cnnjax.errors import UserError
 
-FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+ROOT = pathlib.Path(__file__).parents[2]
+FILES = sorted((ROOT / "configs").glob("*.py"))
 
 
 def presets(file):
@@ -46,6 +50,43 @@ def test_every_preset_is_valid(file, preset, no_data_needed):
   assert (config.data.source == "tfds") == bool(config.data.name)
   parsed = [durations.parse(b, "") for b in config.optim.schedule.boundaries]
   assert len({unit for _, unit in parsed}) <= 1 and parsed == sorted(parsed)
+
+
+def test_presets_are_found_from_any_folder(tmp_path, monkeypatch):
+  """And a file of that name in the working directory comes first."""
+  monkeypatch.chdir(tmp_path)
+  assert configs.load("configs/mlp.py:mnist") == configs.load(f"{ROOT}/configs/mlp.py:mnist")
+  with pytest.raises(UserError, match=r"unknown config file 'other/mlp.py'"):
+    configs.load("other/mlp.py")
+  (tmp_path / "configs").mkdir()
+  (tmp_path / "configs" / "mlp.py").write_text(
+    "from cnnjax.config import default\ndef get_config(): return default()\n"
+  )
+  assert configs.load("configs/mlp.py") == default()
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_the_presets(tmp_path):
+  """Unpacked in a folder of its own, with other people's `configs` beside it."""
+  source, place = tmp_path / "source", tmp_path / "site"
+  for name in ("cnnjax", "configs"):
+    shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+  for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    shutil.copy(ROOT / name, source)
+  build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), "./source"]
+  subprocess.run(build, cwd=tmp_path, check=True, timeout=300)
+  with zipfile.ZipFile(next(tmp_path.glob("cnnjax-*.whl"))) as wheel:
+    wheel.extractall(place)
+  (place / "configs").mkdir()
+  code = (
+    "from cnnjax import config; print(config.__file__); "
+    "print(config.to_json(config.load('configs/mlp.py:mnist')))"
+  )
+  command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(place)!r}); {code}"]
+  done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+  file, _, found = done.stdout.partition("\n")
+  assert pathlib.Path(file).is_relative_to(place)
+  assert from_json(found) == configs.load(f"{ROOT}/configs/mlp.py:mnist")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,190 @@
+"""Finds config files, runs them, and puts the values of a command line on top."""
+
+import contextlib
+import importlib.util
+import inspect
+import os
+import pathlib
+import re
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from cnnjax.config import keys
+from cnnjax.config.keys import flatten
+from cnnjax.config.values import override, parse_value, unknown_key
+from cnnjax.errors import UserError, unknown
+from cnnjax.runtime.paths import PathLike, to_path
+
+FOLDER = "configs"  # of a clone, and of the package that a wheel installs
+
+
+def split_argument(argument: str) -> tuple[str, str]:
+  """(FILE, PRESET) of `FILE` or `FILE:PRESET`, where the path may have colons of its own."""
+  colons = [at for at, letter in enumerate(argument) if letter == ":"]
+  for at in (*colons, len(argument)):
+    if os.path.isfile(to_path(argument[:at])):  # unlike Path.is_file, also for too long a name
+      return argument[:at], argument[at + 1 :]
+  path, suffix, preset = argument.rpartition(".py:")
+  return (path + ".py", preset) if suffix else (argument, "")
+
+
+def load(argument: PathLike) -> ConfigDict:
+  """The config of `FILE` or `FILE:PRESET`. Config files are Python, and they are run.
+
+  As in a script, what they import is looked for beside them first; of several configs each has the
+  modules beside itself. `configs/NAME.py` is found from any folder: where the working directory
+  has none, it is the one that came with cnnjax.
+
+  Raises:
+    UserError: there is no such file, it is wrong, or it has no such preset.
+  """
+  path, preset = split_argument(os.fspath(argument))
+  file = _found(path)
+  name = "cnnjax_config" + re.sub(r"\W", "_", str(file.absolute()))
+  spec = importlib.util.spec_from_file_location(name, file)
+  if spec is None:
+    raise UserError(f"the config file {path!r} is not a Python file (*.py)")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    with _importing_beside(file):
+      sys.modules[name] = module  # dataclasses look their annotations up there
+      spec.loader.exec_module(module)
+      if preset and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"{path} has no presets; leave out {':' + preset!r}")
+      config = module.get_config(preset) if preset else module.get_config()
+  except UserError:
+    raise
+  except Exception as e:
+    raise UserError(f"in {path}{_line(e, file)}: {_reason(e)}") from e
+  if not isinstance(config, ConfigDict):
+    raise UserError(
+      f"get_config in {path} gives {config!r}, not a config: it starts from cnnjax.config.default()"
+    )
+  return config
+
+
+def presets() -> pathlib.Path:
+  """The folder of the config files that came with cnnjax: of an installed wheel, or of a clone."""
+  package = pathlib.Path(__file__).parents[1]
+  in_wheel, in_clone = package / FOLDER, package.parent / FOLDER
+  # Beside an installed package lies what others have installed.
+  return in_clone if (package.parent / "pyproject.toml").is_file() else in_wheel
+
+
+def _found(path: str) -> pathlib.Path:
+  """The config file at `path`, else the one of that name that came with cnnjax.
+
+  Raises:
+    UserError: there is neither.
+  """
+  file = to_path(path)
+  if os.path.isfile(file):  # unlike Path.is_file, also for too long a name
+    return file
+  if file.parent == pathlib.Path(FOLDER) and os.path.isfile(own := presets() / file.name):
+    return own
+  choices = [str(f) for folder in {file.parent, pathlib.Path(FOLDER)} for f in folder.glob("*.py")]
+  if presets() not in (file.parent.absolute(), pathlib.Path(FOLDER).absolute()):
+    choices += [f"{FOLDER}/{f.name}" for f in presets().glob("*.py")]
+  raise unknown("config file", path, choices)
+
+
+# By folder: what its configs have imported from there.
+_beside: dict[pathlib.Path, dict[str, types.ModuleType]] = {}
+
+
+@contextlib.contextmanager
+def _importing_beside(file: pathlib.Path) -> Iterator[None]:
+  """Lets a config import the modules of its own folder, and none of another config's folder."""
+  folder = file.resolve().parent
+  others = {k: v for place, found in _beside.items() if place != folder for k, v in found.items()}
+  for name in others:
+    sys.modules.pop(name, None)
+  own = _beside.setdefault(folder, {})
+  sys.modules.update(own)
+  before = {*sys.modules}
+  sys.path.insert(0, str(folder))
+  importlib.invalidate_caches()
+  try:
+    yield
+  finally:
+    sys.path.remove(str(folder))
+    new = {*sys.modules} - before
+    packages = {name for name in new if "." not in name and _lies_in(folder, sys.modules[name])}
+    own |= {name: sys.modules[name] for name in new if name.split(".")[0] in packages}
+    sys.modules.update({name: module for name, module in others.items() if name not in own})
+
+
+def _lies_in(folder: pathlib.Path, module: types.ModuleType) -> bool:
+  """Whether a module is a file of `folder`, or a package there."""
+  spec = module.__spec__
+  places = (spec.submodule_search_locations or [spec.origin]) if spec else []
+  return any(pathlib.Path(place).resolve().parent == folder for place in places if place)
+
+
+def _line(error: Exception, file: pathlib.Path) -> str:
+  """The line of a config file that an error comes from."""
+  lines = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.filename == str(file.absolute())
+  ]
+  if isinstance(error, SyntaxError) and error.filename == str(file.absolute()):
+    lines.append(error.lineno)
+  return f", line {lines[-1]}" if lines else ""
+
+
+def _reason(error: Exception) -> str:
+  """An error in words; a key that the locked base config does not have, as `unknown_key` has it."""
+  while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps a KeyError
+    error = error.args[0]
+  text = str(error.args[0]) if error.args else ""
+  if match := re.match(r"(?:Key \"|')(\w+)(?:\" does not exist|'\nDid you mean)", text):
+    return str(unknown_key(match[1], keys.defaults()))
+  return f"{type(error).__name__}: {text}"
+
+
+def pick(
+  preset: str, presets: Mapping[str, Callable[[ConfigDict], None]], config: ConfigDict
+) -> ConfigDict:
+  """`config` after the preset of that name has changed it."""
+  if preset not in presets:
+    raise unknown("preset", preset, presets)
+  presets[preset](config)
+  return config
+
+
+def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[str]) -> ConfigDict:
+  """The config of `load(argument)` after the overrides among the `words` of a command line.
+
+  `flags` are what else the command takes, for its errors.
+  """
+  given: dict[str, str] = {}
+  rest = iter(words)
+  for word in rest:
+    flag, equals, value = word.partition("=")
+    if not flag.startswith("--config."):
+      if (key := flag.removeprefix("--")) != flag and key in keys.defaults():
+        raise UserError(f"{flag} is a config key: --config.{key}=VALUE")
+      raise unknown("argument", flag, ["--config", "--config.KEY=VALUE", "--help", *flags])
+    if not equals and ((value := next(rest, None)) is None or value.startswith("--")):
+      raise UserError(f"{flag} needs a value: {flag}=VALUE")
+    if flag in given:
+      raise UserError(f"{flag} is given twice")
+    given[flag] = value
+  if not argument:
+    raise UserError("which config? --config=FILE[:PRESET], such as --config=configs/resnet.py")
+  config = load(argument)
+  values = {flag.removeprefix("--config."): value for flag, value in given.items()}
+  values = {key: parse_value(value, key) for key, value in values.items()}
+  for key, value in values.items():
+    if key in keys.OF_A_CHOICE and value != flatten(config)[key]:
+      standard = keys.defaults()
+      for idle in keys.OF_A_CHOICE[key]:
+        override(config, idle, standard[idle])
+  for key, value in values.items():
+    override(config, key, value)
+  return config
