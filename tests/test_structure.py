@@ -18,7 +18,7 @@ FILES = {
 each_file = pytest.mark.parametrize("name", FILES)
 # One file per volatile dependency.
 OWNERS = {
-  "orbax": "checkpoints/__init__.py",
+  "orbax": "checkpoints/store.py",
   "tensorflow_datasets": "data/tfds.py",
   "tensorboardX": "writers/tensorboard.py",
   "grain": "data/streaming.py",

@@ -16,15 +16,22 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from cnnjax.checkpoints import FOLDER, UNMEASURED, WHICH, Checkpoints, integrity, paths, trained_on
+from cnnjax.checkpoints import (
+  FOLDER,
+  ITEMS,
+  UNMEASURED,
+  WHICH,
+  Checkpoints,
+  integrity,
+  paths,
+  trained_on,
+)
 from cnnjax.checkpoints import workdir as workdirs
 from cnnjax.errors import ArgumentParser, UserError, run
 from cnnjax.optim.averaging import SLOW
 from cnnjax.runtime import strict_json
 from cnnjax.runtime.console import Console
 from cnnjax.runtime.paths import quoted, to_path
-
-ITEMS = ("variables", "averages", "training")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,7 +82,7 @@ def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> 
       f"{step:,}",
       "?" if time is None else f"{datetime.datetime.fromtimestamp(time):%Y-%m-%d %H:%M:%S}",
       f"{_size(place) / 2**20:.1f}",
-      "" if score is None else "?" if score == math.inf else f"{saved.sign * score:.6g}",
+      "" if score is None else "?" if score == math.inf else f"{saved.monitored(step):.6g}",
       ", ".join(marks),
       "at saving" if integrity.is_sealed(place) else "unverified",
     )

@@ -22,7 +22,7 @@ import pytest
 
 from cnnjax import checkpoints, evaluate, models, tasks, train
 from cnnjax.checkpoints import __main__ as command_line
-from cnnjax.checkpoints import integrity, trained_on
+from cnnjax.checkpoints import integrity, layout, store, trained_on
 from cnnjax.config import default, override, to_json
 from cnnjax.data import history, identity
 from cnnjax.errors import UserError
@@ -130,30 +130,6 @@ def test_last_and_best_are_kept(tmp_path):
   assert names(tmp_path) == {"2", "6"}
 
 
-@pytest.mark.parametrize(
-  "keep, stay",
-  [
-    ((2, 1, None), {2, 5, 6}),
-    ((1, 2, None), {2, 5, 6}),
-    ((1, 0, None), {6}),
-    ((1, 1, 3), {2, 3, 6}),
-    ((-1, 0, None), {1, 2, 3, 4, 5, 6}),
-  ],
-)
-def test_what_stays_is_as_the_config_says(keep, stay):
-  scores = {1: 0.5, 2: 0.9, 3: 0.7, 4: None, 5: 0.8, 6: None}
-  assert checkpoints.Keep(*keep).choose(scores) == stay
-
-
-def test_keep_is_that_of_the_config():
-  keep = default().keep
-  keep.update(last=3, best=4, every="2 epochs")
-  found = checkpoints.Keep.of(
-    keep, lambda duration, key: {("2 epochs", "keep.every"): 14}[duration, key]
-  )
-  assert found == checkpoints.Keep(3, 4, 14)
-
-
 def test_of_equals_the_first_is_the_best(tmp_path):
   """As for early stopping, to which the same again is no improvement."""
   write(tmp_path, (1, 0.5), (2, 0.9), (3, 0.9), (4, 0.1), last=1)
@@ -180,13 +156,13 @@ def test_the_lowest_loss_is_the_best(tmp_path):
 
 def test_older_ones_go_when_the_newer_one_is_verified(tmp_path, monkeypatch):
   write(tmp_path, (1, None))
-  deleted, real = [], checkpoints.ocp.CheckpointManager.delete
+  deleted, real = [], store.ocp.CheckpointManager.delete
 
   def delete(manager, step):
     deleted.append((step, integrity.is_sealed(tmp_path / "checkpoints" / "2")))
     real(manager, step)
 
-  monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "delete", delete)
+  monkeypatch.setattr(store.ocp.CheckpointManager, "delete", delete)
   write(tmp_path, (2, None), last=1)
   assert deleted == [(1, True)]
 
@@ -373,7 +349,7 @@ def test_a_replacement_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
   write(tmp_path, (1, None), (2, None))
   full = lambda *args, **kwargs: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
   saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC)
-  monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", full)
+  monkeypatch.setattr(store.ocp.CheckpointManager, "save", full)
   with pytest.raises(UserError, match="the disk is full"):
     saved.save_items(2, small(7), {}, {}, replace=True)
   monkeypatch.undo()
@@ -398,7 +374,7 @@ def test_a_full_disk_is_named_and_nothing_older_is_lost(tmp_path, monkeypatch, w
   full = lambda *args, **kwargs: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
   saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC, keep=checkpoints.Keep(1))
   if where == "commit":
-    monkeypatch.setattr(saved._manager._checkpointer._handler, "finalize", full)
+    monkeypatch.setattr(saved._store._manager._checkpointer._handler, "finalize", full)
   else:
     monkeypatch.setattr(integrity, "seal", full)
   saved.save_items(2, small(2), {}, {})
@@ -416,7 +392,7 @@ def test_a_full_disk_is_named_and_nothing_older_is_lost(tmp_path, monkeypatch, w
 
 def test_what_goes_is_renamed_first(tmp_path, monkeypatch):
   """A kill while its files are deleted leaves nothing that passes for a checkpoint."""
-  monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: None)
+  monkeypatch.setattr(store.shutil, "rmtree", lambda *_, **__: None)
   write(tmp_path, (1, None), (2, None), last=1)
   assert names(tmp_path) == {"2", "deleted"} and (tmp_path / "checkpoints/deleted/1").is_dir()
   monkeypatch.undo()
@@ -428,7 +404,7 @@ def test_what_orbax_tells_once_more_hides_nothing(tmp_path, monkeypatch):
   """Closing it raises the error of the save that failed, of any kind."""
   saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC)
   again = lambda: (_ for _ in ()).throw(ValueError("RESOURCE_EXHAUSTED"))
-  monkeypatch.setattr(saved._manager, "close", again)
+  monkeypatch.setattr(saved._store._manager, "close", again)
   with pytest.raises(UserError, match="the disk is full"), contextlib.closing(saved):
     raise UserError("the disk is full")
 
@@ -482,7 +458,7 @@ def test_a_disk_that_fills_up_in_mid_save(small_disk, left):
 @pytest.fixture
 def format_0(tmp_path):
   """A run that a cnnjax without formats and manifests left at step 7 of 10."""
-  with tarfile.open(pathlib.Path(__file__).parent / "fixtures" / "format_0.tar.gz") as archive:
+  with tarfile.open(pathlib.Path(__file__).parents[1] / "fixtures" / "format_0.tar.gz") as archive:
     archive.extractall(tmp_path, filter="data")
   return tmp_path / "format_0"
 
@@ -563,25 +539,25 @@ def test_a_run_goes_on_from_the_last_good_one_of_before_formats(format_0, tiny, 
   assert said.endswith("that of step 7 is taken, and it is set aside as checkpoints/9.damaged")
   assert names(format_0) == {"5", "8", "9.damaged", "10"}
   meta = json.loads((folder / "10" / "meta" / "metadata").read_text())
-  assert meta["format"] == checkpoints.FORMAT
+  assert meta["format"] == layout.FORMAT
 
 
 def test_each_format_has_a_migration():
-  assert len(checkpoints._MIGRATIONS) == checkpoints.FORMAT
+  assert len(layout.MIGRATIONS) == layout.FORMAT
 
 
 def test_an_older_format_is_migrated(tmp_path, monkeypatch):
   write(tmp_path, (1, None))
-  older = [lambda meta: pytest.fail("it is not of an older format")] * checkpoints.FORMAT
-  monkeypatch.setattr(checkpoints, "_MIGRATIONS", (*older, lambda meta: {**meta, "added": True}))
-  monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
+  older = [lambda meta: pytest.fail("it is not of an older format")] * layout.FORMAT
+  monkeypatch.setattr(layout, "MIGRATIONS", (*older, lambda meta: {**meta, "added": True}))
+  monkeypatch.setattr(layout, "FORMAT", layout.FORMAT + 1)
   saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC, read_only=True)
   assert saved.meta(1) == {"added": True}
 
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path, monkeypatch):
   write(tmp_path, (1, None))
-  monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
+  monkeypatch.setattr(layout, "FORMAT", layout.FORMAT + 1)
   write(tmp_path, (2, None))
   monkeypatch.undo()
   saved = checkpoints.Checkpoints(tmp_path, monitor=METRIC)

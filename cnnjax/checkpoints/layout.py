@@ -1,0 +1,73 @@
+"""How the state of a run lies in a checkpoint, and what reads the formats of older versions.
+
+A checkpoint has three items of arrays: `variables` (what `model.apply` takes), `averages` of them,
+and `training` (the rest of the TrainState), so that evaluation reads no optimizer. `meta` is JSON
+beside them: the normalisation, the classes, the shape of the images. Touches no file.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cnnjax.optim.averaging import SLOW
+
+ITEMS = ("variables", "averages", "training")
+# In `meta`: the weights whose batch statistics were not measured for the step. Not there: unknown.
+UNMEASURED = "unmeasured"
+FORMAT = 2  # of what is saved; it stands in `meta`
+# From each format to the next. What was saved before there were formats is 0: 1 has the number, 2
+# the sums of an epoch.
+MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda meta: meta,) * 2
+_SUMS = ("epoch",)  # of the training state, which begin at 0 where a checkpoint has not got them
+
+
+def migrated(meta: dict[str, Any], number: int) -> dict[str, Any]:
+  """Returns what was saved beside the arrays in format `number` as FORMAT has it."""
+  for migrate in MIGRATIONS[number:]:
+    meta = migrate(meta)
+  return meta
+
+
+def items(state: Any) -> dict[str, Any]:
+  """Returns the items of a TrainState, or of its shapes, each a tree."""
+  found = {"variables": state.variables, "training": _training(state)}
+  return {**found, "averages": state.averages} if state.averages else found
+
+
+def restore(abstract: Any, there: dict[str, Any], read: Callable[..., Any]) -> Any:
+  """Returns the state of a checkpoint, laid out as `abstract` says.
+
+  Args:
+    abstract: a TrainState of shapes and shardings.
+    there: the tree of each item in the checkpoint, None for one that it has not got.
+    read: takes shapes by item, as keyword arguments, and returns arrays by item.
+  """
+  training = _training(abstract)
+  lacking = {name: training.pop(name) for name in _SUMS if name not in there["training"]}
+  # A run with Lookahead whose slow weights were not evaluated: they are made of the others.
+  missing = {SLOW} & abstract.averages.keys() - (there["averages"] or {}).keys()
+  averages = {k: v for k, v in abstract.averages.items() if k not in missing}
+  asked = {"variables": abstract.variables, "training": training}
+  found = read(**asked, **({"averages": averages} if averages else {}))
+  averages = found["averages"] if averages else {}
+  averages |= {name: jax.tree.map(jnp.copy, found["variables"]) for name in missing}
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), lacking)
+  found = {**found["variables"], "averages": averages, **found["training"], **zeros}
+  return abstract.replace(**found)
+
+
+def paths(tree: Any) -> dict[str, Any]:
+  """Returns the leaves of a tree by path, such as params/conv0/kernel."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _training(state: Any) -> dict[str, Any]:
+  """All but the variables and the averages."""
+  kept = {"params", "batch_stats", "averages"}
+  return {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name not in kept}
