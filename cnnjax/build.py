@@ -121,10 +121,14 @@ def build(
   examples = len(inputs.train.split)
   task = tasks.create(config.task, len(inputs.classes), inputs.counts, examples)
   task.check_labels(inputs.several, inputs.classes)
-  schedule = optim.schedules.create(config.optim.schedule, peak, inputs.total, inputs.to_steps)
+  schedule = optim.schedules.create(
+    config.optim.schedule, peak, inputs.length.total, inputs.length.to_steps
+  )
   depths = state.depths(model, inputs.image_shape)
-  averages = averaging.create(config.average, config.optim, inputs.total, inputs.to_steps)
-  profiling.check(config.profile, inputs.total)
+  averages = averaging.create(
+    config.average, config.optim, inputs.length.total, inputs.length.to_steps
+  )
+  profiling.check(config.profile, inputs.length.total)
   monitor.check_metric(config.monitor, task.collection.__annotations__, averages.names)
   scaling = (
     "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
@@ -134,7 +138,7 @@ def build(
   )
   if teacher and teacher.step is not None:
     inputs.meta["teacher_step"] = teacher.step
-  inputs.meta.update(total_steps=inputs.total, steps_per_epoch=inputs.steps_per_epoch)
+  inputs.meta.update(total_steps=inputs.length.total, steps_per_epoch=inputs.length.steps_per_epoch)
   return Program(
     config=config,
     mesh=mesh,

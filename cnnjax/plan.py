@@ -80,7 +80,7 @@ def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None
   config, splits, text = shapes.stand_in(config, examples, classes)
   validate(config)
   program = build(config, splits)
-  last = program.inputs.train.shapes(program.inputs.total - 1)  # progressive sizes grow
+  last = program.inputs.train.shapes(program.inputs.length.total - 1)  # progressive sizes grow
   now = program.new_state(abstract=True)
   began = time.monotonic()
   compiled = program.compiled_step.lower(now, last, 1, program.constants).compile()

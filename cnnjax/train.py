@@ -69,10 +69,10 @@ def train(
   program = build(config, splits, teacher, before)
   inputs = program.inputs
   history, remarks = inputs.history(before)
-  if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.total:
+  if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.length.total:
     raise UserError(
       f"the run in {workdir} is at step {reached:,} already, and epochs={config.epochs!r} ends at "
-      f"step {inputs.total:,}; give it more"
+      f"step {inputs.length.total:,}; give it more"
     )
   workdir = processes.made_by_first(lambda: workdirs.make(workdir, config))
   with (
@@ -88,8 +88,8 @@ def train(
       writers.Writers(
         workdir,
         now.steps_done,
-        inputs.total,
-        inputs.steps_per_epoch,
+        inputs.length.total,
+        inputs.length.steps_per_epoch,
         config.batch_size,
         diagnose.watch(program),
         devices=program.mesh.size,
@@ -125,8 +125,8 @@ def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainSt
   """
   program, saved, out, stop, check_lock = run
   inputs, step = program.inputs, now.steps_done
-  per_epoch = inputs.steps_per_epoch
-  events = (*program.every.values(), per_epoch, inputs.phase, inputs.total)
+  per_epoch = inputs.length.steps_per_epoch
+  events = (*program.every.values(), per_epoch, inputs.length.phase, inputs.length.total)
   if DUE in meta:
     now = assess(run, now, keep=True)
   elif STATISTICS_DUE in meta:
@@ -144,7 +144,7 @@ def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainSt
     out.progress(step, functools.partial(program.training_metrics, now))
     out.name_unreadable(inputs.skipped)
 
-    last = step == inputs.total
+    last = step == inputs.length.total
     due = {name: last or step % steps == 0 for name, steps in program.every.items()}
     measured = due["eval"] or step % per_epoch == 0
     due["log"] |= measured or step == 1  # the first: the loss before anything was learnt

@@ -19,7 +19,7 @@ class History:
   """
 
   by: str  # what examples are known by, see `identity`
-  older: bool  # what is held out was drawn by `holdout.carve_by_place`
+  older: bool  # what is held out was drawn by the older rule of `holdout.carve`
   ids: np.ndarray  # uint64, sorted
   shared: np.ndarray  # of them, those that its other splits had from the start
   held: Mapping[str, np.ndarray]  # sorted ids of its other splits, by name

@@ -7,6 +7,7 @@ was. Exact copies are on one side, and so are the examples of a group; what is k
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -31,6 +32,8 @@ def carve(
   by: str,
   never: np.ndarray = NOTHING,
   always: np.ndarray = NOTHING,
+  *,
+  older: bool = False,
 ) -> tuple[Split, Split]:
   """(what is kept, what is held out) of a split, for a share or a number.
 
@@ -47,20 +50,67 @@ def carve(
     by: what examples are known by, see `identity`.
     never: ids that are not held out, as the run was trained on them; nor what is bound to them.
     always: ids that are held out, as the run did so before; first of a number.
+    older: runs that began by an older rule keep it: a draw of places in the list, stratified over
+      the classes, which moves when the list does. What a run recorded since then stays.
 
   Raises:
     UserError: nothing can be held out, or nothing would be left.
   """
   refused = lambda why: UserError(
     f"data.{key} {amount!r} cannot be carved from {len(split)} training examples of "
-    f"{len(split.classes)} classes: {why}"
+    f"{len(split.classes)} classes{why}"
   )
-  if amount >= len(split):
-    raise refused("nothing would be left to train on")
-  names, units = _units(split, by)  # what stays together, and where each example belongs
-  numbers = identity.drawn(names, key, seed)
-  trained, stays = _known(split, by, never, always)
-  barred, fixed = (np.bincount(units, rows, len(names)) > 0 for rows in (trained, stays))
+  known = _known(split, by, never, always)
+  if older:
+    rows = _by_place(split, amount, seed, known, refused)
+    note, remarks = OLDER if len(never) else f"{OLDER}, {MOVES}", split.remarks
+  else:
+    if amount >= len(split):
+      raise refused(": nothing would be left to train on")
+    names, units = _units(split, by)  # what stays together, and where each example belongs
+    numbers = identity.drawn(names, key, seed)
+    rows = _by_example(split, amount, numbers, units, known, refused)
+    if not rows.any():
+      raise refused(
+        f": hold out more (--config.data.{key}=0.5) or set another data.split_seed: copies and "
+        f"groups form {len(names):,} units, and each class needs one to train on"
+      )
+    lacking = imbalance.lacking(split.labels, split.labels[rows], split.classes)
+    note = f"{NOTE}, by chance without {lacking}" if lacking else NOTE
+    remarks = _remarks(split, by, len(split) - len(names))
+  kept, held_out = (split.take(np.flatnonzero(chosen)) for chosen in (~rows, rows))
+  return dataclasses.replace(kept, remarks=remarks), dataclasses.replace(held_out, note=note)
+
+
+def _remarks(split: Split, by: str, copies: int) -> dict[str, str]:
+  """The remarks on what is kept of a split: on its `copies`, and on what names cannot tell."""
+  found = dict(split.remarks)
+  if split.groups is None and copies:
+    words = (
+      f"{copies:,} images are copies of others, and on the same side as those"
+      if copies > 1
+      else "1 image is a copy of another, and on the same side as that"
+    )
+    found = {"copies": words, **found}
+  if by == identity.PLACE:
+    found["held out"] = (
+      f"of more than {identity.LARGE / 2**30:.3g} GiB, examples are known by path and "
+      "size, not by content: copies are not kept together, and a renamed file may change sides"
+    )
+  return found
+
+
+def _by_example(
+  split: Split,
+  amount: float | int,
+  numbers: np.ndarray,
+  units: np.ndarray,
+  known: tuple[np.ndarray, np.ndarray],
+  refused: Callable[[str], UserError],
+) -> np.ndarray:
+  """[n] bool, true for what is held out: `numbers` of units decide, of `known` what is known."""
+  trained, stays = known
+  barred, fixed = (np.bincount(units, rows, len(numbers)) > 0 for rows in (trained, stays))
   if isinstance(amount, float):
     held = (numbers < amount * 2.0**64) | (numbers == numbers.min())
   else:
@@ -75,32 +125,29 @@ def carve(
       held[own[numbers[own].argmax()]] = False
   rows = held[units] | stays
   if rows.all():
-    raise refused("the run held all of them out before, and nothing would be left to train on")
-  if not rows.any():
-    raise refused(
-      f"hold out more (--config.data.{key}=0.5) or set another data.split_seed: copies and groups "
-      f"form {len(names):,} units, and each class needs one to train on"
+    raise refused(": the run held all of them out before, and nothing would be left to train on")
+  return rows
+
+
+def _by_place(
+  split: Split,
+  amount: float | int,
+  seed: int,
+  known: tuple[np.ndarray, np.ndarray],
+  refused: Callable[[str], UserError],
+) -> np.ndarray:
+  """[n] bool, true for what is held out by the older rule."""
+  try:
+    _, held = train_test_split(
+      np.arange(len(split)),
+      test_size=amount,
+      stratify=split.labels if split.labels.ndim == 1 else None,
+      random_state=seed,
     )
-  lacking = imbalance.lacking(split.labels, split.labels[rows], split.classes)
-  held_out = split.take(np.flatnonzero(rows))
-  held_out = dataclasses.replace(
-    held_out, note=f"{NOTE}, by chance without {lacking}" if lacking else NOTE
-  )
-  kept = split.take(np.flatnonzero(~rows))
-  if split.groups is None and (copies := len(split) - len(names)):
-    words = {
-      "copies": f"{copies:,} images are copies of others, and on the same side as those"
-      if copies > 1
-      else "1 image is a copy of another, and on the same side as that"
-    }
-    kept = dataclasses.replace(kept, remarks={**words, **kept.remarks})
-  if by == identity.PLACE:
-    words = {
-      "held out": f"of more than {identity.LARGE / 2**30:.3g} GiB, examples are known by path and "
-      "size, not by content: copies are not kept together, and a renamed file may change sides"
-    }
-    kept = dataclasses.replace(kept, remarks={**kept.remarks, **words})
-  return kept, held_out
+  except ValueError as e:
+    raise refused(f", as this run did before: {e}; choose a new --workdir") from e
+  trained, stays = known
+  return np.isin(np.arange(len(split)), held) & ~trained | stays
 
 
 def _known(
@@ -131,40 +178,6 @@ def _units(split: Split, by: str) -> tuple[np.ndarray, np.ndarray]:
   first = np.full(units.max() + 1, np.iinfo(np.uint64).max, np.uint64)
   np.minimum.at(first, units, names)
   return first, units[group]
-
-
-def carve_by_place(
-  split: Split,
-  amount: float | int,
-  key: str,
-  seed: int,
-  by: str,
-  never: np.ndarray = NOTHING,
-  always: np.ndarray = NOTHING,
-) -> tuple[Split, Split]:
-  """As `carve`, by the older rule: a draw of places in the list, which moves when the list does.
-
-  Runs that began by it keep it. It is stratified over the classes. What a run recorded since then
-  stays where it was.
-  """
-  single = split.labels.ndim == 1
-  try:
-    _, held = train_test_split(
-      np.arange(len(split)),
-      test_size=amount,
-      stratify=split.labels if single else None,
-      random_state=seed,
-    )
-  except ValueError as e:
-    raise UserError(
-      f"data.{key} {amount!r} cannot be carved from {len(split)} training examples of "
-      f"{len(split.classes)} classes, as this run did before: {e}; choose a new --workdir"
-    ) from e
-  trained, stays = _known(split, by, never, always)
-  rows = np.isin(np.arange(len(split)), held) & ~trained | stays
-  note = OLDER if len(never) else f"{OLDER}, {MOVES}"
-  held_out = dataclasses.replace(split.take(np.flatnonzero(rows)), note=note)
-  return split.take(np.flatnonzero(~rows)), held_out
 
 
 def tail_by_place(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -4,7 +4,9 @@ import collections
 import decimal
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+from cnnjax.errors import UserError, listed
 
 # Names of splits, in lower case; the last of validation and test are FER2013's.
 ALIASES = {
@@ -116,3 +118,24 @@ def _quoted(names: Iterable[str]) -> str:
   """Names in words, with escapes where they look the same."""
   seen = {unicodedata.normalize("NFC", name) for name in names}
   return " and ".join(map(repr if len(seen) == len(names) else ascii, names))
+
+
+def check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
+  """Raises UserError unless a run that was `trained` on these classes finds the same ones."""
+  before, now = (list(map(same, classes)) for classes in (trained, found))
+  if before == now:
+    return
+  if sorted(before) == sorted(now):
+    one, other = next(pair for pair in zip(trained, found, strict=True) if pair[0] != pair[1])
+    raise UserError(
+      f"the run was trained on the same {len(trained)} classes in another order: where it has "
+      f"{one!r} they have {other!r} (numbers with a sign or a point used to be sorted as text): "
+      "train it anew in another workdir"
+    )
+  named = lambda classes, others: listed([repr(c) for c in classes if same(c) not in others])
+  differ = {"lack": named(trained, now), "also have": named(found, before)}
+  words = " and ".join(f"{verb} {some}" for verb, some in differ.items() if some)
+  raise UserError(
+    f"the run was trained on other classes ({len(trained)}) than these data have ({len(found)}): "
+    f"these data {words}. Are they the data of this run?"
+  )

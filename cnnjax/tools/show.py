@@ -7,7 +7,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax import augment, data, tasks
-from cnnjax.config import durations
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 from cnnjax.runtime.paths import PathLike, to_path
@@ -38,8 +37,8 @@ def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> 
   skipped = data.Skipped(c.max_unreadable)
   split = data.load(c, ("train",), skipped, devices=mesh.size)["train"]
   order = data.Order.of(split, c, config.batch_size, config.seed)
-  total = durations.in_steps(config.epochs, "epochs", order.steps_per_epoch, config.batch_size)
-  if step >= (total := max(1, total)):
+  total = data.Length.of(order, config.epochs).total
+  if step >= total:
     raise UserError(f"step {step:,} is past the end of the run, which has {total:,} steps")
   task = tasks.create(config.task, len(split.classes))
   task.check_labels(np.ndim(split[0][1]) == 1, split.classes)

@@ -21,7 +21,7 @@ def watch(program: Program) -> health.Watch | health.Watches | None:
   plain &= not (program.teacher or config.task.class_weights)
   watch = functools.partial(
     health.Watch,
-    program.inputs.total,
+    program.inputs.length.total,
     config.monitor,
     tasks.monitored(config).better,
     guessing=math.log(program.task.num_classes) if plain else None,

@@ -52,7 +52,9 @@ class Program:
     every = {name: (f"{name}_every", self.config[f"{name}_every"]) for name in EVERY}
     if self.config.health.every is not None:
       every["health"] = "health.every", self.config.health.every
-    return {name: max(1, self.inputs.to_steps(value, key)) for name, (key, value) in every.items()}
+    return {
+      name: max(1, self.inputs.length.to_steps(value, key)) for name, (key, value) in every.items()
+    }
 
   @property
   def metrics(self) -> dict[str, Metric]:
@@ -140,7 +142,7 @@ class Program:
       self.optimizer,
       self.prepare,
       self.averages,
-      self.inputs.steps_per_epoch,
+      self.inputs.length.steps_per_epoch,
     )
     run = steps.several(one, self.inputs.train.take, loop=self.per_dispatch > 1)
     shapes = state.abstract_variables(self.model, self.inputs.image_shape, self.mesh)["params"]
@@ -212,7 +214,7 @@ class Program:
 
   def finished(self, now: state.TrainState) -> bool:
     """Whether the run is at its end, or was stopped early."""
-    return now.steps_done >= self.inputs.total or monitor.stopped(now.monitor, self.config)
+    return now.steps_done >= self.inputs.length.total or monitor.stopped(now.monitor, self.config)
 
   def watched(self, now: state.TrainState, measured: dict[str, float]) -> state.TrainState:
     """`now` after an evaluation: what follows the monitored metric moves."""
@@ -256,7 +258,7 @@ class Program:
     """
     now, step = self.with_optimizer_averages(now), now.steps_done
     found = {name: [] for name in self.to_measure(now)}
-    batches = min(self.config.batch_norm.batches, self.inputs.steps_per_epoch, step)
+    batches = min(self.config.batch_norm.batches, self.inputs.length.steps_per_epoch, step)
     for at in range(step - batches, step) if found else ():
       if stop():
         raise Stopped

@@ -17,7 +17,7 @@ from cnnjax.training.teacher import check_teacher
 
 def open_checkpoints(program: Program, workdir: pathlib.Path) -> checkpoints.Checkpoints:
   """Those of the run in `workdir`, to be written."""
-  keep = checkpoints.Keep.of(program.config.keep, program.inputs.to_steps)
+  keep = checkpoints.Keep.of(program.config.keep, program.inputs.length.to_steps)
   return checkpoints.Checkpoints.of(workdir, program.config, keep=keep)
 
 
@@ -61,7 +61,11 @@ def going_on(
     epochs: `config.epochs` of its last start.
     line: the newest values of its metrics.
   """
-  step, total, per_epoch = now.steps_done, program.inputs.total, program.inputs.steps_per_epoch
+  step, total, per_epoch = (
+    now.steps_done,
+    program.inputs.length.total,
+    program.inputs.length.steps_per_epoch,
+  )
   lengths = _length_before(program, meta, epochs, line)
   if lengths in (None, (total, per_epoch)) or program.finished(now):
     return {}
@@ -101,8 +105,8 @@ def _length_before(
   """
   if "steps_per_epoch" in meta:
     return meta["total_steps"], meta["steps_per_epoch"]
-  per_epoch = program.inputs.steps_per_epoch
+  per_epoch = program.inputs.length.steps_per_epoch
   epoch = line.get("step", 0) / per_epoch
   if not meta or not math.isclose(line.get("epoch", math.nan), epoch, abs_tol=1e-6):
     return None
-  return max(1, program.inputs.to_steps(epochs, "epochs")), per_epoch
+  return max(1, program.inputs.length.to_steps(epochs, "epochs")), per_epoch

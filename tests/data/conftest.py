@@ -21,7 +21,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def fails(capsys, monkeypatch):
   """A function from overrides of `data` to the one line of a command that ends with 2."""
-  monkeypatch.setattr(train.programs, "build", lambda *_: pytest.fail("reached `build`"))
+  monkeypatch.setattr(train, "build", lambda *_: pytest.fail("reached `build`"))
 
   def fails(*overrides):
     argv = [f"--config={RESNET}", "--config.data.source=folder", "--config.data.image_size=4"]

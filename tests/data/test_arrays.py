@@ -208,7 +208,7 @@ def test_a_validation_split_that_is_given_is_used(settings):
   three = data.from_arrays(*thirds)
   config = data.with_given(settings(batch_size=8), three)
   inputs = data.open_inputs(config, sharding.make_mesh(1), three)
-  assert list(inputs.evaluations) == ["validation", "test"] and inputs.steps_per_epoch == 2
+  assert list(inputs.evaluations) == ["validation", "test"] and inputs.length.steps_per_epoch == 2
   for name, (images, _) in zip(("test", "validation"), thirds[1:], strict=True):
     np.testing.assert_array_equal(inputs.evaluations[name].split.images, images)
 

@@ -425,7 +425,7 @@ def test_inputs_of_a_run_in_words():
   for key, value in settings.items():
     override(c, key, value)
   inputs = data.open_inputs(c, sharding.make_mesh(1))
-  assert (inputs.total, inputs.steps_per_epoch, inputs.phase) == (24, 12, 24)
+  assert (inputs.length.total, inputs.length.steps_per_epoch, inputs.length.phase) == (24, 12, 24)
   assert inputs.image_shape == (8, 8, 1) and not inputs.several and inputs.counts is None
   kept, held = len(inputs.train.split), len(inputs.evaluations["validation"].split)
   assert kept + held == 1437 and abs(held - 144) < 3 * np.sqrt(1437 * 0.1 * 0.9)

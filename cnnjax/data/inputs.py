@@ -1,0 +1,141 @@
+"""The inputs of a run: the pipelines of its splits, and what follows from its data."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cnnjax.data import history, imbalance, levels
+from cnnjax.data.crops import Crops
+from cnnjax.data.history import History
+from cnnjax.data.length import Length
+from cnnjax.data.loading import load
+from cnnjax.data.order import Order
+from cnnjax.data.placement import pipeline
+from cnnjax.data.resident import Resident
+from cnnjax.data.split import Skipped, Split
+from cnnjax.data.streaming import Streaming
+from cnnjax.errors import UserError
+from cnnjax.runtime import processes, sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What a run trains and evaluates on, and what follows from it."""
+
+  train: Resident | Streaming
+  evaluations: dict[str, Resident | Streaming]  # the splits that are evaluated
+  skipped: Skipped  # images that cannot be read
+  classes: tuple[str, ...]
+  counts: np.ndarray | None  # training examples of each class, where the loss asks for them
+  several: bool  # an image may have several labels
+  image_shape: tuple[int, int, int]  # that the run ends with
+  sizes: tuple[int, ...]  # others that the model sees
+  meta: dict[str, tuple]  # mean and deviation per channel, class names; for checkpoints
+  length: Length  # of the run
+  summary: dict[str, str]  # in words
+
+  def history(self, before: History | None) -> tuple[History, dict[str, str]]:
+    """See `history.of_run`; may read all images. UserError where other processes have others."""
+    others = {name: batches.split for name, batches in self.evaluations.items()}
+    if processes.several():
+      by = (before and before.by) or self.train.split.by
+      splits = {"train": self.train.split, **others}.items()
+      processes.check_same({f"{key} split": (by, s.ids(by).tobytes()) for key, s in splits})
+    return history.of_run(before, self.train.split, others)
+
+
+def open_inputs(
+  config: ConfigDict,
+  mesh: Mesh,
+  given: dict[str, Split] | None = None,
+  *,
+  seeds: Sequence[int] = (),
+  counted: bool = False,
+  before: History | None = None,
+) -> Inputs:
+  """Loads the splits of a run and starts its pipelines. Takes the whole config.
+
+  `seeds`: of the runs that are trained as one program, where there are several. `counted`: the
+  loss asks for the number of examples of each class. `before`: what the run was trained on so far.
+
+  Raises:
+    UserError: the data do not fit the config.
+  """
+  c = config.data
+  sharding.check_divides(config.batch_size, mesh, config.accumulate)
+  skipped = Skipped(c.max_unreadable)
+  splits = {
+    name: split
+    for name, split in load(
+      c, skipped=skipped, given=given, devices=mesh.size, before=before
+    ).items()
+    if split is not None
+  }
+  train = splits["train"]
+  order = Order.of(train, c, config.batch_size, config.seed)
+  length = Length.of(order, config.epochs)
+  order = order.for_run(length.total)
+  crops = Crops.of(c, train.shape)
+  counts = levels.count(c, train)
+  mean, std = levels.normalization(c, counts)
+  for name in splits.keys() - {"train"}:
+    levels.compare(c, name, splits[name], mean)
+  batches = pipeline(train, c, mesh, skipped, order, seeds)
+  if (config.steps_per_dispatch or 1) > 1 and isinstance(batches, Streaming):
+    raise UserError(
+      f"steps_per_dispatch={config.steps_per_dispatch} needs the training split on the device, and "
+      "it is streamed, a batch a step: set steps_per_dispatch=1, or data.pipeline=resident"
+    )
+  return Inputs(
+    train=batches,
+    evaluations={
+      name: pipeline(splits[name], c, mesh, skipped)
+      for name in ("validation", "test")
+      if name in splits
+    },
+    skipped=skipped,
+    classes=train.classes,
+    counts=imbalance.counts(train.listed, len(train.classes)) if counted else None,
+    several=np.ndim(train[0][1]) == 1,
+    image_shape=crops.shape(c.image_size),
+    sizes=tuple({*c.progressive, c.eval_size} - {None, c.image_size}),
+    meta={
+      "mean": mean,
+      "std": std,
+      "classes": train.classes,
+      "image_shape": crops.shape(c.image_size),
+    },
+    length=length,
+    summary={
+      "data": describe(c, splits),
+      **train.remarks,
+      "pixels": levels.describe(c, train, counts),
+      **_imbalance(train),
+      "input": batches.describe(),
+      "length": length.describe(),
+    },
+  )
+
+
+def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
+  """The data in words."""
+  name = config.name or config.path or config.source
+  train = splits["train"]
+  height, width, channels = Crops.of(config, train.shape).shape(config.image_size)
+  sizes = ", ".join(
+    f"{len(split):,} {key}" + (f" ({split.note})" if split.note else "")
+    for key, split in splits.items()
+  )
+  carved = "" if "validation" in splits else " (no validation split: no best checkpoint)"
+  return f"{name}, {height}x{width}x{channels}, {len(train.classes)} classes: {sizes}{carved}"
+
+
+def _imbalance(train: Split) -> dict[str, str]:
+  """The classes in words, unless the labels would have to be read for it."""
+  if not train.knows_labels:
+    return {}
+  counts = imbalance.counts(train.listed, len(train.classes))
+  return {"classes": imbalance.describe(counts, train.classes)}

@@ -1,0 +1,31 @@
+"""The length of a run: its steps, those of an epoch, and any duration in steps."""
+
+import dataclasses
+
+from cnnjax.config import durations
+from cnnjax.data.order import Order
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+  """How long a run is, as its config and its data decide."""
+
+  total: int  # steps of the whole run
+  steps_per_epoch: int
+  phase: int  # steps with images of one size
+  batch_size: int
+
+  @classmethod
+  def of(cls, order: Order, epochs: int | float | str) -> "Length":
+    """Returns the length of a run of `epochs`, a duration, in some `order`: one step at least."""
+    steps_per_epoch, batch_size = order.steps_per_epoch, order.batch_size
+    total = max(1, durations.in_steps(epochs, "epochs", steps_per_epoch, batch_size))
+    return cls(total, steps_per_epoch, order.for_run(total).phase, batch_size)
+
+  def to_steps(self, duration: int | float | str, key: str) -> int:
+    """Returns a duration in whole steps. UserError, which names its `key`, where it is none."""
+    return durations.in_steps(duration, key, self.steps_per_epoch, self.batch_size)
+
+  def describe(self) -> str:
+    """Returns the length in words."""
+    return f"{self.total:,} steps, {self.steps_per_epoch:,} an epoch"

@@ -1,0 +1,209 @@
+"""Loads the splits of a run: from its source, held out of the training split, or given.
+
+It decodes those that stay on the device, see `placement`, and reads no image of the others.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from cnnjax.config import keys
+from cnnjax.data import holdout, identity, imbalance, placement
+from cnnjax.data.history import History
+from cnnjax.data.joined import join
+from cnnjax.data.split import Skipped, Split
+from cnnjax.errors import UserError, unknown
+
+# Each is a module of this package with
+#   check(config): raises UserError for names that are wrong, before anything is downloaded;
+#   load(config, split): the `Split` of a split expression.
+SOURCES = ("arrays", "digits", "folder", "synthetic", "tfds")
+# Keys that have no effect with other sources.
+ONLY = {
+  "name": ("tfds",), "data_dir": ("tfds",), "path": ("folder",), "range": ("folder",),
+  "group": ("folder",),  "alpha": ("folder", "tfds"), "orientation": ("folder", "tfds"),
+}  # fmt: skip
+
+
+def _source(name: str):
+  if name not in SOURCES:
+    raise unknown("data source", name, SOURCES)
+  return importlib.import_module(f"cnnjax.data.{name}")
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for a source, data set or split that is not there; downloads nothing."""
+  source = _source(config.source)
+  for key, sources in ONLY.items():
+    if config[key] not in (None, "", "drop", "ignore") and config.source not in sources:
+      raise UserError(
+        f"data.{key}={config[key]!r} goes with data.source={' or '.join(sources)}, and data.source "
+        f"is {config.source!r}"
+      )
+  if config.progressive and config.image_size is None:
+    raise UserError("data.progressive grows to data.image_size; set it as well")
+  if config.progressive and max(config.progressive) >= config.image_size:
+    raise UserError(
+      f"data.progressive {tuple(config.progressive)} has sizes that are not below "
+      f"data.image_size={config.image_size}, which it ends with"
+    )
+  if config.crop != "center" and config.image_size is None:
+    raise UserError(f"data.crop={config.crop} needs the size of the crop: data.image_size")
+  if config.crop != "center" and config.pipeline == "resident":
+    raise UserError(
+      f"data.crop={config.crop} is made on the host, while streaming; for a resident set put "
+      "random_resized_crop into augment"
+    )
+  if config.eval_crop != 1 and config.image_size is None and config.eval_size is None:
+    raise UserError("data.eval_crop scales images: set data.image_size or data.eval_size as well")
+  source.check(config)
+
+
+def load(
+  config: ConfigDict,
+  splits: tuple[str, ...] = ("train", "validation", "test"),
+  skipped: Skipped | None = None,
+  given: dict[str, Split] | None = None,
+  *,
+  evaluating: bool = False,
+  devices: int = 1,
+  before: History | None = None,
+) -> dict[str, Split | None]:
+  """The splits asked for; "validation" is None where the config has none.
+
+  Splits given as a share or a number are held out of the training split, see `holdout`; they are
+  the same for every seed of a run, so that seeds compare. Those that stay on the device are
+  decoded here, and images that cannot be read are left out and named in `skipped`.
+
+  Args:
+    config: `config.data`.
+    splits: which of "train", "validation" and "test".
+    skipped: where images that cannot be read are named.
+    given: what `from_arrays` made, in the place of a source.
+    evaluating: the training split is cropped as those that are evaluated.
+    devices: that a resident split lies on, in parts if `config.shard_resident`.
+    before: of the run, where it has trained: what it holds out stays what it was.
+  """
+  skipped = Skipped(config.max_unreadable) if skipped is None else skipped
+  held = _held_out(config, given)
+  wanted = {*splits, "train"} if {"train", *held} & {*splits} else {*splits}
+  found = {
+    key: _loaded(config, config[key], given) for key in wanted - {*held} if config[key] is not None
+  }
+  if "train" in found:
+    others = found.keys() - {"train"}
+    found |= {name: _with_lacking(found[name], found["train"]) for name in others}
+    found |= _parted(found["train"], held, config, before)
+  return {
+    name: placement.settled(
+      found.get(name), config, skipped, devices, train=name == "train" and not evaluating
+    )
+    for name in splits
+  }
+
+
+def whole(
+  config: ConfigDict,
+  classes: Sequence[str],
+  skipped: Skipped,
+  given: dict[str, Split] | None = None,
+  *,
+  several: bool,
+  devices: int = 1,
+) -> Split:
+  """All that the data have, of every split, for a run on `classes`; arguments as of `load`.
+
+  Of a folder or list also the splits that the config does not name. `several`: an image of the
+  run may have several labels.
+  """
+  if given is None and config.source == "folder":
+    parts = [_source("folder").whole(config)]
+  else:
+    named = [config[key] for key in ("train", "validation", "test") if isinstance(config[key], str)]
+    parts = [_loaded(config, split, given) for split in given or named]
+  joined = join(parts, classes, several=several)
+  return placement.settled(joined, config, skipped, devices, train=False)
+
+
+def _parted(
+  train: Split, held: dict[str, float | int], config: ConfigDict, before: History | None
+) -> dict[str, Split]:
+  """What is held out of the training split, and the rest of it, which may be a long tail."""
+  seed, found = config.split_seed, {}
+  by = (before and before.by) or train.by
+  older = before is not None and before.older
+  for key, amount in held.items():
+    sides = before.sides(key, held) if before else ()
+    train, found[key] = holdout.carve(train, amount, key, seed, by, *sides, older=older)
+  if config.long_tail:
+    labels = train.labels
+    numbers = (
+      holdout.tail_by_place(labels, seed)
+      if older
+      else identity.drawn(train.ids(by), "long_tail", seed)
+    )
+    train = train.take(imbalance.long_tail(labels, config.long_tail, numbers))
+  return {"train": train, **found}
+
+
+def _with_lacking(split: Split, train: Split) -> Split:
+  """Notes the classes that `train` has and `split` lacks, unless labels have to be read for it."""
+  if any("labels" not in vars(one.records) for one in (split, train)):
+    return split
+  lacking = imbalance.lacking(train.labels, split.labels, split.classes)
+  note = ", ".join(filter(None, (split.note, lacking and f"without {lacking}")))
+  return dataclasses.replace(split, note=note)
+
+
+def _held_out(config: ConfigDict, given: dict[str, Split] | None) -> dict[str, float | int]:
+  """The share or number that is held out of train for "test", then for "validation".
+
+  The test split comes first, so that it is the same with and without a validation split.
+  """
+  amounts = {key: config[key] for key in ("test", "validation")}
+  if given is None and config.source == "folder":
+    amounts["test"] = _source("folder").test_share(config) or config.test
+  return {key: amount for key, amount in amounts.items() if isinstance(amount, int | float)}
+
+
+def _loaded(config: ConfigDict, split: str, given: dict[str, Split] | None) -> Split:
+  """The split of a name or an expression."""
+  if given is None:
+    return _source(config.source).load(config, split)
+  if split not in given:
+    raise UserError(f"the split {split!r} is not among the arrays given: {', '.join(given)}")
+  return given[split]
+
+
+def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict:
+  """The config of a run on `given` arrays, which no source has."""
+  if given is None:
+    return config
+  config = config.copy_and_resolve_references()
+  config.data.source = "arrays"
+  if "test" not in given and config.data.test == "test":
+    raise UserError("there is no test split: give one, or hold out a share, as data.test=0.2")
+  for key in ("validation", "test"):
+    if key in given and isinstance(config.data[key], int | float):
+      raise UserError(
+        f"data.{key}={config.data[key]} holds a part of train out, and a {key} split is given too"
+      )
+  if "validation" in given:
+    config.data.validation = "validation"
+  return config
+
+
+def has_splits(config: ConfigDict) -> bool:
+  """Whether the data of a run say what is trained on and what tested."""
+  return config.source != "folder" or _source("folder").has_splits(config.path)
+
+
+def without_source(config: ConfigDict) -> ConfigDict:
+  """The config of a run as if on arrays: to check the rest of it where no split need be there."""
+  config = config.copy_and_resolve_references()
+  standard = keys.default().data
+  config.data.update({key: standard[key] for key in (*ONLY, "train", "validation", "test")})
+  config.data.source = "arrays"
+  return config
