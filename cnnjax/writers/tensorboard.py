@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 
+from cnnjax.writers.groups import grouped
 from cnnjax.writers.sinks import PLACE
 
 # Where torch is installed, tensorboardX imports it, for writers that are not used here: seconds at
@@ -37,7 +38,7 @@ class TensorBoard:
     event = event_pb2.Event(step=line["step"], wall_time=time.time())
     for name, value in line.items():  # summary.scalar would change the "=" in names of runs
       if name not in PLACE:
-        event.summary.value.add(tag=name, simple_value=value)
+        event.summary.value.add(tag=grouped(name), simple_value=value)
     self._file.write_event(event)
     if time.monotonic() - self._flushed > FLUSH_EVERY:
       self._file.flush()

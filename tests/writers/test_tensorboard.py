@@ -9,9 +9,11 @@ def test_tensorboard_events(tmp_path):
   found = {(tag, step): value for tag, step, value in events(tmp_path)}
   assert found[("train/loss", 5)] == pytest.approx(0.2)
   assert found[("validation/accuracy", 10)] == pytest.approx(0.1)
-  assert found[("learning_rate", 10)] == pytest.approx(rate(10))
+  assert found[("optim/learning_rate", 10)] == pytest.approx(rate(10))
   logged = {(key, line["step"]) for line in lines(tmp_path) for key in line}
-  assert {(tag, step) for tag, step in logged if tag not in ("step", "epoch")} == set(found)
+  own = {"learning_rate": "optim/learning_rate", "images_per_second": "speed/images_per_second"}
+  wanted = {(own.get(key, key), step) for key, step in logged if key not in ("step", "epoch")}
+  assert set(found) == wanted
 
 
 def test_tensorboard_itself_reads_them(tmp_path):

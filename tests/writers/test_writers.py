@@ -72,7 +72,7 @@ def test_a_stopped_run_reads_like_one_that_was_not(tmp_path):
     {k: v for k, v in line.items() if k != "images_per_second"} for line in lines(folder)
   ]
   assert timeless(tmp_path / "whole") == timeless(tmp_path / "stopped")
-  scalars = lambda folder: [e for e in events(folder) if e[0] != "images_per_second"]
+  scalars = lambda folder: [e for e in events(folder) if e[0] != "speed/images_per_second"]
   assert scalars(tmp_path / "whole") == scalars(tmp_path / "stopped")
 
 
