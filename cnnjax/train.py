@@ -85,19 +85,7 @@ def train(
       trained_on.write(workdir, before if program.finished(now) else history)
     with (
       catch_signals() as caught,
-      writers.Writers(
-        workdir,
-        now.steps_done,
-        inputs.length.total,
-        inputs.length.steps_per_epoch,
-        config.batch_size,
-        diagnose.watch(program),
-        devices=program.mesh.size,
-        profile=config.profile,
-        clock=clock,
-        metrics=program.metrics,
-        monitor=config.monitor,
-      ) as out,
+      writers.Writers.of(program, workdir, now.steps_done, clock) as out,
       processes.one_for_all(),
     ):
       saved.say = out.say

@@ -4,8 +4,8 @@
 bar, progress), results in words, the list of unreadable images, and the sinks, which keep lines of
 metrics. A new sink is one class like those of sinks.py and an entry in `writers.open_sinks`.
 
-It may touch tasks (what a metric is called, and which way is better), training (the watch that
-warns) and all below; it is given numbers, never states, batches or models.
+It may touch training (a program's pieces, and the watch that warns) and all below; it is given
+numbers, never states, batches or models.
 """
 
 from cnnjax.writers.metrics_file import BEFORE, METRICS, read_metrics

@@ -30,7 +30,7 @@ class MetricsFile:
   def write(self, line: Mapping[str, float]) -> None:
     self._file.write(strict_json.dumps(line) + "\n")
 
-  def close(self) -> None:
+  def close(self, *, finished: bool) -> None:
     self._file.close()
 
 

@@ -13,5 +13,8 @@ class Sink(Protocol):
   def write(self, line: Mapping[str, float]) -> None:
     """Keeps a line: `PLACE`, and metrics by their names in metrics.jsonl; NaN may be among them."""
 
-  def close(self) -> None:
-    """Writes what is not written yet. Nothing is called afterwards."""
+  def close(self, *, finished: bool) -> None:
+    """Writes what is not written yet. Nothing is called afterwards.
+
+    `finished`: the run is at its end; otherwise it broke off, and may go on.
+    """

@@ -5,15 +5,17 @@ import math
 import pathlib
 import signal
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from cnnjax.checkpoints import workdir
 from cnnjax.errors import TransientError, number
 from cnnjax.runtime import compiling, processes, profiling
 from cnnjax.tasks.metric import Metric, named
-from cnnjax.training import health
+from cnnjax.training import diagnose, health
+from cnnjax.training.program import Program
 from cnnjax.writers import metrics_file, results
 from cnnjax.writers.display import Display
 from cnnjax.writers.meter import Meter
@@ -23,7 +25,11 @@ from cnnjax.writers.unreadable import Unreadable
 
 
 def open_sinks(
-  folder: pathlib.Path, kept: Iterable[Mapping[str, float]], first_step: int
+  folder: pathlib.Path,
+  kept: Iterable[Mapping[str, float]],
+  first_step: int,
+  config: ConfigDict | None,
+  headlines: Sequence[str],
 ) -> list[Sink]:
   """Opens what keeps the metrics of a run; a new kind of sink is one more entry here.
 
@@ -31,8 +37,22 @@ def open_sinks(
     folder: the workdir.
     kept: the lines of metrics.jsonl that the run goes on from.
     first_step: of the lines to come.
+    config: of the run, with every field of its model, if it is known.
+    headlines: the metrics that are the result, by their names in metrics.jsonl.
   """
-  return [metrics_file.MetricsFile(folder, kept), TensorBoard(folder, first_step)]
+  return [
+    metrics_file.MetricsFile(folder, kept),
+    TensorBoard(folder, first_step, config, headlines),
+  ]
+
+
+def _headlines(program: Program) -> list[str]:
+  """The metrics that are the result of a program: on each split, of several rates each one's."""
+  metrics, names = program.metrics, program.members.names
+  runs = [f"/{name}" for name in names] if program.config.rates else [""]
+  shown = [name for name, metric in metrics.items() if metric.headline] or [*metrics]
+  splits = program.inputs.evaluations
+  return [f"{split}/{name}{run}" for name in shown for split in splits for run in runs]
 
 
 class Writers:
@@ -53,6 +73,8 @@ class Writers:
     clock: of what was compiled since the run began; None: since now.
     metrics: of the task and the weights that are evaluated, by name; the headlines are said.
     monitor: the metric that says which of several learning rates is the best.
+    config: of the run, with every field of its model, for sinks that show it.
+    headlines: the metrics that are the result, by their names in metrics.jsonl.
   """
 
   def __init__(
@@ -69,6 +91,8 @@ class Writers:
     clock: compiling.Clock | None = None,
     metrics: Mapping[str, Metric] = types.MappingProxyType({}),
     monitor: str = "",
+    config: ConfigDict | None = None,
+    headlines: Sequence[str] = (),
   ):
     first = processes.is_first()
     self._steps_per_epoch, self._watch = steps_per_epoch, watch
@@ -82,12 +106,35 @@ class Writers:
     self._before = metrics_file.set_aside(folder) if first and not start else 0
     # A partial line at `start` is taken back: the whole one follows.
     first_step = start + 1 if kept == found else start
-    self._sinks = open_sinks(folder, kept, first_step) if first else []
+    self._sinks = open_sinks(folder, kept, first_step, config, headlines) if first else []
+    self._finished = False
     self._unwritten: tuple[int, Callable] | None = None  # a step, and what reads its metrics
     self._meter = Meter(start, total, batch_size, devices, clock)
     self._display = Display(self._meter, steps_per_epoch, folder, quiet=not first)
     self._unreadable = Unreadable(folder, self.say) if first else None
     self.trace = profiling.Trace(profile, folder, self._traced)
+
+  @classmethod
+  def of(
+    cls, program: Program, folder: pathlib.Path, start: int, clock: compiling.Clock
+  ) -> "Writers":
+    """Those of a program; the other arguments as above."""
+    config, length = program.config, program.inputs.length
+    return cls(
+      folder,
+      start,
+      length.total,
+      length.steps_per_epoch,
+      config.batch_size,
+      diagnose.watch(program),
+      devices=program.mesh.size,
+      profile=config.profile,
+      clock=clock,
+      metrics=program.metrics,
+      monitor=config.monitor,
+      config=workdir.resolve(config),
+      headlines=_headlines(program),
+    )
 
   def __enter__(self) -> "Writers":
     self._display.open()
@@ -99,7 +146,7 @@ class Writers:
     try:
       self._write_rest(error)
       for sink in self._sinks:
-        sink.close()
+        sink.close(finished=self._finished and error is None)
     except OSError:  # a full disk; what has ended the run already says so better
       if error is None:
         raise
@@ -227,6 +274,7 @@ class Writers:
     if stopped_by and step < meter.total:
       self.say(results.of_stop(stopped_by.name, folder, step, meter.total, arrays=arrays))
       return
+    self._finished = True
     done = step - meter.start
     did = f"trained {number(done, 'step')} in {meter.took()} ({meter.describe()}). "
     if step < meter.total:

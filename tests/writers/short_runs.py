@@ -44,8 +44,11 @@ def lines(folder):
   return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def events(folder):
-  """[(tag, step, value)] of the TensorBoard events of a folder: TFRecords, oldest file first."""
+def summaries(folder):
+  """[(step, value of a summary)] of the TensorBoard events of a folder, oldest file first.
+
+  The files are TFRecords. A session that starts hides what older ones wrote of later steps.
+  """
   from tensorboardX.proto import event_pb2
 
   found = []
@@ -55,6 +58,15 @@ def events(folder):
       event = event_pb2.Event.FromString(data.read(struct.unpack("<Q", header[:8])[0]))
       data.read(4)
       if event.HasField("session_log") and event.session_log.status == 1:  # START: a purge
-        found = [entry for entry in found if entry[1] < event.step]
-      found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+        found = [entry for entry in found if entry[0] < event.step]
+      found += [(event.step, value) for value in event.summary.value]
   return found
+
+
+def events(folder):
+  """[(tag, step, value)] of the scalars among them."""
+  return [
+    (value.tag, step, value.simple_value)
+    for step, value in summaries(folder)
+    if value.HasField("simple_value")
+  ]

@@ -1,7 +1,36 @@
 """TensorBoard events."""
 
+import contextlib
+import dataclasses
+import signal
+
 import pytest
-from short_runs import events, lines, rate, run
+from short_runs import events, lines, rate, run, summaries
+
+from cnnjax import build, writers
+from cnnjax.config import flatten, from_json
+from cnnjax.runtime import compiling
+from cnnjax.tasks.metric import Metric
+
+
+def write(program, folder, leave=lambda out: None, start=0):
+  """What writers of a program write that is not trained."""
+  with writers.Writers.of(program, folder, start, compiling.Clock()) as out:
+    leave(out)
+
+
+def hparams(folder):
+  """{kind: message} of what the HParams tab reads."""
+  from tensorboardX.proto import plugin_hparams_pb2
+
+  found = {}
+  for _, value in summaries(folder):
+    if value.metadata.plugin_data.plugin_name == "hparams":
+      data = plugin_hparams_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
+      kind = data.WhichOneof("data")
+      assert value.tag == f"_hparams_/{kind}" and kind not in found
+      found[kind] = getattr(data, kind)
+  return found
 
 
 def test_tensorboard_events(tmp_path):
@@ -14,6 +43,106 @@ def test_tensorboard_events(tmp_path):
   own = {"learning_rate": "optim/learning_rate", "images_per_second": "speed/images_per_second"}
   wanted = {(own.get(key, key), step) for key, step in logged if key not in ("step", "epoch")}
   assert set(found) == wanted
+
+
+def test_the_config_is_there_as_text_and_as_hyperparameters(tmp_path, tiny):
+  """With every field of the model, as in config.json; None is no value."""
+  program = build.build(tiny(**{"model.dropout": 0.25}))
+  write(program, tmp_path)
+  ((step, text),) = [(step, value) for step, value in summaries(tmp_path) if value.tag == "config"]
+  assert step <= 1 and text.metadata.plugin_data.plugin_name == "text"
+  (written,) = text.tensor.string_val
+  fence, *shown, end = written.decode().splitlines()
+  assert (fence, end) == ("```json", "```")
+  values = flatten(from_json("\n".join(shown)))
+  given = flatten(program.config)
+  assert values.items() >= given.items() and "model.conv_dropout" in {*values} - {*given}
+  found = hparams(tmp_path)
+  columns = {info.name: info for info in found["experiment"].hparam_infos}
+  assert list(columns) == list(values)
+  told = {
+    key: getattr(value, value.WhichOneof("kind"))
+    for key, value in found["session_start_info"].hparams.items()
+  }
+  assert told == {
+    key: value if isinstance(value, bool | int | float | str) else str(value)
+    for key, value in values.items()
+    if value is not None
+  }
+  assert told["model.dropout"] == 0.25 and told["model.batch_norm"] is True
+  assert told["model.conv_features"] == "(4,)" and "data.validation" not in told
+  from tensorboardX.proto import api_pb2
+
+  types = {key: api_pb2.DataType.Name(columns[key].type) for key in columns}
+  assert types["model.dropout"] == types["batch_size"] == "DATA_TYPE_FLOAT64"
+  assert types["model.batch_norm"] == "DATA_TYPE_BOOL"
+  assert types["model.name"] == "DATA_TYPE_STRING" and types["data.validation"] == "DATA_TYPE_UNSET"
+
+
+@pytest.mark.parametrize(
+  "settings, metrics",
+  [
+    ({}, ["test/accuracy", "test/loss"]),
+    (
+      {"data.validation": 21, "average.ema": 0.9, "seeds": 2},
+      [
+        "validation/accuracy", "test/accuracy", "validation/loss", "test/loss",
+        "validation/ema_accuracy", "test/ema_accuracy", "validation/ema_loss", "test/ema_loss",
+      ],
+    ),
+    (
+      {"rates": (0.1, 0.01)},
+      [
+        "test/accuracy/rate=0.1", "test/accuracy/rate=0.01", "test/loss/rate=0.1",
+        "test/loss/rate=0.01",
+      ],
+    ),
+  ],
+)  # fmt: skip
+def test_headlines_stand_beside_the_hyperparameters(tmp_path, tiny, settings, metrics):
+  write(build.build(tiny(**settings)), tmp_path)
+  assert [info.name.tag for info in hparams(tmp_path)["experiment"].metric_infos] == metrics
+
+
+def test_all_metrics_stand_there_where_none_is_a_headline(tmp_path, tiny):
+  program = build.build(tiny())
+
+  class Other(type(program.task)):
+    METRICS = (Metric("own", "min"), Metric("other", "max"))
+
+  task = Other(**{f.name: getattr(program.task, f.name) for f in dataclasses.fields(program.task)})
+  write(dataclasses.replace(program, task=task), tmp_path)
+  metrics = hparams(tmp_path)["experiment"].metric_infos
+  assert [info.name.tag for info in metrics] == ["test/own", "test/other"]
+
+
+def test_the_end_is_written_once_the_run_is_finished(tmp_path, tiny):
+  program = build.build(tiny())
+  total = program.inputs.length.total
+
+  def fail(out):
+    out.report(tmp_path, total, None, None)
+    raise ZeroDivisionError
+
+  broken = {
+    "stopped": lambda out: out.report(tmp_path, 5, None, signal.SIGTERM),
+    "failed": fail,
+    "left": lambda out: None,
+  }
+  for name, leave in broken.items():
+    (tmp_path / name).mkdir()
+    with contextlib.suppress(ZeroDivisionError):
+      write(program, tmp_path / name, leave)
+    assert hparams(tmp_path / name).keys() == {"experiment", "session_start_info"}
+  write(program, tmp_path, lambda out: out.report(tmp_path, total, None, None))
+  found = hparams(tmp_path)
+  assert found["session_end_info"].status == 1  # STATUS_SUCCESS
+  assert found["session_end_info"].end_time_secs >= found["session_start_info"].start_time_secs
+
+
+def test_nothing_but_scalars_without_a_config(tmp_path):
+  run(tmp_path, stop=10)
+  assert len(events(tmp_path)) == len(summaries(tmp_path)) > 0
 
 
 def test_tensorboard_itself_reads_them(tmp_path):

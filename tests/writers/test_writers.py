@@ -1,6 +1,7 @@
 """What the loop calls: lines of metrics, fresh and going on, and what ends a run."""
 
 import contextlib
+import csv
 import functools
 import math
 import time
@@ -9,6 +10,7 @@ import pytest
 from short_runs import BATCH, events, lines, make, rate, run, training
 
 from cnnjax.errors import TransientError, UserError
+from cnnjax.writers import writers
 
 
 def test_lines_of_metrics(tmp_path):
@@ -111,3 +113,29 @@ def test_arrays_that_are_gone_at_the_end_are_no_error(tmp_path):
   with make(tmp_path) as out:
     out.progress(7, read)
   assert lines(tmp_path) == []
+
+
+def test_another_sink_is_a_small_class(tmp_path, monkeypatch):
+  """It gets the lines of metrics.jsonl, and hears of the end."""
+
+  class Csv:
+    def __init__(self, file):
+      self._file = file.open("w", newline="")
+      self._writer = csv.writer(self._file)
+
+    def write(self, line):
+      self._writer.writerows((line["step"], *item) for item in line.items())
+
+    def close(self, *, finished):
+      self._writer.writerow(["finished", finished])
+      self._file.close()
+
+  usual = writers.open_sinks
+  more = lambda *args: [*usual(*args), Csv(tmp_path / "metrics.csv")]
+  monkeypatch.setattr(writers, "open_sinks", more)
+  run(tmp_path, stop=12)
+  with (tmp_path / "metrics.csv").open(newline="") as file:
+    *rows, last = csv.reader(file)
+  wanted = [[str(line["step"]), k, str(v)] for line in lines(tmp_path) for k, v in line.items()]
+  assert rows == wanted and rows[-1] == ["12", "partial", "True"]
+  assert last == ["finished", "False"]
