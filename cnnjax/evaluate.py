@@ -270,12 +270,16 @@ def main(argv: list[str] | None = None) -> int:
   from cnnjax.tasks.metric import in_words, of_each
 
   each = of_each(found.metrics)
-  rows = [f"\n  {run}  {in_words(values, found.declared)}" for run, values in each.items() if run]
+  width = max(map(len, each))
+  rows = [
+    f"\n  {run:<{width}}  {in_words(values, found.declared)}" for run, values in each.items() if run
+  ]
+  of_one = in_words(each[""], found.declared)  # or the means of seeds
   of = "" if args.weights == "raw" else f", {args.weights} weights"
   where = "all images" if found.split == ALL else f"{found.split} split"
   print(
     f"{args.workdir}, {args.checkpoint} checkpoint (step {found.step:,}){of}, {where}, "
-    f"{found.examples:,} examples: {in_words(each[''], found.declared) or ''.join(rows)}"
+    f"{found.examples:,} examples:{(of_one and f' {of_one}') or ''.join(rows)}"
   )
   for name, reason in list(unreadable.items())[:1]:
     images = number(len(unreadable), "image")

@@ -16,6 +16,7 @@ from cnnjax.config import default
 from cnnjax.data.images import center_crop
 from cnnjax.errors import UserError, run
 from cnnjax.runtime import sharding
+from cnnjax.tasks.metric import Metric
 from cnnjax.training import state, steps
 
 
@@ -204,6 +205,25 @@ def test_the_classes_must_be_those_of_the_run(fixres, photos):
   other = data.from_arrays((images, labels), (images, labels), classes=("0", "2", "1"))
   with pytest.raises(UserError, match="where it has '1' they have '2'"):
     evaluate.evaluate_checkpoint(fixres[0], splits=other)
+
+
+@pytest.mark.parametrize(
+  "metrics, said",
+  [
+    ({"loss": 0.5, "loss_ci95": 0.25, "loss/seed=0": 0.4}, " loss 0.5000 ± 0.2500"),
+    (
+      {"loss/rate=0.01": 0.5, "loss/rate=1": 2},
+      "\n  rate=0.01  loss 0.5000\n  rate=1     loss 2.0000",
+    ),
+  ],
+)
+def test_runs_of_several_rates_have_a_row_each(monkeypatch, capsys, metrics, said):
+  declared = {"loss": Metric("loss", "min", ".4f")}
+  found = evaluate.Evaluation("test", 3, 5, metrics, declared)
+  monkeypatch.setattr(evaluate, "_evaluated", lambda *_, **__: found)
+  evaluate.main(["--workdir=runs/x"])
+  words = "runs/x, last checkpoint (step 3), test split, 5 examples:"
+  assert capsys.readouterr().out == f"{words}{said}\n"
 
 
 def test_each_flag_of_the_command_is_taken(fixres, monkeypatch):

@@ -202,15 +202,20 @@ class Program:
       metrics |= {f"train/epoch_{name}": value for name, value in found.items()}
     if now.loss_scale is not None:  # while it comes down, all steps of a window may be left out
       metrics = {name: value for name, value in metrics.items() if not math.isnan(value)}
-      metrics["loss_scale"] = float(now.loss_scale.scale.min())
+      metrics |= self._of_runs("loss_scale", now.loss_scale.scale)
     return {**metrics, **self._rates(now)}
 
   def _rates(self, now: state.TrainState) -> dict[str, float]:
     """The learning rate of the step before `now`, as it was: in a sweep, and on a plateau."""
-    scales = np.asarray(now.rate_scale) * float(self.schedule(now.steps_done - 1))
-    if not self.config.rates:
-      return {"learning_rate": float(scales.flat[0])}
-    return self.members.report([{"learning_rate": float(rate)} for rate in scales])
+    rates = np.asarray(now.rate_scale) * float(self.schedule(now.steps_done - 1))
+    # Seeds have one rate.
+    return self._of_runs("learning_rate", rates if self.config.rates else rates.flat[0])
+
+  def _of_runs(self, name: str, values: Any) -> dict[str, float]:
+    """A metric that is one number `[]`, or one of each run `[runs]` as the members report it."""
+    if not np.ndim(values):
+      return {name: float(values)}
+    return self.members.report([{name: float(value)} for value in values])
 
   def finished(self, now: state.TrainState) -> bool:
     """Whether the run is at its end, or was stopped early."""

@@ -1,9 +1,11 @@
 """What several runs come to, by hand."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
+from cnnjax import build
 from cnnjax.config import default
 from cnnjax.tasks import metric
 from cnnjax.tasks.metric import Metric, of_weights
@@ -41,3 +43,18 @@ def test_in_words():
   metrics = of_weights([Metric("accuracy", "max", ".2%"), Metric("loss", "min", ".4f")], ["raw"])
   values = {"test/loss": 0.25, "test/accuracy": 0.5, "test/accuracy_ci95": 0.01, "train/loss": 9.0}
   assert metric.in_words(values, metrics, "test/") == "accuracy 50.00% ± 1.00%, loss 0.2500"
+
+
+@pytest.mark.parametrize("settings", [{"rates": (0.1, 0.2)}, {"seeds": 2}])
+def test_the_loss_scale_is_that_of_each_run(tiny, settings):
+  """Of seeds also the mean; of rates no number that is of none."""
+  program = build.build(tiny(dtype="float16", **settings))
+  now = program.new_state()
+  now = now.replace(loss_scale=now.loss_scale.replace(scale=jnp.asarray([2.0, 8.0])))
+  found = program.training_metrics(now)
+  scales = {name: value for name, value in found.items() if name.startswith("loss_scale")}
+  if "rates" in settings:
+    assert scales == {"loss_scale/rate=0.1": 2.0, "loss_scale/rate=0.2": 8.0}
+  else:
+    assert scales.pop("loss_scale_ci95") > 0
+    assert scales == {"loss_scale": 5.0, "loss_scale/seed=0": 2.0, "loss_scale/seed=1": 8.0}

@@ -6,7 +6,8 @@ import shlex
 import signal
 
 import pytest
-from short_runs import BATCH, METRICS, PER_EPOCH, TOTAL, events, make
+from event_files import events
+from short_runs import BATCH, METRICS, PER_EPOCH, TOTAL, make
 
 from cnnjax import writers
 from cnnjax.tasks.metric import Metric, of_weights

@@ -5,7 +5,8 @@ import dataclasses
 import signal
 
 import pytest
-from short_runs import events, lines, rate, run, summaries
+from event_files import events, summaries
+from short_runs import lines, rate, run
 
 from cnnjax import build, writers
 from cnnjax.config import flatten, from_json

@@ -7,7 +7,8 @@ import math
 import time
 
 import pytest
-from short_runs import BATCH, events, lines, make, rate, run, training
+from event_files import events
+from short_runs import BATCH, lines, make, rate, run, training
 
 from cnnjax.errors import TransientError, UserError
 from cnnjax.writers import writers
