@@ -55,7 +55,7 @@ def restore(abstract: Any, there: dict[str, Any], read: Callable[..., Any]) -> A
   averages = found["averages"] if averages else {}
   averages |= {name: jax.tree.map(jnp.copy, found["variables"]) for name in missing}
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), lacking)
-  found = {**found["variables"], "averages": averages, **found["training"], **zeros}
+  found = {"variables": found["variables"], "averages": averages, **found["training"], **zeros}
   return abstract.replace(**found)
 
 
@@ -69,5 +69,5 @@ def paths(tree: Any) -> dict[str, Any]:
 
 def _training(state: Any) -> dict[str, Any]:
   """All but the variables and the averages."""
-  kept = {"params", "batch_stats", "averages"}
+  kept = {"variables", "averages"}
   return {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name not in kept}

@@ -31,7 +31,7 @@ from cnnjax.models import (  # noqa: F401
   xception,
 )  # fmt: skip
 from cnnjax.models.features import FeatureInfo, feature_info, features
-from cnnjax.models.forward import forward
+from cnnjax.models.forward import forward, forward_in_training, init
 from cnnjax.models.registry import (
   Rate,
   Scale,
@@ -48,6 +48,6 @@ from cnnjax.models.summary import Summary, summarize
 
 __all__ = [
   "FeatureInfo", "Rate", "Scale", "Size", "Summary",
-  "create", "feature_info", "features", "fields", "forward", "import_modules", "is_registered",
-  "lookup", "names", "register", "summarize",
+  "create", "feature_info", "features", "fields", "forward", "forward_in_training",
+  "import_modules", "init", "is_registered", "lookup", "names", "register", "summarize",
 ]  # fmt: skip

@@ -1,14 +1,48 @@
-"""The way into a model for whoever reads its logits: they come out in float32."""
+"""The ways into a model: fresh variables, a pass in evaluation, a pass in training.
 
-from typing import Any
+The variables of a model are collections of arrays: "params", "batch_stats", and any other that its
+`init` makes. An optimizer trains "params"; a pass in training moves the others. The collections in
+READ_OUT are no variables: a pass hands them to whoever asks for them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax.errors import UserError
 
-def forward(model: nn.Module, variables: Any, images: jax.Array, **options: Any) -> Any:
-  """Runs `model.apply`; logits and those of auxiliary heads are float32, whatever it computes in.
+READ_OUT = ("aux_logits", "features", "intermediates", "moments", "perturbations")
+_RESERVED = ("count",)  # beside the collections of an average; see optim/averaging.py
+
+
+class Passed(NamedTuple):
+  """What a forward pass in training gives."""
+
+  logits: jax.Array  # [batch, num_classes] float32
+  moved: dict[str, Any]  # all collections but the parameters, after the pass
+  kept: dict[str, Any]  # auxiliary logits, and the collections that were asked for
+
+
+def init(model: nn.Module, key: jax.Array, images: jax.Array) -> dict[str, Any]:
+  """Returns fresh variables; "batch_stats" is there without batch norm as well, and empty.
+
+  Raises:
+    UserError: the model makes a collection whose name has another meaning.
+  """
+  made = model.init(key, images, train=False)
+  variables = {name: tree for name, tree in made.items() if name not in READ_OUT}
+  if taken := [name for name in _RESERVED if name in variables]:
+    raise UserError(
+      f"{type(model).__name__} has a collection {taken[0]!r}, and this name is taken: rename it"
+    )
+  return {"params": {}, "batch_stats": {}, **variables}
+
+
+def forward(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+  """Returns the logits in evaluation, [batch, num_classes] float32, whatever it computes in.
 
   A loss or a probability of bfloat16 logits would have two digits.
 
@@ -16,16 +50,35 @@ def forward(model: nn.Module, variables: Any, images: jax.Array, **options: Any)
     model: any registered one.
     variables: its collections.
     images: `[batch, height, width, channels]`.
-    **options: of `model.apply`: train, rngs, mutable.
-
-  Returns:
-    Logits `[batch, num_classes]`; with `mutable`, (logits, the collections that it names).
   """
-  found = model.apply(variables, images, **options)
-  if "mutable" not in options:
-    return found.astype(jnp.float32)
-  logits, updated = found
-  if "aux_logits" in updated:
-    in_float32 = jax.tree.map(lambda x: x.astype(jnp.float32), updated["aux_logits"])
-    updated = {**updated, "aux_logits": in_float32}
-  return logits.astype(jnp.float32), updated
+  return model.apply(variables, images, train=False).astype(jnp.float32)
+
+
+def forward_in_training(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: jax.Array,
+  key: jax.Array | None,
+  keep: Sequence[str] = (),
+) -> Passed:
+  """Runs the model in training mode. Every such pass goes through here: all move the same.
+
+  Args:
+    model: any registered one.
+    variables: its collections, of which all but "params" may move.
+    images: `[batch, height, width, channels]`.
+    key: of dropout.
+    keep: names of more collections that the pass writes, such as "moments".
+  """
+  before = {name: tree for name, tree in variables.items() if name != "params"}
+  logits, found = model.apply(
+    variables,
+    images,
+    train=True,
+    rngs=None if key is None else {"dropout": key},
+    mutable=[*before, "aux_logits", *keep],
+  )
+  moved = {name: found.get(name, tree) for name, tree in before.items()}
+  kept = {name: tree for name, tree in found.items() if name not in before}
+  in_float32 = jax.tree.map(lambda x: x.astype(jnp.float32), kept.get("aux_logits", {}))
+  return Passed(logits.astype(jnp.float32), moved, {**kept, "aux_logits": in_float32})

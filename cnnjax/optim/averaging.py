@@ -1,12 +1,16 @@
 """Averages of the weights along a run, which are evaluated beside the weights themselves.
 
-- ema: exponential moving average, of the batch statistics as well, as in TensorFlow's and timm's.
+- ema: exponential moving average, of the batch statistics and other collections of floats as well,
+  as in TensorFlow's and timm's.
 - swa: the plain mean of the weights from a step on, arXiv:1803.05407. Its batch statistics are
   measured before it is evaluated (section 3.2 there).
 - schedule_free: what schedule-free optimizers evaluate (arXiv:2405.15682, the x of equation 5);
   its batch statistics are measured as well, as its authors ask.
 - slow: Lookahead's slow weights (arXiv:1907.08610), which are evaluated in place of the fast ones
   that are trained, as the paper and optax do: "raw" names them. Their statistics are measured.
+
+What else a model has in its collections (integers; and all of them, where only weights are
+averaged) is that of the weights that are trained.
 """
 
 import dataclasses
@@ -20,7 +24,7 @@ from ml_collections import ConfigDict
 from cnnjax import optim
 from cnnjax.errors import UserError
 
-Averages = dict[str, dict[str, Any]]  # name: {"params", "batch_stats"}, of swa "count" too
+Averages = dict[str, dict[str, Any]]  # name: {collection: tree}, of swa "count" too
 WEIGHTS = ("raw", "ema", "swa", "schedule_free")  # what can be evaluated; raw: as they are trained
 SLOW = "slow"
 
@@ -69,7 +73,11 @@ class Averaging:
     That is, a parameter that is frozen does not move by a bit in any average.
     """
     found = dict(averages)
-    toward = lambda old, new, share: jax.tree.map(lambda a, b: a + share * (b - a), old, new)
+
+    def toward(old: Any, new: Any, share: Any) -> Any:
+      one = lambda a, b: a + share * (b - a) if jnp.issubdtype(a.dtype, jnp.floating) else b
+      return jax.tree.map(one, old, new)
+
     if self.ema is not None:
       # "num_updates" of tf.train.ExponentialMovingAverage
       decay = jnp.minimum(self.ema, (1 + step) / (10 + step)) if self.warmup else self.ema
@@ -85,7 +93,7 @@ class Averaging:
         averages["swa"]["params"],
         variables["params"],
       )
-      found["swa"] = {**averages["swa"], "params": params, "count": count}
+      found["swa"] = {**averages["swa"], **_unmeasured(variables), "params": params, "count": count}
     return found
 
   def ready(self, averages: Averages) -> tuple[str, ...]:
@@ -94,12 +102,15 @@ class Averaging:
       name for name in self.names if name != "swa" or averages["swa"]["count"].reshape(-1)[0] > 0
     )
 
-  def with_optimizer_averages(self, averages: Averages, opt_state: Any, params: Any) -> Averages:
+  def with_optimizer_averages(
+    self, averages: Averages, opt_state: Any, variables: dict[str, Any]
+  ) -> Averages:
     """The same with the parameters that follow from the optimizer's state, as of its step."""
     found = dict(averages)
     for name in averages.keys() & {"schedule_free", SLOW}:
-      made = optim.averaged(self.optimizer, opt_state, params)
-      found[name] = {**averages[name], "params": jax.tree.map(jnp.copy, made)}
+      made = optim.averaged(self.optimizer, opt_state, variables["params"])
+      made = jax.tree.map(jnp.copy, {**_unmeasured(variables), "params": made})
+      found[name] = {**averages[name], **made}
     return found
 
   def describe(self) -> dict[str, str]:
@@ -112,6 +123,11 @@ class Averaging:
     }
     names = [text[name] for name in self.all_names]
     return {"averages": "; ".join(names)} if names else {}
+
+
+def _unmeasured(variables: dict[str, Any]) -> dict[str, Any]:
+  """The collections that are neither averaged with the weights nor measured for them."""
+  return {k: tree for k, tree in variables.items() if k not in ("params", "batch_stats")}
 
 
 def create(

@@ -80,7 +80,7 @@ def trace(program: Program, saved: checkpoints.Checkpoints, bad: int) -> str:
       now.variables,
       examples.images,
       examples.replace(key=None),
-      {"dropout": examples.key},
+      examples.key,
       updates,
       now.opt_state,
       jit=jit,

@@ -233,7 +233,7 @@ class Program:
     return {
       "raw": now.evaluated,
       **{
-        name: {key: now.averages[name][key] for key in ("params", "batch_stats")}
+        name: {collection: now.averages[name][collection] for collection in now.variables}
         for name in self.averages.ready(now.averages)
       },
     }
@@ -241,7 +241,7 @@ class Program:
   def with_optimizer_averages(self, now: state.TrainState) -> state.TrainState:
     """Returns `now` with the averages that follow from the state of its optimizer."""
     return now.replace(
-      averages=self.averages.with_optimizer_averages(now.averages, now.opt_state, now.params)
+      averages=self.averages.with_optimizer_averages(now.averages, now.opt_state, now.variables)
     )
 
   def to_measure(self, now: state.TrainState) -> list[str]:
@@ -285,8 +285,7 @@ class Program:
       examples = self.prepare(now.seed, now.step, batch, constants)
       grads, updates, _, _ = steps.update(now, examples, self._gradients, self.optimizer)
       with self.treated():
-        rngs = {"dropout": examples.key}
-        dead = health.dead_units(self.model, now.variables, examples.images, rngs)
+        dead = health.dead_units(self.model, now.variables, examples.images, examples.key)
       return health.by_layer(now.params, grads, updates) | dead
 
     return self.compiler.jit(examine)

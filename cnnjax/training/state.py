@@ -32,7 +32,7 @@ CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 
 @flax.struct.dataclass
 class TrainState:
-  """Parameters, statistics, optimizer, averages, counters, and the sums of training metrics.
+  """Variables of the model, optimizer, averages, counters, and the sums of training metrics.
 
   With `step` and `seed` this is everything: the order of the data, the augmentation and the dropout
   are functions of the two. Where several runs are trained as one program, every array has a leading
@@ -41,8 +41,7 @@ class TrainState:
 
   step: jax.Array  # [] int32, steps done
   seed: jax.Array  # [] uint32
-  params: Any
-  batch_stats: Any
+  variables: dict[str, Any]  # {collection: tree}: params, batch_stats, and others that a model has
   opt_state: optax.OptState
   averages: dict[str, Any]  # of the parameters; see optim/averaging.py
   rate_factor: jax.Array  # [] float32, times the schedule; other than 1 in a sweep of rates
@@ -53,9 +52,19 @@ class TrainState:
   bad_step: jax.Array  # [] int32, the first step whose loss or update was not finite, or NEVER
 
   @property
-  def variables(self) -> dict[str, Any]:
-    """What `model.apply` takes."""
-    return {"params": self.params, "batch_stats": self.batch_stats}
+  def params(self) -> Any:
+    """The variables that an optimizer trains."""
+    return self.variables["params"]
+
+  @property
+  def batch_stats(self) -> Any:
+    """The running statistics of batch norms; empty where there are none."""
+    return self.variables["batch_stats"]
+
+  @property
+  def others(self) -> dict[str, Any]:
+    """The variables that are no parameters, by collection."""
+    return {name: tree for name, tree in self.variables.items() if name != "params"}
 
   @property
   def steps_done(self) -> int:
@@ -70,7 +79,7 @@ class TrainState:
   def with_statistics(self, weights: str, batch_stats: Any) -> "TrainState":
     """The same with other batch statistics beside the "raw" parameters, or beside an average."""
     if weights == "raw" and SLOW not in self.averages:
-      return self.replace(batch_stats=batch_stats)
+      return self.replace(variables={**self.variables, "batch_stats": batch_stats})
     weights = SLOW if weights == "raw" else weights
     average = {**self.averages[weights], "batch_stats": batch_stats}
     return self.replace(averages={**self.averages, weights: average})
@@ -110,7 +119,7 @@ def create(
       step=jnp.zeros((), jnp.int32),
       seed=seed,
       rate_factor=rate_factor,
-      **variables,
+      variables=variables,
       **rest(variables),
       bad_step=jnp.full((), NEVER, jnp.int32),
     )
@@ -125,9 +134,31 @@ def create(
 
 
 def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh: Mesh) -> Any:
-  """Shapes and shardings of the variables; a model refuses images that it cannot take here."""
+  """Returns shapes and shardings of the variables.
+
+  Raises:
+    UserError: the model cannot take the images, or a collection does not keep its shape.
+  """
   shapes = jax.eval_shape(lambda: _init(model, image_shape, 0))
+  if shapes.keys() - {"params", "batch_stats"}:
+    _check_collections(model, shapes, image_shape)
   return sharding.laid_out(shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes))
+
+
+def _check_collections(
+  model: nn.Module, variables: dict[str, Any], image_shape: tuple[int, int, int]
+) -> None:
+  """Raises UserError unless all that moves in a pass is after it as it was before."""
+  images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+  run = lambda *args: models.forward_in_training(model, *args, jax.random.key(0)).moved
+  described = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  for name, tree in jax.eval_shape(run, variables, images).items():
+    if described(tree) != described(variables[name]):
+      raise UserError(
+        f"{type(model).__name__} does not keep the shapes of its collection {name!r} from one step "
+        "to the next: what is sown there, or has an axis of the batch, is no variable; leave it "
+        "out while `self.is_initializing()`"
+      )
 
 
 def depths(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
@@ -174,7 +205,7 @@ def _init(
   model: nn.Module, image_shape: tuple[int, int, int], seed: jax.Array | int
 ) -> dict[str, Any]:
   images = jnp.zeros((1, *image_shape), jnp.float32)
-  return {"batch_stats": {}, **model.init(jax.random.key(seed), images, train=False)}
+  return models.init(model, jax.random.key(seed), images)
 
 
 def count(params: Any) -> int:

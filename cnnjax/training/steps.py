@@ -38,8 +38,8 @@ class Seen:
 
   logits: jax.Array  # [batch, num_classes] float32
   losses: jax.Array  # [batch] float32
-  batch_stats: Any  # running statistics after it
-  moments: Any  # of the batch, where they are asked for
+  moved: Any  # all collections but the parameters, after it
+  moments: Any  # of the batch norms, where they are asked for
 
 
 @flax.struct.dataclass
@@ -140,7 +140,9 @@ def gradients(
   frozen: Any = None,
   gather: Callable[[Any], Any] | None = None,
 ) -> Callable:
-  """Returns the pure function (params, batch_stats, examples, scale) -> (grads, Seen).
+  """Returns the pure function (params, others, examples, scale) -> (grads, Seen).
+
+  `others` are the variables that are no parameters, by collection.
 
   Args:
     model: what is trained.
@@ -151,24 +153,18 @@ def gradients(
     frozen: a tree like params, true where no gradient is taken.
     gather: what `sharding.gatherer` returns, where the parameters lie in parts.
   """
-  mutable = ["batch_stats", "aux_logits", *(["moments"] if matched else [])]
+  keep = ["moments"] if matched else []
 
-  def loss_fn(params: Any, batch_stats: Any, examples: Examples, scale: Any) -> Any:
+  def loss_fn(params: Any, others: Any, examples: Examples, scale: Any) -> Any:
     if gather:
       params = checkpoint_name(gather(params), "whole")
     if frozen is not None:
       params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
     with treated():
-      logits, updated = models.forward(
-        model,
-        {"params": params, "batch_stats": batch_stats},
-        examples.images,
-        train=True,
-        rngs={"dropout": examples.key},
-        mutable=mutable,
-      )
-    losses = loss(logits, examples, updated)
-    seen = Seen(logits, losses, updated.get("batch_stats", {}), updated.get("moments", {}))
+      variables = {**others, "params": params}
+      passed = models.forward_in_training(model, variables, examples.images, examples.key, keep)
+    losses = loss(passed.logits, examples, passed.kept)
+    seen = Seen(passed.logits, losses, passed.moved, passed.kept.get("moments", {}))
     return losses.mean() * scale, seen
 
   if gather:  # the backward pass collects each parameter anew, and none is kept for it
@@ -178,7 +174,7 @@ def gradients(
   if accumulate == 1:
     return grad
 
-  def accumulated(params: Any, batch_stats: Any, examples: Examples, scale: Any) -> Any:
+  def accumulated(params: Any, others: Any, examples: Examples, scale: Any) -> Any:
     # Each takes every n-th example: of a batch that lies on many devices, some of each.
     split = lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
     join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
@@ -189,7 +185,7 @@ def gradients(
     unroll = accumulate if jax.default_backend() == "cpu" else 1
 
     def one(carry: Any, examples: Examples) -> Any:
-      stats, total = carry
+      others, total = carry
       if unroll > 1:
         # XLA would begin all of them at once, and save no memory. A value of the gradients so far,
         # though never taken, lets each wait for the last (on jax 0.10 an optimization_barrier
@@ -197,15 +193,15 @@ def gradients(
         so_far = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(total))
         images = jnp.where(so_far > jnp.inf, so_far.astype(examples.images.dtype), examples.images)
         examples = examples.replace(images=images)
-      grads, seen = grad(params, stats, examples, scale)
-      stats = stats if matched else seen.batch_stats
-      return (stats, optax.tree.add(total, grads)), seen.replace(batch_stats=None)
+      grads, seen = grad(params, others, examples, scale)
+      moved = {**seen.moved, "batch_stats": others["batch_stats"]} if matched else seen.moved
+      return (moved, optax.tree.add(total, grads)), seen.replace(moved=None)
 
-    begin = batch_stats, optax.tree.zeros_like(params)
-    (stats, total), seen = jax.lax.scan(one, begin, micro, unroll=unroll)
+    begin = others, optax.tree.zeros_like(params)
+    (moved, total), seen = jax.lax.scan(one, begin, micro, unroll=unroll)
     if matched:
-      stats = norms.moved(batch_stats, seen.moments)
-    seen = Seen(join(seen.logits), join(seen.losses), stats, None)
+      moved = {**moved, "batch_stats": norms.moved(others["batch_stats"], seen.moments)}
+    seen = Seen(join(seen.logits), join(seen.losses), moved, None)
     return optax.tree.scale(1 / accumulate, total), seen
 
   return accumulated
@@ -218,7 +214,7 @@ def update(
   scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
   def grads_at(params: Any) -> tuple[Any, Seen]:
-    grads, seen = gradients(params, state.batch_stats, examples, scale)
+    grads, seen = gradients(params, state.others, examples, scale)
     return (grads if state.loss_scale is None else optax.tree.scale(1 / scale, grads)), seen
 
   grads, seen = grads_at(state.params)
@@ -259,19 +255,16 @@ def train_step(
     grads, updates, opt_state, seen = update(state, examples, gradients, optimizer)
     measured = task.metrics(seen.logits, examples.targets, seen.losses)
     totals = health.totals(state.params, grads, updates)
-    variables = {
-      "params": optax.apply_updates(state.params, updates),
-      "batch_stats": seen.batch_stats,
-    }
+    variables = {**seen.moved, "params": optax.apply_updates(state.params, updates)}
     found = {
-      **variables,
+      "variables": variables,
       "opt_state": opt_state,
       "averages": averaging.update(state.averages, variables, state.step + 1),
       "window": state.window.merge(Window(measured, Norms.single_from_model_output(**totals))),
       "epoch": state.epoch.merge(measured),
     }
     loss_finite = jnp.isfinite(seen.losses.mean())
-    finite = loss_finite & _all_finite((totals, seen.batch_stats))
+    finite = loss_finite & _all_finite((totals, seen.moved))
     bad = ~finite
     if state.loss_scale is not None:
       # What the scale is for is an overflow of gradients, and such a step is left out.
@@ -289,7 +282,8 @@ def train_step(
 
 
 def _all_finite(tree: Any) -> jax.Array:
-  return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+  floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+  return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
 
 
 def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
@@ -316,7 +310,7 @@ def eval_step(model: nn.Module, task: Any, normalize: Callable, views: Callable)
 
   def step(variables: Any, batch: Batch, mask: jax.Array) -> Any:
     images = views(to_float(batch["image"]))
-    logits = [models.forward(model, variables, normalize(view), train=False) for view in images]
+    logits = [models.forward(model, variables, normalize(view)) for view in images]
     logits = task.mean_prediction(logits)
     targets = task.targets(batch["label"])
     return task.metrics(logits, targets, task.eval_loss(logits, targets), mask)
@@ -336,13 +330,9 @@ def moments_step(
   def step(variables: Any, seed: jax.Array, step: jax.Array, batch: Batch, constants: Any) -> Any:
     examples = prepare(seed, step, batch, constants)
     with treated():
-      _, found = model.apply(
-        variables,
-        examples.images,
-        train=True,
-        rngs={"dropout": examples.key},
-        mutable=["batch_stats", "moments", "aux_logits"],
+      passed = models.forward_in_training(
+        model, variables, examples.images, examples.key, ["moments"]
       )
-    return found.get("moments", {})
+    return passed.kept.get("moments", {})
 
   return step

@@ -26,9 +26,7 @@ class Teacher:
   ) -> "Teacher":
     """A model with its variables; `mean` and `std` are those that it was trained with."""
     normalize = steps.normalizer(mean, std)
-    teach = lambda variables, images: models.forward(
-      model, variables, normalize(images), train=False
-    )
+    teach = lambda variables, images: models.forward(model, variables, normalize(images))
     return cls(teach, variables, type(model).__name__)
 
 

@@ -41,7 +41,8 @@ def built(abstract=False):
 def at(step):
   """The state that is saved at a step: other numbers than at another one."""
   values = jax.tree.map(lambda x: x + step, built().params)
-  return built().replace(params=values, step=built().step * 0 + step)
+  variables = {**built().variables, "params": values}
+  return built().replace(variables=variables, step=built().step * 0 + step)
 
 
 @functools.cache

@@ -33,7 +33,7 @@ def state_of(variables, optimizer, task, scale=None):
   config = default()
   config.loss_scale.update(initial=scale or 1.0)
   return state.TrainState(
-    step=jnp.int32(0), seed=jnp.uint32(0), **{"batch_stats": {}, **variables},
+    step=jnp.int32(0), seed=jnp.uint32(0), variables={"batch_stats": {}, **variables},
     opt_state=optimizer.init(variables["params"]), averages={}, rate_factor=jnp.float32(1),
     monitor=monitor.create(config), window=steps.no_metrics(task), epoch=task.no_metrics(),
     bad_step=jnp.int32(state.NEVER),
@@ -99,7 +99,7 @@ def examples():
 def grads_of(model, examples, variables, **options):
   task = tasks.create(default().task, 3)
   take = jax.jit(steps.gradients(model, steps.losses(task), **options))
-  return take(variables["params"], variables.get("batch_stats", {}), examples, 1.0)
+  return take(variables["params"], {"batch_stats": variables.get("batch_stats", {})}, examples, 1.0)
 
 
 def close(a, b):
@@ -123,15 +123,15 @@ def test_statistics_of_micro_batches(examples):
   variables = model.init(jax.random.key(0), examples.images, train=False)
   _, whole = grads_of(model, examples, variables)
   _, matched = grads_of(model, examples, variables, accumulate=3, matched=True)
-  close(whole.batch_stats, matched.batch_stats)
+  close(whole.moved, matched.moved)
   _, each = grads_of(model, examples, variables, accumulate=3)
   stats = variables["batch_stats"]
   for i in range(3):
     part = jax.tree.map(lambda x: x[i::3], examples.replace(key=None))  # noqa: B023
     part = part.replace(key=examples.key)
     _, seen = grads_of(model, part, {**variables, "batch_stats": stats})
-    stats = seen.batch_stats
-  close(stats, each.batch_stats)
+    stats = seen.moved["batch_stats"]
+  close(stats, each.moved["batch_stats"])
 
 
 def test_no_gradient_of_what_is_frozen(examples):

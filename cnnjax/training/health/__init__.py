@@ -2,8 +2,8 @@
 
 found = health.totals(params, grads, updates)            # in the training step, always
 found |= health.by_layer(params, grads, updates)         # now and then
-found = health.dead_units(model, variables, images, rngs)
-text = health.trace(model, loss_fn, variables, images, targets, rngs, update_fn, opt_state)
+found = health.dead_units(model, variables, images, key)
+text = health.trace(model, loss_fn, variables, images, targets, key, update_fn, opt_state)
 watch = health.Watch(total_steps, monitor, better)
 warnings = watch.see(line)                               # each line of metrics.jsonl
 """

@@ -23,7 +23,9 @@ Place = tuple[str, str, int]  # module, input or output, which call of it
 class Value:
   """Something that a step computes, and how large it is."""
 
-  what: str  # images, targets, params, batch_stats, input, output, moved, loss, gradient, update
+  # images, targets, params, batch_stats, other (variables), input, output, moved, loss, gradient,
+  # update
+  what: str
   name: str  # of the parameter or the module; "" for the model
   largest: float  # magnitude; infinity if any is infinite, NaN if any is NaN
   dtype: str = "float32"  # that it has
@@ -35,7 +37,7 @@ def trace(
   variables: Any,
   images: jax.Array,
   targets: Any,
-  rngs: Any = None,
+  key: jax.Array | None = None,
   update_fn: Callable[[Any, Any, Any], Any] | None = None,
   opt_state: Any = None,
   jit: Callable = jax.jit,
@@ -46,12 +48,12 @@ def trace(
   looked into: then the scan's module is named.
 
   Args:
-    loss_fn: (logits, targets, updated) -> the loss, [] or [batch]; `updated` has the collections
-      "batch_stats" and "aux_logits". With loss scaling, times the scale.
+    loss_fn: (logits, targets, kept) -> the loss, [] or [batch]; `kept` has the collection
+      "aux_logits". With loss scaling, times the scale.
     variables: params and the other collections, before the step.
     images: as the model takes them, [batch, height, width, channels].
     targets: what `loss_fn` takes, any tree.
-    rngs: as for `model.apply`.
+    key: of dropout.
     update_fn: (gradients, opt_state, params) -> updates, with loss scaling of scaled gradients;
       None: the step is followed as far as the gradients.
     opt_state: before the step.
@@ -62,7 +64,7 @@ def trace(
     _step(model, loss_fn, update_fn, met),
     compiler_options=ops.compiler_options(model, variables["params"]),
   )
-  found = jax.device_get(step(variables, images, targets, rngs, opt_state))
+  found = jax.device_get(step(variables, images, targets, key, opt_state))
   return explain(_in_order(*found, met))
 
 
@@ -72,28 +74,35 @@ def _step(model: nn.Module, loss_fn: Callable, update_fn: Callable | None, met: 
   Those of modules, as `_look` kept them, and a tree for each other kind of `Value`.
   """
 
-  def losses(params: Any, others: Any, images: jax.Array, targets: Any, rngs: Any) -> Any:
+  def losses(params: Any, others: Any, images: jax.Array, targets: Any, key: Any) -> Any:
     with nn.intercept_methods(functools.partial(_look, met)):
-      logits, updated = models.forward(
-        model, {**others, "params": params}, images, train=True, rngs=rngs,
-        mutable=["batch_stats", "aux_logits", LARGEST],
-      )  # fmt: skip
-    modules = updated.pop(LARGEST, {})
-    loss = jnp.mean(loss_fn(logits, targets, updated))
-    return loss, (modules, {"moved": updated.get("batch_stats", {}), "loss": loss})
+      variables = {**others, "params": params}
+      passed = models.forward_in_training(model, variables, images, key, [LARGEST])
+    loss = jnp.mean(loss_fn(passed.logits, targets, passed.kept))
+    moved, moved_other = _split(passed.moved)
+    found = {"moved": moved, "moved_other": moved_other, "loss": loss}
+    return loss, (passed.kept.get(LARGEST, {}), found)
 
-  def step(variables: Any, images: jax.Array, targets: Any, rngs: Any, opt_state: Any) -> Any:
+  def step(variables: Any, images: jax.Array, targets: Any, key: Any, opt_state: Any) -> Any:
     others = {**variables}
     params = others.pop("params")
     gradient, (modules, found) = jax.grad(losses, has_aux=True)(
-      params, others, images, targets, rngs
+      params, others, images, targets, key
     )
-    found |= {"images": images, "targets": targets, "gradient": gradient, **variables}
+    batch_stats, other = _split(others)
+    found |= {"images": images, "targets": targets, "gradient": gradient}
+    found |= {"params": params, "batch_stats": batch_stats, "other": other}
     if update_fn:
       found["update"] = update_fn(gradient, opt_state, params)
     return modules, jax.tree.map(_largest, found)
 
   return step
+
+
+def _split(others: Any) -> tuple[Any, Any]:
+  """Batch statistics, and the other collections that are no parameters."""
+  rest = {name: tree for name, tree in others.items() if name != "batch_stats"}
+  return others.get("batch_stats", {}), rest
 
 
 def _look(
@@ -151,9 +160,9 @@ def _in_order(modules: Any, found: dict[str, Any], met: dict[Place, str]) -> lis
 
   back = [sorted(values(kind), key=place, reverse=True) for kind in ("gradient", "update")]
   return [
-    *values("images", "targets", "params", "batch_stats"),
+    *values("images", "targets", "params", "batch_stats", "other"),
     *_forward(met, modules),
-    *values("moved", "loss"),
+    *values("moved", "moved_other", "loss"),
     *itertools.chain(*back),
   ]
 
@@ -202,6 +211,8 @@ def _sentence(value: Value, before: list[Value]) -> str:
       return f"{kind} is in the parameter {name} before this step"
     case "batch_stats":
       return f"{kind} is in the batch statistic {name} before this step"
+    case "other":
+      return f"{kind} is in the variable {name} before this step"
     case "input":
       behind = f"behind {outputs[-1].name}" if outputs else "before the first module"
       return (
@@ -216,6 +227,8 @@ def _sentence(value: Value, before: list[Value]) -> str:
       )
     case "moved":
       return f"{kind} began in the new batch statistic {name}; the forward pass is finite"
+    case "moved_other":
+      return f"{kind} began in the new value of the variable {name}; the forward pass is finite"
     case "loss":
       of = f"up to {outputs[-1].largest:.2g}"
       return f"{kind} began in the loss; the model's outputs ({of}) are finite"

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cnnjax import models
+
 DEAD = "dead"  # the collection
 
 
 def dead_units(
-  model: nn.Module, variables: Any, images: jax.Array, rngs: Any = None
+  model: nn.Module, variables: Any, images: jax.Array, key: jax.Array | None = None
 ) -> dict[str, jax.Array]:
   """The share of dead input channels of each convolution and dense layer, in training mode.
 
@@ -22,7 +24,7 @@ def dead_units(
   as the model takes them. A layer counts if a ReLU stands before it: its input is nowhere negative
   and somewhere 0; of the others, and of `dead_relu` where there is none, the value is NaN (see
   `counted`). The layer that takes the images is left out, and so is the inside of an `nn.scan` that
-  does not hand on the collection "dead" (variable_axes). Pure; `rngs` as for `model.apply`.
+  does not hand on the collection "dead" (variable_axes). Pure; `key` is that of dropout.
   """
   met: list[tuple[str, ...]] = []  # paths in the order of the forward pass
 
@@ -35,8 +37,8 @@ def dead_units(
     return next_fun(*args, **kwargs)
 
   with nn.intercept_methods(look):
-    _, kept = model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats", DEAD])
-  sown = flax.traverse_util.flatten_dict(kept.get(DEAD, {}))
+    passed = models.forward_in_training(model, variables, images, key, [DEAD])
+  sown = flax.traverse_util.flatten_dict(passed.kept.get(DEAD, {}))
   # Several values: of a layer that is called several times, or of each turn of a scan.
   shares = {f"dead/{'/'.join(path[:-1])}": _mean(values) for path, values in sown.items()}
   return shares | {"dead_relu": _mean(list(shares.values()))}
