@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.optim import averaging
 from cnnjax.runtime import profiling, sharding
 from cnnjax.runtime.paths import to_path
-from cnnjax.training import members, monitor, resuming, state
+from cnnjax.training import members, monitor, resuming, state, steps
 from cnnjax.training.program import Program
 from cnnjax.training.teacher import Teacher
 
@@ -114,6 +114,7 @@ def build(
   seeds = runs.seeds if runs.several else ()
   counted = tasks.needs_counts(config.task) or config.data.sampling != data.order.UNIFORM
   inputs = data.open_inputs(config, mesh, given, seeds=seeds, counted=counted, before=before)
+  augment.check(config.augment, steps.AUGMENTED, inputs.image_shape[-1])
   model = models.create(**config.model, num_classes=len(inputs.classes), dtype=config.dtype)
   variables = state.abstract_variables(model, inputs.image_shape, mesh)
   state.check_sizes(model, variables, inputs.image_shape, inputs.sizes)

@@ -186,8 +186,9 @@ class Loop:
     """Normalised images and targets."""
     images, targets = (x[self.order[step]] for x in self.arrays["train"])
     key, _ = jax.random.split(jax.random.fold_in(jax.random.key(SEED), step))
-    images, targets = self.augment(key, jnp.asarray(images, jnp.float32), targets)
-    return (np.asarray(images) - MEAN) / STD, targets
+    batch = {"image": jnp.asarray(images, jnp.float32), "targets": targets}
+    batch = self.augment(key, batch, {"image": "image", "targets": "targets"})
+    return (np.asarray(batch["image"]) - MEAN) / STD, batch["targets"]
 
   def gradient(self, params, step):
     """(mean gradient of the micro-batches, (logits, losses, moments of each))."""

@@ -1,18 +1,25 @@
-"""Augmentation as batched JAX: pure functions (key, images, targets) -> (images, targets).
+"""Augmentation as batched JAX: pure functions (key, batch, kinds) -> batch.
 
-Images are float32 in [0, 1], `[batch, height, width, channels]`, not yet normalised; targets are
+A batch is a dict of fields, and `kinds` gives the kind of each; see `cnnjax.fields`. Images are
+float32 in [0, 1], `[batch, height, width, channels]`, not yet normalised; targets are
 distributions over the classes, `[batch, num_classes]`. A config names the operations in order:
 `"pad_crop(4) | flip | rotate(15, p=0.5) | choice(mixup(0.8), cutmix(1.0))"`. With `p`, an operation
-is done to each example with that probability; those that mix a batch say what p is for them. An
-operation is made by a function of its arguments, which checks them; a new one is that function and
-a line in `OPERATIONS`. Views of an image for evaluation are in `views`.
+is done to each example with that probability; those that mix a batch say what p is for them.
+
+An operation draws its numbers once and acts on each field by its kind: those of geometry on image,
+mask and boxes alike, those of colour on images alone, and those that mix a batch refuse what they
+cannot mix. It is made by a function of its arguments, which checks them; a new one is that function
+and a line in `OPERATIONS`. Views of an image for evaluation are in `views`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cnnjax.augment import color, compose, erasing, geometry, mixing, parser, policies, views
+from cnnjax.augment.operation import Kinds, Operation, of_places, of_values
 
-__all__ = ["OPERATIONS", "create", "parse", "views"]
+__all__ = [
+  "OPERATIONS", "Operation", "check", "create", "of_places", "of_values", "parse", "views",
+]  # fmt: skip
 
 OPERATIONS: dict[str, Callable] = {
   "flip": geometry.flip,
@@ -57,10 +64,32 @@ def parse(spec: str | None) -> list[Callable]:
   Raises:
     UserError: text that cannot be read, an unknown operation, or arguments that it does not take.
   """
-  makers = {name: compose.with_probability(name, make) for name, make in OPERATIONS.items()}
+  makers = {
+    name: compose.with_probability(name, compose.named(name, make))
+    for name, make in OPERATIONS.items()
+  }
   return parser.read(spec, makers, "augment", "augmentation", "pad_crop(4) | flip")
 
 
-def create(spec: str | None) -> Callable:
-  """One function (key, images, targets) -> (images, targets) that does all that `spec` names."""
-  return compose.chain(parse(spec))
+def create(spec: str | None) -> compose.Chain:
+  """One function (key, batch, kinds) -> batch that does all that `spec` names.
+
+  `kinds` is {name: kind} of the fields that are augmented; what else is in the batch stays.
+  """
+  return compose.Chain(parse(spec))
+
+
+def check(spec: str | None, kinds: Kinds, channels: int | Mapping[str, int] | None = None) -> None:
+  """Raises UserError where an operation of `spec` cannot act on such data.
+
+  Args:
+    spec: as of `create`.
+    kinds: the kind of each field that is augmented, by its name.
+    channels: of the images; where fields differ, by the name of the field; None if not known.
+
+  Raises:
+    UserError: it names the operation, the field, its kind or its channels, and what would do.
+  """
+  if isinstance(channels, int):
+    channels = {name: channels for name, kind in kinds.items() if kind == "image"}
+  create(spec).check(kinds, channels or {})

@@ -8,15 +8,18 @@ the random operations of a config. Semantics are torchvision's, and Pillow's whe
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.augment import checks
+from cnnjax.augment.operation import Operation, Shape, of_values
 from cnnjax.errors import UserError
 
 RAMP = (np.arange(256, dtype=np.float32) / 255).reshape(1, 256, 1, 1)  # an image of every level
+WITH_COLOUR = (1, 3), "grey or RGB"  # what operations take that ask for a grey value or a hue
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what Pillow and torchvision convert to grey with
 
 
@@ -181,60 +184,61 @@ def look_up(tables: jax.Array, levels: jax.Array) -> jax.Array:
   return jax.lax.optimization_barrier(flat.reshape(batch, height, width, channels))
 
 
-def _uniform(adjust: Callable, low: float, high: float) -> Callable:
+def _uniform(adjust: Callable, low: float, high: float, *channels: Any) -> Operation:
   """`adjust(images, parameter)`, the parameter of each example uniform in [low, high]."""
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    shape = (images.shape[0], 1, 1, 1)
-    return adjust(images, jax.random.uniform(key, shape, minval=low, maxval=high)), targets
+  def draw(key: jax.Array, shape: Shape) -> jax.Array:
+    return jax.random.uniform(key, (shape[0], 1, 1, 1), minval=low, maxval=high)
 
-  return apply
+  return of_values(draw, adjust, *channels)
 
 
-def _by_factor(name: str, what: str, adjust: Callable, strength: float) -> Callable:
+def _by_factor(
+  name: str, what: str, adjust: Callable, strength: float, *channels: Any
+) -> Operation:
   """The factor is uniform in [max(0, 1 - strength), 1 + strength]: torchvision's ColorJitter."""
   checks.number(name, what, strength, 0)
-  return _uniform(adjust, max(0.0, 1.0 - strength), 1.0 + strength)
+  return _uniform(adjust, max(0.0, 1.0 - strength), 1.0 + strength, *channels)
 
 
-def _turn_hue(name: str, what: str, strength: float) -> Callable:
+def _turn_hue(name: str, what: str, strength: float) -> Operation:
   checks.number(name, what, strength, 0, 0.5)
-  return _uniform(adjust_hue, -strength, strength)
+  return _uniform(adjust_hue, -strength, strength, *WITH_COLOUR)
 
 
-def _always(change: Callable) -> Callable:
+def _always(change: Callable, *channels: Any) -> Operation:
   """An operation without anything random."""
-  return lambda key, images, targets: (change(images), targets)
+  return of_values(lambda key, shape: None, lambda images, _: change(images), *channels)
 
 
-def brightness(strength: float) -> Callable:
+def brightness(strength: float) -> Operation:
   """Multiplies each image by a factor uniform in [max(0, 1 - strength), 1 + strength]."""
   return _by_factor("brightness", "strength", adjust_brightness, strength)
 
 
-def contrast(strength: float) -> Callable:
+def contrast(strength: float) -> Operation:
   """As `brightness`, away from the mean grey value of each image (1 or 3 channels)."""
-  return _by_factor("contrast", "strength", adjust_contrast, strength)
+  return _by_factor("contrast", "strength", adjust_contrast, strength, *WITH_COLOUR)
 
 
-def saturation(strength: float) -> Callable:
+def saturation(strength: float) -> Operation:
   """As `brightness`, away from grey; 3 channels, and images of 1 stay."""
-  return _by_factor("saturation", "strength", adjust_saturation, strength)
+  return _by_factor("saturation", "strength", adjust_saturation, strength, *WITH_COLOUR)
 
 
-def sharpness(strength: float) -> Callable:
+def sharpness(strength: float) -> Operation:
   """As `brightness`, away from the smoothed image."""
   return _by_factor("sharpness", "strength", adjust_sharpness, strength)
 
 
-def hue(strength: float) -> Callable:
+def hue(strength: float) -> Operation:
   """Turns the hue by a share of the circle in +-`strength`, at most 0.5; grey images stay."""
   return _turn_hue("hue", "strength", strength)
 
 
 def color_jitter(
   brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
-) -> Callable:
+) -> Operation:
   """The four in random order: torchvision's ColorJitter, but with one order for the whole batch.
 
   An order for each image would compute every operation in every place.
@@ -247,35 +251,39 @@ def color_jitter(
     (_turn_hue(name, "hue", hue), hue),
   )
   steps = [step for step, strength in jitters if strength]  # at 0 it changes nothing
+  alone = lambda step: lambda key, x: step.changes["image"](x, step.draw(key, x.shape))
+  branches = [alone(step) for step in steps]
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
+  def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, list[jax.Array]]:
     order_key, *keys = jax.random.split(key, len(steps) + 1)
-    order = jax.random.permutation(order_key, len(steps))
-    branches = [lambda key, x, step=step: step(key, x, None)[0] for step in steps]
+    return jax.random.permutation(order_key, len(steps)), keys
+
+  def change(images: jax.Array, drawn: tuple[jax.Array, list[jax.Array]]) -> jax.Array:
+    order, keys = drawn
     for i, step_key in enumerate(keys):
       images = jax.lax.switch(order[i], branches, step_key, images)
-    return images, targets
+    return images
 
-  return apply
+  return of_values(draw, change, *(WITH_COLOUR if contrast or saturation or hue else ()))
 
 
-def grayscale() -> Callable:
+def grayscale() -> Operation:
   """All channels become the grey value; 3 channels, and images of 1 stay."""
-  return _always(lambda images: jnp.broadcast_to(luminance(images), images.shape))
+  return _always(lambda images: jnp.broadcast_to(luminance(images), images.shape), *WITH_COLOUR)
 
 
-def gaussian_noise(std: float) -> Callable:
+def gaussian_noise(std: float) -> Operation:
   """Adds normal noise of `std`, of the whole range from black to white, and clips."""
   checks.number("gaussian_noise", "std", std, 0)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
+  def change(images: jax.Array, key: jax.Array) -> jax.Array:
     noise = jax.random.normal(key, images.shape, images.dtype)
-    return jnp.clip(images + std * noise, 0, 1), targets
+    return jnp.clip(images + std * noise, 0, 1)
 
-  return apply
+  return of_values(lambda key, shape: key, change)
 
 
-def gaussian_blur(kernel_size: int, sigma: tuple[float, float] = (0.1, 2.0)) -> Callable:
+def gaussian_blur(kernel_size: int, sigma: tuple[float, float] = (0.1, 2.0)) -> Operation:
   """A Gaussian blur whose width in pixels is uniform in `sigma`: torchvision's GaussianBlur."""
   name = "gaussian_blur"
   checks.number(name, "kernel_size", kernel_size, 1, integer=True)
@@ -289,19 +297,19 @@ def gaussian_blur(kernel_size: int, sigma: tuple[float, float] = (0.1, 2.0)) -> 
   return _uniform(blur, low, high)
 
 
-def solarize(threshold: float) -> Callable:
+def solarize(threshold: float) -> Operation:
   """Inverts all values of at least `threshold`, in [0, 1]."""
   checks.number("solarize", "threshold", threshold, 0, 1)
   return _always(lambda images: solarize_from(images, threshold))
 
 
-def posterize(bits: int) -> Callable:
+def posterize(bits: int) -> Operation:
   """Keeps the first `bits` of the 8 of each value, rounded to 8 bits first; 8 keeps all."""
   checks.number("posterize", "bits", bits, 1, 8, integer=True)
   return _always(lambda images: posterize_to(images, bits))
 
 
-def equalize() -> Callable:
+def equalize() -> Operation:
   """Spreads the values of each channel evenly: Pillow's ImageOps.equalize, of 8-bit values."""
 
   def change(images: jax.Array) -> jax.Array:
@@ -311,11 +319,11 @@ def equalize() -> Callable:
   return _always(change)
 
 
-def autocontrast() -> Callable:
+def autocontrast() -> Operation:
   """Stretches each channel from black to white: Pillow's ImageOps.autocontrast."""
   return _always(lambda images: stretch(images, *extremes(images)))
 
 
-def invert() -> Callable:
+def invert() -> Operation:
   """The negative of each image."""
   return _always(lambda images: 1 - images)

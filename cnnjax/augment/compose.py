@@ -1,46 +1,99 @@
 """Operations made of operations: one after another, with a probability, or one of several."""
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.augment import checks
+from cnnjax.augment.operation import Batch, Kinds, Operation
 from cnnjax.errors import UserError
 
 
-def chain(operations: Sequence[Callable]) -> Callable:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chain:
   """All of `operations` in order, each with a key of its own: the key folded with its place."""
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    for i, operation in enumerate(operations):
-      images, targets = operation(jax.random.fold_in(key, i), images, targets)
-    return images, targets
+  operations: Sequence[Callable]
 
-  return apply
+  def __call__(self, key: jax.Array, batch: Batch, kinds: Kinds) -> Batch:
+    for i, operation in enumerate(self.operations):
+      batch = operation(jax.random.fold_in(key, i), batch, kinds)
+    return batch
+
+  def check(self, kinds: Kinds, channels: Mapping[str, int]) -> None:
+    """As of `Operation`."""
+    for operation in self.operations:
+      operation.check(kinds, channels)
 
 
-def sometimes(operation: Callable, p: float) -> Callable:
-  """`operation` on each example with probability `p`, drawn for each on its own."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sometimes:
+  """`operation` on each example with probability `p`, drawn for each on its own.
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
+  It is done to all fields of an example or to none.
+  """
+
+  operation: Callable
+  p: float
+
+  def __call__(self, key: jax.Array, batch: Batch, kinds: Kinds) -> Batch:
     chosen_key, key = jax.random.split(key)
-    chosen = jax.random.bernoulli(chosen_key, float(p), images.shape[:1])
+    examples = next(len(batch[name]) for name in kinds)
+    chosen = jax.random.bernoulli(chosen_key, float(self.p), (examples,))
 
     def pick(new: jax.Array, old: jax.Array) -> jax.Array:
       return new if new is old else jnp.where(chosen.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-    new_images, new_targets = operation(key, images, targets)
-    return pick(new_images, images), pick(new_targets, targets)
+    changed = self.operation(key, batch, kinds)
+    return {name: pick(changed[name], old) for name, old in batch.items()}
 
-  return apply
+  def check(self, kinds: Kinds, channels: Mapping[str, int]) -> None:
+    """As of `Operation`."""
+    self.operation.check(kinds, channels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Choice:
+  """One of `operations` for the whole batch; by its share, and for the rest of them none."""
+
+  operations: Sequence[Callable]
+  shares: Sequence[float]  # one more than there are operations
+
+  def __call__(self, key: jax.Array, batch: Batch, kinds: Kinds) -> Batch:
+    which_key, key = jax.random.split(key)
+    possible = np.flatnonzero(self.shares)
+    which = jax.random.categorical(which_key, np.log(self.shares[possible]))
+    branches = [
+      *(lambda key, batch, do=do: do(key, batch, kinds) for do in self.operations),
+      lambda key, batch: batch,
+    ]
+    return jax.lax.switch(which, [branches[i] for i in possible], key, batch)
+
+  def check(self, kinds: Kinds, channels: Mapping[str, int]) -> None:
+    """As of `Operation`."""
+    for operation in self.operations:
+      operation.check(kinds, channels)
+
+
+def named(name: str, make: Callable) -> Callable:
+  """`make`, whose operation then knows how it is called in a config."""
+
+  @functools.wraps(make)
+  def made(*args, **kwargs):
+    operation = make(*args, **kwargs)
+    is_one = isinstance(operation, Operation)
+    return dataclasses.replace(operation, name=name) if is_one else operation
+
+  return made
 
 
 def with_probability(name: str, make: Callable) -> Callable:
-  """`make`, which then takes a keyword `p` as well, unless it has one: see `sometimes`."""
+  """`make`, which then takes a keyword `p` as well, unless it has one: see `Sometimes`."""
   signature = inspect.signature(make)
   if "p" in signature.parameters:
     return make
@@ -50,7 +103,7 @@ def with_probability(name: str, make: Callable) -> Callable:
   def made(*args, p=1.0, **kwargs):
     checks.number(name, "p", p, 0, 1)
     operation = make(*args, **kwargs)
-    return operation if p == 1 else sometimes(operation, p)
+    return operation if p == 1 else Sometimes(operation, p)
 
   made.__signature__ = signature.replace(parameters=[*signature.parameters.values(), p])
   return made
@@ -58,7 +111,7 @@ def with_probability(name: str, make: Callable) -> Callable:
 
 def choice(
   *operations: Callable, weights: tuple[float, ...] | None = None, p: float = 1.0
-) -> Callable:
+) -> Choice:
   """One of `operations` for the whole batch, drawn anew for each; only that one is computed.
 
   With `weights` (relative; equal if None) one is likelier than another, and with probability
@@ -78,12 +131,4 @@ def choice(
   if not sum(weights):
     raise UserError("augment: choice takes weights of which at least one is above 0")
   shares = np.array([*(p * w / sum(weights) for w in weights), 1 - p], np.float32)
-  branches = [*operations, lambda key, images, targets: (images, targets)]
-  possible = np.flatnonzero(shares)
-
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    which_key, key = jax.random.split(key)
-    which = jax.random.categorical(which_key, np.log(shares[possible]))
-    return jax.lax.switch(which, [branches[i] for i in possible], key, images, targets)
-
-  return apply
+  return Choice(operations, shares)

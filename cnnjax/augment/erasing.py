@@ -3,6 +3,7 @@
 `fill` is a value in [0, 1], a tuple of one for each channel, or "noise", every value uniform in
 [0, 1]. The papers erase with 0 after normalisation, the mean of the data. Here images are not yet
 normalised: 0.5, the default, is near the mean of photos; for other data give the mean as a tuple.
+Erased pixels of a mask do not count; boxes stay, but for those of which less than a tenth is left.
 One call draws all numbers that an example needs: on CPU each call takes 0.2 s to compile.
 """
 
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.augment import checks
+from cnnjax.augment import boxes, checks
 from cnnjax.augment.geometry import integers
+from cnnjax.augment.operation import Operation, Shape, ignored, of_places
 from cnnjax.errors import UserError
 
 Fill = float | tuple[float, ...] | str
@@ -44,20 +46,29 @@ def _check_fill(name: str, fill: Fill) -> None:
     checks.number(name, "fill, each", value, 0, 1)
 
 
-def _erase(name: str, key: jax.Array, images: jax.Array, mask: jax.Array, fill: Fill) -> jax.Array:
-  """`images` with `fill` where `mask`, `[batch, height, width]`, is true."""
-  channels = images.shape[-1]
-  if isinstance(fill, tuple | list) and len(fill) != channels:
-    raise UserError(
-      f"augment: {name} takes a fill for each channel; {fill!r} are {len(fill)}, and the images "
-      f"have {channels}"
-    )
-  noise = isinstance(fill, str)
-  value = jax.random.uniform(key, images.shape) if noise else jnp.asarray(fill, images.dtype)
-  return jnp.where(mask[..., None], value, images)
+def _erasing(draw: Callable, fill: Fill) -> Operation:
+  """Erases what `draw` gives of (key, shape): (where `[batch, height, width]`, a key for noise)."""
+
+  def image(images: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
+    where, key = drawn
+    noise = isinstance(fill, str)
+    value = jax.random.uniform(key, images.shape) if noise else jnp.asarray(fill, images.dtype)
+    return jnp.where(where[..., None], value, images)
+
+  def mask(masks: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
+    return jnp.where(drawn[0], jnp.asarray(ignored(masks), masks.dtype), masks)
+
+  def cover(
+    found: jax.Array, valid: jax.Array, drawn: tuple[jax.Array, jax.Array], size: tuple[int, int]
+  ) -> tuple[jax.Array, jax.Array]:
+    return boxes.covered(found, valid, drawn[0])
+
+  several = isinstance(fill, tuple | list)
+  channels = ((len(fill),), "as many as its fill has") if several else ()
+  return of_places(draw, image, mask, cover, *channels)
 
 
-def cutout(size: int, fill: Fill = 0.5) -> Callable:
+def cutout(size: int, fill: Fill = 0.5) -> Operation:
   """Erases a square of `size` pixels, centred anywhere, clipped at the border (arXiv:1708.04552).
 
   The authors took 16 for CIFAR-10, 8 for CIFAR-100 and 20 for SVHN, all of 32 pixels.
@@ -65,15 +76,14 @@ def cutout(size: int, fill: Fill = 0.5) -> Callable:
   checks.number("cutout", "size in pixels", size, 0, integer=True)
   _check_fill("cutout", fill)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch, height, width, _ = images.shape
+  def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
+    batch, height, width, _ = shape
     box_key, fill_key = jax.random.split(key)
     corners = jax.random.randint(box_key, (batch, 2), 0, np.array([height, width])) - size // 2
     top, left = corners.T
-    mask = rectangles(top, top + size, left, left + size, height, width)
-    return _erase("cutout", fill_key, images, mask, fill), targets
+    return rectangles(top, top + size, left, left + size, height, width), fill_key
 
-  return apply
+  return _erasing(draw, fill)
 
 
 def random_erasing(
@@ -81,7 +91,7 @@ def random_erasing(
   scale: tuple[float, float] = (0.02, 0.33),
   ratio: tuple[float, float] = (0.3, 3.3),
   fill: Fill = 0.5,
-) -> Callable:
+) -> Operation:
   """Erases a rectangle of random area and shape with probability `p` (arXiv:1708.04896, section 3).
 
   As torchvision's RandomErasing: the share of the area is uniform in `scale`, height by width is
@@ -95,8 +105,8 @@ def random_erasing(
   ratio = checks.interval(name, "ratio", ratio, 0.01, 100)
   _check_fill(name, fill)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch, height, width, _ = images.shape
+  def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
+    batch, height, width, _ = shape
     box_key, fill_key = jax.random.split(key)
     drawn = jax.random.uniform(box_key, (batch, 23))
     area = height * width * (scale[0] + drawn[:, :10] * (scale[1] - scale[0]))
@@ -109,10 +119,9 @@ def random_erasing(
     h, w = jnp.where(chosen, heights[first], 0), jnp.where(chosen, widths[first], 0)
     top = integers(drawn[:, 21], height - h + 1)
     left = integers(drawn[:, 22], width - w + 1)
-    mask = rectangles(top, top + h, left, left + w, height, width)
-    return _erase(name, fill_key, images, mask, fill), targets
+    return rectangles(top, top + h, left, left + w, height, width), fill_key
 
-  return apply
+  return _erasing(draw, fill)
 
 
 def grid(
@@ -136,7 +145,7 @@ def grid(
 
 def grid_mask(
   d: int | tuple[int, int], ratio: float = 0.6, rotate: float = 0.0, fill: Fill = 0.5
-) -> Callable:
+) -> Operation:
   """Erases squares on a grid of random width and offset (arXiv:2001.04086, section 3.2).
 
   `d`, the width of a unit in pixels, is drawn from (lowest, highest), both included; `ratio` of it
@@ -152,15 +161,14 @@ def grid_mask(
   checks.number("grid_mask", "rotate, in degrees", rotate, 0, 360)
   _check_fill("grid_mask", fill)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch, height, width, _ = images.shape
+  def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
+    batch, height, width, _ = shape
     grid_key, fill_key = jax.random.split(key)
     drawn = jax.random.uniform(grid_key, (4, batch))
     units = lowest + integers(drawn[0], highest - lowest + 1)
     row, column = integers(drawn[1], units), integers(drawn[2], units)
     kept = jnp.floor(units * ratio + 0.5).astype(jnp.int32)
     angle = rotate * drawn[3] if rotate else None
-    mask = grid(units, kept, row, column, angle, height, width)
-    return _erase("grid_mask", fill_key, images, mask, fill), targets
+    return grid(units, kept, row, column, angle, height, width), fill_key
 
-  return apply
+  return _erasing(draw, fill)

@@ -1,16 +1,18 @@
-"""Flips, crops and affine warps, each example on its own.
+"""Flips, crops and affine warps, each example on its own: of images, masks and boxes alike.
+
+A mask takes the nearest pixel, and the value that does not count where nothing comes in; boxes move
+by the same matrices, see `boxes`.
 
 Conventions are torchvision's: a pixel is a square of side 1, its value is at its centre; x runs to
 the right and y down; angles are in degrees, and the fixed point is the centre of the image.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.augment import checks
+from cnnjax.augment import boxes, checks
+from cnnjax.augment.operation import Operation, Shape, ignored, of_places
 from cnnjax.errors import UserError
 
 INTERPOLATIONS = ("nearest", "bilinear")  # of a warp
@@ -21,28 +23,38 @@ def integers(uniform: jax.Array, n: jax.Array | int) -> jax.Array:
   return (uniform * n).astype(jnp.int32)
 
 
-def flip(p: float = 0.5) -> Callable:
+def flip(p: float = 0.5) -> Operation:
   """Mirrors each image left to right with probability `p`."""
   return _flip("flip", p, axis=2)
 
 
-def vertical_flip(p: float = 0.5) -> Callable:
+def vertical_flip(p: float = 0.5) -> Operation:
   """Mirrors each image top to bottom with probability `p`."""
   return _flip("vertical_flip", p, axis=1)
 
 
-def _flip(name: str, p: float, axis: int) -> Callable:
+def _flip(name: str, p: float, axis: int) -> Operation:
   if not (isinstance(p, int | float) and 0 <= p <= 1):
     raise UserError(f"augment: {name} takes a probability between 0 and 1, not {p!r}")
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    chosen = jax.random.bernoulli(key, float(p), (images.shape[0], 1, 1, 1))
-    return jnp.where(chosen, jnp.flip(images, axis), images), targets
+  def draw(key: jax.Array, shape: Shape) -> jax.Array:
+    return jax.random.bernoulli(key, float(p), (shape[0], 1, 1, 1))
 
-  return apply
+  def image(images: jax.Array, chosen: jax.Array) -> jax.Array:
+    return jnp.where(chosen, jnp.flip(images, axis), images)
+
+  def mask(masks: jax.Array, chosen: jax.Array) -> jax.Array:
+    return jnp.where(chosen[..., 0], jnp.flip(masks, axis), masks)
+
+  def move(found: jax.Array, valid: jax.Array, chosen: jax.Array, size: tuple[int, int]):
+    low, high = axis - 1, axis + 1  # xmin and xmax, or ymin and ymax
+    mirrored = found.at[..., low].set(1 - found[..., high]).at[..., high].set(1 - found[..., low])
+    return jnp.where(chosen[..., 0] & valid[..., None], mirrored, found), valid
+
+  return of_places(draw, image, mask, move)
 
 
-def pad_crop(pixels: int) -> Callable:
+def pad_crop(pixels: int) -> Operation:
   """Pads with `pixels` zeros on each side and crops the old size anywhere (arXiv:1512.03385, 4.2).
 
   Zero is black: images are not yet normalised, as in torchvision's RandomCrop.
@@ -50,16 +62,26 @@ def pad_crop(pixels: int) -> Callable:
   if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 0:
     raise UserError(f"augment: pad_crop takes a number of pixels, at least 0, not {pixels!r}")
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch, height, width, _ = images.shape
-    corners = jax.random.randint(key, (batch, 2), 0, 2 * pixels + 1)
-    padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
-    crop = lambda image, corner: jax.lax.dynamic_slice(
+  def draw(key: jax.Array, shape: Shape) -> jax.Array:
+    return jax.random.randint(key, (shape[0], 2), 0, 2 * pixels + 1)
+
+  def crop(images: jax.Array, corners: jax.Array, fill: int = 0) -> jax.Array:
+    height, width = images.shape[1:3]
+    margins = (0, 0), (pixels, pixels), (pixels, pixels), (0, 0)
+    padded = jnp.pad(images, margins, constant_values=fill)
+    one = lambda image, corner: jax.lax.dynamic_slice(
       image, (corner[0], corner[1], 0), (height, width, image.shape[-1])
     )
-    return jax.vmap(crop)(padded, corners), targets
+    return jax.vmap(one)(padded, corners)
 
-  return apply
+  def mask(masks: jax.Array, corners: jax.Array) -> jax.Array:
+    return crop(masks[..., None], corners, ignored(masks))[..., 0]
+
+  def move(found: jax.Array, valid: jax.Array, corners: jax.Array, size: tuple[int, int]):
+    down, right = (pixels - corners).T
+    return boxes.moved(found, valid, inverse_matrices(translate=(right, down)), size)
+
+  return of_places(draw, crop, mask, move)
 
 
 def _cubic(distance: jax.Array) -> jax.Array:
@@ -108,6 +130,19 @@ def resized_crop(
   return jnp.clip(resized, 0, 1)  # bicubic overshoots
 
 
+def crop_nearest(
+  masks: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array
+) -> jax.Array:
+  """`resized_crop` of masks `[batch, height, width]` with the nearest pixel."""
+
+  def pixels(start: jax.Array, length: jax.Array, size: int) -> jax.Array:  # [batch, size]
+    return start[:, None] + (2 * jnp.arange(size) + 1) * length[:, None] // (2 * size)
+
+  rows = pixels(top, height, masks.shape[1])[:, :, None]
+  columns = pixels(left, width, masks.shape[2])[:, None, :]
+  return jnp.take_along_axis(jnp.take_along_axis(masks, rows, axis=1), columns, axis=2)
+
+
 def _boxes(
   key: jax.Array,
   batch: int,
@@ -149,7 +184,7 @@ def random_resized_crop(
   scale: tuple[float, float] = (0.08, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
   interpolation: str = "bilinear",
-) -> Callable:
+) -> Operation:
   """A box of random area and aspect ratio, enlarged to the old size (arXiv:1409.4842, section 6).
 
   `scale` bounds the share of the area and `ratio` width by height, uniform in its logarithm, by
@@ -160,11 +195,23 @@ def random_resized_crop(
   ratio = checks.interval(name, "ratio", ratio, 0.01, 100)
   checks.one_of("interpolation", interpolation, KERNELS)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    boxes = _boxes(key, *images.shape[:3], scale, ratio)
-    return resized_crop(images, *boxes, interpolation), targets
+  def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, ...]:
+    return _boxes(key, *shape[:3], scale, ratio)
 
-  return apply
+  def image(images: jax.Array, crop: tuple[jax.Array, ...]) -> jax.Array:
+    return resized_crop(images, *crop, interpolation)
+
+  def mask(masks: jax.Array, crop: tuple[jax.Array, ...]) -> jax.Array:
+    return crop_nearest(masks, *crop)
+
+  def move(found: jax.Array, valid: jax.Array, crop: tuple[jax.Array, ...], size: tuple[int, int]):
+    top, left, height, width = crop
+    grow_x, grow_y, none = width / size[1], height / size[0], jnp.zeros(len(top))
+    x, y = left + (width - size[1]) / 2, top + (height - size[0]) / 2  # the centre of the box
+    rows = jnp.stack([grow_x, none, x], -1), jnp.stack([none, grow_y, y], -1)
+    return boxes.moved(found, valid, jnp.stack(rows, -2), size)
+
+  return of_places(draw, image, mask, move)
 
 
 def inverse_matrices(
@@ -236,6 +283,11 @@ def warp(
   return jax.lax.optimization_barrier(warped)
 
 
+def warp_nearest(masks: jax.Array, matrices: jax.Array) -> jax.Array:
+  """`warp` of masks `[batch, height, width]`; all around lies the value that does not count."""
+  return warp(masks[..., None], matrices, "nearest", ignored(masks))[..., 0]
+
+
 def _affine(
   name: str,
   degrees: float = 0.0,
@@ -244,7 +296,7 @@ def _affine(
   shear: float | tuple[float, float] = 0.0,
   interpolation: str = "bilinear",
   fill: float = 0.0,
-) -> Callable:
+) -> Operation:
   checks.number(name, "degrees", degrees, 0, 360)
   translate = checks.pair(name, "a fraction of the size", translate, 1)
   scale = checks.interval(name, "the lowest and the highest zoom", scale, 0.01, 100)
@@ -252,18 +304,20 @@ def _affine(
   checks.one_of("interpolation", interpolation, INTERPOLATIONS)
   checks.number(name, "fill", fill, 0, 1)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch, height, width, _ = images.shape
+  def draw(key: jax.Array, shape: Shape) -> jax.Array:
+    batch, height, width, _ = shape
     across, down = translate[0] * width, translate[1] * height
     symmetric = [(-limit, limit) for limit in (degrees, across, down, *shear)]
     low, high = np.array([*symmetric, scale], np.float32).T
     drawn = jax.random.uniform(key, (batch, 6), minval=low, maxval=high)
     angle, move_x, move_y, shear_x, shear_y, size = drawn.T
     move = jnp.round(move_x), jnp.round(move_y)  # whole pixels, as torchvision moves
-    matrices = inverse_matrices(angle, move, size, (shear_x, shear_y))
-    return warp(images, matrices, interpolation, float(fill)), targets
+    return inverse_matrices(angle, move, size, (shear_x, shear_y))
 
-  return apply
+  def image(images: jax.Array, matrices: jax.Array) -> jax.Array:
+    return warp(images, matrices, interpolation, float(fill))
+
+  return of_places(draw, image, warp_nearest, boxes.moved)
 
 
 def affine(
@@ -273,7 +327,7 @@ def affine(
   shear: float | tuple[float, float] = 0.0,
   interpolation: str = "bilinear",
   fill: float = 0.0,
-) -> Callable:
+) -> Operation:
   """Rotation, translation, zoom and shear in one warp: torchvision's RandomAffine.
 
   Each is drawn uniformly for each image: the angle from +-`degrees`; the translation, in whole
@@ -284,25 +338,25 @@ def affine(
   return _affine("affine", degrees, translate, scale, shear, interpolation, fill)
 
 
-def rotate(degrees: float, interpolation: str = "bilinear", fill: float = 0.0) -> Callable:
+def rotate(degrees: float, interpolation: str = "bilinear", fill: float = 0.0) -> Operation:
   """Turns each image by an angle from +-`degrees`; see `affine`."""
   return _affine("rotate", degrees=degrees, interpolation=interpolation, fill=fill)
 
 
-def zoom(low: float, high: float, interpolation: str = "bilinear", fill: float = 0.0) -> Callable:
+def zoom(low: float, high: float, interpolation: str = "bilinear", fill: float = 0.0) -> Operation:
   """Enlarges each image by a factor between `low` and `high` (below 1: shrinks); see `affine`."""
   return _affine("zoom", scale=(low, high), interpolation=interpolation, fill=fill)
 
 
 def translate(
   fraction: float | tuple[float, float], interpolation: str = "bilinear", fill: float = 0.0
-) -> Callable:
+) -> Operation:
   """Moves each image by up to `fraction` of its size, in whole pixels; see `affine`."""
   return _affine("translate", translate=fraction, interpolation=interpolation, fill=fill)
 
 
 def shear(
   degrees: float | tuple[float, float], interpolation: str = "bilinear", fill: float = 0.0
-) -> Callable:
+) -> Operation:
   """Shears each image by up to `degrees`; see `affine`."""
   return _affine("shear", shear=degrees, interpolation=interpolation, fill=fill)

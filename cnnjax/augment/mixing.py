@@ -4,17 +4,21 @@ Both take a mode, which timm's `Mixup` has as well: "batch" draws once a batch; 
 examples that are each other's partner; "elem" once an example. `p` is the probability that a batch,
 a pair or an example is mixed. Partners are drawn anew for each batch. In modes "batch" and "pair"
 the sum of the targets over the batch stays as it was; in mode "elem" that holds on average.
-"""
 
-from collections.abc import Callable
+Images and targets are mixed, by CutMix masks too. Another field would no longer say what is in the
+image, so a batch that has one is refused.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.augment import checks, erasing
+from cnnjax.augment.operation import Operation, Shape
 
 MODES = ("batch", "pair", "elem")
+_OF_TARGETS = "what is mixed is the field of targets that a task makes of it"
+_INSTEAD = {"label": _OF_TARGETS, "multi_label": _OF_TARGETS}
 
 
 def _check(name: str, alpha: float, mode: str, p: float) -> None:
@@ -63,18 +67,22 @@ def _blend(ratio: jax.Array, x: jax.Array, partner: jax.Array) -> jax.Array:
   return ratio * x + (1 - ratio) * x[partner]
 
 
-def mixup(alpha: float, mode: str = "batch", p: float = 1.0) -> Callable:
+def mixup(alpha: float, mode: str = "batch", p: float = 1.0) -> Operation:
   """Convex combinations, the ratio from Beta(alpha, alpha) (arXiv:1710.09412, section 2)."""
   _check("mixup", alpha, mode, p)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch = images.shape[0]
+  def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
+    batch = shape[0]
     ratio_key, partner_key = jax.random.split(key)
     partner, own = _partners(partner_key, batch, mode)
-    ratio = _ratios(ratio_key, alpha, p, 1 if mode == "batch" else batch)[own]
-    return _blend(ratio, images, partner), _blend(ratio, targets, partner)
+    return _ratios(ratio_key, alpha, p, 1 if mode == "batch" else batch)[own], partner
 
-  return apply
+  def change(x: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
+    ratio, partner = drawn
+    return _blend(ratio, x, partner)
+
+  instead = {**_INSTEAD, "mask": "take cutmix, which pastes masks too, or leave mixup out"}
+  return Operation(draw, {"image": change, "targets": change}, instead=instead)
 
 
 def boxes(
@@ -91,22 +99,29 @@ def boxes(
   )
 
 
-def cutmix(alpha: float, mode: str = "batch", p: float = 1.0) -> Callable:
+def cutmix(alpha: float, mode: str = "batch", p: float = 1.0) -> Operation:
   """Pastes a box from another image (arXiv:1905.04899, section 3.1).
 
   The box is clipped at the border; targets are mixed by the area that was really pasted.
   """
   _check("cutmix", alpha, mode, p)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch, height, width, _ = images.shape
+  def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
+    batch, height, width, _ = shape
     n = 1 if mode == "batch" else batch
     ratio_key, partner_key, box_key = jax.random.split(key, 3)
     partner, own = _partners(partner_key, batch, mode)
     ratio = _ratios(ratio_key, alpha, p, n)
     centres = jax.random.randint(box_key, (n, 2), 0, np.array([height, width]))[own]
-    box = boxes(ratio[own], centres[:, 0], centres[:, 1], height, width)
-    kept = 1 - box.mean((1, 2))
-    return jnp.where(box[..., None], images[partner], images), _blend(kept, targets, partner)
+    return boxes(ratio[own], centres[:, 0], centres[:, 1], height, width), partner
 
-  return apply
+  def paste(x: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
+    box, partner = drawn
+    return jnp.where(box.reshape(*box.shape, *[1] * (x.ndim - 3)), x[partner], x)
+
+  def blend(targets: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
+    box, partner = drawn
+    return _blend(1 - box.mean((1, 2)), targets, partner)
+
+  changes = {"image": paste, "mask": paste, "targets": blend}
+  return Operation(draw, changes, instead=_INSTEAD)

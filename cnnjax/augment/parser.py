@@ -60,7 +60,7 @@ def read(
       raise unknown(kind, name, makers)
     signature = inspect.signature(makers[name])
     nested = any(p.annotation is Callable for p in signature.parameters.values())
-    read_argument = (lambda arg: compose.chain(several(arg))) if nested else literal
+    read_argument = (lambda arg: compose.Chain(several(arg))) if nested else literal
     args = [read_argument(arg) for arg in call.args]
     kwargs = {keyword.arg: literal(keyword.value) for keyword in call.keywords}
     try:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.augment import checks, color, geometry
+from cnnjax.augment import boxes, checks, color, geometry
+from cnnjax.augment.operation import WITHOUT_PLACE, Operation, Shape, of_places
 from cnnjax.errors import UserError
 
 # Invert comes last: RandAugment and TrivialAugment draw from those before it.
@@ -136,6 +137,23 @@ def magnitudes(space: str, bins: int, height: int, width: int) -> np.ndarray:
   return np.stack([values.get(name, np.zeros(bins)) for name in OPERATIONS]).astype(np.float32)
 
 
+def warps(operation: jax.Array, magnitude: jax.Array, height: int, width: int) -> jax.Array:
+  """The matrices of `geometry.warp` of a layer, `[batch, 2, 3]`; see `layer`."""
+  drawn = lambda *names: sum(operation == OPERATIONS.index(name) for name in names).astype(bool)
+  take = lambda name: jnp.where(drawn(name), magnitude, 0)
+
+  def shear(name: str) -> jax.Array:
+    return jnp.rad2deg(jnp.arctan(take(name)))
+
+  sheared = drawn("ShearX", "ShearY")  # these keep the corner at the top left in its place
+  return geometry.inverse_matrices(
+    degrees=-take("Rotate"),  # counter-clockwise, as Pillow turns
+    translate=(jnp.trunc(take("TranslateX")), jnp.trunc(take("TranslateY"))),
+    shear=(shear("ShearX"), shear("ShearY")),
+    center=(jnp.where(sheared, -width / 2, 0), jnp.where(sheared, -height / 2, 0)),
+  )
+
+
 def layer(
   images: jax.Array,
   operation: jax.Array,
@@ -152,21 +170,10 @@ def layer(
     interpolation: of the geometric operations.
     fill: what these bring in from outside.
   """
-  height, width = images.shape[1:3]
   drawn = lambda *names: sum(operation == OPERATIONS.index(name) for name in names).astype(bool)
   take = lambda *names: jnp.where(drawn(*names), magnitude, 0)
   spread = lambda values: values[:, None, None, None]  # against images
-
-  def shear(name: str) -> jax.Array:
-    return jnp.rad2deg(jnp.arctan(take(name)))
-
-  sheared = drawn("ShearX", "ShearY")  # these keep the corner at the top left in its place
-  matrices = geometry.inverse_matrices(
-    degrees=-take("Rotate"),  # counter-clockwise, as Pillow turns
-    translate=(jnp.trunc(take("TranslateX")), jnp.trunc(take("TranslateY"))),
-    shear=(shear("ShearX"), shear("ShearY")),
-    center=(jnp.where(sheared, -width / 2, 0), jnp.where(sheared, -height / 2, 0)),
-  )
+  matrices = warps(operation, magnitude, *images.shape[1:3])
   images = geometry.warp(images, matrices, interpolation, fill)
 
   factor = spread(1 + take(*ENHANCEMENTS))
@@ -205,13 +212,35 @@ def _check_warp(name: str, interpolation: str, fill: float) -> None:
   checks.number(name, "fill", fill, 0, 1)
 
 
+def _policy(draw: Callable, interpolation: str, fill: float) -> Operation:
+  """The layers that `draw` gives of (key, shape), [(operation, magnitude)], one after the other."""
+  Layers = list[tuple[jax.Array, jax.Array]]
+
+  def image(images: jax.Array, layers: Layers) -> jax.Array:
+    for operation, magnitude in layers:
+      images = layer(images, operation, magnitude, interpolation, fill)
+    return images
+
+  def mask(masks: jax.Array, layers: Layers) -> jax.Array:
+    for drawn in layers:
+      masks = geometry.warp_nearest(masks, warps(*drawn, *masks.shape[1:3]))
+    return masks
+
+  def move(found: jax.Array, valid: jax.Array, layers: Layers, size: tuple[int, int]):
+    for drawn in layers:
+      found, valid = boxes.moved(found, valid, warps(*drawn, *size), size)
+    return found, valid
+
+  return of_places(draw, image, mask, move, *color.WITH_COLOUR)
+
+
 def rand_augment(
   num_ops: int = 2,
   magnitude: int = 9,
   num_magnitude_bins: int = 31,
   interpolation: str = "nearest",
   fill: float = 0.0,
-) -> Callable:
+) -> Operation:
   """`num_ops` of 14 operations one after the other, all of one strength (arXiv:1909.13719).
 
   Magnitudes go from 0 to `num_magnitude_bins` - 1. The identity is one of the 14.
@@ -222,41 +251,39 @@ def rand_augment(
   checks.number(name, "magnitude", magnitude, 0, num_magnitude_bins - 1, integer=True)
   _check_warp(name, interpolation, fill)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch, height, width, _ = images.shape
-    table = magnitudes(name, num_magnitude_bins, height, width)
+  def draw(key: jax.Array, shape: Shape) -> list[tuple[jax.Array, jax.Array]]:
+    batch, height, width, _ = shape
+    table, layers = magnitudes(name, num_magnitude_bins, height, width), []
     for which, sign in jax.random.uniform(key, (num_ops, 2, batch)):
       operation = geometry.integers(which, len(OPERATIONS) - 1)
-      strength = _magnitude(operation, magnitude, sign, table)
-      images = layer(images, operation, strength, interpolation, fill)
-    return images, targets
+      layers.append((operation, _magnitude(operation, magnitude, sign, table)))
+    return layers
 
-  return apply
+  return _policy(draw, interpolation, fill)
 
 
 def trivial_augment(
   num_magnitude_bins: int = 31, interpolation: str = "nearest", fill: float = 0.0
-) -> Callable:
+) -> Operation:
   """One of 14 operations at a random magnitude: TrivialAugment, wide (arXiv:2103.10158)."""
   name = "trivial_augment"
   checks.number(name, "num_magnitude_bins", num_magnitude_bins, 2, 1000, integer=True)
   _check_warp(name, interpolation, fill)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch, height, width, _ = images.shape
+  def draw(key: jax.Array, shape: Shape) -> list[tuple[jax.Array, jax.Array]]:
+    batch, height, width, _ = shape
     which, bin_, sign = jax.random.uniform(key, (3, batch))
     operation = geometry.integers(which, len(OPERATIONS) - 1)
     table = magnitudes(name, num_magnitude_bins, height, width)
     bin_ = geometry.integers(bin_, num_magnitude_bins)
-    strength = _magnitude(operation, bin_, sign, table)
-    return layer(images, operation, strength, interpolation, fill), targets
+    return [(operation, _magnitude(operation, bin_, sign, table))]
 
-  return apply
+  return _policy(draw, interpolation, fill)
 
 
 def auto_augment(
   policy: str = "imagenet", interpolation: str = "nearest", fill: float = 0.0
-) -> Callable:
+) -> Operation:
   """One of the 25 pairs of operations of a learnt policy, each with its chance (arXiv:1805.09501).
 
   `policy` is "imagenet", "cifar10" or "svhn".
@@ -268,19 +295,18 @@ def auto_augment(
   chances = np.array([[p for _, p, _ in pair] for pair in pairs], np.float32)
   bins = np.array([[bin_ or 0 for _, _, bin_ in pair] for pair in pairs], np.int32)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch, height, width, _ = images.shape
+  def draw(key: jax.Array, shape: Shape) -> list[tuple[jax.Array, jax.Array]]:
+    batch, height, width, _ = shape
     which, *drawn = jax.random.uniform(key, (5, batch))
     pair = geometry.integers(which, len(pairs))
-    table = magnitudes("rand_augment", 10, height, width)
+    table, layers = magnitudes("rand_augment", 10, height, width), []
     for i, (chance, sign) in enumerate((drawn[:2], drawn[2:])):
       done = chance < jnp.asarray(chances)[pair, i]
       operation = jnp.where(done, jnp.asarray(operations)[pair, i], OPERATIONS.index("Identity"))
-      strength = _magnitude(operation, jnp.asarray(bins)[pair, i], sign, table)
-      images = layer(images, operation, strength, interpolation, fill)
-    return images, targets
+      layers.append((operation, _magnitude(operation, jnp.asarray(bins)[pair, i], sign, table)))
+    return layers
 
-  return apply
+  return _policy(draw, interpolation, fill)
 
 
 def augmix(
@@ -291,13 +317,14 @@ def augmix(
   all_ops: bool = True,
   interpolation: str = "bilinear",
   fill: float = 0.0,
-) -> Callable:
+) -> Operation:
   """Mixes each image with `width` chains of operations on it (arXiv:1912.02781, algorithm 1).
 
   A chain has `depth` operations, or 1 to 3 for -1, of magnitudes below `severity` out of 10; its
   shares come from a Dirichlet, and the share of the image from a Beta distribution, of `alpha`.
   `all_ops` as in torchvision; without it, brightness, contrast, colour and sharpness are left out,
-  as in the paper, which tests on images corrupted by them.
+  as in the paper, which tests on images corrupted by them. A mask or a box cannot follow several
+  chains at once: a batch that has one is refused.
   """
   name = "augmix"
   checks.number(name, "severity", severity, 1, 10, integer=True)
@@ -311,24 +338,31 @@ def augmix(
   excluded = {"Identity", "Invert", *(() if all_ops else ENHANCEMENTS)}
   space = _indices(op for op in OPERATIONS if op not in excluded)
 
-  def apply(key: jax.Array, images: jax.Array, targets: jax.Array):
-    batch = images.shape[0]
+  def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array, list]:
+    batch = shape[0]
     own_key, shares_key, chains_key = jax.random.split(key, 3)
     own = jax.random.beta(own_key, alpha, alpha, (batch, 1, 1, 1))
     shares = jax.random.dirichlet(shares_key, jnp.full(width, alpha, jnp.float32), (batch,))
     deepest = 3 if depth == -1 else depth
     depths, *drawn = jax.random.uniform(chains_key, (1 + 3 * deepest, batch * width))
     depths = 1 + geometry.integers(depths, 3) if depth == -1 else depth
-    table = magnitudes(name, 10, *images.shape[1:3])
-    chains = jnp.repeat(images, width, axis=0)
+    table, layers = magnitudes(name, 10, *shape[1:3]), []
     for i in range(deepest):
       which, bin_, sign = drawn[3 * i : 3 * i + 3]
       operation = jnp.asarray(space)[geometry.integers(which, len(space))]
       operation = jnp.where(i < depths, operation, OPERATIONS.index("Identity"))
-      strength = _magnitude(operation, geometry.integers(bin_, severity), sign, table)
-      chains = layer(chains, operation, strength, interpolation, fill)
-    chains = chains.reshape(batch, width, *images.shape[1:])
-    mixed = (shares[:, :, None, None, None] * chains).sum(1)
-    return color.blend(images, mixed, own), targets
+      bin_ = geometry.integers(bin_, severity)
+      layers.append((operation, _magnitude(operation, bin_, sign, table)))
+    return own, shares, layers
 
-  return apply
+  def change(images: jax.Array, drawn: tuple[jax.Array, jax.Array, list]) -> jax.Array:
+    own, shares, layers = drawn
+    chains = jnp.repeat(images, width, axis=0)
+    for operation, strength in layers:
+      chains = layer(chains, operation, strength, interpolation, fill)
+    chains = chains.reshape(-1, width, *images.shape[1:])
+    mixed = (shares[:, :, None, None, None] * chains).sum(1)
+    return color.blend(images, mixed, own)
+
+  instead = dict.fromkeys(("mask", "boxes"), "take rand_augment or trivial_augment")
+  return Operation(draw, {"image": change}, WITHOUT_PLACE, *color.WITH_COLOUR, instead=instead)

@@ -20,6 +20,7 @@ from cnnjax.training.loss_scale import MINIMUM
 from cnnjax.training.state import TrainState
 
 Batch = dict[str, jax.Array]  # image [batch, height, width, channels] uint8, label [batch] int32
+AUGMENTED = {"image": "image", "targets": "targets"}  # the fields of `augmented`, and their kinds
 
 
 @flax.struct.dataclass
@@ -93,8 +94,9 @@ def augmented(
   """(images in [0, 1], targets, a key for dropout) of `step`: what is trained on, normalised."""
   key = jax.random.fold_in(jax.random.key(seed), step)
   augment_key, dropout_key = jax.random.split(key)
-  images, targets = augment(augment_key, to_float(batch["image"]), task.targets(batch["label"]))
-  return images, targets, dropout_key
+  fields = {"image": to_float(batch["image"]), "targets": task.targets(batch["label"])}
+  fields = augment(augment_key, fields, AUGMENTED)
+  return fields["image"], fields["targets"], dropout_key
 
 
 def preparer(task: Any, augment: Callable, normalize: Callable, teach: Callable | None = None):

@@ -11,6 +11,20 @@ def images(batch, height=9, width=8, channels=3, seed=0):
   return rng.integers(0, 256, (batch, height, width, channels)).astype(np.float32) / 255
 
 
+def pair(operation):
+  """`operation` as a function (key, images, targets) -> (images, targets); targets may be None."""
+
+  def apply(key, images, targets):
+    batch = {"image": jnp.asarray(images), "targets": targets}
+    kinds = {"image": "image", "targets": "targets"}
+    if targets is None:
+      del batch["targets"], kinds["targets"]
+    changed = operation(key, batch, kinds)
+    return changed["image"], changed.get("targets")
+
+  return apply
+
+
 def assert_each_on_its_own(operation, varies=True, channels=3):
   """Range, type and shape stay, the key decides, and no example looks at another.
 
@@ -22,7 +36,7 @@ def assert_each_on_its_own(operation, varies=True, channels=3):
 
   @jax.jit
   def function(key, x):
-    changed, same = operation(key, x, targets)
+    changed, same = pair(operation)(key, x, targets)
     assert same is targets
     return changed
 

@@ -10,6 +10,7 @@ import properties
 import pytest
 import scipy.ndimage
 import scipy.stats
+from properties import pair
 
 from cnnjax.augment import color
 from cnnjax.errors import UserError
@@ -26,7 +27,7 @@ def spread(values):
 
 
 def run(operation, x, key=KEY):
-  return np.asarray(jax.jit(lambda key, x: operation(key, x, None)[0])(key, x))
+  return np.asarray(jax.jit(lambda key, x: pair(operation)(key, x, None)[0])(key, x))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_other_channels_are_refused_where_colour_counts_and_taken_elsewhere():
   x = jnp.asarray(images(channels=4))
   for operation in (color.contrast(1), color.saturation(1), color.hue(0.5), color.grayscale()):
     with pytest.raises(UserError, match=r"1 or 3 channels \(grey or RGB\), not 4"):
-      operation(KEY, x, None)
+      pair(operation)(KEY, x, None)
   for operation in (color.brightness(1), color.equalize(), color.sharpness(1), color.invert()):
     assert run(operation, x).shape == x.shape
 
@@ -144,7 +145,7 @@ def test_the_jitter_comes_in_every_order(monkeypatch):
     monkeypatch.setattr(color, f"adjust_{name}", lambda x, drawn, digit=digit: 10 * x + digit)
   jitter = color.color_jitter(0.1, 0.1, 0.1, 0.1)
   keys = jax.random.split(KEY, 2400)
-  out = jax.jit(jax.vmap(lambda key: jitter(key, jnp.zeros((2, 1, 1, 3)), None)[0]))(keys)
+  out = jax.jit(jax.vmap(lambda key: pair(jitter)(key, jnp.zeros((2, 1, 1, 3)), None)[0]))(keys)
   out = np.asarray(out).reshape(2400, -1)
   assert (out == out[:, :1]).all()
   orders, counts = np.unique(out[:, 0], return_counts=True)
@@ -203,7 +204,7 @@ def test_blur_is_a_gaussian_of_each_examples_own_width(monkeypatch):
       expected = scipy.ndimage.convolve1d(expected, weights / weights.sum(), axis, mode="mirror")
     np.testing.assert_allclose(blurred, expected, atol=1e-6)
   monkeypatch.setattr(color, "blurred", lambda x, sigma, size: sigma)
-  drawn = color.gaussian_blur(5, (0.5, 1.5))(KEY, jnp.zeros((3000, 1, 1, 1)), None)[0]
+  drawn = pair(color.gaussian_blur(5, (0.5, 1.5)))(KEY, jnp.zeros((3000, 1, 1, 1)), None)[0]
   assert scipy.stats.kstest(np.asarray(drawn), scipy.stats.uniform(0.5, 1).cdf).pvalue > 1e-3
 
 

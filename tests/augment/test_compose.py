@@ -1,14 +1,17 @@
 """Chains, probabilities and choices of small operations that are seen through."""
 
+import dataclasses
 import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from properties import pair
 
 from cnnjax import augment
 from cnnjax.augment import compose
+from cnnjax.augment.operation import Operation, of_values
 from cnnjax.errors import UserError
 
 IMAGES, TARGETS = jnp.zeros((2000, 1, 1, 1)), jnp.zeros((2000, 3))
@@ -17,13 +20,14 @@ KEYS = jax.random.split(jax.random.key(5), 2000)
 
 def add(number):
   """Adds to images and targets alike."""
-  return lambda key, images, targets: (images + number, targets + number)
+  change = lambda x, _: x + number
+  return Operation(lambda key, shape: None, {"image": change, "targets": change})
 
 
 def picked(operation, keys=KEYS):
   """What `operation` adds to a batch of two, `[key, example]`, having added the same to targets."""
   small = IMAGES[:2], TARGETS[:2]
-  images, targets = jax.jit(jax.vmap(lambda key: operation(key, *small)))(keys)
+  images, targets = jax.jit(jax.vmap(lambda key: pair(operation)(key, *small)))(keys)
   assert (images[..., 0, 0] == targets).all()
   return np.asarray(images[:, :, 0, 0, 0])
 
@@ -34,7 +38,7 @@ def near(found, n, share):
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_sometimes_draws_for_each_example_and_its_target(p):
-  operation = compose.sometimes(add(1.0), p)
+  operation = pair(compose.Sometimes(add(1.0), p))
   images, targets = operation(KEYS[0], IMAGES, TARGETS)
   assert set(np.unique(images)) <= {0, 1} and images.dtype == jnp.float32
   np.testing.assert_array_equal(targets, np.tile(images[:, 0, 0], 3))
@@ -44,14 +48,14 @@ def test_sometimes_draws_for_each_example_and_its_target(p):
 
 
 def test_sometimes_leaves_targets_alone_that_the_operation_leaves():
-  operation = compose.sometimes(lambda key, images, targets: (images + 1, targets), 0.5)
-  assert operation(KEYS[0], IMAGES, TARGETS)[1] is TARGETS
+  operation = compose.Sometimes(of_values(lambda *_: None, lambda images, _: images + 1), 0.5)
+  assert pair(operation)(KEYS[0], IMAGES, TARGETS)[1] is TARGETS
 
 
 def test_what_is_drawn_within_does_not_depend_on_whether():
   """Of a draw that also decides whether, only the lower part would be seen."""
-  noise = lambda key, images, targets: (1 + jax.random.uniform(key, images.shape), targets)
-  images, _ = compose.sometimes(noise, 0.3)(KEYS[0], IMAGES, TARGETS)
+  noise = of_values(jax.random.uniform, lambda images, drawn: 1 + drawn)
+  images, _ = pair(compose.Sometimes(noise, 0.3))(KEYS[0], IMAGES, TARGETS)
   drawn = np.asarray(images[images > 0]) - 1
   assert abs(drawn.mean() - 0.5) < 5 / np.sqrt(12 * len(drawn)) and drawn.max() > 0.95
 
@@ -63,9 +67,9 @@ def test_with_probability_adds_p_once():
   made = compose.with_probability("add", make)
   assert str(inspect.signature(made)) == "(number: float, *, p: float = 1.0)"
   assert compose.with_probability("add", made) is made
-  np.testing.assert_array_equal(made(2.0)(KEYS[0], IMAGES, TARGETS)[0], 2)
-  np.testing.assert_array_equal(made(2.0, p=0)(KEYS[0], IMAGES, TARGETS)[0], 0)
-  assert near((made(2.0, p=0.2)(KEYS[0], IMAGES, TARGETS)[0] == 2).sum(), 2000, 0.2)
+  np.testing.assert_array_equal(pair(made(2.0))(KEYS[0], IMAGES, TARGETS)[0], 2)
+  np.testing.assert_array_equal(pair(made(2.0, p=0))(KEYS[0], IMAGES, TARGETS)[0], 0)
+  assert near((pair(made(2.0, p=0.2))(KEYS[0], IMAGES, TARGETS)[0] == 2).sum(), 2000, 0.2)
   for p in (-0.1, 1.1, None, True, float("nan")):
     with pytest.raises(UserError, match="augment: add takes p, a number between 0 and 1, not"):
       made(2.0, p=p)
@@ -91,20 +95,17 @@ def test_choice_computes_only_what_it_picked():
   calls = []
 
   def seen(number):
-    def apply(key, images, targets):
-      jax.debug.callback(lambda: calls.append(number))
-      return images + number, targets + number
+    draw = lambda key, shape: jax.debug.callback(lambda: calls.append(number))
+    return dataclasses.replace(add(number), draw=draw)
 
-    return apply
-
-  operation = jax.jit(compose.choice(seen(1.0), seen(2.0)))
+  operation = jax.jit(pair(compose.choice(seen(1.0), seen(2.0))))
   found = [operation(key, IMAGES, TARGETS)[0][0].item() for key in KEYS[:20]]
   jax.effects_barrier()
   assert sorted(calls) == sorted(found) and len(set(found)) == 2
 
 
 def test_choice_of_chains():
-  found = picked(compose.choice(compose.chain([add(1.0), add(10.0)]), compose.chain([])))
+  found = picked(compose.choice(compose.Chain([add(1.0), add(10.0)]), compose.Chain([])))
   assert set(found[:, 0]) == {0, 11}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import parity
 import pytest
 from PIL import Image
+from properties import pair
 from scipy import stats
 
 from cnnjax import augment
@@ -21,7 +22,7 @@ ALL = ["cutout(3)", "random_erasing(p=0.8)", "grid_mask((2, 4), 0.5, rotate=45)"
 
 def erased(operation, images=PLAIN, key=KEY):
   """Which pixels of plain images are no longer what they were, `[example, row, column]`."""
-  changed, targets = jax.jit(operation)(key, images, TARGETS)
+  changed, targets = jax.jit(pair(operation))(key, images, TARGETS)
   assert changed.dtype == jnp.float32 and (targets == 0.5).all()
   changed = np.asarray(changed)
   assert set(np.unique(changed)) <= {0.25, 0.5}  # the fill is 0.5
@@ -123,7 +124,7 @@ def test_random_erasing_tries_ten_times():
   share = [1 - (1 - fits.mean()) ** tries for tries in (9, 10, 11)]
   assert min(np.diff(share)) > 2 * 5 * np.sqrt(0.25 / n)
   operation = erasing.random_erasing(p=1.0, scale=scale, ratio=ratio)
-  changed, _ = jax.jit(operation)(KEY, jnp.full((n, 16, 12, 1), 0.25), None)
+  changed, _ = jax.jit(pair(operation))(KEY, jnp.full((n, 16, 12, 1), 0.25), None)
   assert near((changed == 0.5).any((1, 2, 3)).sum(), n, share[1])
 
 
@@ -191,13 +192,13 @@ def test_rotated_grids_erase_as_much():
 )
 def test_zero_strength_is_the_identity(spec):
   images = np.random.default_rng(0).random((8, 7, 5, 3), dtype=np.float32)
-  changed, _ = augment.create(spec)(KEY, images, TARGETS[:8])
+  changed, _ = pair(augment.create(spec))(KEY, images, TARGETS[:8])
   np.testing.assert_array_equal(changed, images)
 
 
 @pytest.mark.parametrize("spec", ALL)
 def test_each_example_on_its_own_and_keys_decide(spec):
-  operation = jax.jit(augment.create(spec))
+  operation = jax.jit(pair(augment.create(spec)))
   masks = [operation(jax.random.key(i), PLAIN[:64], TARGETS[:64])[0] for i in (1, 1, 2)]
   np.testing.assert_array_equal(masks[0], masks[1])
   assert (masks[0] != masks[2]).any()
@@ -206,7 +207,7 @@ def test_each_example_on_its_own_and_keys_decide(spec):
 
 def test_fills():
   images = jnp.full((64, HEIGHT, WIDTH, 3), 0.25)
-  fill = lambda value: np.asarray(erasing.cutout(3, fill=value)(KEY, images, TARGETS[:64])[0])
+  fill = lambda value: np.asarray(pair(erasing.cutout(3, fill=value))(KEY, images, TARGETS[:64])[0])
   mask = fill(1)[..., 0] == 1
   assert 0 < mask.mean() < 1
   np.testing.assert_array_equal(fill(0)[mask], 0)
@@ -221,7 +222,7 @@ def test_fills():
 
 
 def test_a_square_larger_than_the_image_erases_all():
-  changed, _ = erasing.cutout(100)(KEY, PLAIN[:8], TARGETS[:8])
+  changed, _ = pair(erasing.cutout(100))(KEY, PLAIN[:8], TARGETS[:8])
   assert (changed == 0.5).all()
 
 
@@ -254,5 +255,5 @@ def test_bad_arguments(spec, message):
 
 def test_a_fill_of_other_channels_than_the_images():
   operation = erasing.cutout(2, fill=(0.1, 0.2, 0.3))
-  with pytest.raises(UserError, match=r"a fill for each channel; .* are 3, and the images have 1"):
-    operation(KEY, PLAIN[:2], TARGETS[:2])
+  with pytest.raises(UserError, match=r"of 3 channels \(as many as its fill has\), not 1 as"):
+    pair(operation)(KEY, PLAIN[:2], TARGETS[:2])

@@ -7,6 +7,7 @@ import properties
 import pytest
 import scipy.ndimage
 import scipy.stats
+from properties import pair
 
 from cnnjax.augment import geometry
 from cnnjax.errors import UserError
@@ -27,7 +28,7 @@ def distinct(batch, height, width, channels=1):
 @pytest.mark.parametrize("p", [0.0, 0.2, 0.5, 1.0])
 def test_flips_mirror_so_many(p, operation, axis):
   images = distinct(4000, 2, 3)
-  flipped, targets = operation(p)(KEY, images, TARGETS)
+  flipped, targets = pair(operation(p))(KEY, images, TARGETS)
   same = (flipped == images).all((1, 2, 3))
   mirrored = (flipped == np.flip(images, axis)).all((1, 2, 3))
   assert (same ^ mirrored).all(), "an image is neither as it was nor mirrored"
@@ -42,7 +43,7 @@ def test_pad_crop_takes_every_crop_equally_often(pixels, shape):
   """Each image on its own: all (2 pixels + 1)^2 corners, rows and columns independent."""
   n = 5000
   images = distinct(n, *shape)
-  cropped, targets = jax.jit(geometry.pad_crop(pixels))(KEY, images, jnp.ones((n, 2)))
+  cropped, targets = jax.jit(pair(geometry.pad_crop(pixels)))(KEY, images, jnp.ones((n, 2)))
   padded = np.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
   side, (height, width, _) = 2 * pixels + 1, shape
   counts = np.zeros((side, side), int)
@@ -76,13 +77,15 @@ def test_pad_crop_takes_every_crop_equally_often(pixels, shape):
 )
 def test_zero_strength_is_the_identity(operation):
   images = distinct(4, 6, 6, 3)
-  np.testing.assert_array_equal(jax.jit(operation)(KEY, images, TARGETS)[0], images)
+  np.testing.assert_array_equal(jax.jit(pair(operation))(KEY, images, TARGETS)[0], images)
 
 
 @pytest.mark.parametrize("operation", [geometry.flip(), geometry.pad_crop(2)])
 def test_keys_decide(operation):
   images = distinct(64, 4, 4)
-  first, again, other = (operation(jax.random.key(seed), images, TARGETS)[0] for seed in (1, 1, 2))
+  first, again, other = (
+    pair(operation)(jax.random.key(seed), images, TARGETS)[0] for seed in (1, 1, 2)
+  )
   np.testing.assert_array_equal(first, again)
   assert (first != other).any()
 
@@ -238,7 +241,7 @@ def drawn(monkeypatch):
   monkeypatch.setattr(geometry, "warp", lambda images, matrices, *rest: matrices)
 
   def draw(operation):
-    inverse = np.asarray(operation(KEY, jnp.zeros((4000, 20, 10, 1)), None)[0], np.float64)
+    inverse = np.asarray(pair(operation)(KEY, jnp.zeros((4000, 20, 10, 1)), None)[0], np.float64)
     bottom = np.broadcast_to([0.0, 0.0, 1.0], (4000, 1, 3))
     forward = np.linalg.inv(np.concatenate([inverse, bottom], 1))
     zoom = np.sqrt(np.linalg.det(forward[:, :2, :2]))

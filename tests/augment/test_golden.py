@@ -14,6 +14,7 @@ import platform
 import jax
 import numpy as np
 import pytest
+from properties import pair
 
 from cnnjax import augment
 from cnnjax.training import steps
@@ -69,7 +70,7 @@ def augmented(spec):
   rng = np.random.default_rng(0)
   images = steps.to_float(rng.integers(0, 256, (BATCH, HEIGHT, WIDTH, CHANNELS), np.uint8))
   targets = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, BATCH)]
-  operation = jax.jit(augment.create(spec))
+  operation = jax.jit(pair(augment.create(spec)))
   found = [operation(jax.random.key(seed), images, targets) for seed in (0, 1)]
   return tuple(map(np.stack, zip(*found, strict=True)))
 

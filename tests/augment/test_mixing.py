@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+from properties import pair
 from scipy import stats
 
 from cnnjax.augment import mixing
@@ -25,7 +26,7 @@ def many(name, mode="batch", p=1.0):
     jnp.arange(BATCH, dtype=jnp.float32)[:, None, None, None], (BATCH, HEIGHT, WIDTH, 1)
   )
   operation = getattr(mixing, name)(ALPHAS[name], mode=mode, p=p)
-  operation = jax.jit(operation)  # vmap would compile for longer than it saves
+  operation = jax.jit(pair(operation))  # vmap would compile for longer than it saves
   drawn = [operation(key, images, EYE) for key in jax.random.split(jax.random.key(7), DRAWS)]
   return tuple(map(np.stack, zip(*jax.device_get(drawn), strict=True)))
 
@@ -81,7 +82,7 @@ def test_mixup_is_the_convex_combination_that_the_targets_say(mode):
 
 def test_mixup_treats_every_pixel_alike():
   pixels = np.random.default_rng(0).random((BATCH, 3, 4, 2), dtype=np.float32)
-  mixed, targets = mixing.mixup(1.0)(jax.random.key(1), pixels, EYE)
+  mixed, targets = pair(mixing.mixup(1.0))(jax.random.key(1), pixels, EYE)
   assert 0 < targets[0, 0] < 1 or targets[1, 1] < 1
   np.testing.assert_allclose(mixed, np.tensordot(targets, pixels, 1), atol=1e-6)
   assert mixed.dtype == targets.dtype == jnp.float32
@@ -214,7 +215,7 @@ def test_p_is_the_share_of_what_is_mixed(name, mode):
 @pytest.mark.parametrize("name", NAMES)
 def test_in_an_odd_batch_of_pairs_one_stays_alone(name):
   images = np.arange(5, dtype=np.float32)[:, None, None, None] * np.ones((1, 6, 6, 1), np.float32)
-  operation = jax.jit(getattr(mixing, name)(1.0, mode="pair"))
+  operation = jax.jit(pair(getattr(mixing, name)(1.0, mode="pair")))
   for seed in range(20):
     mixed, targets = operation(jax.random.key(seed), images, np.eye(5, dtype=np.float32))
     np.testing.assert_allclose(targets.sum(0), 1, atol=1e-6)
@@ -229,14 +230,14 @@ def test_in_an_odd_batch_of_pairs_one_stays_alone(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_zero_strength_is_the_identity(name, strength):
   images = np.random.default_rng(0).random((BATCH, 4, 4, 3), dtype=np.float32)
-  changed, targets = getattr(mixing, name)(**strength)(jax.random.key(0), images, EYE)
+  changed, targets = pair(getattr(mixing, name)(**strength))(jax.random.key(0), images, EYE)
   np.testing.assert_array_equal(changed, images)
   np.testing.assert_array_equal(targets, EYE)
 
 
 @pytest.mark.parametrize("name, alpha", [("mixup", 1e-4), ("mixup", 1e3), ("cutmix", 1e-4)])
 def test_extreme_alphas_stay_finite(name, alpha):
-  operation = jax.jit(getattr(mixing, name)(alpha))
+  operation = jax.jit(pair(getattr(mixing, name)(alpha)))
   for seed in range(10):
     images, targets = operation(jax.random.key(seed), jnp.ones((BATCH, 4, 4, 1)), EYE)
     np.testing.assert_allclose(images, 1, atol=1e-6)

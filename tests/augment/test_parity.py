@@ -6,6 +6,7 @@ import numpy as np
 import parity
 import pytest
 import scipy.stats
+from properties import pair
 
 from cnnjax.augment import color, geometry, policies
 
@@ -83,7 +84,7 @@ def image_op(name, *args):
 
 
 def fixed(operation):
-  return lambda x: operation(jax.random.key(0), x, None)[0]
+  return lambda x: pair(operation)(jax.random.key(0), x, None)[0]
 
 
 @pytest.mark.parametrize("images", [IMAGES, GREYS], ids=["rgb", "grey"])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from properties import pair
 
 from cnnjax import augment
 from cnnjax.augment import geometry
@@ -27,7 +28,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def jitted():
-  return jax.jit(augment.create(CHAIN))
+  return jax.jit(pair(augment.create(CHAIN)))
 
 
 @pytest.mark.parametrize(
@@ -53,16 +54,16 @@ def test_what_can_be_read(spec, names, batch):
   assert len(read) == len(names)
   for operation, name in zip(read, names, strict=True):
     (alone,) = augment.parse(name)
-    for a, b in zip(*(f(jax.random.key(1), *batch) for f in (operation, alone)), strict=True):
+    for a, b in zip(*(pair(f)(jax.random.key(1), *batch) for f in (operation, alone)), strict=True):
       np.testing.assert_array_equal(a, b)
 
 
 def test_pad_crop_and_flip_have_the_keys_of_their_places(batch):
   """So that a run of before goes on as it began."""
   key = jax.random.key(9)
-  images, targets = geometry.pad_crop(2)(jax.random.fold_in(key, 0), *batch)
-  images, targets = geometry.flip()(jax.random.fold_in(key, 1), images, targets)
-  found, found_targets = augment.create("pad_crop(2) | flip")(key, *batch)
+  images, targets = pair(geometry.pad_crop(2))(jax.random.fold_in(key, 0), *batch)
+  images, targets = pair(geometry.flip())(jax.random.fold_in(key, 1), images, targets)
+  found, found_targets = pair(augment.create("pad_crop(2) | flip"))(key, *batch)
   np.testing.assert_array_equal(found, images)
   np.testing.assert_array_equal(found_targets, targets)
 
@@ -171,11 +172,8 @@ def test_operations_come_in_order_and_each_has_its_own_key(monkeypatch, spec, ex
 
   def operation(function):
     def make(number):
-      def apply(key, images, targets):
-        keys.append(key)
-        return function(images, number), targets
-
-      return apply
+      draw = lambda key, shape: keys.append(key)
+      return augment.of_values(draw, lambda images, _: function(images, number))
 
     return make
 
@@ -184,7 +182,7 @@ def test_operations_come_in_order_and_each_has_its_own_key(monkeypatch, spec, ex
     "OPERATIONS",
     {"add": operation(lambda x, y: x + y), "times": operation(lambda x, y: x * y)},
   )
-  images, targets = augment.create(spec)(
+  images, targets = pair(augment.create(spec))(
     jax.random.key(0), jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1))
   )
   assert images.item() == expected and targets.item() == 1
@@ -192,8 +190,8 @@ def test_operations_come_in_order_and_each_has_its_own_key(monkeypatch, spec, ex
 
 
 def test_no_augmentation_changes_nothing(batch):
-  images, targets = augment.create("")(jax.random.key(0), *batch)
-  assert images is batch[0] and targets is batch[1]
+  images, targets = pair(augment.create(""))(jax.random.key(0), *batch)
+  assert (images == batch[0]).all() and targets is batch[1]
 
 
 def test_a_chain_is_deterministic_and_the_same_on_eight_devices(batch, jitted):
@@ -208,7 +206,7 @@ def test_a_chain_is_deterministic_and_the_same_on_eight_devices(batch, jitted):
 
 
 def test_a_chain_is_the_same_jitted():
-  operation = augment.create("flip | choice(flip | flip, pad_crop(1)) | cutout(2, p=0.5)")
+  operation = pair(augment.create("flip | choice(flip | flip, pad_crop(1)) | cutout(2, p=0.5)"))
   images, targets = np.random.default_rng(0).random((4, 6, 6, 1), dtype=np.float32), np.eye(4)
   arguments = jax.random.key(0), images, np.float32(targets)
   for a, b in zip(operation(*arguments), jax.jit(operation)(*arguments), strict=True):
@@ -225,7 +223,7 @@ def test_a_chain_keeps_range_shape_and_type(batch, jitted):
 
 @pytest.mark.parametrize("spec", ["pad_crop(3)", "flip"])
 def test_geometry_on_eight_devices_is_the_same_to_the_bit(batch, spec):
-  function = jax.jit(augment.create(spec))
+  function = jax.jit(pair(augment.create(spec)))
   one = function(jax.random.key(0), *batch)[0]
   where = sharding.over_batch(sharding.make_mesh(8))
   np.testing.assert_array_equal(one, function(jax.random.key(0), *sharding.put(batch, where))[0])
@@ -235,5 +233,5 @@ def test_each_example_is_augmented_on_its_own():
   """Equal images in a batch come out differently."""
   images = jnp.broadcast_to(jnp.arange(1.0, 65.0).reshape(1, 8, 8, 1), (16, 8, 8, 1))
   for spec in ("pad_crop(4)", "flip"):
-    out, _ = augment.create(spec)(jax.random.key(0), images, jnp.ones((16, 1)))
+    out, _ = pair(augment.create(spec))(jax.random.key(0), images, jnp.ones((16, 1)))
     assert len({np.asarray(image).tobytes() for image in out}) > (2 if spec != "flip" else 1)

@@ -9,6 +9,7 @@ import numpy as np
 import properties
 import pytest
 import scipy.stats
+from properties import pair
 
 from cnnjax import augment
 from cnnjax.augment import color, geometry, policies
@@ -51,7 +52,7 @@ def drawn(monkeypatch):
     monkeypatch.setattr(jax.random, "beta", lambda key, a, b, shape: jnp.ones(shape))
     monkeypatch.setattr(jax.random, "dirichlet", lambda key, alpha, shape: jnp.ones((N, 1)))
     images = jnp.zeros((N, 16, 16, 1))
-    return jax.tree.map(np.asarray, jax.jit(lambda: policy(KEY, images, None) and layers)())
+    return jax.tree.map(np.asarray, jax.jit(lambda: pair(policy)(KEY, images, None) and layers)())
 
   return draw
 
@@ -149,7 +150,7 @@ def test_augmix_mixes_by_dirichlet_and_beta(monkeypatch):
   monkeypatch.setattr(
     policies, "layer", lambda images, *_: jnp.tile(jnp.eye(3), (n, 1))[:, None, None]
   )
-  mixed = jax.jit(lambda images: policies.augmix(alpha=alpha)(KEY, images, None)[0])
+  mixed = jax.jit(lambda images: pair(policies.augmix(alpha=alpha))(KEY, images, None)[0])
   out = np.asarray(mixed(jnp.zeros((n, 1, 1, 3)))[:, 0, 0])
   assert out.min() >= 0
   total = out.sum(1)
@@ -252,13 +253,13 @@ def test_each_example_on_its_own(policy, channels):
 
 def test_two_channels_are_refused():
   with pytest.raises(UserError, match="not 2"):
-    jax.eval_shape(policies.rand_augment(), KEY, jnp.zeros((2, 8, 8, 2)), None)
+    jax.eval_shape(pair(policies.rand_augment()), KEY, jnp.zeros((2, 8, 8, 2)), None)
 
 
 def test_devices_do_not_wait_for_one_another():
   """Each example stays on its device: tables and warps are gathers over the batch."""
   images, targets = properties.images(16), np.ones((16, 2), np.float32)
-  function = jax.jit(augment.create("rand_augment(num_ops=1)"))
+  function = jax.jit(pair(augment.create("rand_augment(num_ops=1)")))
   where = sharding.over_batch(sharding.make_mesh(8))
   placed = sharding.put((images, targets), where)
   compiled = function.lower(KEY, *placed).compile()

@@ -43,7 +43,7 @@ def state_of(variables, optimizer, task, scale=None):
 
 def step_of(model, task, optimizer):
   """The jitted (state, batch) -> state, on images as they are."""
-  prepare = steps.preparer(task, lambda _, x, y: (x, y), lambda images: images)
+  prepare = steps.preparer(task, lambda _, batch, kinds: batch, lambda images: images)
   step = steps.train_step(
     steps.gradients(model, steps.losses(task)), task, optimizer, prepare,
     averaging.Averaging(default().optim, None, False, None, 1), steps_per_epoch=4,
@@ -176,7 +176,7 @@ def test_what_is_made_of_logits_is_float32_whatever_the_model_computes_in():
   plain = lambda images: images
   close = functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-6)
   teacher = Teacher.of(model, variables, (0.0,) * 3, (1.0,) * 3)
-  prepare = steps.preparer(task, lambda _, x, y: (x, y), plain, teacher.teach)
+  prepare = steps.preparer(task, lambda _, batch, kinds: batch, plain, teacher.teach)
   take = steps.gradients(model, steps.losses(task))
   evaluate = steps.eval_step(model, task, plain, lambda images: [images, images])
 
@@ -250,9 +250,9 @@ def test_a_statistic_that_overflows_ends_the_run_or_lowers_the_scale(scale, bad)
 def test_dropout_and_augmentation_draw_from_keys_of_their_own():
   task, taken = tasks.create(default().task, 3), []
 
-  def augment(key, images, targets):
+  def augment(key, batch, kinds):
     taken.append(key)
-    return images, targets
+    return batch
 
   batch = {"image": jnp.zeros((2, 4, 4, 1), jnp.uint8), "label": jnp.zeros(2, jnp.int32)}
   for seed, step in ((0, 0), (0, 1), (1, 0)):

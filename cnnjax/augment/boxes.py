@@ -1,0 +1,99 @@
+"""Boxes that move with the pixels of their images.
+
+A box is (ymin, xmin, ymax, xmax) in [0, 1] of the image, as in TFDS, and `valid` says which boxes
+there are. After an operation a box is drawn tightly around what is left of it in the image. With
+less than `LEAST_LEFT` of it left, it is no longer valid, and zero.
+"""
+
+import jax
+import jax.numpy as jnp
+
+LEAST_LEFT = 0.1  # of the area of a box
+_EDGE = 1e-3  # pixels; a side that lies on the border may be rounded to beyond it
+
+
+def _bounds(points: jax.Array, among: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The lowest and the highest x and y, `[..., 2]` each, of those `points` `[..., n, 2]`."""
+  among = among[..., None]
+  low = jnp.where(among, points, jnp.inf).min(-2)
+  return low, jnp.where(among, points, -jnp.inf).max(-2)
+
+
+def _visible(corners: jax.Array, half: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Bounds of the part of each convex quadrilateral that lies within +-`half`; (low, high).
+
+  That part is a polygon. Its corners are the ends of the sides of the quadrilateral, cut at the
+  border (Liang and Barsky, 1984), and the corners of the image that lie inside. Without any,
+  `low` is infinite.
+  """
+  side = jnp.roll(corners, -1, axis=-2) - corners  # [..., 4, 2]
+  # Of a side, the shares of its length where it enters and leaves the strip of x, and that of y.
+  still = side == 0
+  step = jnp.where(still, 1, side)
+  to_low, to_high = (-half - corners) / step, (half - corners) / step
+  inside = jnp.abs(corners) <= half
+  enter = jnp.where(still, jnp.where(inside, 0, 2), jnp.minimum(to_low, to_high)).max(-1)
+  leave = jnp.where(still, jnp.where(inside, 1, -1), jnp.maximum(to_low, to_high)).min(-1)
+  enter, leave = jnp.maximum(enter, 0), jnp.minimum(leave, 1)
+  ends = corners[..., None, :] + jnp.stack([enter, leave], -1)[..., None] * side[..., None, :]
+  cut = jnp.broadcast_to((enter <= leave)[..., None], ends.shape[:-1])
+
+  image = half * jnp.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+  away = image[:, None] - corners[..., None, :, :]  # [..., corner of the image, side, 2]
+  turn = side[..., None, :, 0] * away[..., 1] - side[..., None, :, 1] * away[..., 0]
+  within = (turn >= 0).all(-1) | (turn <= 0).all(-1)
+
+  flat = ends.reshape(*ends.shape[:-3], 8, 2)
+  image = jnp.broadcast_to(image, (*flat.shape[:-2], 4, 2))
+  points = jnp.concatenate([flat, image], -2)
+  return _bounds(points, jnp.concatenate([cut.reshape(*flat.shape[:-1]), within], -1))
+
+
+def moved(
+  boxes: jax.Array, valid: jax.Array, matrices: jax.Array, size: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+  """Boxes `[batch, m, 4]` and `valid` `[batch, m]` of images that were warped.
+
+  What is left is measured by the box around it beside the box around all of the moved one.
+
+  Args:
+    boxes: of the images before.
+    valid: which there are.
+    matrices: `[batch, 2, 3]`, where the pixels come from, as of `geometry.warp`.
+    size: height and width of the images in pixels.
+  """
+  extent = jnp.array([size[1], size[0]], jnp.float32)  # along x, along y
+  top, left, bottom, right = (boxes[..., i] for i in range(4))
+  around = [(left, top), (right, top), (right, bottom), (left, bottom)]
+  corners = (jnp.stack([jnp.stack(c, -1) for c in around], -2) - 0.5) * extent  # [batch, m, 4, 2]
+  # Where a corner goes is the inverse of where its pixel comes from.
+  a, b, c, d = (matrices[:, i, j, None, None] for i in range(2) for j in range(2))
+  x, y = (corners[..., i] - matrices[:, i, 2, None, None] for i in range(2))
+  determinant = a * d - b * c
+  corners = jnp.stack([(d * x - b * y) / determinant, (a * y - c * x) / determinant], -1)
+
+  low, high = _bounds(corners, jnp.ones(corners.shape[:-1], bool))
+  whole = jnp.prod(high - low, -1)
+  low, high = _visible(corners, extent / 2 + _EDGE)
+  low, high = (jnp.clip(v / extent + 0.5, 0, 1) for v in (low, high))
+  share = jnp.prod((high - low) * extent, -1) / jnp.where(whole > 0, whole, 1)
+  valid &= (whole > 0) & (low < high).all(-1) & (share >= LEAST_LEFT)
+  found = jnp.stack([low[..., 1], low[..., 0], high[..., 1], high[..., 0]], -1)
+  return jnp.where(valid[..., None], found, 0), valid
+
+
+def covered(boxes: jax.Array, valid: jax.Array, erased: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Boxes of images of which the pixels `erased` `[batch, height, width]` are gone.
+
+  They stay where they are, but for those of whose area less than `LEAST_LEFT` is not erased.
+  """
+
+  def overlap(low: jax.Array, high: jax.Array, size: int) -> jax.Array:  # [batch, m, size], pixels
+    low, high, pixel = low[..., None] * size, high[..., None] * size, jnp.arange(size)
+    return jnp.clip(jnp.minimum(high, pixel + 1) - jnp.maximum(low, pixel), 0, 1)
+
+  rows = overlap(boxes[..., 0], boxes[..., 2], erased.shape[1])
+  columns = overlap(boxes[..., 1], boxes[..., 3], erased.shape[2])
+  left = jnp.einsum("bmh,bhw,bmw->bm", rows, jnp.float32(~erased), columns, precision="highest")
+  valid = valid & (left >= LEAST_LEFT * rows.sum(-1) * columns.sum(-1))
+  return jnp.where(valid[..., None], boxes, 0), valid
