@@ -17,11 +17,12 @@ from cnnjax.optim.averaging import SLOW
 ITEMS = ("variables", "averages", "training")
 # In `meta`: the weights whose batch statistics were not measured for the step. Not there: unknown.
 UNMEASURED = "unmeasured"
-FORMAT = 2  # of what is saved; it stands in `meta`
+FORMAT = 3  # of what is saved; it stands in `meta`
 # From each format to the next. What was saved before there were formats is 0: 1 has the number, 2
-# the sums of an epoch.
-MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda meta: meta,) * 2
-_SUMS = ("epoch",)  # of the training state, which begin at 0 where a checkpoint has not got them
+# the sums of an epoch, 3 any collections of variables, and what a step or a task carries along.
+MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda meta: meta,) * 3
+# Parts of `training` that older formats have not got: they begin at 0.
+_ADDED = ("epoch", "extra")
 
 
 def migrated(meta: dict[str, Any], number: int) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def restore(abstract: Any, there: dict[str, Any], read: Callable[..., Any]) -> A
     read: takes shapes by item, as keyword arguments, and returns arrays by item.
   """
   training = _training(abstract)
-  lacking = {name: training.pop(name) for name in _SUMS if name not in there["training"]}
+  lacking = {name: training.pop(name) for name in _ADDED if name not in there["training"]}
   # A run with Lookahead whose slow weights were not evaluated: they are made of the others.
   missing = {SLOW} & abstract.averages.keys() - (there["averages"] or {}).keys()
   averages = {k: v for k, v in abstract.averages.items() if k not in missing}

@@ -50,6 +50,8 @@ class TrainState:
   window: Any  # sums of training metrics since they were last written
   epoch: Any  # the same over the steps of this epoch; see steps.py
   bad_step: jax.Array  # [] int32, the first step whose loss or update was not finite, or NEVER
+  # {name: tree}: what the kind of step or the task carries along beside all that, such as a queue.
+  extra: dict[str, Any] = flax.struct.field(default_factory=dict)
 
   @property
   def params(self) -> Any:
