@@ -82,10 +82,21 @@ def take_any_text() -> None:
 
 def tell(text: str) -> None:
   """Prints a line on stderr, if anybody still reads it."""
+  if sys.stderr is None:  # closed by the shell, `2>&-`; print would take stdout
+    return
   try:
     print(text, file=sys.stderr, flush=True)
   except BrokenPipeError:
     drop(sys.stderr)
+
+
+def say(text: str) -> None:
+  """Prints a line on stdout at once; where nobody reads it, a warning says so."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    drop(sys.stdout)
+    warn("nobody reads the output; the command goes on")
 
 
 def flush() -> int:

@@ -65,6 +65,14 @@ def test_a_command_without_stdout(capfd):
   assert capfd.readouterr() == ("", "")
 
 
+def test_what_is_wrong_goes_nowhere_but_to_stderr(capfd):
+  """Not to stdout, where somebody expects results, if the shell has closed stderr."""
+  command = shlex.join([sys.executable, "-c", COMMAND, "print", "wrong"])
+  printed = subprocess.run([sys.executable, "-c", COMMAND, "print"], stdout=subprocess.PIPE).stdout
+  assert subprocess.run(f"{command} 2>&-", shell=True).returncode == 2
+  assert capfd.readouterr() == (printed.decode(), "")
+
+
 def test_another_pipe_that_breaks_is_no_reader_that_left(monkeypatch):
   read, sent = os.pipe()
 
