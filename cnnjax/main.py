@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 
 from cnnjax import config as configs
 from cnnjax.config import keys
-from cnnjax.errors import ArgumentParser, UserError, run, tell
-from cnnjax.runtime import signals
+from cnnjax.errors import ArgumentParser, UserError, run, say, tell
+from cnnjax.runtime import ranks, signals
 from cnnjax.runtime.paths import to_path
 
 
@@ -70,9 +70,19 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
   return args, configs.from_arguments(args.config, rest, flags)
 
 
+def announce(args: argparse.Namespace) -> None:
+  """Says at once what begins, where seconds follow in which JAX is imported."""
+  many = args.coordinator, args.processes, args.process
+  if "jax" in sys.modules or not ranks.may_be_first(*many):
+    return
+  folder = "a new folder under runs/" if args.workdir is None else args.workdir
+  say(f"training {args.config} in {folder}: loading JAX")
+
+
 def main(argv: list[str] | None = None) -> int:
   args, config = parse(argv)
   try:
+    announce(args)
     from cnnjax import train  # late: --help and a wrong flag need not import JAX
     from cnnjax.runtime import processes
 

@@ -1,5 +1,6 @@
 """Start-up: what a command imports, in a process of its own."""
 
+import os
 import subprocess
 import sys
 
@@ -57,6 +58,50 @@ def test_a_wrong_flag_does_not_wait_for_jax():
     HEAVY,
   )
   assert found == []
+
+
+BEFORE_JAX = """
+import sys
+from cnnjax import main
+
+class Jax:
+  def find_spec(self, name, *_):
+    if name == "jax":
+      print("import jax", file=sys.stderr)
+      sys.exit()
+
+sys.meta_path.insert(0, Jax())
+main.main(sys.argv[1:])
+"""
+
+
+def start(*words, **options):
+  """A training that ends where it imports JAX."""
+  command = [sys.executable, "-c", BEFORE_JAX, "--config=configs/mlp.py:mnist", *words]
+  return subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120, **options)
+
+
+@pytest.mark.parametrize(
+  "words, said",
+  [
+    ([], "training configs/mlp.py:mnist in a new folder under runs/: loading JAX\n"),
+    (["--workdir=runs/x"], "training configs/mlp.py:mnist in runs/x: loading JAX\n"),
+    (["--coordinator=here:1", "--processes=2", "--process=1"], ""),
+  ],
+)
+def test_training_says_something_before_it_imports_jax(words, said):
+  done = start(*words, stdout=subprocess.PIPE)
+  assert (done.stdout, done.stderr, done.returncode) == (said, "import jax\n", 0)
+
+
+def test_training_begins_though_nobody_reads_the_first_line():
+  read, sent = os.pipe()
+  os.close(read)
+  done = start(stdout=sent)
+  os.close(sent)
+  warned, imported = done.stderr.splitlines()
+  assert warned == "warning: nobody reads the output; the command goes on"
+  assert (imported, done.returncode) == ("import jax", 0)
 
 
 def test_training_imports_no_other_framework():

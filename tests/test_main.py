@@ -362,7 +362,7 @@ def test_a_command_after_a_space(fails):
   ],
 )
 def test_as_a_process(tmp_path, argv, words):
-  """Nothing but the line: no warning of a library, no traceback, no folder."""
+  """Nothing but the line, and that JAX is loaded: no warning, no traceback, no folder."""
   if "nowhere" in words:  # a TensorFlow that may be installed would prepare the data set
     (tmp_path / "sitecustomize.py").write_text(
       "import importlib.util as u\nfind = u.find_spec\n"
@@ -377,6 +377,7 @@ def test_as_a_process(tmp_path, argv, words):
     text=True,
     env={**os.environ, **paths},
   )
-  assert (done.returncode, done.stdout) == (2, "")
+  begun = f"training {argv[0].removeprefix('--config=')} in a new folder under runs/: loading JAX\n"
+  assert (done.returncode, done.stdout) == (2, begun if "nowhere" in words else "")
   assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
   assert words in done.stderr and not (tmp_path / "runs").exists()

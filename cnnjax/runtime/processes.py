@@ -20,12 +20,8 @@ from jax.experimental import multihost_utils
 
 from cnnjax import errors
 from cnnjax.errors import TransientError, UserError, listed
+from cnnjax.runtime import ranks
 
-VARIABLES = {  # what a start script or cnnjax.launch sets, beside the flags
-  "coordinator": ("JAX_COORDINATOR_ADDRESS",),
-  "processes": ("JAX_NUM_PROCESSES",),
-  "process": ("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX"),  # the second by Kubernetes' indexed jobs
-}
 # Seconds after which a process that is not heard of counts as gone, well below a minute.
 HEARTBEAT = 20
 JOINING = 600  # seconds to wait for all to come: pods and hosts may start minutes apart
@@ -44,14 +40,8 @@ def start(
   Raises:
     UserError: something of it is missing or wrong, or the others cannot be reached.
   """
-  found = {"coordinator": coordinator, "processes": processes, "process": process}
-  for name, variables in VARIABLES.items():
-    values = [os.environ[v] for v in variables if os.environ.get(v)]
-    if found[name] is None and values:
-      found[name] = values[0]
-  asked = any(value is not None for value in (coordinator, processes, process))
-  asked |= found["coordinator"] is not None or found["processes"] is not None
-  if not asked and not _by_cluster(os.environ):
+  found, asked = ranks.with_environment(coordinator, processes, process)
+  if not asked and ranks.rank_in_cluster(os.environ) is None:
     return
   found = _checked(found) if asked else found
   if found["processes"] == 1:
@@ -93,23 +83,13 @@ def _ended_by_signals() -> Iterator[None]:
       signal.signal(number, handler)
 
 
-def _by_cluster(environ: Mapping[str, str]) -> bool:
-  """Whether SLURM, Open MPI or a TPU pod runs several of us; JAX knows the rest."""
-  several = lambda name: environ.get(name, "1").isdigit() and int(environ.get(name, "1")) > 1
-  return (
-    (several("SLURM_NTASKS") and "SLURM_STEP_NODELIST" in environ and "SLURM_PROCID" in environ)
-    or (several("OMPI_COMM_WORLD_SIZE") and "OMPI_MCA_orte_hnp_uri" in environ)
-    or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
-  )
-
-
 def _checked(found: dict[str, Any]) -> dict[str, Any]:
   """Numbers as numbers; UserError where one is missing or wrong."""
-  for name in VARIABLES:
+  for name in ranks.VARIABLES:
     if found[name] is None:
       raise UserError(
         f"--{name} is missing: many processes take --coordinator=HOST:PORT --processes=N "
-        f"--process=I, or {', '.join(names[0] for names in VARIABLES.values())}"
+        f"--process=I, or {', '.join(names[0] for names in ranks.VARIABLES.values())}"
       )
   try:
     processes, process = int(found["processes"]), int(found["process"])

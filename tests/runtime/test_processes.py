@@ -17,7 +17,7 @@ from waiting import wait_for
 
 from cnnjax import launch, writers
 from cnnjax.errors import UserError
-from cnnjax.runtime import processes
+from cnnjax.runtime import processes, ranks
 
 ROOT = pathlib.Path(__file__).parents[1]
 RUNS: list[subprocess.Popen] = []
@@ -256,7 +256,7 @@ def test_a_wrong_config_is_said_by_all_and_nothing_is_left(tmp_path):
   ],
 )
 def test_what_is_missing_or_wrong_is_named(given, message, monkeypatch):
-  for names in processes.VARIABLES.values():
+  for names in ranks.VARIABLES.values():
     for name in names:
       monkeypatch.delenv(name, raising=False)
   with pytest.raises(UserError, match=message):
