@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -214,13 +214,32 @@ class Split:
       records = Arrays(images[rows], labels, as_listed, source=self.take(rows))
       done = "replaced within their class" if replace else "left out"
       left_out = f"{len(missing)} that cannot be read {done}"
-      note = ", ".join(filter(None, (note, left_out, self.lost(rows))))
+      note = ", ".join(filter(None, (note, left_out, self.lost(missing))))
     return Split(records, self.classes, images.shape[1:], note=note, remarks=self.remarks)
 
-  def lost(self, rows: np.ndarray) -> str:
-    """The classes that have examples and none at `rows`, in words."""
+  def lost(self, missing: Iterable[int]) -> str:
+    """The classes whose examples are all among the `missing` ones, in words.
+
+    Where labels have to be read, those after a missing example are, until there is another one of
+    its class; all of them only if that takes too long.
+    """
+    missing = {*map(int, missing)}
+    if not missing or not (self.knows_labels or self._may_lose(missing)):
+      return ""
+    rows = np.delete(np.arange(len(self)), [*missing])
     lost = imbalance.lacking(self.labels, self.labels[rows], self.classes)
     return f"without any of {lost}" if lost else ""
+
+  def _may_lose(self, missing: set[int]) -> bool:
+    """Whether no other example of some class of the missing ones is found near them."""
+    n, several = len(self), np.ndim(self._label(min(missing))) == 1
+    has = lambda i, c: self._label(i)[c] > 0 if several else self._label(i) == c
+    near = {}  # a class: the place of a missing example that has it
+    for i in missing:
+      near |= dict.fromkeys(np.flatnonzero(self._label(i)) if several else [self._label(i)], i)
+    reads = min(n, max(NEAR, 10 * len(self.classes)))
+    after = lambda i: ((i + k) % n for k in range(1, reads))
+    return not all(any(has(at, c) for at in after(i) if at not in missing) for c, i in near.items())
 
   def stand_in(self, i: int, readable: Callable[[int], bool], reason: str) -> int:
     """Returns the example to train on where example `i` cannot be read: the next of its class.

@@ -274,11 +274,10 @@ class Streaming:
 
   def _tell_lost(self) -> None:
     """Says once which classes a whole split turned out to have no image of."""
-    if self._skipped and not self._told:
-      self._told = True
-      names = (self.split.name(i) for i in range(len(self.split)))
-      left = np.flatnonzero([name not in self._skipped for name in names])
-      if (lost := self.split.lost(left)) and processes.is_first():
+    if self._skipped and not self._told and processes.is_first():
+      self._told, split = True, self.split
+      missing = [i for i in range(len(split)) if split.name(i) in self._skipped]
+      if lost := split.lost(missing):
         warn(f"images that cannot be read are left out of the evaluation, which is {lost}")
 
   def _read(self, chunks: _Chunks, workers: int) -> Iterator[dict[str, jax.Array]]:

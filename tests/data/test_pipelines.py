@@ -338,6 +338,35 @@ def test_a_stand_in_is_found_without_reading_all(several, monkeypatch):
   assert len(lazy.records.read) <= 30 and not lazy.knows_labels
 
 
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+  "missing, words, reads",
+  [
+    ([], "", 0),
+    ([10, 15, 20], "", 21),  # the next of the class is five further
+    ([7], "without any of e", 1000),
+    ([7, 10], "without any of e", 1000),
+    ([500, 502], "without any of f", 1000),
+  ],
+)
+def test_classes_that_are_lost_are_found_without_reading_all(
+  several, missing, words, reads, monkeypatch
+):
+  """Unless one may be lost: of classes 0 to 3 there are many, of 4 and 5 one and two."""
+  monkeypatch.setattr(data.split, "NEAR", 6)
+  labels = np.arange(1000, dtype=np.int32) % 5
+  labels[labels == 4] = 0
+  labels[7], labels[[500, 502]] = 4, 5
+  if several:
+    labels = np.eye(6, dtype=np.uint8)[labels]
+    labels[502, 1] = 1
+  lazy, known = (
+    data.Split(kind([None] * 1000, labels), tuple("abcdef"), (4, 4, 3)) for kind in (Lazy, Records)
+  )
+  assert known.lost(missing) == lazy.lost(missing) == words
+  assert (len({*lazy.records.read}) <= reads) and lazy.knows_labels == (reads == 1000)
+
+
 @both
 @pytest.mark.parametrize("several", [False, True])
 def test_a_class_that_loses_all_its_images_ends_the_run(kind, several):
