@@ -3,6 +3,7 @@
 python -m cnnjax.evaluate --workdir=runs/lenet --split=test
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -109,13 +110,12 @@ def _evaluated(
 ) -> Evaluation:
   """Evaluates as `evaluate_checkpoint` does, whose arguments it takes."""
   # Late: --help need not import JAX.
-  from cnnjax import augment, build, checkpoints, data, tasks, trained
+  from cnnjax import build, checkpoints, data, tasks, trained
   from cnnjax.checkpoints import trained_on
   from cnnjax.checkpoints.workdir import load_config
   from cnnjax.optim.averaging import WEIGHTS
   from cnnjax.runtime import compiling, sharding
   from cnnjax.tasks.metric import of_weights
-  from cnnjax.training import compiler, state, steps
 
   workdir = to_path(workdir)
   if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
@@ -131,6 +131,7 @@ def _evaluated(
   # Its statistics are measured on the training data of the run, whatever is evaluated.
   measure = build.measured_later
   found = trained.load(workdir, own, mesh, checkpoint, weights, splits, measure=measure)
+  found = dataclasses.replace(found, config=config)
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
   if split == ALL:
     where["several"] = tasks.TASKS[config.task.name].SEVERAL
@@ -145,16 +146,10 @@ def _evaluated(
   for key, text in images.remarks.items() if "data.path" in overrides else ():
     warn(f"{config.data.path}: {key}: {text}")
   image_shape = data.Crops.of(config.data, images.shape).shape(config.data.image_size)
-  sizes = {image_shape[0], config.data.eval_size} - {None}
-  one = found.members.first(found.variables)
-  state.check_sizes(found.model, one, tuple(found.meta["image_shape"]), sizes)
-  views = augment.views.create(config.eval_views)
-  task = tasks.create(config.task, len(images.classes), None)
-  step = steps.eval_step(found.model, task, found.normalize, views)
-  step = compiler.Compiler.of(config).jit(step, (0, None, None))
+  found.check_sizes((image_shape[0], config.data.eval_size))
   data.levels.compare(config.data, split, images, found.meta["mean"])
   pipeline = data.pipeline(images, config.data, mesh, skipped)
-  total = evaluate(step, found.variables, pipeline, config.eval_batch_size)
+  total = evaluate(found.eval_step, found.variables, pipeline, config.eval_batch_size)
   if unreadable is not None:
     unreadable.update(skipped)
   return Evaluation(
@@ -162,7 +157,7 @@ def _evaluated(
     found.step,
     int(total.loss.count.min()),
     found.members.compute(total),
-    of_weights(task.METRICS, ["raw"]),
+    of_weights(found.task.METRICS, ["raw"]),
   )
 
 

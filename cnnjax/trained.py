@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import checkpoints, models
+from cnnjax import augment, checkpoints, models, tasks
 from cnnjax.checkpoints import workdir
 from cnnjax.config import keys
 from cnnjax.data import check_classes
@@ -19,6 +19,7 @@ from cnnjax.optim import averaging
 from cnnjax.runtime import sharding
 from cnnjax.runtime.paths import PathLike, to_path
 from cnnjax.training import members, state, steps
+from cnnjax.training.compiler import Compiler
 from cnnjax.training.teacher import Teacher
 
 # (folder, config, checkpoints, step, weights, given) -> variables with measured batch statistics.
@@ -27,8 +28,13 @@ Measure = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """What a checkpoint holds of a model."""
+  """A model that a checkpoint holds, and what runs it as its run did.
 
+  Its functions are compiled when they are first called.
+  """
+
+  config: ConfigDict  # of the run; what evaluates in another way may differ
+  mesh: Mesh
   model: nn.Module
   variables: Any  # what `model.apply` takes; of several runs with a leading axis
   members: members.Members  # the runs that were trained as one program, mostly one
@@ -36,9 +42,43 @@ class Trained:
   meta: dict[str, Any]  # mean, std, classes, image_shape
 
   @property
+  def classes(self) -> tuple[str, ...]:
+    return tuple(self.meta["classes"])
+
+  @property
   def normalize(self) -> Callable:
     """images in [0, 1] -> images as the model takes them."""
     return steps.normalizer(self.meta["mean"], self.meta["std"])
+
+  @functools.cached_property
+  def task(self) -> tasks.Task:
+    """What the model was trained for, to be evaluated: without the weights of its loss."""
+    return tasks.create(self.config.task, len(self.classes), None)
+
+  @functools.cached_property
+  def compiler(self) -> Compiler:
+    """Compiles functions of the variables as the run did."""
+    return Compiler.of(self.config)
+
+  @functools.cached_property
+  def _predicted(self) -> Callable:
+    views = augment.views.create(self.config.eval_views)
+    return steps.predicted_logits(self.model, self.task, self.normalize, views)
+
+  @functools.cached_property
+  def eval_step(self) -> Callable:
+    """(variables, batch, mask) -> metrics."""
+    return self.compiler.jit(steps.eval_step(self.task, self._predicted), (0, None, None))
+
+  @functools.cached_property
+  def predict_step(self) -> Callable:
+    """(variables, images [batch, height, width, channels] uint8) -> predictions by name."""
+    return self.compiler.jit(steps.predict_step(self.task, self._predicted), (0, None))
+
+  def check_sizes(self, sizes: Iterable[int | None]) -> None:
+    """Raises UserError unless the model takes square images of these sizes, in pixels."""
+    one, shape = self.members.first(self.variables), tuple(self.meta["image_shape"])
+    state.check_sizes(self.model, one, shape, {*sizes} - {None})
 
 
 def load(
@@ -96,7 +136,7 @@ def _load(
   variables = saved.restore_variables(step, shapes, weights)
   if measured := _measured(saved, config, step, weights, measure):
     variables = sharding.put(jax.device_get(measured), sharding.replicated(mesh))
-  return Trained(model, variables, runs, step, meta)
+  return Trained(config, mesh, model, variables, runs, step, meta)
 
 
 def _measured(

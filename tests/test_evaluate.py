@@ -36,7 +36,8 @@ def pieces():
   )
   task = tasks.create(config.task, 10)
   normalize = steps.normalizer((0.5,) * 3, (0.2,) * 3)
-  step = steps.eval_step(model, task, normalize, augment.views.create(None))
+  predicted = steps.predicted_logits(model, task, normalize, augment.views.create(None))
+  step = steps.eval_step(task, predicted)
   return config.data, split, variables, step
 
 

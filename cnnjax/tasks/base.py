@@ -62,9 +62,10 @@ class Task:
 
   A subclass says `targets(labels)`, `loss(logits, targets)`, `eval_loss(logits, targets)`,
   `distill_loss(logits, teacher_logits, temperature)`, `mean_prediction(logits)`,
-  `outputs(logits, targets)` and `collection`; `LOSSES`, its losses and the keys that each reads and
-  others do not; and `METRICS`, what is known of those of the collection, in the order in which they
-  are printed. One that is not declared there is printed last, and cannot be monitored.
+  `predictions(logits)`, `outputs(logits, targets)` and `collection`; `LOSSES`, its losses and the
+  keys that each reads and others do not; and `METRICS`, what is known of those of the collection,
+  in the order in which they are printed. One that is not declared there is printed last, and cannot
+  be monitored.
   `SEVERAL`: an image may have several labels.
   """
 

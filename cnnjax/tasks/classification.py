@@ -140,6 +140,11 @@ class Classification(Task):
       return mean_of_sigmoids(logits)
     return jax.nn.logsumexp(jax.nn.log_softmax(jnp.stack(logits)), axis=0) - math.log(len(logits))
 
+  def predictions(self, logits: jax.Array) -> dict[str, jax.Array]:
+    """The probability of each class, `[batch, num_classes]`, as the loss takes the logits."""
+    binary = self.loss_name == "binary_cross_entropy"
+    return {"probabilities": jax.nn.sigmoid(logits) if binary else jax.nn.softmax(logits)}
+
   def outputs(self, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
     """What the metrics are made from; with mixed targets, the heavier class counts."""
     label = jnp.argmax(targets, -1)

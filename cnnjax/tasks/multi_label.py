@@ -126,6 +126,10 @@ class MultiLabel(Task):
     """Logits of the mean of the probabilities that several `logits` of an image give."""
     return logits[0] if len(logits) == 1 else mean_of_sigmoids(logits)
 
+  def predictions(self, logits: jax.Array) -> dict[str, jax.Array]:
+    """The probability of each class, `[batch, num_classes]`."""
+    return {"probabilities": jax.nn.sigmoid(logits)}
+
   def outputs(self, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
     """What the metrics are made from: which classes are there, and which are predicted."""
     as_int = lambda x: x.astype(jnp.int32)

@@ -167,7 +167,8 @@ class Program:
   def eval_step(self) -> Callable:
     """(variables, batch, mask) -> metrics."""
     views = augment.views.create(self.config.eval_views)
-    step = steps.eval_step(self.model, self.task, self._normalize, views)
+    predicted = steps.predicted_logits(self.model, self.task, self._normalize, views)
+    step = steps.eval_step(self.task, predicted)
     whole = self._gather or (lambda variables: variables)
     replicated = sharding.replicated(self.mesh)
     return self.compiler.jit(

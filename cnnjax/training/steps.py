@@ -304,20 +304,36 @@ def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
   return steps if loop else once
 
 
-def eval_step(model: nn.Module, task: Any, normalize: Callable, views: Callable) -> Callable:
+def predicted_logits(model: nn.Module, task: Any, normalize: Callable, views: Callable) -> Callable:
+  """Returns the pure function (variables, uint8 images) -> logits, as evaluation has them.
+
+  They are those of the mean prediction over the `views` of an image; see `augment.views`.
+  """
+
+  def logits(variables: Any, images: jax.Array) -> jax.Array:
+    seen = views(to_float(images))
+    found = [models.forward(model, variables, normalize(view)) for view in seen]
+    return task.mean_prediction(found)
+
+  return logits
+
+
+def eval_step(task: Any, predicted: Callable) -> Callable:
   """Returns the pure function (variables, batch, mask) -> metrics, summed where `mask` is true.
 
-  A prediction is the mean over the `views` of an image; see `augment.views`.
+  `predicted` is what `predicted_logits` returns.
   """
 
   def step(variables: Any, batch: Batch, mask: jax.Array) -> Any:
-    images = views(to_float(batch["image"]))
-    logits = [models.forward(model, variables, normalize(view)) for view in images]
-    logits = task.mean_prediction(logits)
-    targets = task.targets(batch["label"])
+    logits, targets = predicted(variables, batch["image"]), task.targets(batch["label"])
     return task.metrics(logits, targets, task.eval_loss(logits, targets), mask)
 
   return step
+
+
+def predict_step(task: Any, predicted: Callable) -> Callable:
+  """Returns the pure function (variables, uint8 images) -> `task.predictions`."""
+  return lambda variables, images: task.predictions(predicted(variables, images))
 
 
 def moments_step(

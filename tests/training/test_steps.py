@@ -178,7 +178,8 @@ def test_what_is_made_of_logits_is_float32_whatever_the_model_computes_in():
   teacher = Teacher.of(model, variables, (0.0,) * 3, (1.0,) * 3)
   prepare = steps.preparer(task, lambda _, batch, kinds: batch, plain, teacher.teach)
   take = steps.gradients(model, steps.losses(task))
-  evaluate = steps.eval_step(model, task, plain, lambda images: [images, images])
+  predicted = steps.predicted_logits(model, task, plain, lambda images: [images, images])
+  evaluate = steps.eval_step(task, predicted)
 
   @jax.jit
   def found(variables, batch):

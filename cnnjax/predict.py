@@ -1,0 +1,366 @@
+"""Predicts the classes of images by a trained model.
+
+python -m cnnjax.predict runs/lenet photo.jpg more_photos/
+python -m cnnjax.predict runs/lenet photos/ --checkpoint=best --weights=ema --format=csv
+
+Images may be of any size: they are decoded and cropped as the run evaluated them. Those that cannot
+be read are named on stderr and left out, and the exit code is 1 then.
+"""
+
+import argparse
+import collections
+import csv
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cnnjax.errors import ArgumentParser, UserError, number, run, tell, unknown
+from cnnjax.runtime.paths import PathLike, to_path
+
+if TYPE_CHECKING:
+  from cnnjax.trained import Trained
+
+FORMATS = ("table", "csv", "json")
+
+
+class Predictions(NamedTuple):
+  """What a model says of images.
+
+  `values` are arrays by name, `[images, ...]`, as the task gives them: of classification
+  `probabilities`, `[images, classes]` float32.
+  """
+
+  names: tuple[str, ...]  # the path of a file, or "image 0" of an array
+  classes: tuple[str, ...]
+  values: Mapping[str, np.ndarray]
+
+  @property
+  def probabilities(self) -> np.ndarray:
+    """The probability of each class, `[images, classes]`."""
+    return self.values["probabilities"]
+
+  @property
+  def labels(self) -> list[str]:
+    """The most probable class of each image."""
+    return [self.classes[i] for i in self.probabilities.argmax(-1)]
+
+  def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
+    """The `k` most probable classes of each image with their probabilities, the first ahead."""
+    order = np.argsort(-self.probabilities, axis=-1, kind="stable")[:, :k]
+    return [
+      [(self.classes[i], float(row[i])) for i in places]
+      for row, places in zip(self.probabilities, order, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+  """A trained model as one uses it: from images of any size to classes and probabilities."""
+
+  trained: "Trained"
+  source: Mapping[str, Any]  # the arguments of `load`, to evaluate by
+
+  @property
+  def model(self) -> Any:
+    """The linen module."""
+    return self.trained.model
+
+  @property
+  def variables(self) -> Any:
+    """What `model.apply` takes."""
+    return self.trained.variables
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """The names of the classes, in the order of the outputs."""
+    return self.trained.classes
+
+  @property
+  def size(self) -> int | None:
+    """Pixels of either side of the images that the model sees; None: only those of one shape."""
+    config, (height, width, _) = self.trained.config.data, self.trained.meta["image_shape"]
+    return config.eval_size or config.image_size or (height if height == width else None)
+
+  def preprocess(self, image: PathLike | bytes | np.ndarray) -> np.ndarray:
+    """Decodes and crops an image as an evaluation of the run does.
+
+    Args:
+      image: a path, the bytes of a file, or uint8 `[height, width, channels]` or
+        `[height, width]`.
+
+    Returns:
+      `[height, width, channels]` uint8.
+
+    Raises:
+      UnreadableImage: the file cannot be decoded.
+      OSError: it is not there.
+      UserError: the array does not fit the model.
+    """
+    from cnnjax import data
+    from cnnjax.data import images
+
+    shape = tuple(self.trained.meta["image_shape"])
+    if isinstance(image, np.ndarray):
+      image = image[..., None] if image.ndim == 2 else image
+      if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != shape[2]:
+        raise UserError(
+          f"images are uint8 [height, width, {shape[2]}], not {image.dtype} {list(image.shape)}"
+        )
+    elif not isinstance(image, bytes):
+      image = images.read(to_path(image))
+    crops = data.Crops.of(self.trained.config.data, (None, None, shape[2]))
+    found = crops.evaluate(image, self.size)
+    if self.size is None and found.shape != shape:
+      raise UserError(f"the model takes images of shape {list(shape)}, not {list(found.shape)}")
+    return found
+
+  def predict(
+    self,
+    images: Any,
+    *,
+    batch_size: int | None = None,
+    unreadable: dict[str, str] | None = None,
+  ) -> Predictions:
+    """Returns the predictions of images.
+
+    Args:
+      images: a path, an array as of `preprocess`, or a sequence of them; also
+        `[images, height, width, channels]`.
+      batch_size: images at a time; None: `eval_batch_size` of the run, or fewer.
+      unreadable: gets the names of images that cannot be read, and why; they are left out. None:
+        one such image is an error.
+
+    Raises:
+      UserError: an image cannot be read, or does not fit the model.
+    """
+    parts = [*self.batches(images, batch_size=batch_size, unreadable=unreadable)]
+    if not parts:
+      raise UserError("there is no image that can be read")
+    names = tuple(name for part in parts for name in part.names)
+    values = {key: np.concatenate([p.values[key] for p in parts]) for key in parts[0].values}
+    return Predictions(names, self.classes, values)
+
+  def batches(
+    self,
+    images: Any,
+    *,
+    batch_size: int | None = None,
+    unreadable: dict[str, str] | None = None,
+  ) -> Iterator[Predictions]:
+    """Yields what `predict` returns a batch at a time, so that memory is bounded."""
+    for names, pixels in self._read(_listed(images), batch_size, unreadable):
+      values = self._run(self.trained.predict_step, pixels)
+      kept = {key: value[: len(names)] for key, value in values.items()}
+      yield Predictions(names, self.classes, kept)
+
+  def features(self, images: Any, *, batch_size: int | None = None) -> dict[str, np.ndarray]:
+    """Returns the outputs of the stages of the model, see `models.features`; arguments as there."""
+    from cnnjax import models
+    from cnnjax.training import steps
+
+    normalize, model = self.trained.normalize, self.trained.model
+    step = self.trained.compiler.jit(
+      lambda variables, x: models.features(model, variables, normalize(steps.to_float(x))),
+      (0, None),
+    )
+    parts = []
+    for names, pixels in self._read(_listed(images), batch_size, None):
+      parts.append({key: x[: len(names)] for key, x in self._run(step, pixels).items()})
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+  def evaluate(self, split: str = "test", **overrides: Any) -> dict[str, float]:
+    """Returns the metrics of a split of the run's data: see `evaluate.evaluate_checkpoint`."""
+    from cnnjax.evaluate import evaluate_checkpoint
+
+    return evaluate_checkpoint(split=split, **self.source, **overrides)[2]
+
+  def _read(
+    self, images: Sequence[Any], batch_size: int | None, unreadable: dict[str, str] | None
+  ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """Yields names and pixels of the images that can be read, in batches, one batch ahead.
+
+    Batches have one size, to be compiled for once: there are more pixels than names in the last.
+    """
+    from cnnjax.data.pixels import UnreadableImage
+    from cnnjax.runtime import sharding
+
+    if batch_size is not None and batch_size < 1:
+      raise UserError(f"batch_size={batch_size}: it must be above 0")
+    config, mesh = self.trained.config, self.trained.mesh
+    size = sharding.padded(min(batch_size or config.eval_batch_size, len(images)), mesh)
+    with ThreadPoolExecutor() as pool:
+      started = (
+        (start, [pool.submit(self.preprocess, image) for image in images[start : start + size]])
+        for start in range(0, len(images), size)
+      )
+      ahead = collections.deque(itertools.islice(started, 1))
+      while ahead:
+        ahead.extend(itertools.islice(started, 1))
+        start, found = ahead.popleft()
+        names, pixels = [], []
+        for i, future in enumerate(found, start):
+          name = f"image {i}" if isinstance(images[i], bytes | np.ndarray) else str(images[i])
+          try:
+            pixels.append(future.result())
+            names.append(name)
+          except (UnreadableImage, OSError) as e:
+            reason = getattr(e, "strerror", None) or str(e)
+            if unreadable is None:
+              raise UserError(f"{name} cannot be read: {reason}") from e
+            unreadable[name] = reason
+        if names:
+          yield tuple(names), np.stack(pixels + pixels[-1:] * (size - len(pixels)))
+
+  def _run(self, step: Any, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what a compiled function of (variables, images) gives."""
+    import jax
+
+    from cnnjax.runtime import sharding
+
+    where = sharding.over_batch(self.trained.mesh)
+    return jax.device_get(step(self.trained.variables, jax.device_put(pixels, where)))
+
+
+def load(
+  workdir: PathLike,
+  checkpoint: str = "last",
+  weights: str = "raw",
+  *,
+  splits: Any = None,
+  **overrides: Any,
+) -> Predictor:
+  """Loads the trained model of a run.
+
+    model = cnnjax.load("runs/flowers", checkpoint="best", weights="ema")
+    model.predict(["a.jpg", "b.png"]).labels
+
+  Args:
+    workdir: where the run is.
+    checkpoint: "last", "best", or a step as digits.
+    weights: "raw", or an average that the run kept: "ema", "swa", "schedule_free".
+    splits: what the run was given by `data.from_arrays`, if it was; only where its batch statistics
+      have to be measured, and to evaluate.
+    **overrides: config keys that may differ from the run's, such as `eval_views="flip"`.
+
+  Raises:
+    UserError: there is no such run or checkpoint, or it holds several runs.
+  """
+  from cnnjax import build, checkpoints, trained
+  from cnnjax import config as configs
+  from cnnjax.checkpoints.workdir import load_config
+  from cnnjax.optim.averaging import WEIGHTS
+  from cnnjax.runtime import compiling, sharding
+
+  workdir, checkpoint = to_path(workdir), str(checkpoint)
+  if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
+    raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
+  if weights not in WEIGHTS:
+    raise unknown("weights", weights, WEIGHTS)
+  own = load_config(workdir)
+  config = own.copy_and_resolve_references()
+  for key, value in overrides.items():
+    configs.override(config, key, value)
+  configs.check_values(config)
+  compiling.use_cache(config.compilation_cache)
+  found = trained.load(
+    workdir, own, sharding.make_mesh(-1), checkpoint, weights, splits, measure=build.measured_later
+  )
+  if found.members.several:
+    raise UserError(f"{workdir} holds several runs ({', '.join(found.members.names)}): give it one")
+  found = dataclasses.replace(found, config=config)
+  source = {"workdir": workdir, "checkpoint": checkpoint, "weights": weights, "splits": splits}
+  predictor = Predictor(found, {**source, **overrides})
+  found.check_sizes((predictor.size,))
+  return predictor
+
+
+def _listed(images: Any) -> Sequence[Any]:
+  """The images as a sequence."""
+  if isinstance(images, np.ndarray) and images.ndim == 4:
+    return images
+  one = isinstance(images, str | bytes | np.ndarray) or hasattr(images, "__fspath__")
+  return [images] if one else list(images)
+
+
+def _files(given: Iterable[str]) -> list[str]:
+  """The image files that are named, and those in folders that are named, sorted."""
+  from cnnjax.data.images import IMAGE_ENDINGS
+
+  found = []
+  for name in given:
+    path = to_path(name)
+    if not path.is_dir():
+      if not path.exists():
+        raise UserError(f"there is no image {name}")
+      found.append(str(path))
+      continue
+    inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
+    if not inside:
+      raise UserError(f"the folder {name} has no images ({', '.join(IMAGE_ENDINGS)})")
+    found += inside
+  return found
+
+
+def _written(parts: Iterable[Predictions], form: str, top: int) -> None:
+  """Prints predictions as they come."""
+  writer = csv.writer(sys.stdout, lineterminator="\n")
+  if form == "csv":
+    writer.writerow(("image", "rank", "class", "probability"))
+  opened = "[\n"
+  for part in parts:
+    for name, found in zip(part.names, part.top(top), strict=True):
+      if form == "csv":
+        for rank, (label, p) in enumerate(found, 1):
+          writer.writerow((name, rank, label, f"{p:.6g}"))
+      elif form == "json":
+        classes = [{"class": label, "probability": float(f"{p:.6g}")} for label, p in found]
+        print(opened + json.dumps({"image": name, "classes": classes}, ensure_ascii=False), end="")
+        opened = ",\n"
+      else:
+        print(f"{name}  " + ", ".join(f"{label} {p:.2%}" for label, p in found))
+  if form == "json":
+    print("\n]" if opened != "[\n" else "[]")
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = ArgumentParser(
+    prog="python -m cnnjax.predict",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("workdir", metavar="WORKDIR", help="where the run is")
+  parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
+  parser.add_argument("--checkpoint", default="last", help="last, best or a step")
+  parser.add_argument("--weights", default="raw", help="raw; ema, swa or schedule_free, if kept")
+  parser.add_argument("--format", default="table", help="table, csv or json; default: table")
+  parser.add_argument("--top", type=int, default=3, help="classes of an image; default 3")
+  parser.add_argument("--batch_size", type=int, help="images at a time")
+  parser.add_argument("--views", help="predictions are means over views, such as flip")
+  parser.add_argument("--size", type=int, help="size of the images, if not the run's")
+  args = parser.parse_args(argv)
+  if args.format not in FORMATS:
+    raise unknown("format", args.format, FORMATS)
+  if args.top < 1:
+    raise UserError(f"--top={args.top}: it must be above 0")
+  files = _files(args.images)
+  overrides = {"eval_views": args.views, "data.eval_size": args.size}
+  overrides = {key: value for key, value in overrides.items() if value is not None}
+  model = load(args.workdir, args.checkpoint, args.weights, **overrides)
+  unreadable: dict[str, str] = {}
+  found = model.batches(files, batch_size=args.batch_size, unreadable=unreadable)
+  _written(found, args.format, args.top)
+  for name, reason in unreadable.items():
+    tell(f"left out, cannot be read: {name}: {reason}")
+  if len(unreadable) == len(files):
+    raise UserError(f"none of {number(len(files), 'image')} can be read")
+  return 1 if unreadable else 0
+
+
+if __name__ == "__main__":
+  sys.exit(run(main))
