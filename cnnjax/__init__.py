@@ -1,14 +1,14 @@
 """Convolutional networks in JAX: every classic CNN, one trainer, honest results."""
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
+_LATE = {"load": "cnnjax.predict"}  # so that `import cnnjax` waits for no JAX
 
 
 def __getattr__(name: str) -> Any:
-  """`cnnjax.load`, see `cnnjax.predict.load`; late, so that `import cnnjax` waits for no JAX."""
-  if name == "load":
-    from cnnjax.predict import load
-
-    return load
+  """Returns a public name, whose module is imported when it is asked for."""
+  if name in _LATE:
+    return getattr(importlib.import_module(_LATE[name]), name)
   raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")

@@ -22,9 +22,10 @@ CALLS = {
 }  # fmt: skip
 # Where modules are imported by name, and whose names those are.
 IMPORTERS = {
-  "config/__init__.py": "the config file that the user gives",
+  "__init__.py": "its own public names",
+  "config/files.py": "the config file that the user gives",
   "models/registry.py": "`imports` of a config",
-  "data/__init__.py": "SOURCES",
+  "data/loading.py": "SOURCES",
   "data/__main__.py": "its command",
   "optim/__main__.py": "its command",
   "transfer/mapping.py": "the tables of rules",
