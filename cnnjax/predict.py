@@ -12,7 +12,6 @@ import collections
 import csv
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cnnjax.errors import ArgumentParser, UserError, number, run, tell, unknown
+from cnnjax.runtime import strict_json
 from cnnjax.runtime.paths import PathLike, to_path
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ def _written(parts: Iterable[Predictions], form: str, top: int) -> None:
           writer.writerow((name, rank, label, f"{p:.6g}"))
       elif form == "json":
         classes = [{"class": label, "probability": float(f"{p:.6g}")} for label, p in found]
-        print(opened + json.dumps({"image": name, "classes": classes}, ensure_ascii=False), end="")
+        print(opened + strict_json.dumps({"image": name, "classes": classes}), end="")
         opened = ",\n"
       else:
         print(f"{name}  " + ", ".join(f"{label} {p:.2%}" for label, p in found))
