@@ -30,6 +30,7 @@ from cnnjax.models import (  # noqa: F401
   vit,
   xception,
 )  # fmt: skip
+from cnnjax.models.backbone import Backbone
 from cnnjax.models.features import FeatureInfo, feature_info, features
 from cnnjax.models.forward import forward, forward_in_training, init
 from cnnjax.models.registry import (
@@ -47,7 +48,7 @@ from cnnjax.models.registry import (
 from cnnjax.models.summary import Summary, summarize
 
 __all__ = [
-  "FeatureInfo", "Rate", "Scale", "Size", "Summary",
+  "Backbone", "FeatureInfo", "Rate", "Scale", "Size", "Summary",
   "create", "feature_info", "features", "fields", "forward", "forward_in_training",
   "import_modules", "init", "is_registered", "lookup", "names", "register", "summarize",
 ]  # fmt: skip

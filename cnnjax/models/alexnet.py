@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import Rate, Scale, Size, register
 
 KERNEL_SIZES = (11, 5, 3, 3, 3)
@@ -28,7 +29,7 @@ IN_TOWERS = (2, 4, 5)  # the convolutions that see their own tower only; biases 
 POOLED = {1: "stem", 2: "stage1", 5: "stage2"}  # the convolutions that a pool follows
 
 
-class AlexNet(nn.Module):
+class AlexNet(Backbone):
   """Five convolutions, three pools, two hidden dense layers, head."""
 
   num_classes: int
@@ -63,16 +64,12 @@ class AlexNet(nn.Module):
       raise UserError(f"groups={self.groups} does not divide features={self.features}")
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map."""
     layers.check_images(x, smallest=29 if self.small_images else 67 - 2 * self.stem_padding)
     stem_padding = 5 if self.small_images else self.stem_padding
     window = 2 if self.small_images else 3
-    zeros, ones = nn.initializers.zeros, nn.initializers.ones
-    kernel_init, bias_init = layers.torch_linear, zeros
-    if self.weight_init == "2012":
-      kernel_init, bias_init = nn.initializers.normal(0.01), ones
+    kernel_init, bias_init = self._initializers()
 
     stride = 4
     for i, (features, kernel_size) in enumerate(zip(self.features, KERNEL_SIZES, strict=True), 1):
@@ -84,20 +81,22 @@ class AlexNet(nn.Module):
         groups=self.groups if i in IN_TOWERS else 1,
         use_bias=True,
         kernel_init=kernel_init,
-        bias_init=bias_init if i in IN_TOWERS else zeros,
+        bias_init=bias_init if i in IN_TOWERS else nn.initializers.zeros,
         dtype=self.dtype,
         train=train,
         name=f"conv{i}",
       )(x)
       x = nn.relu(x)
       if i in POOLED:
-        x = layers.feature(self, POOLED[i], x, stride=stride)
+        x = mark(POOLED[i], x, stride=stride)
         if self.lrn and i != 5:
           x = layers.local_response_norm(x, alpha=self.lrn_alpha)
         x = layers.max_pool(x, window, strides=2)
         stride *= 2
-    x = layers.feature(self, "last_pool", x, stride=stride)
+    return mark("last_pool", x, stride=stride)
 
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
+    kernel_init, bias_init = self._initializers()
     drop = functools.partial(layers.dropout, rate=self.dropout, train=train)
     if self.small_images:
       x = drop(layers.global_pool(x, self.pool))
@@ -111,6 +110,12 @@ class AlexNet(nn.Module):
       if not self.dropout_first:
         x = drop(x)
     return layers.head(self.num_classes, kernel_init=kernel_init)(x)
+
+  def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
+    """Of kernels, and of the biases that may start at 1."""
+    if self.weight_init == "2012":
+      return nn.initializers.normal(0.01), nn.initializers.ones
+    return layers.torch_linear, nn.initializers.zeros
 
 
 VARIANTS = {

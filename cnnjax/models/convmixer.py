@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
 
@@ -60,7 +61,7 @@ class Block(nn.Module):
     return self.unit(features, 1, name="pointwise")(x, train=train)
 
 
-class ConvMixer(nn.Module):
+class ConvMixer(Backbone):
   """Patch embedding, equal blocks, global pool, head.
 
   All maps have one size. Their features are read out behind each quarter of the depth.
@@ -84,9 +85,8 @@ class ConvMixer(nn.Module):
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map.
 
     Images of a patch or more. What is left at their edges of no whole patch is not seen.
     """
@@ -94,7 +94,7 @@ class ConvMixer(nn.Module):
     layers.check_images(x, smallest=patch)
     unit = functools.partial(ConvActNorm, act=self.activation, norm=self.norm, dtype=self.dtype)
     x = unit(self.features, patch, strides=patch, padding=0, name="patch_embed")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=patch)
+    x = mark("stem", x, stride=patch)
     stages = layers.stages_of(self.depth)
     rates = layers.drop_path_rates(self.drop_path, self.depth, self.drop_path_mode, first=0)
     for i in range(1, self.depth + 1):
@@ -103,7 +103,10 @@ class ConvMixer(nn.Module):
         drop_path=rates[i - 1],
       )  # fmt: skip
       if i in stages:
-        x = layers.feature(self, stages[i], x, stride=patch)
+        x = mark(stages[i], x, stride=patch)
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes)(x)
 

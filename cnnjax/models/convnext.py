@@ -15,6 +15,7 @@ Initialisation as in github.com/facebookresearch/ConvNeXt: see `kernel_init`; bi
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Factor, Rate, Size, register
 
 # The authors' trunc_normal_(std=0.02) cuts at -2 and 2, a hundred deviations away.
@@ -78,7 +80,7 @@ class ResponseNorm(nn.Module):
     return x * (1 + scale * response).astype(x.dtype) + bias.astype(x.dtype)
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Backbone):
   """Patches, stages of blocks at half the resolution each, global pool, norm, head."""
 
   num_classes: int
@@ -105,15 +107,14 @@ class ConvNeXt(nn.Module):
       )
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map.
 
     Images of 32x32 or more for four stages, with `small_images` of 16x16.
     """
     patch = 2 if self.small_images else 4
     layers.check_images(x, smallest=patch * 2 ** (len(self.features) - 1))
-    norm = functools.partial(layers.norm, self.norm, epsilon=1e-6, train=train)
+    norm = self._norm(train=train)
     conv = functools.partial(
       layers.conv, padding=0, use_bias=True, kernel_init=kernel_init, dtype=self.dtype, train=train
     )
@@ -127,7 +128,7 @@ class ConvNeXt(nn.Module):
     )
     x = conv(self.features[0], patch, strides=patch, name="stem_conv")(x)
     x = norm(dtype=self.dtype, name="stem_norm")(x)
-    x = layers.feature(self, "stem", x, stride=patch)
+    x = mark("stem", x, stride=patch)
     depth = sum(self.stage_sizes)
     rates = iter(layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode, first=0))
     for stage, (size, features) in enumerate(zip(self.stage_sizes, self.features, strict=True), 1):
@@ -139,10 +140,17 @@ class ConvNeXt(nn.Module):
           block(name=f"stage{stage}_block{i}"), x, train=train, remat=self.remat,
           drop_path=next(rates),
         )  # fmt: skip
-      x = layers.feature(self, f"stage{stage}", x, stride=patch * 2 ** (stage - 1))
+      x = mark(f"stage{stage}", x, stride=patch * 2 ** (stage - 1))
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
+    norm = self._norm(train=train)
     x = norm(dtype=jnp.float32, name="head_norm")(layers.global_pool(x, self.pool))
     x = layers.dropout(x, self.dropout, train=train)
     return layers.head(self.num_classes, kernel_init=kernel_init)(x)
+
+  def _norm(self, *, train: bool) -> Callable[..., Callable]:
+    return functools.partial(layers.norm, self.norm, epsilon=1e-6, train=train)
 
 
 V1 = dict(input_shape=(224, 224, 3), reference="arXiv:2201.03545 section 3")

@@ -38,6 +38,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Check, Count, Rate, Size, register
 
 Share = Annotated[float, Check(lambda share: 0 < share <= 1, "above 0 and at most 1")]
@@ -143,7 +144,7 @@ def three_blocks(depth: int, *, bottleneck: bool) -> tuple[int, int, int]:
   return size, size, size
 
 
-class DenseNet(nn.Module):
+class DenseNet(Backbone):
   """Stem, dense blocks with a transition between each two, norm, relu, global pool, head.
 
   A transition is norm, relu, 1x1 convolution, 2x2 average pool. The features of a stage are those
@@ -189,9 +190,8 @@ class DenseNet(nn.Module):
       three_blocks(self.depth, bottleneck=self.bottleneck)
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map.
 
     Images of 29x29 or more for four blocks; with `small_images` of 8x8, for three of 4x4.
     """
@@ -204,7 +204,7 @@ class DenseNet(nn.Module):
       NormActConv, conv=conv, norm=norm, dropout=self.dropout, dropout_kind=self.dropout_kind,
       drop_block_size=self.drop_block_size, memory_efficient=self.memory_efficient,
     )  # fmt: skip
-    x, stride = self._stem(x, conv, norm, train=train)
+    x, stride = self._stem(x, mark, conv, norm, train=train)
     drop_block = layers.drop_block_rates(self.drop_block, len(stage_sizes))
     for stage, size in enumerate(stage_sizes, 1):
       dropped = functools.partial(unit, drop_block=drop_block[stage - 1])
@@ -212,26 +212,29 @@ class DenseNet(nn.Module):
       x = layers.run_block(block, x, remat=self.remat, train=train)
       if stage == len(stage_sizes):
         x = nn.relu(norm(train=train, name="final_norm")(x))
-      x = layers.feature(self, f"stage{stage}", x, stride=stride)
+      x = mark(f"stage{stage}", x, stride=stride)
       if stage < len(stage_sizes):
         features = max(1, int(x.shape[-1] * self.compression))
         *_, x = unit(features, 1, name=f"transition{stage}")([x], train=train)
         x = layers.avg_pool(x, 2, strides=2)
         stride *= 2
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.head_dropout, train=train)
     return layers.head(self.num_classes)(x)
 
   def _stem(
-    self, x: jax.Array, conv: Callable, norm: Callable, *, train: bool
+    self, x: jax.Array, mark: Mark, conv: Callable, norm: Callable, *, train: bool
   ) -> tuple[jax.Array, int]:
     """The stem's output and its stride."""
     features = self.stem_features or 2 * self.growth_rate
     if self.small_images:
       x = conv(features, 3, padding=1, train=train, name="stem_conv")(x)
-      return layers.feature(self, "stem", x, stride=1), 1
+      return mark("stem", x, stride=1), 1
     x = conv(features, 7, strides=2, padding=3, train=train, name="stem_conv")(x)
     x = nn.relu(norm(train=train, name="stem_norm")(x))
-    x = layers.feature(self, "stem", x, stride=2)
+    x = mark("stem", x, stride=2)
     return layers.max_pool(x, 3, strides=2, padding=1), 4
 
 

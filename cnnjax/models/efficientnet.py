@@ -33,7 +33,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
-from cnnjax.models.mobilenet import InvertedResidual, make_layers, stage_strides
+from cnnjax.models.backbone import Backbone, Mark, first_strided, run_stages
+from cnnjax.models.mobilenet import InvertedResidual, make_layers, without_first_2
 from cnnjax.models.registry import ABOVE_0, Odd, Rate, Scale, Size, register
 
 published_head = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
@@ -114,7 +115,7 @@ V2_L = (
 # fmt: on
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(Backbone):
   """Stem, stages of (fused) inverted bottlenecks, 1x1 convolution, global pool, head."""
 
   num_classes: int
@@ -144,9 +145,8 @@ class EfficientNet(nn.Module):
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -157,35 +157,33 @@ class EfficientNet(nn.Module):
       stem, head = self._width(stem), self._width(head)
     stride = 1 if self.small_images else 2
     x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=stride)
+    x = mark("stem", x, stride=stride)
 
-    repeats = [self._depth(i) for i in range(len(self.stages))]
-    strides = stage_strides([stage.strides for stage in self.stages], self.small_images)
-    depth = sum(repeats)
-    rates = layers.drop_path_rates(
-      self.drop_path, depth, self.drop_path_mode, first=0, divisor=depth
-    )
-    rates = iter(rates)
-    for i, stage in enumerate(self.stages, 1):
-      for n in range(1, repeats[i - 1] + 1):
-        options = dict(
-          features=self._width(stage.features), strides=strides[i - 1] if n == 1 else 1,
-          kernel_size=stage.kernel_size, layer=layer, name=f"stage{i}_block{n}",
-        )  # fmt: skip
-        if stage.block == "fused":
-          block = FusedMBConv(expand=stage.expand, **options)
-        else:  # the squeeze is a share of the features of x, not of the expanded ones
-          squeeze = max(1, int(self.se_ratio * x.shape[-1])) if self.se_ratio else 0
-          block = InvertedResidual(
-            expanded=stage.expand * x.shape[-1], squeeze=squeeze, squeeze_act=self.activation,
-            depthwise=depthwise, dtype=self.dtype, **options,
-          )  # fmt: skip
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=next(rates))
-      stride *= strides[i - 1]
-      x = layers.feature(self, f"stage{i}", x, stride=stride)
+    def block(stage: int, number: int, width: int, **options: Any) -> nn.Module:
+      row = self.stages[stage]
+      options |= dict(features=self._width(row.features), kernel_size=row.kernel_size, layer=layer)
+      if row.block == "fused":
+        return FusedMBConv(expand=row.expand, **options)
+      # The squeeze is a share of the features of the input, not of the expanded ones.
+      squeeze = max(1, int(self.se_ratio * width)) if self.se_ratio else 0
+      return InvertedResidual(
+        expanded=row.expand * width, squeeze=squeeze, squeeze_act=self.activation,
+        depthwise=depthwise, dtype=self.dtype, **options,
+      )  # fmt: skip
 
+    sizes = [self._depth(i) for i in range(len(self.stages))]
+    strides = without_first_2([stage.strides for stage in self.stages], self.small_images)
+    depth = sum(sizes)
+    x, stride = run_stages(
+      block, first_strided(strides, sizes), x, mark, stride=stride, train=train, remat=self.remat,
+      drop_path=layers.drop_path_rates(
+        self.drop_path, depth, self.drop_path_mode, first=0, divisor=depth
+      ),
+    )  # fmt: skip
     x = layer(head, 1, name="conv_head")(x, train=train)
-    x = layers.feature(self, "head_conv", x, stride=stride)
+    return mark("head_conv", x, stride=stride)
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     init = layers.head_init(published_head, self.num_classes)
     return layers.head(self.num_classes, kernel_init=init)(x)

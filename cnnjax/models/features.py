@@ -3,7 +3,9 @@
     maps = models.features(model, variables, images)      # {"stage1": [batch, h, w, channels], ...}
     info = models.feature_info(model, (224, 224, 3))      # {"stage1": FeatureInfo(4, 256), ...}
 
-Stages of a network inside another module, such as `backbone`, are named "backbone/stage1".
+Stages of a network inside another module, such as `backbone`, are named "backbone/stage1". A
+module that is to compute with them, in training too, asks its backbone for `feature_maps`
+(backbone.py).
 
 Gradients with respect to a stage: put zeros of its shape into the variables as
 `{"perturbations": {"stage4": zeros}}`, or `{"perturbations": {"backbone": {"stage4": zeros}}}`, and

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.layers import ConvNormAct
 from cnnjax.models.registry import Rate, Scale, register
 
@@ -130,7 +131,7 @@ class AuxiliaryHead(nn.Module):
     return self.head(self.num_classes)(layers.dropout(x, self.dropout, train=train))
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Backbone):
   """Stem, three stages of inception modules, global pool, head."""
 
   num_classes: int
@@ -160,9 +161,8 @@ class GoogLeNet(nn.Module):
     ("aux_dropout", "aux_logits", True),
   )
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map."""
     layers.check_images(x, smallest=self._smallest())
     kernel_init = INITS[self.weight_init]
     bias_init = nn.initializers.constant(0.2 if self.weight_init == "xavier" else 0.0)
@@ -178,8 +178,7 @@ class GoogLeNet(nn.Module):
       layers.dense, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype
     )
     head = functools.partial(layers.head, kernel_init=kernel_init)
-
-    x, stride = self._stem(x, unit, train=train)
+    x, stride = self._stem(x, mark, unit, train=train)
     for stage, modules in enumerate(LAYOUTS[self.layout], 1):
       if stage > 1:
         stride *= 2
@@ -201,26 +200,29 @@ class GoogLeNet(nn.Module):
             adaptive_pool=self.aux_adaptive_pool, dropout=self.aux_dropout, name=f"{aux}_head",
           )  # fmt: skip
           layers.auxiliary(self, aux, auxiliary(x, train=train))
-      x = layers.feature(self, f"stage{stage}", x, stride=stride)
+      x = mark(f"stage{stage}", x, stride=stride)
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
-    return head(self.num_classes)(x)
+    return layers.head(self.num_classes, kernel_init=INITS[self.weight_init])(x)
 
   def _stem(
-    self, x: jax.Array, unit: Callable[..., nn.Module], *, train: bool
+    self, x: jax.Array, mark: Mark, unit: Callable[..., nn.Module], *, train: bool
   ) -> tuple[jax.Array, int]:
     """What the first module takes, and its stride."""
     if self.small_images:
       x = unit(192, 3, name="stem_conv")(x, train=train)
-      return layers.feature(self, "stem", x, stride=1), 1
+      return mark("stem", x, stride=1), 1
     # Caffe, which takes the mean of the squares, has alpha 1e-4.
     lrn = functools.partial(layers.local_response_norm, alpha=1e-4 / 5, k=1.0)
     x = unit(64, 7, strides=2, name="stem_conv1")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=2)
+    x = mark("stem", x, stride=2)
     x = layers.max_pool(x, 3, strides=2, ceil=True)
     x = lrn(x) if self.lrn else x
     x = unit(64, 1, name="stem_conv2")(x, train=train)
     x = unit(192, 3, name="stem_conv3")(x, train=train)
-    x = layers.feature(self, "stem2", x, stride=4)
+    x = mark("stem2", x, stride=4)
     x = lrn(x) if self.lrn else x
     return layers.max_pool(x, 3, strides=2, ceil=True), 8
 

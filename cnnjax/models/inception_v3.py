@@ -23,6 +23,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import Rate, Scale, Size, register
 
 # A module is a list of branches, a branch a list of steps. A step is a convolution (features,
@@ -135,7 +136,7 @@ def halve(x: jax.Array) -> jax.Array:
   return layers.max_pool(x, 3, strides=2)
 
 
-class Inception(nn.Module):
+class Inception(Backbone):
   """What the three networks share: a stem, three stages at strides 8, 16, 32, a pool, a head."""
 
   num_classes: int
@@ -160,36 +161,39 @@ class Inception(nn.Module):
       raise UserError(f"stage_sizes must be the sizes of 3 stages, got {self.stage_sizes}")
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map.
 
     Images of 75x75 or more, with `small_images` of 7x7 or more.
     """
     layers.check_images(x, smallest=7 if self.small_images else 75)
-    kernel_init, head_init = self._initializers()
+    kernel_init, _ = self._initializers()
     conv = functools.partial(layers.conv, kernel_init=kernel_init, dtype=self.dtype)
     norm = functools.partial(
       layers.norm, self.norm, use_scale=self.norm_scale, momentum=0.9, epsilon=1e-3,
       dtype=self.dtype,
     )  # fmt: skip
     unit = functools.partial(layers.ConvNormAct, width=self.width, conv=conv, norm=norm)
-    x = self._stem(x, unit, train=train)
+    x = self._stem(x, mark, unit, train=train)
     stride = 1 if self.small_images else 8
     for stage, blocks in enumerate(self._stages(unit, conv), 1):
       for i, block in enumerate(blocks, 1):
         block = block(name=f"stage{stage}_block{i}")
         x = layers.run_block(block, x, train=train, remat=self.remat)
-      x = layers.feature(self, f"stage{stage}", x, stride=stride)
+      x = mark(f"stage{stage}", x, stride=stride)
       stride *= 2
       if stage == 2 and self._wants_aux(train):
         aux = AuxiliaryHead(self.num_classes, unit, conv, name="aux1_head")
         layers.auxiliary(self, "aux1", aux(x, train=train))
     if self.head_features:
       x = unit(self.head_features, 1, name="final_conv")(x, train=train)
-      x = layers.feature(self, "head_conv", x, stride=stride // 2)
+      x = mark("head_conv", x, stride=stride // 2)
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
-    return layers.head(self.num_classes, kernel_init=head_init)(x)
+    _, init = self._initializers()
+    return layers.head(self.num_classes, kernel_init=init)(x)
 
   def _wants_aux(self, train: bool) -> bool:
     return self.aux_logits and self.num_classes > 0 and (train or self.is_initializing())
@@ -202,15 +206,15 @@ class Inception(nn.Module):
     """What makes the blocks of each stage, given a name."""
     raise NotImplementedError
 
-  def _stem(self, x: jax.Array, unit: Callable, *, train: bool) -> jax.Array:
+  def _stem(self, x: jax.Array, mark: Mark, unit: Callable, *, train: bool) -> jax.Array:
     strides, padding, pool = (1, None, layers.identity) if self.small_images else (2, 0, halve)
     x = unit(32, 3, strides=strides, padding=padding, name="stem_conv1")(x, train=train)
     x = unit(32, 3, padding=padding, name="stem_conv2")(x, train=train)
     x = unit(64, 3, name="stem_conv3")(x, train=train)
-    x = pool(layers.feature(self, "stem", x, stride=strides))
+    x = pool(mark("stem", x, stride=strides))
     x = unit(80, 1, name="stem_conv4")(x, train=train)
     x = unit(192, 3, padding=padding, name="stem_conv5")(x, train=train)
-    return pool(layers.feature(self, "stem2", x, stride=strides**2))
+    return pool(mark("stem2", x, stride=strides**2))
 
   def _mixed(self, unit: Callable, *tables: Table) -> list[Callable[..., nn.Module]]:
     return [functools.partial(Mixed, table, unit, self.count_padding) for table in tables]

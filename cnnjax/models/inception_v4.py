@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Mark
 from cnnjax.models.inception_v3 import Inception, Mixed, Table
 from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
@@ -99,17 +100,17 @@ class InceptionV4(Inception):
       self._mixed(unit, V4_REDUCTION_B, *[V4_C] * c),
     ]
 
-  def _stem(self, x: jax.Array, unit: Callable, *, train: bool) -> jax.Array:
+  def _stem(self, x: jax.Array, mark: Mark, unit: Callable, *, train: bool) -> jax.Array:
     strides, padding = (1, None) if self.small_images else (2, 0)
     x = unit(32, 3, strides=strides, padding=padding, name="stem_conv1")(x, train=train)
     x = unit(32, 3, padding=padding, name="stem_conv2")(x, train=train)
     x = unit(64, 3, name="stem_conv3")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=strides)
+    x = mark("stem", x, stride=strides)
     for i, table in enumerate(V4_STEM, 1):
       mixed = Mixed(table, unit, keep_size=self.small_images, name=f"stem_mixed{i}")
       x = mixed(x, train=train)
       if i == 2:
-        x = layers.feature(self, "stem2", x, stride=strides**2)
+        x = mark("stem2", x, stride=strides**2)
     return x
 
 

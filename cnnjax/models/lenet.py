@@ -6,6 +6,7 @@ take any images from 28x28 to 32x32 and centre them on the paper's 32x32 field, 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -15,6 +16,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import register
 
 # Inputs of each C3 map (columns) among the maps of S2 (rows): table I of the paper.
@@ -51,7 +53,7 @@ glorot_conv = functools.partial(
 
 
 @register("lenet5", input_shape=(28, 28, 1), reference="LeCun et al., Proc. IEEE 1998, modernised")
-class LeNet5(nn.Module):
+class LeNet5(Backbone):
   """LeNet-5 of today: every S2 map feeds every C3 map, pooling without parameters, softmax."""
 
   num_classes: int
@@ -59,28 +61,33 @@ class LeNet5(nn.Module):
   pool: Literal["avg", "max"] = "avg"
   dtype: Any = jnp.float32
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
-    conv = functools.partial(glorot_conv, dtype=self.dtype, train=train)
-    activation = layers.ACTIVATIONS[self.activation]
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map."""
+    conv, activation = self._layers(train=train)
     pool = layers.avg_pool if self.pool == "avg" else layers.max_pool
 
     x = centre_on_field(x)
     x = activation(conv(6, 5, name="c1")(x))
-    x = layers.feature(self, "stage1", x, stride=1)
+    x = mark("stage1", x, stride=1)
     x = pool(x, 2, strides=2, padding=0)
     x = activation(conv(16, 5, name="c3")(x))
-    x = layers.feature(self, "stage2", x, stride=2)
+    x = mark("stage2", x, stride=2)
     x = pool(x, 2, strides=2, padding=0)
     x = activation(conv(120, 5, name="c5")(x))
-    x = layers.feature(self, "stage3", x, stride=4)
+    return mark("stage3", x, stride=4)
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
+    conv, activation = self._layers(train=train)
     x = activation(conv(84, 1, name="f6")(x))
     return layers.head(self.num_classes)(layers.flatten(x))
 
+  def _layers(self, *, train: bool) -> tuple[Callable[..., nn.Module], Callable]:
+    conv = functools.partial(glorot_conv, dtype=self.dtype, train=train)
+    return conv, layers.ACTIVATIONS[self.activation]
+
 
 @register("lenet5_1998", input_shape=(28, 28, 1), reference="LeCun et al., Proc. IEEE 1998, II.B")
-class LeNet51998(nn.Module):
+class LeNet51998(Backbone):
   """LeNet-5 as published.
 
   The logits are minus the squared distances of F6 to the fixed prototypes of the classes (equation
@@ -91,26 +98,31 @@ class LeNet51998(nn.Module):
   num_classes: int
   dtype: Any = jnp.float32
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
-    conv = functools.partial(
-      layers.conv, padding="VALID", use_bias=True, dtype=self.dtype, train=train
-    )
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map."""
+    conv = self._conv(train=train)
     x = centre_on_field(x)
     x = squash(conv(6, 5, kernel_init=uniform(25), name="c1")(x))
-    x = layers.feature(self, "stage1", x, stride=1)
+    x = mark("stage1", x, stride=1)
     x = squash(Subsample(dtype=self.dtype, name="s2")(x))
     x = squash(C3(dtype=self.dtype, name="c3")(x))
-    x = layers.feature(self, "stage2", x, stride=2)
+    x = mark("stage2", x, stride=2)
     x = squash(Subsample(dtype=self.dtype, name="s4")(x))
     x = squash(conv(120, 5, kernel_init=uniform(400), name="c5")(x))
-    x = layers.feature(self, "stage3", x, stride=4)
+    return mark("stage3", x, stride=4)
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
+    conv = self._conv(train=train)
     x = squash(conv(84, 1, kernel_init=uniform(120), name="f6")(x))
     f6 = layers.flatten(x).astype(jnp.float32)
     if self.num_classes == 0:
       return f6
     return -jnp.sum((f6[:, None, :] - prototypes(self.num_classes)) ** 2, axis=-1)
+
+  def _conv(self, *, train: bool) -> Callable[..., nn.Module]:
+    return functools.partial(
+      layers.conv, padding="VALID", use_bias=True, dtype=self.dtype, train=train
+    )
 
 
 class Subsample(nn.Module):

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import Rate, Size, register
 
 
 @register("mlp", input_shape=(28, 28, 1), reference="dropout as in arXiv:1207.0580")
-class MLP(nn.Module):
+class MLP(Backbone):
   """Flatten, then Dense, ReLU and dropout for each of `features`, then the head."""
 
   num_classes: int
@@ -22,10 +23,12 @@ class MLP(nn.Module):
   dropout: Rate = 0.5
   dtype: Any = jnp.float32
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of one size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to themselves: there are no maps."""
     layers.check_images(x)
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.flatten(x)
     for i, features in enumerate(self.features, 1):
       x = nn.relu(layers.dense(features, dtype=self.dtype, name=f"dense{i}")(x))

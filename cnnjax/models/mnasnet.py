@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark, run_stages
 from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, stage_strides
 from cnnjax.models.registry import ABOVE_0, Factor, Odd, Rate, Scale, Size, register
 
@@ -54,7 +54,7 @@ B1 = (
 )
 
 
-class MNASNet(nn.Module):
+class MNASNet(Backbone):
   """Stem, stages of inverted residuals, 1x1 convolution, global pool, head."""
 
   num_classes: int
@@ -75,9 +75,8 @@ class MNASNet(nn.Module):
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -86,32 +85,34 @@ class MNASNet(nn.Module):
     stride = 1 if self.small_images else 2
     stem = layers.make_divisible(32 * self.width)
     x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=stride)
+    x = mark("stem", x, stride=stride)
 
     stages = [Stage(*stage) for stage in self.stages]
-    depth = sum(stage.repeats for stage in stages)
-    rates = iter(layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode))
-    strides = stage_strides([stage.strides for stage in stages], self.small_images)
-    for i, stage in enumerate(stages, 1):
-      for n in range(1, stage.repeats + 1):
-        block = InvertedResidual(
-          expanded=stage.expand * x.shape[-1],
-          features=layers.make_divisible(stage.features * self.width),
-          strides=strides[i - 1] if n == 1 else 1,
-          kernel_size=stage.kernel_size,
-          squeeze=round(stage.se_ratio * x.shape[-1]),
-          residual=i > 1,  # the first stage has none, whatever its width
-          layer=layer,
-          depthwise=depthwise,
-          dtype=self.dtype,
-          name=f"stage{i}_block{n}",
-        )
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=next(rates))
-      stride *= strides[i - 1]
-      x = layers.feature(self, f"stage{i}", x, stride=stride)
 
+    def block(stage: int, number: int, width: int, **options: Any) -> InvertedResidual:
+      row = stages[stage]
+      return InvertedResidual(
+        expanded=row.expand * width,
+        features=layers.make_divisible(row.features * self.width),
+        kernel_size=row.kernel_size,
+        squeeze=round(row.se_ratio * width),
+        residual=stage > 0,  # the first stage has none, whatever its width
+        layer=layer,
+        depthwise=depthwise,
+        dtype=self.dtype,
+        **options,
+      )
+
+    depth = sum(stage.repeats for stage in stages)
+    x, stride = run_stages(
+      block, stage_strides(stages, self.small_images), x, mark, stride=stride, train=train,
+      remat=self.remat,
+      drop_path=layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode),
+    )  # fmt: skip
     x = layer(self.head_features, 1, name="conv_head")(x, train=train)
-    x = layers.feature(self, "head_conv", x, stride=stride)
+    return mark("head_conv", x, stride=stride)
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes, kernel_init=head_init)(x)
 

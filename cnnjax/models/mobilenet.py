@@ -28,6 +28,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.attention import SqueezeExcite
+from cnnjax.models.backbone import Backbone, Mark, first_strided, run_stages
 from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 # [height, width, 1, channels]: the fan-in, height * width, is the fan-out of one output.
@@ -108,8 +109,17 @@ def make_layers(
   return layer, functools.partial(layer, conv=functools.partial(conv, kernel_init=depthwise_init))
 
 
-def stage_strides(strides: Sequence[int], small_images: bool) -> list[int]:
-  """The strides of the stages; for small images 1 in place of the first 2."""
+def stage_strides(stages: Sequence[Any], small_images: bool) -> list[list[int]]:
+  """The strides of the blocks of each stage, by its `strides` and `repeats`.
+
+  The first block has that of the stage; for small images 1 in place of the first 2.
+  """
+  strides = without_first_2([stage.strides for stage in stages], small_images)
+  return first_strided(strides, [stage.repeats for stage in stages])
+
+
+def without_first_2(strides: Sequence[int], small_images: bool) -> list[int]:
+  """Strides with, for small images, 1 in place of the first 2."""
   strides = list(strides)
   if small_images and 2 in strides:
     strides[strides.index(2)] = 1
@@ -133,7 +143,7 @@ V1 = (
 )
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Backbone):
   """Stem, stages of depthwise separable convolutions, global pool, head."""
 
   num_classes: int
@@ -151,9 +161,8 @@ class MobileNetV1(nn.Module):
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   dtype: Any = jnp.float32
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -162,16 +171,17 @@ class MobileNetV1(nn.Module):
     stride = 1 if self.small_images else 2
     stem = layers.make_divisible(32 * self.width)
     x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=stride)
-    for i, (features, repeats, strides) in enumerate(self.stages, 1):
-      for n in range(1, repeats + 1):
-        block = SeparableConv(
-          layers.make_divisible(features * self.width), strides if n == 1 else 1,
-          layer=layer, depthwise=depthwise, name=f"stage{i}_block{n}",
-        )  # fmt: skip
-        x = layers.run_block(block, x, train=train, remat=self.remat)
-      stride *= strides
-      x = layers.feature(self, f"stage{i}", x, stride=stride)
+    x = mark("stem", x, stride=stride)
+    stages = [StageV1(*stage) for stage in self.stages]
+
+    def block(stage: int, number: int, width: int, **options: Any) -> SeparableConv:
+      features = layers.make_divisible(stages[stage].features * self.width)
+      return SeparableConv(features, layer=layer, depthwise=depthwise, **options)
+
+    strides = stage_strides(stages, small_images=False)
+    return run_stages(block, strides, x, mark, stride=stride, train=train, remat=self.remat)[0]
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes, kernel_init=head_init)(x)
 
@@ -196,7 +206,7 @@ V2 = (
 )
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Backbone):
   """Stem, stages of inverted residuals, 1x1 convolution, global pool, head."""
 
   num_classes: int
@@ -219,9 +229,8 @@ class MobileNetV2(nn.Module):
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -230,27 +239,28 @@ class MobileNetV2(nn.Module):
     stride = 1 if self.small_images else 2
     stem = layers.make_divisible(32 * self.width)
     x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=stride)
+    x = mark("stem", x, stride=stride)
 
     stages = [StageV2(*stage) for stage in self.stages]
-    depth = sum(stage.repeats for stage in stages)
-    rates = iter(layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode))
-    strides = stage_strides([stage.strides for stage in stages], self.small_images)
-    for i, stage in enumerate(stages, 1):
-      for n in range(1, stage.repeats + 1):
-        block = InvertedResidual(
-          expanded=stage.expand * x.shape[-1],
-          features=layers.make_divisible(stage.features * self.width),
-          strides=strides[i - 1] if n == 1 else 1,
-          layer=layer, depthwise=depthwise, dtype=self.dtype, name=f"stage{i}_block{n}",
-        )  # fmt: skip
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=next(rates))
-      stride *= strides[i - 1]
-      x = layers.feature(self, f"stage{i}", x, stride=stride)
 
+    def block(stage: int, number: int, width: int, **options: Any) -> InvertedResidual:
+      return InvertedResidual(
+        expanded=stages[stage].expand * width,
+        features=layers.make_divisible(stages[stage].features * self.width),
+        layer=layer, depthwise=depthwise, dtype=self.dtype, **options,
+      )  # fmt: skip
+
+    depth = sum(stage.repeats for stage in stages)
+    x, stride = run_stages(
+      block, stage_strides(stages, self.small_images), x, mark, stride=stride, train=train,
+      remat=self.remat,
+      drop_path=layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode),
+    )  # fmt: skip
     features = layers.make_divisible(self.head_features * max(1.0, self.width))
     x = layer(features, 1, name="conv_head")(x, train=train)
-    x = layers.feature(self, "head_conv", x, stride=stride)
+    return mark("head_conv", x, stride=stride)
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes, kernel_init=head_init)(x)
 

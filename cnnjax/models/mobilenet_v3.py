@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
-from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, stage_strides
+from cnnjax.models.backbone import Backbone, Mark, run_stages
+from cnnjax.models.mobilenet import InvertedResidual, head_init, make_layers, without_first_2
 from cnnjax.models.registry import ABOVE_0, Odd, Rate, Scale, Size, register
 
 
@@ -71,7 +72,7 @@ SMALL = (
 )
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(Backbone):
   """Stem, stages of inverted residuals, 1x1 convolution, global pool, hidden layer, head."""
 
   num_classes: int
@@ -93,9 +94,8 @@ class MobileNetV3(nn.Module):
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -104,34 +104,44 @@ class MobileNetV3(nn.Module):
     stride = 1 if self.small_images else 2
     stem = layers.make_divisible(self.stem_features * max(1.0, self.width))
     x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=stride)
+    x = mark("stem", x, stride=stride)
 
-    rows = [Row(*row) for row in self.blocks]
-    strides = stage_strides([row.strides for row in rows], self.small_images)
-    rates = layers.drop_path_rates(self.drop_path, len(rows), self.drop_path_mode)
-    nominal, done = self.stem_features, 0  # the width of x in the table; blocks done
-    for i, (_, stage) in enumerate(itertools.groupby(rows, key=lambda row: row.features), 1):
-      for n, row in enumerate(stage, 1):
-        expanded = layers.make_divisible(x.shape[-1] * row.expanded / nominal)
-        block = InvertedResidual(
-          expanded=expanded,
-          features=layers.make_divisible(row.features * self.width),
-          strides=strides[done],
-          kernel_size=row.kernel_size,
-          squeeze=layers.make_divisible(expanded / 4) if row.se else 0,
-          gate=nn.hard_sigmoid,
-          layer=functools.partial(layer, act=row.act),
-          depthwise=functools.partial(depthwise, act=row.act),
-          dtype=self.dtype,
-          name=f"stage{i}_block{n}",
-        )
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=rates[done])
-        stride *= strides[done]
-        nominal, done = row.features, done + 1
-      x = layers.feature(self, f"stage{i}", x, stride=stride)
+    stages = self._rows()
 
+    def block(stage: int, number: int, width: int, **options: Any) -> InvertedResidual:
+      row = stages[stage][number]
+      # What the table has for the width of the input.
+      before = stages[stage] if number else stages[stage - 1]
+      nominal = before[0].features if stage or number else self.stem_features
+      expanded = layers.make_divisible(width * row.expanded / nominal)
+      return InvertedResidual(
+        expanded=expanded,
+        features=layers.make_divisible(row.features * self.width),
+        kernel_size=row.kernel_size,
+        squeeze=layers.make_divisible(expanded / 4) if row.se else 0,
+        gate=nn.hard_sigmoid,
+        layer=functools.partial(layer, act=row.act),
+        depthwise=functools.partial(depthwise, act=row.act),
+        dtype=self.dtype,
+        **options,
+      )
+
+    strides = [[row.strides for row in stage] for stage in stages]
+    rates = layers.drop_path_rates(self.drop_path, len(self.blocks), self.drop_path_mode)
+    x, stride = run_stages(
+      block, strides, x, mark, stride=stride, train=train, remat=self.remat, drop_path=rates
+    )
     x = layer(6 * x.shape[-1], 1, name="conv_head")(x, train=train)
-    x = layers.feature(self, "head_conv", x, stride=stride)
+    return mark("head_conv", x, stride=stride)
+
+  def _rows(self) -> list[list[Row]]:
+    """The rows of each stage."""
+    rows = [Row(*row) for row in self.blocks]
+    strides = without_first_2([row.strides for row in rows], self.small_images)
+    rows = [row._replace(strides=s) for row, s in zip(rows, strides, strict=True)]
+    return [list(stage) for _, stage in itertools.groupby(rows, key=lambda row: row.features)]
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.global_pool(x, self.pool)
     hidden = layers.make_divisible(self.hidden_features * max(1.0, self.width))
     init = layers.he_normal_fan_out

@@ -21,8 +21,9 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark, first_strided, run_stages
 from cnnjax.models.efficientnet import FusedMBConv
-from cnnjax.models.mobilenet import head_init, make_layers, stage_strides
+from cnnjax.models.mobilenet import head_init, make_layers, without_first_2
 from cnnjax.models.registry import ABOVE_0, Check, Count, Rate, Scale, Size, register
 
 OddOrNone = Annotated[Count, Check(lambda n: n == 0 or n % 2 == 1, "odd, or 0 for none")]
@@ -127,7 +128,7 @@ LARGE = (
 # fmt: on
 
 
-class MobileNetV4(nn.Module):
+class MobileNetV4(Backbone):
   """Stem, stages, 1x1 convolution, global pool, 1x1 convolution with norm, head."""
 
   num_classes: int
@@ -156,50 +157,50 @@ class MobileNetV4(nn.Module):
       check(Row(*row))
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
-    layer, depthwise = make_layers(
-      norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
-      padding=self.padding, act=self.activation, dtype=self.dtype,
-    )  # fmt: skip
+    layer, depthwise = self._layers()
     stride = 1 if self.small_images else 2
     stem = layers.make_divisible(self.stem_features * max(1.0, self.width))
     x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=stride)
+    x = mark("stem", x, stride=stride)
 
     stages = [[Row(*row) for row in stage] for stage in self.stages]
-    strides = stage_strides([stage[0].strides for stage in stages], self.small_images)
-    depth = sum(len(stage) for stage in stages)
-    rates = iter(layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode))
-    for i, stage in enumerate(stages, 1):
-      for n, row in enumerate(stage, 1):
-        row = row._replace(
-          features=layers.make_divisible(row.features * self.width),
-          strides=strides[i - 1] if n == 1 else 1,
-        )
-        name, options = f"stage{i}_block{n}", dict(drop_path=next(rates))
-        if row.kind == "conv":
-          block = layer(row.features, row.kernel_size1, strides=row.strides, name=name)
-          options = {}
-        elif row.kind == "fused":
-          block = FusedMBConv(
-            row.expand, row.kernel_size1, row.features, row.strides, layer=layer, name=name
-          )
-        else:
-          block = UniversalBottleneck(row, layer=layer, depthwise=depthwise, name=name)
-        x = layers.run_block(block, x, train=train, remat=self.remat, **options)
-      stride *= strides[i - 1]
-      x = layers.feature(self, f"stage{i}", x, stride=stride)
 
+    def block(stage: int, number: int, width: int, *, strides: int, name: str) -> nn.Module:
+      row = stages[stage][number]
+      row = row._replace(features=layers.make_divisible(row.features * self.width), strides=strides)
+      if row.kind == "conv":
+        return layer(row.features, row.kernel_size1, strides=strides, name=name)
+      if row.kind == "fused":
+        return FusedMBConv(
+          row.expand, row.kernel_size1, row.features, strides, layer=layer, name=name
+        )
+      return UniversalBottleneck(row, layer=layer, depthwise=depthwise, name=name)
+
+    strides = without_first_2([stage[0].strides for stage in stages], self.small_images)
+    sizes = [len(stage) for stage in stages]
+    x, stride = run_stages(
+      block, first_strided(strides, sizes), x, mark, stride=stride, train=train, remat=self.remat,
+      drop_path=layers.drop_path_rates(self.drop_path, sum(sizes), self.drop_path_mode),
+    )  # fmt: skip
     features = layers.make_divisible(self.head_features * self.width)
     x = layer(features, 1, name="conv_head")(x, train=train)
-    x = layers.feature(self, "head_conv", x, stride=stride)
+    return mark("head_conv", x, stride=stride)
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
+    layer, _ = self._layers()
     x = layers.global_pool(x, self.pool)[:, None, None, :]
     x = layer(self.hidden_features, 1, name="head_hidden")(x, train=train)
     x = layers.dropout(layers.flatten(x), self.dropout, train=train)
     return layers.head(self.num_classes, kernel_init=head_init)(x)
+
+  def _layers(self) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
+    return make_layers(
+      norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      padding=self.padding, act=self.activation, dtype=self.dtype,
+    )  # fmt: skip
 
 
 TABLES = dict(reference="arXiv:2404.10518 appendix D")

@@ -28,6 +28,7 @@ from flax import linen as nn
 from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.attention import SqueezeExcite
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 # Each times the constant that gives it variance 1 for a standard normal input.
@@ -127,7 +128,7 @@ class Block(nn.Module):
     return shortcut + self.alpha * y
 
 
-class NFNet(nn.Module):
+class NFNet(Backbone):
   """Stem of four 3x3 convolutions, stages of blocks, 1x1 convolution, global pool, head."""
 
   num_classes: int
@@ -156,9 +157,8 @@ class NFNet(nn.Module):
       )
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     conv = functools.partial(StandardizedConv, variance_floor=self.variance_floor, dtype=self.dtype)
     act = ACTIVATIONS[self.activation]
@@ -168,7 +168,7 @@ class NFNet(nn.Module):
       x = act(x) if i > 1 else x
       x = conv(max(1, stem // divisor), 3, strides=strides, name=f"stem_conv{i}")(x, train=train)
     stride = stride**2
-    x = layers.feature(self, "stem", x, stride=stride)
+    x = mark("stem", x, stride=stride)
     depth = sum(self.stage_sizes)
     rates = iter(
       layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode, first=0, divisor=depth)
@@ -192,9 +192,11 @@ class NFNet(nn.Module):
         # The first block of a stage normalises its shortcut as well.
         variance = (1.0 if i == 1 else variance) + self.alpha**2
       stride *= 2 if stage > 1 else 1
-      x = layers.feature(self, f"stage{stage}", x, stride=stride)
+      x = mark(f"stage{stage}", x, stride=stride)
     x = act(conv(2 * self.features[-1], 1, name="final_conv")(x, train=train))
-    x = layers.feature(self, "head_conv", x, stride=stride)
+    return mark("head_conv", x, stride=stride)
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes, kernel_init=nn.initializers.normal(0.01))(x)
 

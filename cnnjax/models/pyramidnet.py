@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark, first_strided, run_stages
 from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
 
@@ -59,7 +60,7 @@ class Block(nn.Module):
     return y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
 
 
-class PyramidNet(nn.Module):
+class PyramidNet(Backbone):
   """Stem, stages of blocks, norm, relu, global pool, head. Each later stage halves the size."""
 
   num_classes: int
@@ -78,9 +79,8 @@ class PyramidNet(nn.Module):
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     conv = functools.partial(layers.conv, dtype=self.dtype)
     norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
@@ -92,25 +92,26 @@ class PyramidNet(nn.Module):
     x = norm(train=train, name="stem_norm")(x)
     if not self.small_images:
       x = nn.relu(x)
-    x = layers.feature(self, "stem", x, stride=stride)
+    x = mark("stem", x, stride=stride)
     if not self.small_images:
       x = layers.max_pool(x, 3, strides=2, padding=1)
       stride = 4
-    depth, n = sum(self.stage_sizes), 0
-    rates = layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode)
-    for stage, size in enumerate(self.stage_sizes, 1):
-      for i in range(1, size + 1):
-        n += 1
-        width = round(self.stem_features + self.alpha * n / depth)
-        strides = 2 if stage > 1 and i == 1 else 1
-        block = Block(
-          features=width * (4 if self.block == "bottleneck" else 1), block=self.block,
-          strides=strides, conv=conv, norm=norm, name=f"stage{stage}_block{i}",
-        )  # fmt: skip
-        x = layers.run_block(block, x, train=train, drop_path=rates[n - 1], remat=self.remat)
-        stride *= strides
-      x = layers.feature(self, f"stage{stage}", x, stride=stride)
-    x = nn.relu(norm(train=train, name="final_norm")(x))
+    sizes, depth = self.stage_sizes, sum(self.stage_sizes)
+
+    def block(stage: int, number: int, _: int, **options: Any) -> Block:
+      n = sum(sizes[:stage]) + number + 1
+      width = round(self.stem_features + self.alpha * n / depth)
+      features = width * (4 if self.block == "bottleneck" else 1)
+      return Block(features=features, block=self.block, conv=conv, norm=norm, **options)
+
+    strides = first_strided([1, *[2] * (len(sizes) - 1)], sizes)
+    x, _ = run_stages(
+      block, strides, x, mark, stride=stride, train=train, remat=self.remat,
+      drop_path=layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode),
+    )  # fmt: skip
+    return nn.relu(norm(train=train, name="final_norm")(x))
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes)(x)
 

@@ -24,6 +24,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.attention import SqueezeExcite
+from cnnjax.models.backbone import Backbone, Mark, first_strided, run_stages
 from cnnjax.models.registry import ABOVE_0, Check, Factor, Rate, Size, register
 
 Step = Annotated[float, Check(lambda step: step > 1, "above 1")]
@@ -87,7 +88,7 @@ def stages(
   return features, blocks.tolist(), groups
 
 
-class RegNet(nn.Module):
+class RegNet(Backbone):
   """Stem, stages of residual blocks that halve the resolution each, global pool, head."""
 
   num_classes: int
@@ -111,31 +112,33 @@ class RegNet(nn.Module):
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     conv = functools.partial(layers.conv, dtype=self.dtype)
     norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
     layer = functools.partial(layers.ConvNormAct, conv=conv, norm=norm)
     stride = 1 if self.small_images else 2
     x = layer(self.stem_features, 3, strides=stride, name="conv_stem")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=stride)
-    table = stages(
+    x = mark("stem", x, stride=stride)
+    features, sizes, group_widths = stages(
       self.w_0, self.w_a, self.w_m, self.depth, self.group_width, keep_width=self.keep_width
     )
-    rates = iter(layers.drop_path_rates(self.drop_path, self.depth, self.drop_path_mode))
-    for stage, (features, blocks, group_width) in enumerate(zip(*table, strict=True), 1):
-      strides = 1 if self.small_images and stage == 1 else 2
-      for n in range(1, blocks + 1):
-        block = Block(
-          features=features, strides=strides if n == 1 else 1, group_width=group_width,
-          se_ratio=self.se_ratio, zero_init_gamma=self.zero_init_gamma, layer=layer, norm=norm,
-          dtype=self.dtype, name=f"stage{stage}_block{n}",
-        )  # fmt: skip
-        x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=next(rates))
-      stride *= strides
-      x = layers.feature(self, f"stage{stage}", x, stride=stride)
+
+    def block(stage: int, number: int, width: int, **options: Any) -> Block:
+      return Block(
+        features=features[stage], group_width=group_widths[stage], se_ratio=self.se_ratio,
+        zero_init_gamma=self.zero_init_gamma, layer=layer, norm=norm, dtype=self.dtype, **options,
+      )  # fmt: skip
+
+    strides = [1 if self.small_images else 2, *[2] * (len(sizes) - 1)]
+    x, _ = run_stages(
+      block, first_strided(strides, sizes), x, mark, stride=stride, train=train, remat=self.remat,
+      drop_path=layers.drop_path_rates(self.drop_path, self.depth, self.drop_path_mode),
+    )  # fmt: skip
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes, kernel_init=head_init)(x)
 

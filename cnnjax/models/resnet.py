@@ -34,6 +34,7 @@ from flax import linen as nn
 from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.attention import Attention, attend
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
 
@@ -155,7 +156,7 @@ def output_of(convs: tuple[ConvSpec, ...]) -> tuple[int, int]:
   return convs[-1].features, max(spec.strides for spec in convs)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
   """Stem, stages of residual blocks, global pool, head.
 
   Each stage after the first halves the resolution and doubles the features. A bottleneck block has
@@ -217,9 +218,8 @@ class ResNet(nn.Module):
       raise UserError("shortcut='D' is for networks that are not pre-activated")
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     transform = layers.standardized if self.standardize else layers.identity
     conv = functools.partial(
@@ -238,7 +238,7 @@ class ResNet(nn.Module):
       drop_block_size=self.drop_block_size,
       dtype=self.dtype,
     )
-    x, stride = self._stem(x, conv, norm, train=train)
+    x, stride = self._stem(x, mark, conv, norm, train=train)
     depth, done = sum(self.stage_sizes), 0
     drop_path = layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode)
     drop_block = layers.drop_block_rates(self.drop_block, len(self.stage_sizes))
@@ -264,14 +264,17 @@ class ResNet(nn.Module):
           )
       done += size
       stride *= 2 if stage else 1
-      x = layers.feature(self, name, x, stride=stride)
+      x = mark(name, x, stride=stride)
     if self.preact and self.final_norm:
       x = nn.relu(norm(train=train, name="final_norm")(x))
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.head_dropout, train=train)
     return layers.head(self.num_classes)(x)
 
   def _stem(
-    self, x: jax.Array, conv: Callable, norm: Callable, *, train: bool
+    self, x: jax.Array, mark: Mark, conv: Callable, norm: Callable, *, train: bool
   ) -> tuple[jax.Array, int]:
     """The stem's output and its stride."""
     features, kernel_size, strides = [self.stem_features], 7, 2
@@ -290,8 +293,8 @@ class ResNet(nn.Module):
       if not self.preact or i < len(features):
         x = nn.relu(norm(train=train, name=f"stem_norm{number}")(x))
     if self.small_images:
-      return layers.feature(self, "stem", x, stride=1), 1
-    x = layers.feature(self, "stem", x, stride=2)
+      return mark("stem", x, stride=1), 1
+    x = mark("stem", x, stride=2)
     if self.stem == "bit":
       return layers.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, strides=2), 4
     return layers.max_pool(x, 3, strides=2, padding=1), 4

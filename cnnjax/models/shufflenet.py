@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark, first_strided, run_stages
 from cnnjax.models.registry import Rate, Size, register
 
 
@@ -62,7 +63,7 @@ class ShuffleBlock(nn.Module):
     return layer(x, train=train)
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Backbone):
   """Stem, max pool, stages of shuffled blocks, 1x1 convolution, global pool, head."""
 
   num_classes: int
@@ -86,9 +87,8 @@ class ShuffleNetV2(nn.Module):
       raise UserError(f"stage_features must be even, for two halves; got {self.stage_features}")
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of any size to the last map."""
     layers.check_images(x)
     layer = functools.partial(
       layers.ConvNormAct,
@@ -97,21 +97,20 @@ class ShuffleNetV2(nn.Module):
     )
     stride = 1 if self.small_images else 2
     x = layer(self.stem_features, 3, strides=stride, name="conv_stem")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=stride)
+    x = mark("stem", x, stride=stride)
     if not self.small_images:
       x = layers.max_pool(x, 3, strides=2, padding=1)
       stride *= 2
-    for i, (size, features) in enumerate(
-      zip(self.stage_sizes, self.stage_features, strict=True), 1
-    ):
-      for n in range(1, size + 1):
-        strides = 2 if n == 1 else 1
-        block = ShuffleBlock(features, strides, layer=layer, name=f"stage{i}_block{n}")
-        x = layers.run_block(block, x, train=train, remat=self.remat)
-      stride *= 2
-      x = layers.feature(self, f"stage{i}", x, stride=stride)
+
+    def block(stage: int, number: int, width: int, **options: Any) -> ShuffleBlock:
+      return ShuffleBlock(self.stage_features[stage], layer=layer, **options)
+
+    strides = first_strided([2] * len(self.stage_sizes), self.stage_sizes)
+    x, stride = run_stages(block, strides, x, mark, stride=stride, train=train, remat=self.remat)
     x = layer(self.head_features, 1, name="conv_head")(x, train=train)
-    x = layers.feature(self, "head_conv", x, stride=stride)
+    return mark("head_conv", x, stride=stride)
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes)(x)
 

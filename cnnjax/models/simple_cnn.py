@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
 
-class SimpleCNN(nn.Module):
+class SimpleCNN(Backbone):
   """Convolutions with a pool after every `pool_every`-th, then dense layers, then the head."""
 
   num_classes: int
@@ -33,11 +33,10 @@ class SimpleCNN(nn.Module):
   dtype: Any = jnp.float32
   NEEDS = (("conv_dropout_kind", "conv_dropout", ABOVE_0),)
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of one size to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] of one size to the last map."""
     layers.check_images(x, smallest=self._smallest())
-    activation, stride = layers.ACTIVATIONS[self.activation], 1
+    stride = 1
     for i, features in enumerate(self.conv_features, 1):
       x = layers.conv(
         features,
@@ -50,11 +49,15 @@ class SimpleCNN(nn.Module):
       )(x)
       if self.batch_norm:
         x = layers.batch_norm(dtype=self.dtype, train=train, name=f"norm{i}")(x)
-      x = layers.feature(self, f"stage{i}", activation(x), stride=stride)
+      x = mark(f"stage{i}", layers.ACTIVATIONS[self.activation](x), stride=stride)
       if i % self.pool_every == 0 and self.pool != "none":
         pool = layers.max_pool if self.pool == "max" else layers.avg_pool
         x = pool(x, 2, strides=2, padding=0)
         stride *= 2
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
+    activation = layers.ACTIVATIONS[self.activation]
     x = layers.dropout(x, self.conv_dropout, kind=self.conv_dropout_kind, train=train)
     x = layers.flatten(x)
     for i, features in enumerate(self.dense_features, 1):

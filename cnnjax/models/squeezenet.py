@@ -17,7 +17,13 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import Rate, Size, register
+
+# As in torchvision: uniform, variance 2 / fan_in, biases 0.
+conv_with_bias = functools.partial(
+  layers.conv, use_bias=True, kernel_init=nn.initializers.he_uniform()
+)
 
 
 class Fire(nn.Module):
@@ -40,7 +46,7 @@ class Fire(nn.Module):
     return x + y if self.bypass else y
 
 
-class SqueezeNet(nn.Module):
+class SqueezeNet(Backbone):
   """Stem, stages of fire modules with a pool before each, head, global pool.
 
   The head is a 1x1 convolution with a relu; the global pool of its maps gives the logits.
@@ -67,14 +73,10 @@ class SqueezeNet(nn.Module):
       )
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map."""
     layers.check_images(x, smallest=self._smallest())
-    # As in torchvision: uniform, variance 2 / fan_in, biases 0.
-    conv = functools.partial(
-      layers.conv, use_bias=True, kernel_init=nn.initializers.he_uniform(), dtype=self.dtype
-    )
+    conv = functools.partial(conv_with_bias, dtype=self.dtype)
     stride = 1 if self.small_images else 2
     x = conv(
       self.stem_features,
@@ -84,7 +86,7 @@ class SqueezeNet(nn.Module):
       train=train,
       name="stem_conv",
     )(x)
-    x = layers.feature(self, "stem", nn.relu(x), stride=stride)
+    x = mark("stem", nn.relu(x), stride=stride)
     number = 1  # of the fire module; the first is called 2, as in the paper
     for stage, size in enumerate(self.stage_sizes, 1):
       if stage > 1 or not self.small_images:
@@ -95,10 +97,13 @@ class SqueezeNet(nn.Module):
         bypass = self.bypass and number % 2 == 1 and x.shape[-1] == 8 * squeeze
         fire = Fire(squeeze=squeeze, bypass=bypass, conv=conv, name=f"fire{number}")
         x = layers.run_block(fire, x, train=train, remat=self.remat)
-      x = layers.feature(self, f"stage{stage}", x, stride=stride)
+      x = mark(f"stage{stage}", x, stride=stride)
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     if self.num_classes > 0:
       x = layers.dropout(x, self.dropout, train=train)
-      head = conv(
+      head = conv_with_bias(
         self.num_classes, 1, padding=0, kernel_init=nn.initializers.normal(0.01),
         dtype=jnp.float32, train=train, name="head",
       )  # fmt: skip

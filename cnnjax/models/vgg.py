@@ -18,7 +18,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Rate, Size, register
+
+# For dense layers, and he_normal_fan_out for convolutions, as in torchvision. The paper (section
+# 3.1) says variance 0.01, and starts the deep ones from layers of a trained A.
+dense_init = nn.initializers.normal(0.01)
 
 
 class Block(nn.Module):
@@ -44,7 +49,7 @@ class Block(nn.Module):
     return x
 
 
-class VGG(nn.Module):
+class VGG(Backbone):
   """Blocks of convolutions with a 2x2 pool after each, two hidden dense layers, head.
 
   Features double from block to block, up to 8 times those of the first.
@@ -73,13 +78,9 @@ class VGG(nn.Module):
     ("conv_dropout_kind", "conv_dropout", ABOVE_0),
   )
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map."""
     layers.check_images(x, smallest=2 ** len(self.stage_sizes))
-    # he_normal_fan_out, and for dense layers a deviation of 0.01, as in torchvision. The paper
-    # (section 3.1) says variance 0.01, and starts the deep ones from layers of a trained A.
-    kernel_init = nn.initializers.normal(0.01)
     conv = functools.partial(layers.conv, use_bias=self.conv_bias, dtype=self.dtype)
     norm = layers.no_norm
     if self.norm != "none":
@@ -91,20 +92,21 @@ class VGG(nn.Module):
         dropout_kind=self.conv_dropout_kind, name=f"block{i}",
       )  # fmt: skip
       x = layers.run_block(block, x, train=train, remat=self.remat)
-      x = layers.feature(self, f"stage{i}", x, stride=2 ** (i - 1))
+      x = mark(f"stage{i}", x, stride=2 ** (i - 1))
       x = layers.max_pool(x, 2, strides=2)
-    x = layers.feature(self, "last_pool", x, stride=2 ** len(self.stage_sizes))
+    return mark("last_pool", x, stride=2 ** len(self.stage_sizes))
 
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     if self.small_images:
       x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     else:
       x = layers.flatten(layers.adaptive_avg_pool(x, 7))
       for name in ("dense1", "dense2"):
         dense = layers.dense(
-          self.hidden_features, kernel_init=kernel_init, dtype=self.dtype, name=name
+          self.hidden_features, kernel_init=dense_init, dtype=self.dtype, name=name
         )
         x = layers.dropout(nn.relu(dense(x)), self.dropout, train=train)
-    return layers.head(self.num_classes, kernel_init=kernel_init)(x)
+    return layers.head(self.num_classes, kernel_init=dense_init)(x)
 
 
 STAGE_SIZES = {

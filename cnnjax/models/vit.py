@@ -22,6 +22,7 @@ from flax import linen as nn
 
 from cnnjax.errors import UserError
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 kernel_init = nn.initializers.normal(0.02)
@@ -55,7 +56,7 @@ class Block(nn.Module):
     return x + layers.drop_path(y, drop_path, train=train)
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
   """Patches and a class token, their positions, blocks, norm, the class token or a mean, head.
 
   Features are the patches as maps, all of one size, behind each quarter of the depth; those of the
@@ -87,9 +88,8 @@ class ViT(nn.Module):
       raise UserError(f"features {self.features} must be a multiple of heads {self.heads}")
     super().__post_init__()
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to tokens [batch, tokens, features].
 
     Images of a patch or more. What is left at their edges of no whole patch is not seen.
     """
@@ -99,7 +99,7 @@ class ViT(nn.Module):
       self.features, patch, strides=patch, padding=0, use_bias=True, dtype=self.dtype, train=train,
       kernel_init=layers.torch_linear, name="patch_embed",
     )(x)  # fmt: skip
-    x = layers.feature(self, "stem", x, stride=patch)
+    x = mark("stem", x, stride=patch)
     shape = batch, height, width, features = x.shape
     x = x.reshape(batch, height * width, features)
     tokens = int(self.pool == "token")  # that are no patches
@@ -117,14 +117,19 @@ class ViT(nn.Module):
         norm = layers.norm("layer", epsilon=1e-6, dtype=self.dtype, train=train, name="final_norm")
         x = norm(x)
       if i in stages:
-        x = self._feature(stages[i], x, shape, stride=patch)
-    pooled = x[:, 0] if tokens else jnp.mean(x, axis=1, dtype=jnp.float32)
+        x = self._marked(mark, stages[i], x, shape, stride=patch)
+    return x
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
+    pooled = x[:, 0] if self.pool == "token" else jnp.mean(x, axis=1, dtype=jnp.float32)
     return layers.head(self.num_classes, kernel_init=kernel_init)(pooled)
 
-  def _feature(self, name: str, x: jax.Array, shape: tuple[int, ...], *, stride: int) -> jax.Array:
+  def _marked(
+    self, mark: Mark, name: str, x: jax.Array, shape: tuple[int, ...], *, stride: int
+  ) -> jax.Array:
     """Marks the patches among the tokens x as a map of that shape; returns x."""
     tokens = x.shape[1] - shape[1] * shape[2]
-    maps = layers.feature(self, name, x[:, tokens:].reshape(shape), stride=stride)
+    maps = mark(name, x[:, tokens:].reshape(shape), stride=stride)
     patches = maps.reshape(shape[0], -1, shape[3])
     return jnp.concatenate([x[:, :tokens], patches], axis=1)  # which XLA knows to be x
 

@@ -18,7 +18,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnnjax.models import layers
+from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
+
+glorot = nn.initializers.glorot_uniform()  # of every kernel in Keras; the paper does not say
 
 
 class SeparableConvNorm(nn.Module):
@@ -72,7 +75,7 @@ class Block(nn.Module):
 
 
 @register("xception", input_shape=(299, 299, 3), reference="arXiv:1610.02357 figure 5")
-class Xception(nn.Module):
+class Xception(Backbone):
   """Stem, stages of blocks, two separable convolutions, global pool, head."""
 
   num_classes: int
@@ -93,15 +96,12 @@ class Xception(nn.Module):
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes].
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to the last map.
 
     Images of 7x7 or more, with `small_images` of any size.
     """
     layers.check_images(x, smallest=1 if self.small_images else 7)
-    # Keras draws every kernel so; the paper does not say.
-    glorot = nn.initializers.glorot_uniform()
     conv = functools.partial(layers.conv, kernel_init=glorot, dtype=self.dtype)
     norm = functools.partial(
       layers.norm, self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -112,7 +112,7 @@ class Xception(nn.Module):
     stride, padding = (1, 1) if self.small_images else (2, 0)
     x = unit(scaled(32), 3, strides=stride, padding=padding, name="stem_conv1")(x, train=train)
     x = unit(scaled(64), 3, padding=padding, name="stem_conv2")(x, train=train)
-    x = layers.feature(self, "stem", x, stride=stride)
+    x = mark("stem", x, stride=stride)
 
     block = functools.partial(
       Block, padding=1 if self.padding == "symmetric" else "SAME", conv=conv, norm=norm
@@ -133,10 +133,12 @@ class Xception(nn.Module):
         x = layers.run_block(module, x, train=train, remat=self.remat)
       stride *= strides
       if stage < len(stages):
-        x = layers.feature(self, f"stage{stage}", x, stride=stride)
+        x = mark(f"stage{stage}", x, stride=stride)
     for i, features in enumerate((1536, 2048), 1):
       last = SeparableConvNorm(scaled(features), conv, norm, name=f"stage4_conv{i}")
       x = nn.relu(last(x, train=train))
-    x = layers.feature(self, "stage4", x, stride=stride)
+    return mark("stage4", x, stride=stride)
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)
     return layers.head(self.num_classes, kernel_init=glorot)(x)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from cnnjax import models
 from cnnjax.errors import UserError
@@ -231,10 +232,27 @@ def test_shapes(name):
 
   headless, grey = create(name, 0, dtype="bfloat16"), abstract(size, 1)
   with ops.plain():
-    pooled = jax.eval_shape(
-      functools.partial(headless.apply, train=False), shapes(headless, grey), grey
-    )
+    pooled, maps = jax.eval_shape(
+      functools.partial(headless.apply, train=False, method="logits_and_maps"),
+      shapes(headless, grey), grey,
+    )  # fmt: skip
+  assert {key: (f.stride, f.x.shape[-1]) for key, f in maps.items()} == info
+  assert all(f.x.dtype == jnp.bfloat16 for f in maps.values())
   assert pooled.dtype == jnp.float32 and pooled.ndim == 2 and pooled.shape[1] > 0
+
+
+@every_builder
+def test_feature_maps_while_initialising(name):
+  """They need the parameters of the trunk alone, which are those of the whole network."""
+  model, images = create(name), abstract(max(smallest(name), 12))
+  init = functools.partial(model.init_with_output, train=True, method="feature_maps")
+  rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+  with ops.plain():
+    whole = shapes(model, images)
+    maps, trunk = jax.eval_shape(init, rngs, images)
+  assert maps or name == "mlp"
+  whole, trunk = (flatten_dict(tree, sep="/") for tree in (whole, trunk))
+  assert trunk.items() <= whole.items()
 
 
 @every_form_slowly

@@ -1,0 +1,116 @@
+"""What the families share: a trunk that hands out the feature maps of its stages, and a head.
+
+    class TwoScales(nn.Module):
+      def setup(self):
+        self.net = models.create("resnet18", num_classes=0)
+
+      def __call__(self, x, *, train):
+        maps = self.net.feature_maps(x, train=train)  # {"stem": Feature(x, stride), "stage1": ...}
+
+`models.features` reads the same maps from the outside, in evaluation.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+
+from cnnjax.models import layers
+from cnnjax.models.layers import Feature
+
+Mark = Callable[..., jax.Array]  # mark(name, x, stride=...) returns x, the output of that stage
+
+
+class Backbone(nn.Module):
+  """A network whose feature maps other modules can use, in initialisation, training and gradients.
+
+  A family writes two methods, which share one scope: what they call needs names of its own.
+  """
+
+  def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
+    """Images to what `classify` takes; passes the output of each stage through `mark`.
+
+    Float [batch, height, width, channels].
+    """
+    raise NotImplementedError
+
+  def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """What the trunk returns to float32 logits [batch, classes]; to pooled features for 0."""
+    raise NotImplementedError
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
+    return self._run(x, train=train)[0]
+
+  def feature_maps(self, x: jax.Array, *, train: bool) -> dict[str, Feature]:
+    """Returns the output of each stage by name, from the stem up; none of a network without maps.
+
+    Runs the trunk alone, as `__call__` does: batch statistics move once, dropout draws the same.
+    Initialised by this method, a network has no parameters behind its trunk.
+    """
+    return self._run(x, train=train, head=False)[1]
+
+  def logits_and_maps(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, Feature]]:
+    """Returns what `__call__` and `feature_maps` return, from one forward pass."""
+    return self._run(x, train=train)
+
+  @nn.compact
+  def _run(
+    self, x: jax.Array, *, train: bool, head: bool = True
+  ) -> tuple[jax.Array, dict[str, Feature]]:
+    maps = {}
+
+    def mark(name: str, x: jax.Array, *, stride: int) -> jax.Array:
+      x = layers.feature(self, name, x, stride=stride)
+      maps[name] = Feature(x, stride)
+      return x
+
+    x = self.trunk(x, mark, train=train)
+    return (self.classify(x, train=train) if head else x), maps
+
+
+def run_stages(
+  block: Callable[..., nn.Module],
+  strides: Sequence[Sequence[int]],
+  x: jax.Array,
+  mark: Mark,
+  *,
+  stride: int,
+  train: bool,
+  remat: bool,
+  drop_path: Sequence[float] | None = None,
+) -> tuple[jax.Array, int]:
+  """Runs the blocks of each stage and marks what the stage puts out, as "stage1" and so on.
+
+  Args:
+    block: makes a block, as `block(stage, number, width, strides=..., name=...)`: block `number` of
+      `stage`, both from 0, whose input has `width` channels.
+    strides: of each block, by stage, such as `[[1, 1], [2, 1, 1]]`.
+    x: what the first block takes, [batch, height, width, channels].
+    mark: as in `Backbone.trunk`.
+    stride: pixels of the image between two of x.
+    train: as in `Backbone.__call__`.
+    remat: see `layers.run_block`.
+    drop_path: the rate of each block; None for blocks that take none.
+
+  Returns:
+    The last map and its stride.
+  """
+  rates = iter(drop_path or ())
+  for stage, stage_strides in enumerate(strides):
+    for number, block_stride in enumerate(stage_strides):
+      name = f"stage{stage + 1}_block{number + 1}"
+      module = block(stage, number, x.shape[-1], strides=block_stride, name=name)
+      options = {} if drop_path is None else {"drop_path": next(rates)}
+      x = layers.run_block(module, x, train=train, remat=remat, **options)
+      stride *= block_stride
+    x = mark(f"stage{stage + 1}", x, stride=stride)
+  return x, stride
+
+
+def first_strided(strides: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
+  """The strides of the blocks of stages of those sizes, of which the first has that of its stage.
+
+  first_strided([1, 2], [2, 3]) is [[1, 1], [2, 1, 1]].
+  """
+  return [[first, *[1] * (size - 1)] for first, size in zip(strides, sizes, strict=True)]
