@@ -126,6 +126,7 @@ def build(
     config.optim.schedule, peak, inputs.length.total, inputs.length.to_steps
   )
   depths = state.depths(model, inputs.image_shape)
+  frozen = optim.masks.frozen(config.optim, params) if config.optim.freeze else None
   averages = averaging.create(
     config.average, config.optim, inputs.length.total, inputs.length.to_steps
   )
@@ -151,7 +152,7 @@ def build(
     optimizer=optim.create(config.optim, schedule, params, depths, seed=config.seed),
     averages=averages,
     teacher=teacher,
-    frozen=optim.masks.frozen(config.optim, params) if config.optim.freeze else None,
+    frozen=frozen,
     summary={
       "model": f"{config.model.name}, {state.count(params):,} parameters, {config.dtype}",
       **inputs.summary,
@@ -162,12 +163,25 @@ def build(
       "schedule": optim.schedules.describe(config.optim.schedule, peaks, scaling),
       **monitor.describe(config),
       **optim.describe(config.optim, params, depths),
+      **_frozen_statistics(variables, frozen),
       **averages.describe(),
       **(_taught(config.distill, teacher, inputs) if teacher else {}),
       **_micro_batches(config, has_batch_norm=bool(variables["batch_stats"])),
       "augment": config.augment or "none",
     },
   )
+
+
+def _frozen_statistics(variables: Any, frozen: Any) -> dict[str, str]:
+  """Says how many batch norms are frozen together with their parameters."""
+  if frozen is None or not variables["batch_stats"]:
+    return {}
+  norms = models.batch_stats.modules(variables["batch_stats"])
+  still = models.batch_stats.frozen_modules(variables["params"], variables["batch_stats"], frozen)
+  return {
+    "statistics": f"{sum(map(still, norms))} of {len(norms)} batch norms are frozen: their running "
+    "statistics stay, and they normalise by them"
+  }
 
 
 def _against_imbalance(config: ConfigDict, task: tasks.Task, inputs: data.Inputs) -> dict[str, str]:

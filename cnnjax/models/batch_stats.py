@@ -190,3 +190,8 @@ def frozen_modules(params: Tree, batch_stats: Tree, frozen: Tree) -> Frozen:
 
   paths = {"/".join(path) for path in _by_module(batch_stats) if flags and all_frozen(path)}
   return paths.__contains__
+
+
+def modules(batch_stats: Tree) -> list[str]:
+  """Returns the paths of the modules that keep statistics."""
+  return ["/".join(path) for path in _by_module(batch_stats)]

@@ -67,15 +67,20 @@ def _decay_text(config: ConfigDict, params: Any) -> str:
 
 
 def _frozen_text(frozen: Any, depths: Mapping[str, int] | None) -> str:
-  groups = {}
-  for path, stays in masks.paths(frozen).items():
-    groups.setdefault(masks.group(path, depths), []).append(stays)
-  names = [
-    name if all(stay) else f"{name} ({sum(stay)} of {len(stay)})"
-    for name, stay in groups.items()
-    if any(stay)
-  ]
-  return f"{_count(frozen)}: {_some(names)}"
+  flags = masks.paths(frozen)
+
+  def under(name: str) -> list[bool]:
+    return [stays for path, stays in flags.items() if path.startswith(f"{name}/")]
+
+  names = {}  # in order; where all of a module that holds several groups is frozen, that one
+  for path, stays in flags.items():
+    if stays:
+      parts = masks.group(path, depths).split("/")
+      above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
+      name = next((name for name in above if all(under(name))), above[-1])
+      found = under(name)
+      names[name] = name if all(found) else f"{name} ({sum(found)} of {len(found)})"
+  return f"{_count(frozen)}: {_some([*names.values()])}"
 
 
 def _rates_text(config: ConfigDict, params: Any, factors: Any) -> str:
