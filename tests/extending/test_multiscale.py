@@ -1,0 +1,197 @@
+"""A head on two scales of a backbone, from outside the package: trained, stopped, frozen, read."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from waiting import wait_for
+
+from cnnjax import build, checkpoints, evaluate, models, optim, plan, train, writers
+from cnnjax import config as configs
+from cnnjax.errors import UserError
+from cnnjax.models import registry
+from cnnjax.training import state
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODULE = "experiments.extending.multiscale"
+CONFIG = "experiments/extending/multiscale_config.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+  """The module of the example, and a backbone that compiles quickly, with batch norm."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    patch.syspath_prepend(ROOT)
+
+    @models.register("small_resnet")
+    def small_resnet(num_classes, dtype):
+      small = dict(stage_sizes=(1, 1), stem_features=4, features=4, small_images=True)
+      return models.create("resnet18", num_classes, dtype=dtype, **small)
+
+    models.import_modules([MODULE])
+    yield
+    sys.modules.pop(MODULE)
+
+
+def preset(name, **overrides):
+  config = configs.load(f"{ROOT / CONFIG}:{name}")
+  for key, value in {"mesh.data": 1, **overrides}.items():
+    configs.override(config, key, value)
+  return config
+
+
+@pytest.fixture(name="two_scales")
+def two_scales_fixture(tiny):
+  """A function from overrides to the config of a quick run around the small backbone."""
+
+  def make(**overrides):
+    config = tiny(**{"batch_size": 16, **overrides})
+    config.model = {"name": "two_scales", "backbone": "small_resnet", "width": 6}
+    config.imports = (MODULE,)
+    return config
+
+  return make
+
+
+def leaves(tree):
+  return {jax.tree_util.keystr(path): np.asarray(leaf)
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}  # fmt: skip
+
+
+def same(a, b):
+  a, b = leaves(a), leaves(b)
+  return a.keys() == b.keys() and all(np.array_equal(a[path], b[path]) for path in a)
+
+
+@pytest.mark.slow
+def test_it_learns_the_digits(tmp_path):
+  """The preset, for 10 epochs; evaluated from its checkpoint as in the run."""
+  train.train(preset("whole"), tmp_path)
+  logged = writers.read_metrics(tmp_path)[-1]
+  assert logged["test/accuracy"] > 0.95
+  *_, found = evaluate.evaluate_checkpoint(tmp_path)
+  assert found["accuracy"] == logged["test/accuracy"]
+
+
+def test_frozen_parameters_and_statistics_do_not_move(two_scales, tmp_path):
+  config = two_scales(**{"optim.freeze": preset("frozen").optim.freeze, "epochs": 1})
+  program = build.build(config)
+  text, before = program.summary, program.new_state()
+  assert text["frozen"] == "18 of 24 tensors: net"
+  assert text["statistics"].startswith("6 of 7 batch norms are frozen")
+  end, _, _ = train.train(config, tmp_path)
+  for name in ("params", "batch_stats"):
+    start, stop = before.variables[name], end.variables[name]
+    assert same(start["net"], stop["net"])
+    for part in start.keys() - {"net"}:
+      assert not same(start[part], stop[part])
+
+
+def test_stopped_and_resumed_to_the_bit(two_scales, tmp_path, monkeypatch):
+  config = two_scales(epochs=2)
+  end, _, _ = train.train(config, tmp_path / "whole")
+  progress = writers.Writers.progress
+
+  def interrupted(self, step, *args):
+    progress(self, step, *args)
+    if step == 5:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(writers.Writers, "progress", interrupted)
+  train.train(config, tmp_path / "parts")
+  assert checkpoints.last_step(tmp_path / "parts") == 5
+  monkeypatch.undo()
+  resumed, _, _ = train.train(config, tmp_path / "parts")
+  assert same(resumed, end)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_to_the_bit(tmp_path):
+  """By the command line; the same command goes on."""
+  command = [
+    sys.executable, "-m", "cnnjax.main", f"--config={CONFIG}", f"--config.imports=('{MODULE}',)",
+    "--config.model.backbone=simple_cnn_small", "--config.mesh.data=1",
+    "--config.log_every=10 steps", "--config.checkpoint_every=10 steps",
+  ]  # fmt: skip
+  environment = {**os.environ, "XLA_FLAGS": ""}
+
+  def start(name):
+    return subprocess.Popen(
+      [*command, f"--workdir={tmp_path / name}"], cwd=ROOT, env=environment,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+  process = start("parts")
+  wait_for(process, tmp_path / "parts", step=50)
+  process.kill()
+  process.communicate()
+  for name in ("parts", "whole"):
+    output, _ = start(name).communicate(timeout=300)
+    assert "220" in output, output
+  ends = [writers.read_metrics(tmp_path / name)[-1] for name in ("parts", "whole")]
+  assert ends[0]["test/loss"] == ends[1]["test/loss"]
+  assert ends[0]["test/accuracy"] > 0.9
+
+
+@pytest.mark.slow
+def test_eight_devices(two_scales, tmp_path):
+  lines = []
+  for devices in (1, 8):
+    config = two_scales(**{"mesh.data": devices, "epochs": 1, "log_every": "1 steps"})
+    train.train(config, tmp_path / str(devices))
+    lines.append(writers.read_metrics(tmp_path / str(devices)))
+  losses = [[line["train/loss"] for line in run if "train/loss" in line] for run in lines]
+  assert len(losses[0]) > 3
+  np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_read_from_outside(two_scales):
+  """Features, rates by depth, sizes and the plan of a run look into the model around the net."""
+  config = two_scales(**{"data.mean": (0.5,), "data.std": (0.5,)})
+  model = models.create(**config.model, num_classes=10)
+  strides = {name: info.stride for name, info in models.feature_info(model, (8, 8, 1)).items()}
+  assert strides == {"net/stem": 1, "net/stage1": 1, "net/stage2": 2}
+  variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), np.zeros((1, 8, 8, 1))))
+  depths = state.depths(model, (8, 8, 1))
+  config.optim.layer_decay = 0.5
+  rates = optim.masks.paths(optim.masks.rates(config.optim, variables["params"], depths))
+  order = ["net/stem_conv", "net/stem_norm", "net/stage1_block1", "net/stage2_block1", "fine",
+           "coarse", "norm", "head"]  # fmt: skip
+  for i, name in enumerate(order):
+    found = {rate for path, rate in rates.items() if path.startswith(f"{name}/")}
+    assert found == {0.5 ** (len(order) - 1 - i)}, name
+  # The net without a head, two 1x1 convolutions, the last layer.
+  net = models.summarize(models.create("small_resnet", 0), (8, 8, 1))
+  whole = models.summarize(model, (8, 8, 1))
+  assert whole.parameters == net.parameters + 4 * 6 + 8 * 6 + 2 * 6 + 6 * 10 + 10
+  assert whole.macs == net.macs + 8 * 8 * 4 * 6 + 4 * 4 * 8 * 6 + 6 * 10
+  planned = plan.plan(config)
+  assert planned.macs == whole.macs
+  assert planned.memory["parameters"] == 4 * whole.parameters
+
+
+@pytest.mark.parametrize(
+  "backbone, words",
+  [
+    ("mlp", "model.backbone='mlp' gives feature maps of 0 scales, and two_scales needs two"),
+    ("convmixer_256_8", "gives feature maps of 1 scales, and two_scales needs two"),
+    ("resnet2O", "unknown model 'resnet2O'"),
+  ],
+)
+def test_a_backbone_that_will_not_do(two_scales, backbone, words):
+  config = two_scales(**{"data.mean": (0.5,), "data.std": (0.5,)})
+  config.model.backbone = backbone
+  with pytest.raises(UserError, match=words) as refused:
+    build.build(config)
+  assert "\n" not in str(refused.value)
+
+
+def test_a_pattern_that_freezes_nothing(two_scales):
+  with pytest.raises(UserError, match=r"optim.freeze '\^stage1' .*did you mean '\^net/stage1'"):
+    build.build(two_scales(**{"optim.freeze": ("^stage1",)}))
