@@ -2,13 +2,13 @@
 
 A box is (ymin, xmin, ymax, xmax) in [0, 1] of the image, as in TFDS, and `valid` says which boxes
 there are. After an operation a box is drawn tightly around what is left of it in the image. With
-less than `LEAST_LEFT` of it left, it is no longer valid, and zero.
+less than a tenth of its area left, it is no longer valid, and zero.
 """
 
 import jax
 import jax.numpy as jnp
 
-LEAST_LEFT = 0.1  # of the area of a box
+LEAST_LEFT = 0.0999  # of the area of a box: a tenth, or what is rounded from one
 _EDGE = 1e-3  # pixels; a side that lies on the border may be rounded to beyond it
 
 
@@ -76,8 +76,9 @@ def moved(
   whole = jnp.prod(high - low, -1)
   low, high = _visible(corners, extent / 2 + _EDGE)
   low, high = (jnp.clip(v / extent + 0.5, 0, 1) for v in (low, high))
-  share = jnp.prod((high - low) * extent, -1) / jnp.where(whole > 0, whole, 1)
-  valid &= (whole > 0) & (low < high).all(-1) & (share >= LEAST_LEFT)
+  left_over = jnp.prod((high - low) * extent, -1)
+  valid &= (bottom > top) & (right > left)
+  valid &= (low < high).all(-1) & (left_over >= LEAST_LEFT * whole)
   found = jnp.stack([low[..., 1], low[..., 0], high[..., 1], high[..., 0]], -1)
   return jnp.where(valid[..., None], found, 0), valid
 
@@ -85,7 +86,7 @@ def moved(
 def covered(boxes: jax.Array, valid: jax.Array, erased: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Boxes of images of which the pixels `erased` `[batch, height, width]` are gone.
 
-  They stay where they are, but for those of whose area less than `LEAST_LEFT` is not erased.
+  They stay where they are, but for those of whose area less than a tenth is not erased.
   """
 
   def overlap(low: jax.Array, high: jax.Array, size: int) -> jax.Array:  # [batch, m, size], pixels

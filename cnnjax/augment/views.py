@@ -2,7 +2,7 @@
 
 A text such as `"flip | scales(0.9, 1.0, 1.1)"` names them; views of views are their product, here
 six. Every view has the size of the image, so that one compiled network serves. Views commute with
-normalisation, so they may stand before or after it.
+normalisation, so they may stand before or after it. Only images have views: see `check`.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.augment import checks, parser
+from cnnjax.augment.operation import Kinds
 from cnnjax.errors import UserError
 
 
@@ -87,6 +88,21 @@ def parse(spec: str | None) -> list[Callable]:
     UserError: an unknown one, or arguments that it does not take.
   """
   return parser.read(spec, VIEWS, "eval_views", "test-time view", "flip | scales(0.9, 1.0, 1.1)")
+
+
+def check(spec: str | None, kinds: Kinds) -> None:
+  """Raises UserError where views are asked for and a field is of places in the image.
+
+  What a network predicts of a moved image lies in other places, and no mean of it can be taken.
+  """
+  if not parse(spec):
+    return
+  for name, kind in kinds.items():
+    if kind in ("mask", "boxes"):
+      raise UserError(
+        f"eval_views: {spec!r} moves the image, and predictions for the field {name!r} of kind "
+        f"{kind} with it, so they have no mean: leave eval_views out"
+      )
 
 
 def create(spec: str | None) -> Callable:

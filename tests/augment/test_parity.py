@@ -8,7 +8,8 @@ import pytest
 import scipy.stats
 from properties import pair
 
-from cnnjax.augment import color, geometry, policies
+from cnnjax import augment
+from cnnjax.augment import boxes, color, geometry, policies
 
 pytestmark = pytest.mark.parity
 HEIGHT, WIDTH = 30, 26
@@ -276,3 +277,95 @@ def test_a_layer_does_what_torchvisions_does(layer, operation, interpolation, im
       )
       # torchvision rounds the result of a blend down, and grey before it: 1 + 0.81 levels.
       close_but_for(255 * ours, back(theirs), 0.01, 1.85)
+
+
+PLACED = np.array([[6, 5, 12, 17], [14, 16, 24, 22], [3, 18, 8, 23]])  # ymin, xmin, ymax, xmax
+
+
+def of_kinds():
+  """(mask `[3, height, width]`, boxes `[3, 1, 4]` in [0, 1]): one rectangle an example."""
+  mask = np.zeros((3, HEIGHT, WIDTH), np.uint8)
+  for one, (top, left, bottom, right) in zip(mask, PLACED, strict=True):
+    one[top:bottom, left:right] = 1
+  boxes = PLACED / np.array([HEIGHT, WIDTH, HEIGHT, WIDTH])
+  return mask, jnp.asarray(boxes[:, None], jnp.float32)
+
+
+def theirs_of_kinds(change):
+  """What torchvision's `change` makes of the same: (masks, boxes in pixels, not clamped)."""
+  torch = parity.torch()
+  from torchvision import tv_tensors
+
+  masks, found = [], []
+  for one, (top, left, bottom, right) in zip(of_kinds()[0], PLACED, strict=True):
+    box = torch.tensor([[left, top, right, bottom]], dtype=torch.float32)
+    box = tv_tensors.BoundingBoxes(
+      box, format="XYXY", canvas_size=(HEIGHT, WIDTH), clamping_mode=None
+    )
+    masks.append(change(tv_tensors.Mask(torch.tensor(one)[None]))[0].numpy())
+    found.append(change(box).numpy()[0, [1, 0, 3, 2]])
+  return np.stack(masks), np.stack(found)
+
+
+def assert_as_theirs(ours, theirs, share=0.01):
+  """Masks but for the middle between two pixels; boxes where torchvision need not clamp them."""
+  (masks, (boxes, valid)), (their_masks, their_boxes) = ours, theirs
+  assert (np.asarray(masks) != their_masks).mean() <= share
+  size = np.array([HEIGHT, WIDTH, HEIGHT, WIDTH])
+  inside = ((their_boxes >= 0) & (their_boxes <= size)).all(1)
+  assert inside.any() and valid[inside].all()
+  np.testing.assert_allclose((boxes[:, 0] * size)[inside], their_boxes[inside], atol=2e-3)
+  clamped = np.clip(their_boxes, 0, size)  # theirs may be larger where a corner is cut off
+  assert (boxes[:, 0, :2] * size[:2] >= clamped[:, :2] - 2e-3)[valid[:, 0]].all()
+  assert (boxes[:, 0, 2:] * size[2:] <= clamped[:, 2:] + 2e-3)[valid[:, 0]].all()
+
+
+@pytest.mark.parametrize(
+  "degrees, translate, scale, shear",
+  [
+    (33, (0, 0), 1, (0, 0)),
+    (-90, (2, 0), 1, (0, 0)),
+    (0, (5, -3), 1, (0, 0)),
+    (0, (0, 0), 1.27, (0, 0)),
+    (0, (0, 0), 1, (20, 0)),
+    (25, (2, 4), 0.8, (10, -12)),
+  ],
+)
+def test_masks_and_boxes_are_warped_as_torchvisions(degrees, translate, scale, shear):
+  v2 = transforms()
+  theirs = theirs_of_kinds(
+    lambda x: v2.functional.affine(x, degrees, list(translate), scale, list(shear), fill=255)
+  )
+  matrices = geometry.inverse_matrices(degrees, translate, scale, shear)
+  matrices = jnp.broadcast_to(matrices, (3, 2, 3))
+  mask, found = of_kinds()
+  moved = boxes.moved(found, jnp.ones((3, 1), bool), matrices, (HEIGHT, WIDTH))
+  assert_as_theirs((geometry.warp_nearest(mask, matrices), moved), theirs)
+
+
+@pytest.mark.parametrize("name, theirs", [("flip", "hflip"), ("vertical_flip", "vflip")])
+def test_masks_and_boxes_are_mirrored_as_torchvisions(name, theirs):
+  operation = augment.create(f"{name}(1)")
+  theirs = theirs_of_kinds(getattr(transforms().functional, theirs))
+  mask, found = of_kinds()
+  batch = {"m": mask, "b": found, "b_valid": jnp.ones((3, 1), bool)}
+  out = operation(jax.random.key(0), batch, {"m": "mask", "b": "boxes"})
+  assert_as_theirs((out["m"], (out["b"], out["b_valid"])), theirs, share=0)
+
+
+@pytest.mark.parametrize("box", [(3, 2, 24, 21), (0, 0, HEIGHT, WIDTH), (1, 0, 13, 26)])
+def test_masks_and_boxes_are_cropped_as_torchvisions(monkeypatch, box):
+  """torchvision takes the pixel at the upper left for masks; here, as Pillow, the nearest."""
+  v2 = transforms()
+  size = [HEIGHT, WIDTH]
+  _, their_boxes = theirs_of_kinds(lambda x: v2.functional.resized_crop(x, *box, size=size))
+  nearest = v2.InterpolationMode.NEAREST_EXACT
+  mask, found = of_kinds()
+  tensor = parity.torch().tensor(mask)[:, None]
+  their_masks = v2.functional.resized_crop(tensor, *box, size=size, interpolation=nearest)
+  monkeypatch.setattr(geometry, "_boxes", lambda *_: tuple(jnp.full(3, v) for v in box))
+  batch = {"m": mask, "b": found, "b_valid": jnp.ones((3, 1), bool)}
+  kinds = {"m": "mask", "b": "boxes"}
+  out = geometry.random_resized_crop()(jax.random.key(0), batch, kinds)
+  theirs = their_masks[:, 0].numpy(), their_boxes
+  assert_as_theirs((out["m"], (out["b"], out["b_valid"])), theirs, share=0)

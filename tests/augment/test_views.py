@@ -114,6 +114,17 @@ def test_bad_views(spec, message):
   assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("kind", ["mask", "boxes"])
+def test_views_of_data_with_places_are_refused(kind):
+  views.check("flip", {"image": "image", "y": "value"})
+  views.check(None, {"image": "image", "objects": kind})
+  with pytest.raises(
+    UserError, match=f"eval_views: 'flip' .* 'objects' of kind {kind} .*leave"
+  ) as e:
+    views.check("flip", {"image": "image", "objects": kind})
+  assert "\n" not in str(e.value)
+
+
 @pytest.mark.parity
 def test_ten_crops_are_torchvisions():
   torch = parity.torch()
