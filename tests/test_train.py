@@ -23,7 +23,7 @@ METRIC = "validation/accuracy"
 # 18 steps of 6 an epoch; a small step budget per line of the log, so that windows straddle stops.
 RUN = """
 import pathlib, sys
-from cnnjax import config, train, workdir
+from cnnjax import config, train
 settings = config.from_json(pathlib.Path(sys.argv[1]).read_text())
 sys.exit(128 + int(train.train(settings, pathlib.Path(sys.argv[2]))[2] or -128))
 """

@@ -17,7 +17,7 @@ from cnnjax.errors import UserError
 
 HOLD = """
 import pathlib, sys, time
-from cnnjax import lock
+from cnnjax.checkpoints import lock
 with lock.hold(pathlib.Path(sys.argv[1])) as held:
   print("in", flush=True)
   while True:
@@ -27,7 +27,7 @@ with lock.hold(pathlib.Path(sys.argv[1])) as held:
 # Rounds in which several start at once; the one that gets in waits for its end, by a kill or not.
 RACE = """
 import os, pathlib, signal, sys, time
-from cnnjax import lock
+from cnnjax.checkpoints import lock
 from cnnjax.errors import UserError
 mode, folder, rounds, starts = sys.argv[1], pathlib.Path(sys.argv[2]), *map(int, sys.argv[3:])
 if mode != "kernel":

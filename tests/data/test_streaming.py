@@ -532,7 +532,8 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
 import numpy as np
 from fakes import split_of_files
-from cnnjax import data, sharding
+from cnnjax import data
+from cnnjax.runtime import sharding
 from cnnjax.config import default, override
 
 found = {}

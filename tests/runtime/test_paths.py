@@ -69,7 +69,9 @@ def test_a_cache_at_the_home_of_nobody_is_none(home, capsys):
 )  # fmt: skip
 def test_a_path_that_checkpoints_cannot_have_is_refused(name, env, words):
   """They are written by C++, which takes UTF-8 alone."""
-  code = "import sys; from cnnjax import paths; paths.check_text(paths.to_path(sys.argv[1]))"
+  code = (
+    "import sys; from cnnjax.runtime import paths; paths.check_text(paths.to_path(sys.argv[1]))"
+  )
   argument = name.encode("utf-8", "surrogateescape")
   command = [sys.executable, "-c", code, argument]
   ended = subprocess.run(command, env={**os.environ, **env}, capture_output=True, check=False)

@@ -19,7 +19,7 @@ from cnnjax.runtime import signals
 # compiler, where Python runs no handler.
 LOOP = """
 import contextlib, hashlib, signal, sys, time
-from cnnjax import signals
+from cnnjax.runtime import signals
 how = sys.argv[1]
 # As from a terminal, also where the tests run in the background or under nohup.
 signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in how else signal.SIG_DFL)
@@ -182,7 +182,7 @@ def test_where_a_signal_is_not_there():
   """As on Windows."""
   code = (
     "import signal\nfor n in ('SIGHUP', 'SIGUSR1', 'SIGUSR2'): delattr(signal, n)\n"
-    "from cnnjax import signals\n"
+    "from cnnjax.runtime import signals\n"
     "with signals.leave_by_exception(), signals.catch_signals():\n"
     "  print(*[s.name for s in signals.STOPPING])"
   )
@@ -194,7 +194,8 @@ def test_where_a_signal_is_not_there():
 
 RUN = """
 import pathlib, signal, sys
-from cnnjax import config, errors, signals, train
+from cnnjax import config, errors, train
+from cnnjax.runtime import signals
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
 settings = config.from_json(pathlib.Path(sys.argv[1]).read_text())
 stopped = lambda: train.train(settings, pathlib.Path(sys.argv[2]))[2]
