@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.optim import averaging
 from cnnjax.runtime import profiling, sharding
 from cnnjax.runtime.paths import to_path
-from cnnjax.training import members, monitor, resuming, state, steps
+from cnnjax.training import members, monitor, resuming, state, stepping, steps
 from cnnjax.training.program import Program
 from cnnjax.training.teacher import Teacher
 
@@ -31,7 +31,7 @@ def _check_names(config: ConfigDict) -> None:
   """Each room knows the names it takes."""
   # Late: --help need not import JAX.
   from cnnjax import data, models, optim, tasks
-  from cnnjax.training import members, monitor
+  from cnnjax.training import members, monitor, stepping
 
   for key, why in (("num_classes", "the data say it"), ("dtype", "it is the key 'dtype'")):
     if key in config.model:
@@ -45,7 +45,20 @@ def _check_names(config: ConfigDict) -> None:
   optim.check(config.optim)
   members.check(config)
   monitor.check(config)
+  stepping.check(config)
   _check_batches(config)
+  _check_teacher(config)
+
+
+def _check_teacher(config: ConfigDict) -> None:
+  """Where a run learns from its own average, which it has to keep."""
+  if config.distill.teacher is None:
+    return
+  given = f"distill.teacher={config.distill.teacher!r}"
+  if config.distill.workdir is not None:
+    raise UserError(f"distill.workdir and {given} both name a teacher: leave one at None")
+  if config.average.ema is None:
+    raise UserError(f"{given} is the moving average of this run: set average.ema, such as 0.999")
 
 
 def _check_batches(config: ConfigDict) -> None:
@@ -135,13 +148,11 @@ def build(
   scaling = (
     "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
   )
-  teacher = teacher or trained.teacher(
-    config.distill, inputs.meta, mesh, inputs.sizes, measure=measured_later
-  )
+  teacher = teacher or _teacher(config.distill, model, inputs, mesh)
   if teacher and teacher.step is not None:
     inputs.meta["teacher_step"] = teacher.step
   inputs.meta.update(total_steps=inputs.length.total, steps_per_epoch=inputs.length.steps_per_epoch)
-  return Program(
+  program = Program(
     config=config,
     mesh=mesh,
     inputs=inputs,
@@ -170,6 +181,18 @@ def build(
       "augment": config.augment or "none",
     },
   )
+  if config.step.name != stepping.STANDARD:
+    program.check_step()
+  return program
+
+
+def _teacher(
+  config: ConfigDict, model: Any, inputs: data.Inputs, mesh: jax.sharding.Mesh
+) -> Teacher | None:
+  """The teacher of `config.distill`: another run, or the average of this one."""
+  if config.teacher is not None:
+    return Teacher.own(model, inputs.meta["mean"], inputs.meta["std"])
+  return trained.teacher(config, inputs.meta, mesh, inputs.sizes, measure=measured_later)
 
 
 def _frozen_statistics(variables: Any, frozen: Any) -> dict[str, str]:

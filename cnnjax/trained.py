@@ -179,7 +179,7 @@ def teacher(
   *,
   measure: Measure,
 ) -> Teacher | None:
-  """That of `config.distill`, for data with `meta`; None where there is none.
+  """That of `config.distill`, for data with `meta`; None where there is no run to learn from.
 
   `sizes`: of the images that it will see beside that of `meta`. `measure`: as of `load`.
 
@@ -188,7 +188,8 @@ def teacher(
   """
   if config.workdir is None:
     standard = keys.default().distill
-    if idle := [key for key in standard if config[key] != standard[key]]:
+    read = () if config.teacher is None else ("teacher", "weight", "temperature")
+    if idle := [key for key in standard if key not in read and config[key] != standard[key]]:
       raise UserError(
         f"distill.{idle[0]}={config[idle[0]]!r} has no effect without distill.workdir: set that as "
         f"well, or leave it at {standard[idle[0]]!r}"

@@ -43,6 +43,9 @@ def _run(c: ConfigDict) -> None:
   c.loss_scale.growth_steps = 2000  # finite steps before it is doubled; halved when one is not
   c.loss_scale.maximum = 2.0**24
 
+  c.step = ConfigDict(type_safe=False)
+  c.step.name = "standard"  # how a step of training is taken; modules in imports may register more
+
   c.imports = ()  # modules to import first, such as a fork's that registers models: ("my_nets",)
 
   c.model = ConfigDict(type_safe=False)
@@ -147,6 +150,7 @@ def _task(c: ConfigDict) -> None:
 
   c.distill = ConfigDict(type_safe=False)  # learn from the predictions of another run as well
   c.distill.workdir = None  # where it is
+  c.distill.teacher = None  # in its place "ema": this run's own average, arXiv:1703.01780
   c.distill.checkpoint = "last"  # best
   c.distill.weights = "raw"  # ema, swa, schedule_free: an average that it kept
   c.distill.weight = 0.9  # share of the loss; arXiv:1503.02531, section 2
@@ -238,7 +242,7 @@ TYPES: dict[str, tuple[type | None, ...]] = {
     "matmul_precision": (str, None), "rates": (tuple,), "batch_norm.ghost": (int, None),
     "early_stopping.patience": (int, None), "optim.plateau.patience": (int, None),
     "task.loss": (str, None), "task.target_threshold": (float, None),
-    "distill.workdir": (str, None), "optim.scale_from": (int, None),
+    "distill.workdir": (str, None), "distill.teacher": (str, None), "optim.scale_from": (int, None),
     "optim.sam_rho": (float, None), "optim.lookahead": (int, None), "optim.max_norm": (float, None),
     "optim.clip_value": (float, None), "optim.agc": (float, None), "optim.freeze": (tuple,),
     "optim.multipliers": (tuple,), "optim.layer_decay": (float, None),
@@ -341,6 +345,7 @@ CHOICES = {
   "matmul_precision": ("default", "tf32", "highest"),
   "batch_norm.accumulated": ("each", "matched"),
   "distill.checkpoint": ("last", "best"),
+  "distill.teacher": ("ema",),
   "distill.weights": ("raw", "ema", "swa", "schedule_free"),
   "optim.scale_rule": ("linear", "sqrt"),
   "optim.weight_decay_kind": ("l2", "decoupled"),

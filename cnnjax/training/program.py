@@ -21,7 +21,7 @@ from cnnjax.models import batch_stats
 from cnnjax.optim import averaging
 from cnnjax.runtime import sharding
 from cnnjax.tasks.metric import Metric, of_weights
-from cnnjax.training import health, loss_scale, members, monitor, state, steps
+from cnnjax.training import health, loss_scale, members, monitor, state, stepping, steps
 from cnnjax.training.compiler import Compiler
 from cnnjax.training.failures import named_failures
 from cnnjax.training.teacher import Teacher
@@ -68,9 +68,9 @@ class Program:
 
   def new_state(self, *, abstract: bool = False) -> state.TrainState:
     """That of a run that begins; with `abstract`, shapes and shardings only."""
-    config = self.config
+    config, parts = self.config, self.parts
 
-    def rest(variables: dict[str, Any]) -> dict[str, Any]:
+    def rest(variables: dict[str, Any], seed: jax.Array) -> dict[str, Any]:
       return {
         "opt_state": self.optimizer.init(variables["params"]),
         "averages": self.averages.init(variables),
@@ -78,6 +78,7 @@ class Program:
         "loss_scale": loss_scale.create(config.loss_scale, config.dtype),
         "window": steps.no_metrics(self.task),
         "epoch": self.task.no_metrics(),
+        "extra": stepping.extra(parts, variables, seed),
       }
 
     shape = self.inputs.image_shape
@@ -134,22 +135,49 @@ class Program:
     return Compiler.of(self.config)
 
   @functools.cached_property
-  def compiled_step(self) -> Callable:
-    """(state, feed, n, constants) -> state, n steps on."""
-    one = steps.train_step(
-      self._gradients,
+  def parts(self) -> stepping.Parts:
+    """What the step is made from."""
+    return stepping.Parts(
+      self.config,
+      self.model,
       self.task,
+      self._gradients,
       self.optimizer,
       self.prepare,
       self.averages,
       self.inputs.length.steps_per_epoch,
+      self._own_teacher,
     )
+
+  @property
+  def _own_teacher(self) -> Callable | None:
+    if not self.teacher or self.teacher.variables is not None:
+      return None
+    whole = self._gather or (lambda variables: variables)
+    return lambda averages: whole(averages["ema"])
+
+  @functools.cached_property
+  def compiled_step(self) -> Callable:
+    """(state, feed, n, constants) -> state, n steps on."""
+    one = stepping.create(self.parts)
     run = steps.several(one, self.inputs.train.take, loop=self.per_dispatch > 1)
     shapes = state.abstract_variables(self.model, self.inputs.image_shape, self.mesh)["params"]
     asked = models.ops.compiler_options(self.model, shapes)
     now = self.new_state(abstract=True)
     where = {"out_shardings": jax.tree.map(lambda x: x.sharding, now)} if self.mesh.size > 1 else {}
     return self.compiler.jit(run, (0, _axes_of_feed, None, None), asked, donate_argnums=0, **where)
+
+  def check_step(self) -> None:
+    """Raises UserError for a step that does not return a state like the one it takes, one on."""
+    now, feed = self.new_state(abstract=True), self.inputs.train.shapes(0)
+    given = lambda now, feed: (now, self.inputs.train.take(feed, now.step))
+    if self.members.several:
+      shapes = jax.eval_shape(jax.vmap(given, (0, feed.axes)), now, feed)
+      shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
+    else:
+      shapes = jax.eval_shape(given, now, feed)
+    one = stepping.create(self.parts)
+    stepping.check_step(self.config.step.name, one, *shapes, self.constants)
 
   def train_step(self, now: state.TrainState, feed: Any, n: int) -> state.TrainState:
     """`now` after n steps, when they are done."""
@@ -159,7 +187,7 @@ class Program:
   @functools.cached_property
   def constants(self) -> Any:
     """What the step takes beside the state and the feed: the teacher's variables."""
-    if not self.teacher:
+    if not self.teacher or self.teacher.variables is None:
       return None
     return sharding.put(self.teacher.variables, sharding.replicated(self.mesh))
 
@@ -283,11 +311,11 @@ class Program:
 
     def examine(now: Any, feed: Any, constants: Any) -> dict[str, jax.Array]:
       batch = self.inputs.train.take(feed, now.step)
-      examples = self.prepare(now.seed, now.step, batch, constants)
-      grads, updates, _, _ = steps.update(now, examples, self._gradients, self.optimizer)
+      examples = self.parts.examples(now, batch, constants)
+      moved = stepping.update(self.parts, now, examples)
       with self.treated():
         dead = health.dead_units(self.model, now.variables, examples.images, examples.key)
-      return health.by_layer(now.params, grads, updates) | dead
+      return health.by_layer(now.params, moved.grads, moved.updates) | dead
 
     return self.compiler.jit(examine)
 

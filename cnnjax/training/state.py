@@ -96,7 +96,7 @@ class TrainState:
 def create(
   model: nn.Module,
   image_shape: tuple[int, int, int],
-  rest: Callable[[dict[str, Any]], dict[str, Any]],
+  rest: Callable[[dict[str, Any], jax.Array], dict[str, Any]],
   members: Members,
   mesh: Mesh,
   config: ConfigDict,
@@ -108,7 +108,7 @@ def create(
   Args:
     model: what is trained.
     image_shape: of the images.
-    rest: the fields of the state that depend on the variables or the config, given the variables.
+    rest: (variables, seed) -> the fields of the state that depend on them, or on the config.
     members: the seeds and rates of the runs that are trained.
     mesh: where it lies, as a whole or in parts.
     config: `config.mesh`, which says how large the parts are.
@@ -122,7 +122,7 @@ def create(
       seed=seed,
       rate_factor=rate_factor,
       variables=variables,
-      **rest(variables),
+      **rest(variables, seed),
       bad_step=jnp.full((), NEVER, jnp.int32),
     )
 

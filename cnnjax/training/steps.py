@@ -1,4 +1,4 @@
-"""The pure training and evaluation steps, built from a model, a task and an optimizer."""
+"""The pure functions that steps of training and evaluation are made from; see stepping.py."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -15,8 +15,6 @@ from ml_collections import ConfigDict
 
 from cnnjax import models
 from cnnjax.models import batch_stats as norms
-from cnnjax.training import health
-from cnnjax.training.loss_scale import MINIMUM
 from cnnjax.training.state import TrainState
 
 Batch = dict[str, jax.Array]  # image [batch, height, width, channels] uint8, label [batch] int32
@@ -102,12 +100,14 @@ def augmented(
 def preparer(task: Any, augment: Callable, normalize: Callable, teach: Callable | None = None):
   """Returns the pure function (seed, step, batch, constants) -> Examples.
 
-  `teach`: (constants, images in [0, 1]) -> logits of the run that is distilled.
+  `teach`: (constants, images in [0, 1]) -> logits of the teacher, whose variables the constants
+  are; where they are None, it is not asked.
   """
 
   def prepare(seed: jax.Array, step: jax.Array, batch: Batch, constants: Any) -> Examples:
     images, targets, key = augmented(task, augment, seed, step, batch)
-    taught = None if teach is None else jax.lax.stop_gradient(teach(constants, images))
+    asked = teach is not None and constants is not None
+    taught = jax.lax.stop_gradient(teach(constants, images)) if asked else None
     return Examples(normalize(images), targets, key, taught)
 
   return prepare
@@ -207,85 +207,6 @@ def gradients(
     return optax.tree.scale(1 / accumulate, total), seen
 
   return accumulated
-
-
-def update(
-  state: TrainState, examples: Examples, gradients: Callable, optimizer: Any
-) -> tuple[Any, Any, Any, Seen]:
-  """(grads, updates, opt_state, Seen): what a step from `state` comes to."""
-  scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
-
-  def grads_at(params: Any) -> tuple[Any, Seen]:
-    grads, seen = gradients(params, state.others, examples, scale)
-    return (grads if state.loss_scale is None else optax.tree.scale(1 / scale, grads)), seen
-
-  grads, seen = grads_at(state.params)
-  updates, opt_state = optimizer.update(
-    grads,
-    state.opt_state,
-    state.params,
-    rate_scale=state.rate_scale,
-    step=state.step,  # the optimizer's own count stands still where float16 leaves a step out
-    grad_fn=lambda params, _: grads_at(params)[0],
-  )
-  return grads, updates, opt_state, seen
-
-
-def train_step(
-  gradients: Callable,
-  task: Any,
-  optimizer: Any,
-  prepare: Callable,
-  averaging: Any,
-  steps_per_epoch: int,
-) -> Callable:
-  """Returns the pure function (state, batch, constants) -> state of one step.
-
-  Args:
-    gradients: what the function of that name returns.
-    task: whose metrics are summed.
-    optimizer: what `optim.create` returns.
-    prepare: what `preparer` returns.
-    averaging: what `optim.averaging.create` returns.
-    steps_per_epoch: after so many the sums of an epoch begin anew.
-  """
-
-  def step(state: TrainState, batch: Batch, constants: Any) -> TrainState:
-    begins = state.step % steps_per_epoch == 0
-    state = state.replace(epoch=jax.tree.map(lambda x: jnp.where(begins, 0, x), state.epoch))
-    examples = prepare(state.seed, state.step, batch, constants)
-    grads, updates, opt_state, seen = update(state, examples, gradients, optimizer)
-    measured = task.metrics(seen.logits, examples.targets, seen.losses)
-    totals = health.totals(state.params, grads, updates)
-    variables = {**seen.moved, "params": optax.apply_updates(state.params, updates)}
-    found = {
-      "variables": variables,
-      "opt_state": opt_state,
-      "averages": averaging.update(state.averages, variables, state.step + 1),
-      "window": state.window.merge(Window(measured, Norms.single_from_model_output(**totals))),
-      "epoch": state.epoch.merge(measured),
-    }
-    loss_finite = jnp.isfinite(seen.losses.mean())
-    finite = loss_finite & _all_finite((totals, seen.moved))
-    bad = ~finite
-    if state.loss_scale is not None:
-      # What the scale is for is an overflow of gradients, and such a step is left out.
-      before = {name: getattr(state, name) for name in found}
-      found = jax.tree.map(lambda new, old: jnp.where(finite, new, old), found, before)
-      found["loss_scale"] = state.loss_scale.adjust(finite)
-      bad &= ~loss_finite | (state.loss_scale.scale <= MINIMUM)
-    return state.replace(
-      step=state.step + 1,
-      bad_step=jnp.where(bad, jnp.minimum(state.bad_step, state.step), state.bad_step),
-      **found,
-    )
-
-  return step
-
-
-def _all_finite(tree: Any) -> jax.Array:
-  floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-  return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
 
 
 def several(step: Callable, take: Callable, *, loop: bool) -> Callable:

@@ -16,7 +16,7 @@ class Teacher:
   """A trained model whose predictions another learns (arXiv:1503.02531)."""
 
   teach: Callable  # (variables, images in [0, 1]) -> logits
-  variables: Any
+  variables: Any  # None: the moving average of the run that learns
   text: str
   step: int | None = None  # of the checkpoint it is from
 
@@ -28,6 +28,12 @@ class Teacher:
     normalize = steps.normalizer(mean, std)
     teach = lambda variables, images: models.forward(model, variables, normalize(images))
     return cls(teach, variables, type(model).__name__)
+
+  @classmethod
+  def own(cls, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> "Teacher":
+    """Returns a model's own moving average as its teacher (mean teacher, arXiv:1703.01780)."""
+    made = cls.of(model, None, mean, std)
+    return dataclasses.replace(made, text="the moving average (ema) of this run")
 
 
 def check_teacher(meta: dict[str, Any], teacher: Teacher | None) -> None:

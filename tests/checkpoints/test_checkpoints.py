@@ -41,7 +41,7 @@ def make():
     model = models.create("simple_cnn", 10, conv_features=(width,), dense_features=(8,))
     config, optimizer = default(), optax.adam(1e-3)
 
-    def rest(variables):
+    def rest(variables, seed):
       return {
         "opt_state": optimizer.init(variables["params"]),
         "averages": {},

@@ -26,7 +26,7 @@ def built(abstract=False):
   """The state of a tiny model."""
   model = models.create("simple_cnn", 3, conv_features=(2,), dense_features=(4,))
   config, optimizer = default(), optax.adam(1e-3)
-  rest = lambda variables: {
+  rest = lambda variables, seed: {
     "opt_state": optimizer.init(variables["params"]),
     "averages": {},
     "monitor": monitor.create(config),

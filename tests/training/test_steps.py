@@ -13,7 +13,7 @@ from cnnjax import optim, tasks
 from cnnjax.config import default
 from cnnjax.models import layers
 from cnnjax.optim import averaging
-from cnnjax.training import loss_scale, monitor, state, steps
+from cnnjax.training import loss_scale, monitor, state, stepping, steps
 from cnnjax.training.teacher import Teacher
 
 
@@ -44,11 +44,17 @@ def state_of(variables, optimizer, task, scale=None):
 def step_of(model, task, optimizer):
   """The jitted (state, batch) -> state, on images as they are."""
   prepare = steps.preparer(task, lambda _, batch, kinds: batch, lambda images: images)
-  step = steps.train_step(
-    steps.gradients(model, steps.losses(task)), task, optimizer, prepare,
-    averaging.Averaging(default().optim, None, False, None, 1), steps_per_epoch=4,
-  )  # fmt: skip
+  step = stepping.create(parts_of(model, task, optimizer, prepare))
   return jax.jit(lambda now, batch: step(now, batch, None))
+
+
+def parts_of(model, task, optimizer, prepare=None):
+  """What the standard step is made from."""
+  averages = averaging.Averaging(default().optim, None, False, None, 1)
+  take = steps.gradients(model, steps.losses(task))
+  return stepping.Parts(
+    default(), model, task, take, optimizer, prepare, averages, steps_per_epoch=4
+  )
 
 
 def test_auxiliary_heads_learn_by_their_weight():
@@ -214,8 +220,9 @@ def test_the_scale_of_the_loss_changes_no_update(examples):
   model, task = WithAuxiliaryHead(), tasks.create(default().task, 3)
   variables = model.init(jax.random.key(0), examples.images, train=False)
   optimizer = optim.create(config, lambda _: 0.1, variables["params"])
-  take = steps.gradients(model, steps.losses(task))
-  one = jax.jit(lambda now: steps.update(now, examples, take, optimizer)[:2])
+  parts = parts_of(model, task, optimizer)
+  moves = lambda moved: (moved.grads, moved.updates)
+  one = jax.jit(lambda now: moves(stepping.update(parts, now, examples)))
   plain = one(state_of(variables, optimizer, task))
   scaled = one(state_of(variables, optimizer, task, 2.0**10))
   close(plain, scaled)

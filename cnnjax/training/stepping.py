@@ -1,0 +1,224 @@
+"""One step of training: what it is made from, the standard one, and the door for others.
+
+A kind of step is a function that takes the `Parts` of a run and returns the pure function
+(state, batch, constants) -> state. The standard one says it in three calls, which another one makes
+in its own way and order:
+
+    examples = parts.examples(state, batch, constants)   # augmented, normalised, with targets
+    moved = update(parts, state, examples)               # the gradient, and what the optimizer does
+    return advance(parts, state, moved)                  # averages, sums, checks, the next step
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from cnnjax.errors import UserError, unknown
+from cnnjax.training import health, steps
+from cnnjax.training.loss_scale import MINIMUM
+from cnnjax.training.state import TrainState
+
+STANDARD = "standard"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a step is made from."""
+
+  config: ConfigDict
+  model: nn.Module
+  task: Any
+  gradients: Callable  # what `steps.gradients` returns
+  optimizer: Any  # what `optim.create` returns
+  prepare: Callable  # what `steps.preparer` returns
+  averaging: Any  # what `optim.averaging.create` returns
+  steps_per_epoch: int  # after so many the sums of an epoch begin anew
+  own_teacher: Callable | None = None  # averages -> the variables of the teacher, if it is one
+
+  def examples(self, state: TrainState, batch: steps.Batch, constants: Any) -> steps.Examples:
+    """Returns what the step of `state` learns from."""
+    if self.own_teacher is not None:
+      constants = self.own_teacher(state.averages)
+    return self.prepare(state.seed, state.step, batch, constants)
+
+
+class Moved(NamedTuple):
+  """What a step comes to, before it is taken."""
+
+  variables: dict[str, Any]  # all collections, as they are after it
+  opt_state: Any
+  grads: Any  # a tree like the parameters
+  updates: Any  # another, what was added to them
+  metrics: Any  # sums, of the kind of `parts.task.no_metrics()`
+  losses: jax.Array  # [batch]
+  extra: dict[str, Any] | None = None  # None: it stays
+
+
+def update(parts: Parts, state: TrainState, examples: steps.Examples) -> Moved:
+  """Returns what a step of gradient descent from `state` comes to."""
+  scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+
+  def grads_at(params: Any) -> tuple[Any, steps.Seen]:
+    grads, seen = parts.gradients(params, state.others, examples, scale)
+    return (grads if state.loss_scale is None else optax.tree.scale(1 / scale, grads)), seen
+
+  grads, seen = grads_at(state.params)
+  updates, opt_state = parts.optimizer.update(
+    grads,
+    state.opt_state,
+    state.params,
+    rate_scale=state.rate_scale,
+    step=state.step,  # the optimizer's own count stands still where float16 leaves a step out
+    grad_fn=lambda params, _: grads_at(params)[0],
+  )
+  variables = {**seen.moved, "params": optax.apply_updates(state.params, updates)}
+  metrics = parts.task.metrics(seen.logits, examples.targets, seen.losses)
+  return Moved(variables, opt_state, grads, updates, metrics, seen.losses)
+
+
+def advance(parts: Parts, state: TrainState, moved: Moved) -> TrainState:
+  """Returns the state after a step: with its averages and sums, one step on.
+
+  A step that is not finite is noted; where a loss scale comes down for it, it is left out.
+  """
+  begins = state.step % parts.steps_per_epoch == 0
+  state = state.replace(epoch=jax.tree.map(lambda x: jnp.where(begins, 0, x), state.epoch))
+  totals = health.totals(state.params, moved.grads, moved.updates)
+  norms = steps.Norms.single_from_model_output(**totals)
+  others = {name: tree for name, tree in moved.variables.items() if name != "params"}
+  found = {
+    "variables": moved.variables,
+    "opt_state": moved.opt_state,
+    "averages": parts.averaging.update(state.averages, moved.variables, state.step + 1),
+    "window": state.window.merge(steps.Window(moved.metrics, norms)),
+    "epoch": state.epoch.merge(moved.metrics),
+    "extra": state.extra if moved.extra is None else moved.extra,
+  }
+  loss_finite = jnp.isfinite(moved.losses.mean())
+  finite = loss_finite & _all_finite((totals, others))
+  bad = ~finite
+  if state.loss_scale is not None:
+    # What the scale is for is an overflow of gradients, and such a step is left out.
+    before = {name: getattr(state, name) for name in found}
+    found = jax.tree.map(lambda new, old: jnp.where(finite, new, old), found, before)
+    found["loss_scale"] = state.loss_scale.adjust(finite)
+    bad &= ~loss_finite | (state.loss_scale.scale <= MINIMUM)
+  return state.replace(
+    step=state.step + 1,
+    bad_step=jnp.where(bad, jnp.minimum(state.bad_step, state.step), state.bad_step),
+    **found,
+  )
+
+
+def _all_finite(tree: Any) -> jax.Array:
+  floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+  return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
+
+
+# The door.
+Step = Callable[[TrainState, steps.Batch, Any], TrainState]
+Extra = Callable[[Parts, dict[str, Any], jax.Array], dict[str, Any]]
+
+
+class Entry(NamedTuple):
+  """What is registered under a name."""
+
+  create: Callable[[Parts], Step]
+  extra: Extra | None  # (parts, variables, key) -> what it carries along in `state.extra`
+
+
+STEPS: dict[str, Entry] = {}
+
+
+def register(name: str, *, extra: Extra | None = None) -> Callable[[Any], Any]:
+  """Decorator that registers a function from `Parts` to a step as `name`.
+
+  Args:
+    name: by which config.step.name chooses it.
+    extra: what it carries along, {name: tree}: `state.extra` of a run that begins. It is saved,
+      resumed, and lies on the devices like all of a state. It is not averaged: a network that is
+      to be belongs into the model.
+
+  Raises:
+    UserError: the name is taken.
+  """
+  if name in STEPS:
+    raise UserError(f"a step named {name!r} is already registered; choose another name")
+
+  def decorator(create: Callable[[Parts], Step]) -> Callable[[Parts], Step]:
+    STEPS[name] = Entry(create, extra)
+    return create
+
+  return decorator
+
+
+@register(STANDARD)
+def standard(parts: Parts) -> Step:
+  """Gradient descent on the loss of the task."""
+
+  def step(state: TrainState, batch: steps.Batch, constants: Any) -> TrainState:
+    examples = parts.examples(state, batch, constants)
+    return advance(parts, state, update(parts, state, examples))
+
+  return step
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for a kind that is not there, and keys that go by the standard one."""
+  name = config.step.name
+  if name not in STEPS:
+    raise unknown("step", name, STEPS)
+  if name != STANDARD and (config.health.every is not None or config.health.trace):
+    key = "health.every" if config.health.every is not None else "health.trace"
+    raise UserError(
+      f"{key} looks into the standard step, and step.name is {name!r}: leave {key} out"
+    )
+
+
+def create(parts: Parts) -> Step:
+  """Returns the step of `config.step`."""
+  return STEPS[parts.config.step.name].create(parts)
+
+
+def extra(parts: Parts, variables: dict[str, Any], seed: jax.Array) -> dict[str, Any]:
+  """Returns what a run that begins carries along for its step."""
+  make = STEPS[parts.config.step.name].extra
+  key = jax.random.fold_in(jax.random.key(seed), jnp.iinfo(jnp.int32).max)  # of no step
+  return make(parts, variables, key) if make else {}
+
+
+def check_step(name: str, step: Step, state: Any, batch: Any, constants: Any) -> None:
+  """Raises UserError unless a step returns a state like the one it took, one step on.
+
+  It is traced, on shapes, and not compiled.
+
+  Args:
+    name: of its kind.
+    step: (state, batch, constants) -> state.
+    state: a TrainState of shapes, as are `batch` and `constants`.
+  """
+  traced, after = jax.make_jaxpr(step, return_shape=True)(state, batch, constants)
+  if not isinstance(after, TrainState):
+    raise UserError(f"step {name!r} returns a {type(after).__name__}, and must return the state")
+  described = lambda tree: {
+    jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  before, now = described(state), described(after)
+  for path in sorted({*before, *now}):
+    if before.get(path) != now.get(path):
+      raise UserError(
+        f"step {name!r} must return a state like the one it takes: {path} is "
+        f"{before.get(path, 'not there')} before, and {now.get(path, 'not there')} after"
+      )
+  place = list(before).index("step")  # the leaves of the state come first
+  if traced.jaxpr.outvars[place] is traced.jaxpr.invars[place]:
+    raise UserError(
+      f"step {name!r} does not count: let it end by `advance`, or return step=state.step + 1"
+    )

@@ -1,0 +1,215 @@
+"""A step that a module of somebody else registers, and a teacher that is the run's own average."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import build, checkpoints, evaluate, models, train, writers
+from cnnjax.errors import UserError
+from cnnjax.training import stepping
+from cnnjax.training.program import Program
+
+SIZE = 0.05  # of what is added to an image
+
+
+def adversarial(parts):
+  """FGSM (arXiv:1412.6572): each image is moved up its own loss before it is learnt from."""
+
+  def step(state, batch, constants):
+    examples = parts.examples(state, batch, constants)
+
+    def loss(images):
+      passed = models.forward_in_training(parts.model, state.variables, images, examples.key)
+      return parts.task.loss(passed.logits, examples.targets).sum()
+
+    images = examples.images + SIZE * jnp.sign(jax.grad(loss)(examples.images))
+    return stepping.advance(
+      parts, state, stepping.update(parts, state, examples.replace(images=images))
+    )
+
+  return step
+
+
+def queue(parts, variables, key):
+  """The logits of the last 12 examples, noise at first, as of momentum contrast."""
+  return {
+    "queue": jax.random.normal(key, (12, parts.task.num_classes)),
+    "turns": jnp.zeros((), int),
+  }
+
+
+def queued(parts):
+  def step(state, batch, constants):
+    examples = parts.examples(state, batch, constants)
+    moved = stepping.update(parts, state, examples)
+    new = jax.nn.one_hot(batch["label"][:4], parts.task.num_classes)
+    rows = jnp.concatenate([new, state.extra["queue"][:-4]])
+    extra = {"queue": rows, "turns": state.extra["turns"] + 1}
+    return stepping.advance(parts, state, moved._replace(extra=extra))
+
+  return step
+
+
+def standing(parts):
+  """Forgets that it has taken a step."""
+  one = stepping.standard(parts)
+  return lambda state, batch, constants: one(state, batch, constants).replace(step=state.step)
+
+
+def changing(parts):
+  """Returns a parameter of another kind than it was."""
+  one = stepping.standard(parts)
+
+  def step(state, batch, constants):
+    after = one(state, batch, constants)
+    return after.replace(bad_step=after.bad_step.astype(jnp.float32))
+
+  return step
+
+
+def losing(parts):
+  return lambda state, batch, constants: state.variables
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+  with monkeypatch.context() as patch:  # a test may undo its own
+    patch.setattr(stepping, "STEPS", dict(stepping.STEPS))
+    stepping.register("queued", extra=queue)(queued)
+    for step in (adversarial, standing, changing, losing):
+      stepping.register(step.__name__)(step)
+    yield
+
+
+def stop_at(monkeypatch, last):
+  real = Program.train_step
+
+  def step(self, now, feed, n):
+    now = real(self, now, feed, n)
+    if now.steps_done == last:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return now
+
+  monkeypatch.setattr(Program, "train_step", step)
+
+
+def resumed(config, folder, monkeypatch, last):
+  """The end of a run that was stopped after `last` steps, and that of one that was not."""
+  whole, _, _ = train.train(config, folder / "whole")
+  stop_at(monkeypatch, last)
+  _, _, stopped_by = train.train(config, folder / "parts")
+  assert stopped_by == signal.SIGTERM and checkpoints.last_step(folder / "parts") == last
+  monkeypatch.undo()
+  parts, _, _ = train.train(config, folder / "parts")
+  for (path, a), b in zip(
+    jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(parts), strict=True
+  ):
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
+  return parts
+
+
+def test_what_a_step_carries_along_is_saved_and_resumed_to_the_bit(tiny, tmp_path, monkeypatch):
+  """On eight devices, for two seeds."""
+  config = tiny(
+    **{"step.name": "queued", "mesh.data": 8, "seeds": 2, "epochs": 1, "data.validation": 0.2}
+  )
+  now = resumed(config, tmp_path, monkeypatch, 3)
+  assert now.extra["queue"].shape == (2, 12, 10) and (now.extra["turns"] == 5).all()
+  assert (now.extra["queue"].sum(-1) == 1).all()  # 20 labels went through it
+  assert len(now.extra["queue"].sharding.device_set) == 8
+  program = build.build(config)
+  first, second = program.new_state().extra["queue"]
+  assert (first != second).all()  # each seed has its own noise
+  lines = [line for line in writers.read_metrics(tmp_path / "parts") if "test/loss" in line]
+  _, _, found = evaluate.evaluate_checkpoint(tmp_path / "parts")
+  assert found["loss"] == pytest.approx(lines[-1]["test/loss"], rel=1e-5)
+
+
+def test_an_adversarial_step_learns_from_images_moved_up_their_loss(tiny):
+  settings = {"augment": None, "dtype": "float32", "optim.weight_decay": 0.0}
+  config = tiny(**settings, **{"step.name": "adversarial"})
+  program = build.build(config)
+  now, feed = program.new_state(), program.inputs.train.feed(0)
+  batch = program.inputs.train.take(feed, now.step)
+  examples = program.parts.examples(now, batch, None)
+
+  def loss(images):
+    passed = models.forward_in_training(program.model, now.variables, images, examples.key)
+    return program.task.loss(passed.logits, examples.targets)
+
+  up = examples.images + SIZE * jnp.sign(jax.grad(lambda x: loss(x).mean())(examples.images))
+  expected = loss(up).mean()
+  assert expected > loss(examples.images).mean() + 1e-3
+  after = program.train_step(now, feed, 1)
+  assert program.training_metrics(after)["train/loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+  "name, words",
+  [
+    ("standing", "step 'standing' does not count: .*step=state.step \\+ 1"),
+    ("changing", r"step 'changing' must return .*: bad_step is int32\[\] before, and float32\[\]"),
+    ("losing", "step 'losing' returns a dict, and must return the state"),
+  ],
+)
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_step_that_returns_no_state_one_step_on_is_refused(tiny, name, words, seeds):
+  with pytest.raises(UserError, match=words):
+    build.build(tiny(**{"step.name": name, "seeds": seeds}))
+
+
+@pytest.mark.parametrize(
+  "overrides, words",
+  [
+    ({"step.name": "adversary"}, "unknown step 'adversary'. Did you mean 'adversarial'"),
+    ({"step.name": "queued", "health.trace": True}, "health.trace looks into the standard step"),
+    ({"step.name": "queued", "health.every": 1}, "health.every looks into the standard step"),
+    ({"distill.teacher": "ema"}, "distill.teacher='ema' is the moving average.*set average.ema"),
+    ({"distill.teacher": "swa"}, "'swa'.*Choose from: ema"),
+    (
+      {"distill.teacher": "ema", "average.ema": 0.9, "distill.workdir": "run"},
+      "both name a teacher",
+    ),
+  ],
+)
+def test_what_does_not_go_together_is_refused(tiny, overrides, words):
+  with pytest.raises(UserError, match=words):
+    build.validate(tiny(**overrides))
+
+
+def test_a_name_is_registered_once():
+  with pytest.raises(UserError, match="'queued' is already registered"):
+    stepping.register("queued")
+
+
+def test_the_teacher_is_the_average_as_it_is_in_the_step(tiny):
+  config = tiny(**{"distill.teacher": "ema", "average.ema": 0.5, "augment": "flip"})
+  program = build.build(config)
+  now = program.new_state()
+  other = jax.tree.map(lambda x: x + 0.1, now.variables)
+  now = now.replace(averages={"ema": other})
+  batch = program.inputs.train.take(program.inputs.train.feed(0), now.step)
+  examples = program.parts.examples(now, batch, program.constants)
+  expected = program.model.apply(other, examples.images, train=False)
+  np.testing.assert_allclose(examples.taught, expected, rtol=1e-5, atol=1e-6)
+  assert program.summary["teacher"].startswith("the moving average (ema) of this run; weight 0.9")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    {"mesh.data": 8, "seeds": 2},
+    {"mesh.data": 4, "mesh.fsdp": 2, "mesh.fsdp_min_size": 8, "accumulate": 2},
+    {"batch_norm.precise": True, "health.every": "2 steps"},
+  ],
+)
+def test_a_run_that_is_its_own_teacher_resumes_to_the_bit(tiny, tmp_path, monkeypatch, overrides):
+  overrides = {"distill.teacher": "ema", "average.ema": 0.9, "epochs": 1, **overrides}
+  now = resumed(tiny(**overrides), tmp_path, monkeypatch, 3)
+  plain, _, _ = train.train(tiny(**{**overrides, "distill.teacher": None}), tmp_path / "plain")
+  assert (np.asarray(plain.params["head"]["bias"]) != np.asarray(now.params["head"]["bias"])).any()
