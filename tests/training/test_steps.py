@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from cnnjax import optim, tasks
 from cnnjax.config import default
-from cnnjax.models import layers
+from cnnjax.models import batch_stats, layers
 from cnnjax.optim import averaging
 from cnnjax.training import loss_scale, monitor, state, stepping, steps
 from cnnjax.training.teacher import Teacher
@@ -284,6 +284,35 @@ def test_every_step_and_micro_batch_drops_others(examples):
   seen = [take(params, {}, examples.replace(key=jax.random.key(k)), 1.0)[1] for k in (0, 1)]
   kept = [np.asarray(one.logits[i::3] > 0).tobytes() for one in seen for i in range(3)]
   assert len(set(kept)) == 6
+
+
+class Normalised(nn.Module):
+  """A batch norm behind dropout."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = nn.Dropout(0.5, deterministic=not train)(x)
+    return nn.BatchNorm(use_running_average=not train, name="norm")(x)
+
+
+def test_statistics_are_measured_under_the_dropout_of_their_step():
+  model, task = Normalised(), tasks.create(default().task, 3)
+  augment = lambda _, batch, kinds: batch
+  images = np.random.default_rng(0).integers(256, size=(4, 3, 3, 2), dtype=np.uint8)
+  batch = {"image": jnp.asarray(images), "label": jnp.arange(4) % 3}
+  variables = model.init(jax.random.key(0), images / 255, train=False)
+  prepare = steps.preparer(task, augment, lambda images: images)
+  measure = jax.jit(steps.moments_step(model, prepare, batch_stats.treated))
+  means = []
+  for seed, step in ((0, 0), (0, 1), (1, 1)):
+    rngs = {"dropout": steps.augmented(task, augment, seed, step, batch)[2]}
+    with batch_stats.treated():
+      _, found = model.apply(
+        variables, images / 255, train=True, rngs=rngs, mutable=["batch_stats", "moments"]
+      )
+    means.append(measure(variables, seed, step, batch, None)["norm"]["mean"])
+    np.testing.assert_allclose(means[-1], found["moments"]["norm"]["mean"], rtol=1e-5)
+  assert len({tuple(mean.tolist()) for mean in means}) == 3
 
 
 def test_micro_batches_take_less_memory():
