@@ -667,6 +667,23 @@ def test_a_mean_of_checkpoints_can_be_evaluated(format_0, tmp_path, tiny):
     train.train(config, out)
 
 
+def test_raw_weights_are_the_slow_ones_of_lookahead(format_0, tmp_path):
+  """To be evaluated, and in a mean of several checkpoints."""
+  nothing, out = np.zeros(0, np.uint64), tmp_path / "mean"
+  trained_on.write(format_0, history.History(identity.CONTENT, True, nothing, nothing, {}))
+  shutil.rmtree(format_0 / "checkpoints")
+  slow = lambda step: small(10 * step)["variables"]
+  with contextlib.closing(checkpoints.Checkpoints(format_0, monitor=METRIC)) as saved:
+    for step in (2, 4):
+      saved.save_items(step, {**small(step), "averages": {"slow": slow(step)}}, {}, {})
+    saved.wait()
+    found = saved.restore_variables(4, slow(4))
+  assert np.array_equal(found["params"]["kernel"], 40 * np.arange(6.0))
+  assert call("average", format_0, "--last=2", f"--out={out}") == 0
+  mean = checkpoints.Checkpoints(out, monitor=METRIC, read_only=True)
+  assert np.array_equal(kernel(mean, 4), 30 * np.arange(6.0))
+
+
 @pytest.mark.parametrize(
   "words, match",
   [
