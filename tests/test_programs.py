@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import build, trained
-from cnnjax.checkpoints import integrity
+from cnnjax import build, models, trained
+from cnnjax.checkpoints import integrity, workdir
 from cnnjax.errors import UserError
-from cnnjax.training import members, resuming, state
+from cnnjax.training import diagnose, members, resuming, state
 from cnnjax.training.teacher import Teacher
 
 
@@ -99,6 +99,18 @@ def test_fast_weights_are_called_so_where_no_slow_ones_can_be_made(
   assert ("the raw weights may be of a step before 6" in said) == (not lookahead)
 
 
+@pytest.mark.parametrize("sweep, ends", [({"seeds": 2}, True), ({"rates": (0.1, 0.2)}, False)])
+def test_one_of_several_runs_that_diverges(tiny, tmp_path, sweep, ends):
+  """It ends a run of seeds, of which a mean is asked; of rates the others go on."""
+  program = build.build(tiny(**sweep))
+  now = program.new_state().replace(bad_step=jnp.array([state.NEVER, 4], jnp.int32))
+  ended = (
+    pytest.raises(UserError, match="infinite in step 5;") if ends else contextlib.nullcontext()
+  )
+  with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved, ended:
+    diagnose.check_finite(program, now, saved)
+
+
 def test_a_teacher_is_asked_what_it_makes_of_the_images(tiny):
   teach = lambda variables, images: variables + images.mean((1, 2, 3))[:, None]
   teacher = Teacher(teach, jnp.arange(10.0), "a mean")
@@ -108,6 +120,24 @@ def test_a_teacher_is_asked_what_it_makes_of_the_images(tiny):
   taught = program.prepare(0, 0, batch, program.constants).taught
   expected = np.arange(10) + (images / 255).mean((1, 2, 3))[:, None]
   np.testing.assert_allclose(taught, expected, rtol=1e-6)
+
+
+def test_a_teacher_has_the_weights_that_are_asked_for(tiny, tmp_path):
+  """And sees the images as it saw them when it was trained."""
+  config = tiny(**{"average.ema": 0.9, "data.mean": (0.2,), "data.std": (0.5,)})
+  program = build.build(config)
+  now = program.new_state()
+  ema = jax.tree.map(lambda x: x + 0.1, now.averages["ema"])
+  with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:
+    saved.save(now.replace(averages={"ema": ema}), program.inputs.meta, {})
+  workdir.claim(tmp_path, config)
+  config.distill.update(workdir=str(tmp_path), weights="ema")
+  meta = {**program.inputs.meta, "mean": (0.0,), "std": (1.0,)}
+  found = trained.teacher(config.distill, meta, program.mesh, measure=build.measured_later)
+  jax.tree.map(np.testing.assert_array_equal, found.variables, ema)
+  images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
+  expected = models.forward(program.model, ema, (images - 0.2) / 0.5)
+  np.testing.assert_allclose(found.teach(found.variables, images), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
