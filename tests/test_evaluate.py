@@ -10,11 +10,12 @@ import pytest
 import scipy.special
 from PIL import Image
 
-from cnnjax import augment, checkpoints, data, evaluate, models, tasks, train, writers
+from cnnjax import augment, build, checkpoints, data, evaluate, models, tasks, train, writers
 from cnnjax.checkpoints import trained_on
 from cnnjax.config import default
 from cnnjax.data.images import center_crop
 from cnnjax.errors import UserError, run
+from cnnjax.optim import averaging
 from cnnjax.runtime import sharding
 from cnnjax.tasks.metric import Metric
 from cnnjax.training import state, steps
@@ -373,6 +374,18 @@ def test_the_folder_of_a_run_may_have_moved(trained, folder, tmp_path, capsys, m
   for seed in range(5):  # in one of them the file that is cut off
     evaluate.evaluate_checkpoint(run, "test", **moved, **{"data.split_seed": seed})
     assert f"the test split is {data.holdout.OLDER}" in capsys.readouterr().err
+
+
+def test_what_is_measured_later_is_measured_on_the_images_of_the_run(trained, folder, monkeypatch):
+  """Whatever images are evaluated."""
+  asked, meta = [], checkpoints.Checkpoints.meta
+  unmeasured = lambda *args: {**meta(*args), checkpoints.UNMEASURED: ["raw"]}
+  monkeypatch.setattr(checkpoints.Checkpoints, "meta", unmeasured)
+  monkeypatch.setattr(averaging, "measured", lambda *_: True)
+  noted = lambda _, config, *args, **given: asked.append(config.data.path)
+  monkeypatch.setattr(build, "measured_later", noted)
+  evaluate.evaluate_checkpoint(trained, "all", **{"data.path": str(folder / "test")})
+  assert asked == [str(folder / "train")]
 
 
 def test_splits_go_by_several_names(trained):
