@@ -336,6 +336,8 @@ def test_a_stand_in_is_found_without_reading_all(several, monkeypatch):
   for i, found in ((10, 25 if not several else 11), (20, 25 if not several else 21), (999, 4)):
     assert known.stand_in(i, readable, "") == lazy.stand_in(i, readable, "") == found
   assert len(lazy.records.read) <= 30 and not lazy.knows_labels
+  part = known.take(np.array([5, 3, 8, 10]))
+  assert part.stand_in(0, lambda at: True, "") == 3, "by the labels of its own examples"
 
 
 @pytest.mark.parametrize("several", [False, True])
