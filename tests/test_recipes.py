@@ -13,6 +13,7 @@ import pytest
 from cnnjax import build, checkpoints, evaluate, optim, train, trained, writers
 from cnnjax.checkpoints import trained_on
 from cnnjax.config import override
+from cnnjax.data import History
 from cnnjax.errors import Stopped, UserError
 from cnnjax.training import members, resuming
 from cnnjax.training.program import Program
@@ -124,21 +125,32 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
   tiny, tmp_path, monkeypatch, capsys
 ):
   """So that evaluation and distillation find what an evaluation at that step finds in the run."""
-  config = tiny(**{"optim.lookahead": 3, "batch_size": 15, "augment": None})
-  program = build.build(config)
-  trained_on.write(tmp_path, program.inputs.history(None)[0])
+  config = tiny(**{
+    "optim.lookahead": 3, "batch_size": 15, "augment": None, "data.validation": 0.3,
+    "average.swa_start": "1 steps",
+  })  # fmt: skip
+  nothing = np.zeros(0, np.uint64)
+  older = History("", True, nothing, nothing, {})  # its validation split is drawn by another rule
+  program = build.build(config, before=older)
+  trained_on.write(tmp_path, program.inputs.history(older)[0])
   now = program.new_state()
   moved = jax.tree.map(lambda x: x + 1, now.opt_state)
-  now = now.replace(step=jnp.asarray(4), opt_state=moved)
+  swa = {**now.averages["swa"], "count": jnp.int32(1)}
+  swa["params"] = jax.tree.map(lambda x: x + 0.5, swa["params"])
+  averages = {**now.averages, "swa": swa}
+  now = now.replace(step=jnp.asarray(4), opt_state=moved, averages=averages)
   with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:
     train.save(train.Run(program, saved, None, None, None), now)
     saved.wait()
     slow = saved.arrays(4, "averages", now.step.sharding)["slow"]["params"]
     assert same_bits(slow, optim.averaged(config.optim, moved, now.params))
   measure = build.measured_later
-  read = lambda: trained.load(tmp_path, config, program.mesh, "last", measure=measure)
+  read = lambda *weights: trained.load(
+    tmp_path, config, program.mesh, "last", *weights, measure=measure
+  )
   found, measured = read(), program.measured(now)
-  assert found.meta["unmeasured"] == ["raw"]
+  assert found.meta["unmeasured"] == ["raw", "swa"]
+  assert same_bits(read("swa").variables, program.weights(measured)["swa"])
   assert same_bits(found.variables, measured.averages["slow"])
   assert same_bits(found.variables["params"], optim.averaged(config.optim, moved, now.params))
   assert not same_bits(found.variables["batch_stats"], now.batch_stats)
