@@ -1,5 +1,7 @@
 """Runs that are stopped end where those left alone end; results do not know the devices."""
 
+import contextlib
+import functools
 import itertools
 import json
 import os
@@ -10,13 +12,16 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from waiting import wait_for
 
-from cnnjax import checkpoints, data, evaluate, train, writers
+from cnnjax import build, checkpoints, data, evaluate, train, writers
+from cnnjax.checkpoints import trained_on
 from cnnjax.config import override
-from cnnjax.errors import UserError
+from cnnjax.errors import Stopped, UserError
+from cnnjax.training import resuming
 from cnnjax.training.program import Program
 
 METRIC = "validation/accuracy"
@@ -354,6 +359,56 @@ def test_what_is_trained_is_kept_when_the_data_fail(tiny, tmp_path, monkeypatch)
   assert checkpoints.last_step(tmp_path / "run") == 6  # an epoch
   _, metrics, _ = train.train(config, tmp_path / "run")
   assert metrics["step"] == 12
+  evaluated = [line["step"] for line in metrics_of(tmp_path / "run") if "test/loss" in line]
+  assert evaluated == [6, 12], "the one that failed is made up for"
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("what", ["checkpoint", "assess"])
+def test_nothing_is_saved_once_another_run_has_the_workdir(
+  tiny, tmp_path, monkeypatch, what, stopped
+):
+  """The lock may go while statistics are measured, or a split."""
+
+  def measured(_, now, stop):
+    if stopped:
+      raise Stopped
+    return now
+
+  def check_lock():
+    raise UserError("another run is in it")
+
+  monkeypatch.setattr(Program, "measured", measured)
+  monkeypatch.setattr(train, "measure", lambda *_: {})
+  do = {"checkpoint": train.checkpoint, "assess": functools.partial(train.assess, keep=True)}[what]
+  program = build.build(tiny())
+  with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:
+    run = train.Run(program, saved, None, lambda: None, check_lock)
+    with pytest.raises(UserError, match="another run is in it"):
+      do(run, program.new_state())
+    assert saved.steps() == []
+
+
+def test_a_run_that_is_finished_trains_on_nothing_new(tiny, tmp_path, monkeypatch):
+  """So that images that came after its end may be evaluated."""
+
+  def done(run, now, meta):
+    now = now.replace(step=jnp.int32(3))
+    train.save(run, now)
+    return now
+
+  monkeypatch.setattr(train, "loop", done)
+  monkeypatch.setattr(train, "conclude", lambda run, now: now)
+  rng = np.random.default_rng(0)
+  images, labels = rng.integers(0, 256, (70, 8, 8, 1), dtype=np.uint8), np.arange(70) % 2
+  given = lambda n: data.from_arrays((images[:n], labels[:n]), (images[60:], labels[60:]))
+  config = tiny(**{"epochs": "3 steps", "data.source": "arrays"})
+  train.train(config, tmp_path, given(40))
+  before = trained_on.read(tmp_path)
+  train.train(config, tmp_path, given(60))
+  after = trained_on.read(tmp_path)
+  assert len(before.ids) == 40
+  np.testing.assert_array_equal(before.ids, after.ids)
 
 
 def test_nothing_is_kept_of_a_run_that_has_no_first_batch(tiny, tmp_path, monkeypatch):
