@@ -407,6 +407,7 @@ def test_float16_leaves_out_steps_that_overflow(tiny, tmp_path):
     ({"average.swa_start": 10}, "average.swa_start=10 is step 60, and the run has 18"),
     ({"dtype": "float16", "loss_scale.initial": 2.0**30}, "above loss_scale.maximum"),
     ({"optim.freeze": ("nothing",)}, "nothing"),
+    ({"augment": "flip | cutout(2, fill=(0.1, 0.2, 0.3))"}, "cutout takes images of 3 .* not 1 as"),
     (
       {"optim.name": "schedule_free_sgd", "optim.schedule.name": "constant", "average.ema": 0.9},
       "leave average.ema",
