@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from cnnjax import augment, checkpoints, data, models, train, writers
-from cnnjax.training.program import Program
+from cnnjax.training import resuming
 
 BATCH, PER_EPOCH, EPOCHS, CLASSES, SMOOTHING, DECAY = 8, 5, 3, 3, 0.1, 0.01
 MEAN, STD = (0.4, 0.5), (0.3, 0.2)
@@ -374,7 +374,7 @@ def quickly_compiled():
 def watched(monkeypatch):
   """Who stands in which batch of a run, and each state that it saves with its metrics."""
   seen = {"saved": {}}
-  begin, save = Program.begin, checkpoints.Checkpoints.save
+  begin, save = resuming.begin, checkpoints.Checkpoints.save
 
   def note_begin(program, saved):
     now, meta = begin(program, saved)
@@ -386,7 +386,7 @@ def watched(monkeypatch):
     seen["saved"].setdefault(now.steps_done, (jax.device_get(now), metrics))
     return save(self, now, meta, metrics, **options)
 
-  monkeypatch.setattr(Program, "begin", note_begin)
+  monkeypatch.setattr(resuming, "begin", note_begin)
   monkeypatch.setattr(checkpoints.Checkpoints, "save", note_save)
   return seen
 
