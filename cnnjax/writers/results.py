@@ -60,18 +60,18 @@ class Results:
     return [f"{at}:", *(f"  {run:<{width}}  {text}" for run, text in lines.items())]
 
   def _headlines(self, values: Mapping[str, float], prefix: str = "") -> dict[str, float]:
-    """Those of the `values` of a run that are headlines; all of them where none is.
+    """Returns the headlines among the `values` of a run; all values where none is a headline.
 
-    Of values whose names begin with `prefix`.
+    Only names that begin with `prefix` count.
     """
     names = {f"{prefix}{name}" for name, metric in self._metrics.items() if metric.headline}
     found = {name: v for name, v in values.items() if name.removesuffix(INTERVAL) in names}
     return found or {name: v for name, v in values.items() if name.startswith(prefix)}
 
   def best_rate(self, latest: Mapping[str, float]) -> str | None:
-    """The name of the best of several learning rates by the monitored metric, if there is one.
+    """Returns the name of the best of several learning rates by the monitored metric, if any.
 
-    One that led to NaN is none, though classes that are guessed from NaN may be right.
+    A rate that led to NaN does not count, though classes guessed from NaN may be right.
     """
     rates = {
       run: values[self._monitor]

@@ -118,7 +118,7 @@ class Writers:
   def of(
     cls, program: Program, folder: pathlib.Path, start: int, clock: compiling.Clock
   ) -> "Writers":
-    """Those of a program; the other arguments as above."""
+    """Returns the writers of a program; the other arguments are those of the class."""
     config, length = program.config, program.inputs.length
     return cls(
       folder,
@@ -167,20 +167,20 @@ class Writers:
         self._put({**self._line(step, metrics), PARTIAL: True})
 
   def say(self, text: str) -> None:
-    """A line for the person who watches."""
+    """Prints a line for the person who watches."""
     self._display.say(text)
 
   def block(self, lines: Mapping[str, str], *, finished: bool) -> None:
-    """The start-up block, a name and a text a line, and where the run stands."""
+    """Prints the start-up block, a name and a text in each line, and where the run stands."""
     self._display.block(lines, finished=finished, before=self._before)
 
   def name_unreadable(self, skipped: Mapping[str, str]) -> None:
-    """Says which images could not be read, new ones, and lists them in the workdir."""
+    """Says which further images cannot be read, and lists them in the workdir."""
     if self._unreadable:
       self._unreadable.name(skipped)
 
   def restart_clock(self, step: int) -> None:
-    """From here on time counts as training: call it after compiling, evaluating, saving."""
+    """Counts the time from here on as training: call it after evaluating or saving."""
     self._meter.restart(step)
 
   def _traced(self, text: str, step: int) -> None:
@@ -196,7 +196,7 @@ class Writers:
     self._display.progress(step, read)
 
   def write_training(self, step: int, metrics: Mapping[str, float]) -> None:
-    """The training metrics since the last such line, and the speed."""
+    """Writes the training metrics since the last such line, and the speed."""
     self._unwritten, meter = None, self._meter
     speed = {"images_per_second": meter.rate(step)} if meter.timed(step) else {}
     self.write(step, {**metrics, **speed})
@@ -210,10 +210,10 @@ class Writers:
     *,
     of: int | None = None,
   ) -> dict[str, float]:
-    """The metrics of a split; returns them under their full names.
+    """Writes and says the metrics of a split; returns them under their full names.
 
-    `weights`: "raw", or the average that was evaluated, which then stands in the names:
-    validation/ema_accuracy. `of`: the step that they are of, where one was restored.
+    `weights`: "raw", or the name of an average, which then stands in the names of the metrics:
+    validation/ema_accuracy. `of`: the step of the weights, where an earlier one was restored.
     """
     of = step if of is None else of
     found = {f"{split}/{named(weights, name)}": value for name, value in metrics.items()}
@@ -234,7 +234,7 @@ class Writers:
     return self.latest.get("step") == step and split in self._measured
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes a line to the sinks, and says what is to be warned of."""
+    """Writes a line to the sinks, and says the warnings that it gives rise to."""
     line = self._line(step, metrics)
     for warning in self._note(line):
       self.say(f"warning: {warning}")
@@ -248,7 +248,7 @@ class Writers:
       sink.write(line)
 
   def _note(self, line: Mapping[str, float]) -> list[str]:
-    """Takes in a line, new or old; returns what is to be warned of."""
+    """Takes in a line, new or old; returns the warnings that it gives rise to."""
     if line["step"] != self.latest.get("step"):
       self._measured = set()
     self._measured |= {name.split("/")[0] for name in line}
@@ -265,7 +265,7 @@ class Writers:
     restored: int | None = None,
     arrays: bool = False,
   ) -> None:
-    """The last words: the result, of the step that was `restored` or the last, and where it is.
+    """Says the result, of the step that was `restored` or of the last one, and where it is.
 
     `arrays`: the run is on arrays, which only Python can give again.
     """
