@@ -13,7 +13,7 @@ from cnnjax import augment, checkpoints, data, models, optim, tasks, trained
 from cnnjax.checkpoints import trained_on
 from cnnjax.config import check_values, keys
 from cnnjax.errors import UserError
-from cnnjax.optim import averaging
+from cnnjax.optim import averaging, joined
 from cnnjax.runtime import profiling, sharding
 from cnnjax.runtime.paths import to_path
 from cnnjax.training import members, monitor, resuming, state, stepping, steps
@@ -43,11 +43,18 @@ def _check_names(config: ConfigDict) -> None:
   augment.views.parse(config.eval_views)
   tasks.check(config.task)
   optim.check(config.optim)
+  joined.check(config, _check_optimizer)
   members.check(config)
   monitor.check(config)
   stepping.check(config)
   _check_batches(config)
   _check_teacher(config)
+
+
+def _check_optimizer(config: ConfigDict) -> None:
+  """One of several optimizers, whose settings are `config.optim`."""
+  check_values(config)
+  optim.check(config.optim)
 
 
 def _check_teacher(config: ConfigDict) -> None:
@@ -135,10 +142,8 @@ def build(
   examples = len(inputs.train.split)
   task = tasks.create(config.task, len(inputs.classes), inputs.counts, examples)
   task.check_labels(inputs.several, inputs.classes)
-  schedule = optim.schedules.create(
-    config.optim.schedule, peak, inputs.length.total, inputs.length.to_steps
-  )
   depths = state.depths(model, inputs.image_shape)
+  optimizer, schedules, words = _optimizers(config, inputs, params, depths)
   frozen = optim.masks.frozen(config.optim, params) if config.optim.freeze else None
   averages = averaging.create(
     config.average, config.optim, inputs.length.total, inputs.length.to_steps
@@ -159,8 +164,8 @@ def build(
     members=runs,
     model=model,
     task=task,
-    schedule=schedule,
-    optimizer=optim.create(config.optim, schedule, params, depths, seed=config.seed),
+    schedules=schedules,
+    optimizer=optimizer,
     averages=averages,
     teacher=teacher,
     frozen=frozen,
@@ -173,7 +178,7 @@ def build(
       **runs.describe(),
       "schedule": optim.schedules.describe(config.optim.schedule, peaks, scaling),
       **monitor.describe(config),
-      **optim.describe(config.optim, params, depths),
+      **words,
       **_frozen_statistics(variables, frozen),
       **averages.describe(),
       **(_taught(config.distill, teacher, inputs) if teacher else {}),
@@ -184,6 +189,28 @@ def build(
   if config.step.name != stepping.STANDARD:
     program.check_step()
   return program
+
+
+def _optimizers(
+  config: ConfigDict, inputs: data.Inputs, params: Any, depths: Any
+) -> tuple[Any, dict[str, Any], dict[str, str]]:
+  """Returns the optimizer of a run, or its optimizers as one.
+
+  Returns:
+    It; the schedules, step -> learning rate, by name, that of `config.optim` first; the words.
+  """
+  own, length = joined.settings(config), inputs.length
+  shares = joined.shares(own, params) if own else {}
+  made, schedules, words = {}, {}, {}
+  for name, each in {joined.MAIN: config, **{k: one.config for k, one in own.items()}}.items():
+    settings, peak = each.optim, optim.schedules.scaled_rate(each.optim, config.batch_size)
+    share = joined.share_of(shares[name], params) if own else params
+    schedules[name] = optim.schedules.create(settings.schedule, peak, length.total, length.to_steps)
+    made[name] = optim.create(settings, schedules[name], share, depths, seed=config.seed)
+    for key, text in optim.describe(settings, share, depths).items():
+      words[key if name == joined.MAIN else f"{name} {key}"] = text
+  every = {name: one.every for name, one in own.items()}
+  return (joined.join(made, shares, every) if own else made[joined.MAIN]), schedules, words
 
 
 def _teacher(

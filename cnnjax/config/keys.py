@@ -212,6 +212,8 @@ def _optim(c: ConfigDict) -> None:
   c.optim.plateau.cooldown = 0  # evaluations after a fall that do not count
   c.optim.plateau.min_scale = 0.0  # the product of the factors stays at or above it
 
+  c.optimizers = ()  # beside optim: (("critic", {"params": "^critic/", "learning_rate": 1e-3}), )
+
   c.average = ConfigDict(type_safe=False)  # of the weights; evaluated beside them
   c.average.ema = None  # decay of an exponential moving average, such as 0.9999
   c.average.ema_warmup = True  # decay min(ema, (1 + step) / (10 + step)), as in TensorFlow
@@ -248,6 +250,7 @@ TYPES: dict[str, tuple[type | None, ...]] = {
     "optim.multipliers": (tuple,), "optim.layer_decay": (float, None),
     "optim.schedule.points": (tuple,), "average.ema": (float, None),
     "imports": (tuple,), "data.path": (str, None), "data.progressive": (tuple,),
+    "optimizers": (tuple,),
     "data.group": (str, None),
     "data.test": (str, float, int), "data.long_tail": (float, None), "data.channels": (int, None),
     "data.crop_scale": (tuple,), "data.crop_ratio": (tuple,),

@@ -19,6 +19,7 @@ from cnnjax import augment, data, models, tasks
 from cnnjax.errors import Stopped
 from cnnjax.models import batch_stats
 from cnnjax.optim import averaging
+from cnnjax.optim.joined import MAIN
 from cnnjax.runtime import sharding
 from cnnjax.tasks.metric import Metric, of_weights
 from cnnjax.training import health, loss_scale, members, monitor, state, stepping, steps
@@ -39,12 +40,17 @@ class Program:
   members: members.Members  # the runs that are trained, mostly one
   model: nn.Module
   task: tasks.Task
-  schedule: optax.Schedule  # step -> learning rate
+  schedules: dict[str, optax.Schedule]  # step -> learning rate, of each optimizer by name
   optimizer: optax.GradientTransformationExtraArgs
   averages: averaging.Averaging
   teacher: Teacher | None  # whose predictions are learnt as well
   frozen: Any  # a tree like the parameters, true for what is not trained, or None
   summary: dict[str, str]  # the start-up block
+
+  @property
+  def schedule(self) -> optax.Schedule:
+    """step -> learning rate, of `config.optim`."""
+    return self.schedules[MAIN]
 
   @functools.cached_property
   def every(self) -> dict[str, int]:
@@ -235,10 +241,14 @@ class Program:
     return {**metrics, **self._rates(now)}
 
   def _rates(self, now: state.TrainState) -> dict[str, float]:
-    """The learning rate of the step before `now`, as it was: in a sweep, and on a plateau."""
-    rates = np.asarray(now.rate_scale) * float(self.schedule(now.steps_done - 1))
-    # Seeds have one rate.
-    return self._of_runs("learning_rate", rates if self.config.rates else rates.flat[0])
+    """The learning rates of the step before `now`, as they were: in a sweep, and on a plateau."""
+    found = {}
+    for name, schedule in self.schedules.items():
+      rates = np.asarray(now.rate_scale) * float(schedule(now.steps_done - 1))
+      metric = "learning_rate" if name == MAIN else f"learning_rate_{name}"
+      # Seeds have one rate.
+      found |= self._of_runs(metric, rates if self.config.rates else rates.flat[0])
+    return found
 
   def _of_runs(self, name: str, values: Any) -> dict[str, float]:
     """A metric that is one number `[]`, or one of each run `[runs]` as the members report it."""

@@ -24,4 +24,7 @@ def grouped(name: str) -> str:
   metric, of_layer, _ = (match[1] if match else name).partition("/")
   if of_layer:
     return f"health/{name}" if metric in OF_LAYERS else name
-  return f"{_GROUP_OF.get(metric.removesuffix('_ci95'), REST)}/{name}"
+  metric = metric.removesuffix("_ci95")
+  if metric.startswith("learning_rate_"):  # of one optimizer of several
+    metric = "learning_rate"
+  return f"{_GROUP_OF.get(metric, REST)}/{name}"

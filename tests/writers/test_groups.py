@@ -16,6 +16,7 @@ from cnnjax.writers.groups import grouped
     ("validation/ema_accuracy/rate=0.1", None),
     ("test/accuracy_ci95", None),
     ("learning_rate", "optim"),
+    ("learning_rate_critic/seed=0", "optim"),
     ("learning_rate/rate=0.1", "optim"),
     ("grad_norm", "optim"),
     ("grad_norm/seed=0", "optim"),

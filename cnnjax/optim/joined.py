@@ -1,0 +1,156 @@
+"""Optimizers side by side: each has its own parameters, settings and rhythm, and all act as one.
+
+`config.optimizers` names those beside `config.optim`, each with a pattern of its parameters and
+with the settings of `config.optim` that are others for it:
+
+    config.optimizers = (
+      ("critic", {"params": "^critic/", "every": 2, "learning_rate": 2e-4, "schedule.warmup": 0}),
+    )
+
+`config.optim` has the parameters that none of them takes.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from cnnjax.config import override
+from cnnjax.errors import UserError
+from cnnjax.optim import masks
+
+MAIN = "main"  # that of `config.optim`
+# What makes more of the parameters than a step, or asks for another gradient.
+ALONE = ("sam_rho", "lookahead", "plateau.patience")
+
+
+class Settings(NamedTuple):
+  """One of `config.optimizers`."""
+
+  pattern: str  # of the paths of its parameters
+  every: int  # it moves in the steps that are a multiple, from step 0 on
+  config: ConfigDict  # like the whole of the run, with its own group `optim`
+
+
+def settings(config: ConfigDict) -> dict[str, Settings]:
+  """Reads `config.optimizers`, by name. Takes the whole config.
+
+  Raises:
+    UserError: an entry is none, or a setting is unknown; values are not checked.
+  """
+  found: dict[str, Settings] = {}
+  for entry in config.optimizers:
+    if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[1], Mapping)):
+      raise UserError(
+        f"optimizers takes pairs of a name and settings, not {entry!r}: such as "
+        '("critic", {"params": "^critic/", "learning_rate": 2e-4})'
+      )
+    name, given = entry[0], dict(entry[1])
+    if not re.fullmatch(r"[A-Za-z]\w*", str(name)) or name in {MAIN, *found}:
+      raise UserError(f"optimizers: {name!r} is no name, or is taken; choose another one")
+    pattern, every = given.pop("params", None), given.pop("every", 1)
+    if not isinstance(pattern, str):
+      raise UserError(f'optimizers: {name} does not say which parameters are its own: "params"')
+    if type(every) is not int or every < 1:
+      raise UserError(f"optimizers: every of {name} is {every!r}; it is a number of steps above 0")
+    masks.compile_pattern(pattern, f"optimizers: params of {name}")
+    own = config.copy_and_resolve_references()
+    for key, value in given.items():
+      override(own, f"optim.{key}", value)
+    found[name] = Settings(pattern, every, own)
+  return found
+
+
+def check(config: ConfigDict, check_optimizer: Callable[[ConfigDict], None]) -> None:
+  """Raises UserError for entries that are wrong; `check_optimizer` looks at a config with each."""
+  found = settings(config)
+  for name, one in found.items():
+    try:
+      check_optimizer(one.config)
+    except UserError as e:
+      raise UserError(f"optimizers: {name}: {e}") from e
+  for name, own in {MAIN: config, **{name: one.config for name, one in found.items()}}.items():
+    optim = own.optim
+    given = {key: optim[key] for key in ALONE[:2]} | {ALONE[2]: optim.plateau.patience}
+    taken = [key for key, value in given.items() if value is not None]
+    taken += ["name=" + optim.name] if optim.name.startswith("schedule_free") else []
+    if found and taken:
+      where = "" if name == MAIN else f" (of {name})"
+      raise UserError(f"optim.{taken[0]}{where} goes with one optimizer: leave optimizers at ()")
+
+
+def shares(settings: Mapping[str, Settings], params: Any) -> dict[str, Any]:
+  """Returns which parameters each optimizer has, a tree of true and false by name.
+
+  Raises:
+    UserError: a pattern matches none, two claim one, or none is left for `config.optim`.
+  """
+  found = {
+    name: masks.by_path(params, one.pattern, f"optimizers: params of {name}")
+    for name, one in settings.items()
+  }
+  by_name = {name: masks.paths(mask) for name, mask in found.items()}
+  for path in masks.paths(params):
+    claim = [name for name, flags in by_name.items() if flags[path]]
+    if len(claim) > 1:
+      raise UserError(f"optimizers: {' and '.join(claim)} both claim the parameter {path}")
+  rest = jax.tree.map(lambda *flags: not any(flags), *found.values())
+  if not any(jax.tree.leaves(rest)):
+    raise UserError(
+      f"optimizers: {', '.join(found)} take all parameters, and none is left for optim: leave one "
+      "of them out, and give its settings to optim"
+    )
+  return {MAIN: rest, **found}
+
+
+def share_of(mask: Any, tree: Any) -> Any:
+  """A tree in which a MaskedNode stands for what an optimizer does not have."""
+  return masks.trained(tree, jax.tree.map(lambda own: not own, mask))
+
+
+def join(
+  optimizers: Mapping[str, optax.GradientTransformationExtraArgs],
+  masks_by_name: Mapping[str, Any],
+  every: Mapping[str, int],
+) -> optax.GradientTransformationExtraArgs:
+  """Returns all of them as one, whose state is {name: state}.
+
+  Its `update` takes the argument `only`, the name of the one that moves; the others, their states
+  and their parameters stay as they are. One that is not due in a step stays as well.
+
+  Args:
+    optimizers: by name, each made for `share_of` the parameters.
+    masks_by_name: what `shares` returns.
+    every: steps from one move to the next; 1 where a name is not there.
+  """
+
+  def init(params: Any) -> dict[str, Any]:
+    return {
+      name: one.init(share_of(masks_by_name[name], params)) for name, one in optimizers.items()
+    }
+
+  def update(
+    grads: Any, state: dict[str, Any], params: Any, *, only: str | None = None, **extra: Any
+  ) -> tuple[Any, dict[str, Any]]:
+    if only is not None and only not in optimizers:
+      raise UserError(f"there is no optimizer {only!r}; choose from {', '.join(optimizers)}")
+    updates, after = jax.tree.map(jnp.zeros_like, params), dict(state)
+    for name in optimizers if only is None else (only,):
+      mask = masks_by_name[name]
+      moves, moved = optimizers[name].update(
+        share_of(mask, grads), state[name], share_of(mask, params), **extra
+      )
+      if (rhythm := every.get(name, 1)) > 1:
+        due = extra["step"] % rhythm == 0
+        moved = jax.tree.map(lambda new, old: jnp.where(due, new, old), moved, state[name])  # noqa: B023
+        moves = jax.tree.map(lambda move: jnp.where(due, move, 0), moves)  # noqa: B023
+      own = iter(jax.tree.leaves(moves))
+      updates = jax.tree.map(lambda mine, x: next(own) if mine else x, mask, updates)  # noqa: B023
+      after[name] = moved
+    return updates, after
+
+  return optax.GradientTransformationExtraArgs(init, update)
