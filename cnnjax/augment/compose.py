@@ -81,13 +81,23 @@ class Choice:
 
 
 def named(name: str, make: Callable) -> Callable:
-  """`make`, whose operation then knows how it is called in a config."""
+  """`make`, whose operation then knows how it is called in a config.
+
+  Raises:
+    UserError: when called, if it makes something else than an operation.
+  """
 
   @functools.wraps(make)
   def made(*args, **kwargs):
     operation = make(*args, **kwargs)
-    is_one = isinstance(operation, Operation)
-    return dataclasses.replace(operation, name=name) if is_one else operation
+    if isinstance(operation, Chain | Sometimes | Choice):
+      return operation
+    if not isinstance(operation, Operation):
+      raise UserError(
+        f"augment: {name} has to return an Operation, such as augment.of_values makes, not a "
+        f"{type(operation).__name__}"
+      )
+    return dataclasses.replace(operation, name=name)
 
   return made
 

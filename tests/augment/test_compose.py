@@ -75,6 +75,14 @@ def test_with_probability_adds_p_once():
       made(2.0, p=p)
 
 
+def test_a_maker_of_something_else_is_named(monkeypatch):
+  """Such as of a function of before operations acted by kind."""
+  make = lambda: lambda key, images, targets: (images, targets)
+  monkeypatch.setitem(augment.OPERATIONS, "mine", make)
+  with pytest.raises(UserError, match=r"augment: mine has to return an Operation, .* a function"):
+    augment.parse("flip | mine(p=0.5)")
+
+
 @pytest.mark.parametrize(
   "options, shares",
   [
