@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax import augment, checkpoints, data, models, train, writers
+from cnnjax import augment, checkpoints, data, models, predict, train, writers
 from cnnjax.training import resuming
 
 BATCH, PER_EPOCH, EPOCHS, CLASSES, SMOOTHING, DECAY = 8, 5, 3, 3, 0.1, 0.01
@@ -436,5 +436,18 @@ def test_a_run_is_what_the_loop_says(tiny, tmp_path, watched, row):
   best = checkpoints.Checkpoints(tmp_path, monitor=config.monitor, read_only=True).step("best")
   assert best == loop.best and end.steps_done == TOTAL
   assert row != "averages" or best == 2 * EVAL_EVERY, "not at the end, and no equal before it"
+  # What is read back, to predict and to evaluate, is what was saved.
+  given = data.from_arrays(**arrays)
+  for step in (best, TOTAL):
+    for name, expected in loop.saved[step][0].items():
+      read = predict.load(tmp_path, str(step), name.rstrip("_") or "raw", splits=given)
+      norm = read.variables["batch_stats"]["norm1"]
+      found = read.variables["params"], (norm["mean"], norm["var"])
+      jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), found, expected)
+      line = {k: v for k, v in merged(loop.lines)[step].items() if k.startswith("test/")}
+      if f"test/{name}loss" in line:
+        metrics = read.evaluate("test")
+        for key in ("loss", "accuracy"):
+          assert metrics[key] == pytest.approx(line[f"test/{name}{key}"], rel=1e-2, abs=1e-3)
   if config.dtype == "float16":
     assert 0 in loop.left_out and len(loop.left_out) < TOTAL / 2
