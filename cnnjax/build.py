@@ -133,7 +133,10 @@ def build(
   runs = members.create(config)
   seeds = runs.seeds if runs.several else ()
   counted = tasks.needs_counts(config.task) or config.data.sampling != data.order.UNIFORM
-  inputs = data.open_inputs(config, mesh, given, seeds=seeds, counted=counted, before=before)
+  needs = tasks.TASKS[config.task.name].NEEDS
+  inputs = data.open_inputs(
+    config, mesh, given, seeds=seeds, counted=counted, before=before, needs=needs
+  )
   augment.check(config.augment, steps.AUGMENTED, inputs.image_shape[-1])
   model = models.create(**config.model, num_classes=len(inputs.classes), dtype=config.dtype)
   variables = state.abstract_variables(model, inputs.image_shape, mesh)

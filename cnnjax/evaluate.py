@@ -133,6 +133,9 @@ def _evaluated(
   found = trained.load(workdir, own, mesh, checkpoint, weights, splits, measure=measure)
   found = dataclasses.replace(found, config=config)
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
+  where |= {
+    "needs": tasks.TASKS[config.task.name].NEEDS, "who": f"task.name={config.task.name}"
+  }  # fmt: skip
   if split == ALL:
     where["several"] = tasks.TASKS[config.task.name].SEVERAL
     images = data.whole(config.data, found.meta["classes"], skipped, splits, **where)

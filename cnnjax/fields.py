@@ -16,6 +16,7 @@ mix it.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
@@ -24,6 +25,7 @@ import numpy as np
 from cnnjax.errors import UserError
 
 Kind = Literal["image", "label", "multi_label", "mask", "boxes", "value", "targets"]
+Need = Kind | tuple[Kind, ...]  # of several, one is enough
 KINDS: tuple[str, ...] = get_args(Kind)
 DTYPES = {
   "image": ("uint8", "uint16", "float32"),
@@ -35,6 +37,8 @@ DTYPES = {
   "targets": ("float32",),
 }
 WITH_CLASSES = ("label", "multi_label", "mask", "boxes")
+WHITE = {"uint8": 255, "uint16": 65535, "float32": 1.0}  # of images; black is 0
+LEAST_LEFT = 0.1  # of the area of a box; one that has less left of it in the image is dropped
 _DIMENSIONS = {
   "image": (3,), "label": (0,), "multi_label": (1,), "mask": (2,), "boxes": (2,), "value": (0, 1),
   "targets": (1,),
@@ -148,6 +152,12 @@ def arrays(fields: Fields) -> dict[str, tuple[tuple[int | None, ...], str]]:
   return found
 
 
+def nbytes(fields: Fields) -> int:
+  """Returns the bytes of the images and masks of an example, beside which all else is small."""
+  large = [field for field in fields.values() if field.kind in ("image", "mask")]
+  return sum(math.prod(field.shape) * np.dtype(field.dtype).itemsize for field in large)
+
+
 def kinds(fields: Fields) -> dict[str, Kind]:
   """Returns the kind of each field by its name."""
   return {name: field.kind for name, field in fields.items()}
@@ -158,7 +168,7 @@ def of_kind(fields: Fields, *wanted: Kind) -> dict[str, Field]:
   return {name: field for name, field in fields.items() if field.kind in wanted}
 
 
-def check(needs: Iterable[Kind | tuple[Kind, ...]], fields: Fields, who: str = "the task") -> None:
+def check(needs: Iterable[Need], fields: Fields, who: str = "the task") -> None:
   """Raises UserError where the data lack a kind that is needed.
 
   Args:

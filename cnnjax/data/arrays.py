@@ -1,14 +1,17 @@
 """Arrays from Python: `train.train(config, splits=data.from_arrays((images, labels)))`."""
 
 import collections
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax import fields
 from cnnjax.data.names import same
-from cnnjax.data.split import Split
+from cnnjax.data.split import Arrays, Split
 from cnnjax.errors import UserError, listed
+from cnnjax.fields import Field, Kind
 
 
 def check(config: ConfigDict) -> None:
@@ -25,76 +28,293 @@ def load(config: ConfigDict, split: str) -> Split:
   )
 
 
+Given = Sequence | Mapping[str, np.ndarray]  # a pair (images, labels), or fields by name
+
+
 def from_arrays(
-  train: tuple[np.ndarray, np.ndarray],
-  test: tuple[np.ndarray, np.ndarray] | None = None,
-  validation: tuple[np.ndarray, np.ndarray] | None = None,
+  train: Given,
+  test: Given | None = None,
+  validation: Given | None = None,
   classes: Sequence[str] | None = None,
+  kinds: Mapping[str, Kind] | None = None,
 ) -> dict[str, Split]:
-  """Splits of (images, labels) pairs, for `train.train` and `evaluate_checkpoint`.
+  """Splits of arrays, for `train.train` and `evaluate_checkpoint`.
 
   Args:
-    train: images `[n, height, width, channels]` or `[n, height, width]` uint8, and labels: `[n]`
-      integers from 0, or `[n, num_classes]` of 0 and 1 where an image may have several.
+    train: a pair (images, labels), or a dict of fields, as {"image": ..., "mask": ...}. Of n
+      examples, by kind:
+      image `[n, height, width, bands]` or `[n, height, width]` uint8, uint16 or float32, of which
+        0 is black and 255, 65535 or 1 white, or as `data.range` says;
+      label `[n]` integers from 0; or `[n, num_classes]` of 0 and 1 where an image may have several;
+      mask `[n, height, width]` integers from 0, of which 255 (uint16: 65535) does not count;
+      boxes `[n, m, 4]` float, ymin, xmin, ymax, xmax in [0, 1], with `boxes_label` `[n, m]` (none:
+        all are of class 0) and `boxes_valid` `[n, m]` (none: those of an area above 0 are there);
+      value `[n]` or `[n, k]` numbers.
     test: likewise; None: `config.data.test` is a share or a number to hold out of `train`.
     validation: likewise, or None.
-    classes: their names; None: the numbers up to the largest label in `train`.
+    classes: their names; None: the numbers up to the largest one in `train`.
+    kinds: of fields by name, where the name is not that of a kind; there is one "image".
 
   Raises:
-    UserError: arrays that do not fit each other, or labels that are out of range.
+    UserError: arrays that do not fit each other, or values that are out of range.
   """
   given = {"train": train, "validation": validation, "test": test}
-  arrays = {key: _checked(key, pair) for key, pair in given.items() if pair is not None}
-  images, labels = arrays["train"]
-  shape, several = images.shape[1:], labels.ndim == 2
-  number = labels.shape[1] if several else int(labels.max()) + 1
+  several = {
+    key: _several(key, split, kinds or {}) for key, split in given.items() if split is not None
+  }
+  number, needed = _classes(several["train"])
   classes = tuple(map(str, range(number) if classes is None else classes))
   counts = collections.Counter(map(same, classes))
   if twice := [name for name in classes if counts[same(name)] > 1]:
     raise UserError(f"classes: one name stands for two classes: {listed([*map(repr, twice)])}")
-  if len(classes) < 2 and not several:
+  if len(classes) < 2 and needed:
     raise UserError("train: one class only; at least two are needed to tell apart")
-  for key, (images, labels) in arrays.items():
-    if images.shape[1:] != shape:
-      raise UserError(f"{key}: images of {images.shape[1:]}, and those of train are {shape}")
-    if (labels.ndim == 2) != several:
+  for key, found in several.items():
+    _compare(key, found, several["train"], classes)
+  return {
+    key: Split.of_fields(
+      Arrays({name: array for one in found.values() for name, array in one.arrays.items()}),
+      {name: one.field(classes) for name, one in found.items()},
+    )
+    for key, found in several.items()
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+  """A field of some examples, and its arrays by name, the main one first."""
+
+  kind: Kind
+  arrays: dict[str, np.ndarray]
+
+  @property
+  def main(self) -> np.ndarray:
+    return next(iter(self.arrays.values()))
+
+  @property
+  def largest(self) -> int:
+    """The largest class; -1 where there is none."""
+    found = self.main
+    if self.kind == "boxes":
+      _, labels, valid = self.arrays.values()
+      found = labels[valid]
+    elif self.kind == "mask":
+      found = found[found != np.iinfo(found.dtype).max]
+    return int(found.max(initial=0)) if found.size else -1
+
+  def field(self, classes: tuple[str, ...]) -> Field:
+    """What one example has of it."""
+    having = classes if self.kind in fields.WITH_CLASSES else None
+    return Field(self.kind, self.main.shape[1:], str(self.main.dtype), having)
+
+
+def _several(key: str, given: Given, kinds: Mapping[str, Kind]) -> dict[str, _Checked]:
+  """The fields of a split by name, each as its kind has it."""
+  if not isinstance(given, Mapping):
+    if not isinstance(given, tuple | list) or len(given) != 2:
+      raise UserError(f"{key} is a pair (images, labels), or a dict of fields")
+    given = {"image": given[0], "label": given[1]}
+  if "image" not in given:
+    raise UserError(f"{key} has no 'image', and has {listed([*map(repr, given)])}")
+  beside = {part(name) for name in given for part in (fields.label_of, fields.valid_of)}
+  others = [values for name, values in given.items() if name != "image" and np.ndim(values)]
+  images = _images(key, given["image"], len(others[0]) if others else len(given["image"]))
+  found = {"image": _Checked("image", {"image": images})}
+  for name, values in given.items():
+    kind = kinds.get(name, name)
+    if name == "image" or (name in beside and name not in kinds):
+      continue
+    if kind not in _CHECKS:
       raise UserError(
-        f"{key}: labels are {'classes' if several else 'zeros and ones'}, unlike train"
+        f"{key}: the field {name!r} is of no kind: give kinds={{{name!r}: KIND}}, one of "
+        f"{', '.join(_CHECKS)}"
       )
-    if several and labels.shape[1] != len(classes):
-      raise UserError(f"{key}: labels have {labels.shape[1]} columns for {len(classes)} classes")
-    if not several and labels.max() >= len(classes):
-      raise UserError(f"{key}: label {labels.max()} is out of range for {len(classes)} classes")
-  return {key: Split.of(*pair, classes) for key, pair in arrays.items()}
+    try:
+      array = np.asarray(values)
+    except ValueError as e:  # lists of several shapes
+      raise UserError(f"{key}: each {name} has one size: {e}") from e
+    if array.ndim == 0 or len(array) != len(images):
+      what = "labels" if name == "label" else name
+      raise UserError(f"{key}: {len(images)} images and {what} of shape {list(array.shape)}")
+    found[name] = _CHECKS[kind](key, name, array, given)
+    if found[name].kind == "mask" and found[name].main.shape != images.shape[:3]:
+      raise UserError(
+        f"{key}: {name} of shape {list(found[name].main.shape)} is not [n, height, width] of "
+        f"images of shape {list(images.shape)}"
+      )
+  return found
 
 
-def _checked(key: str, pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  if not isinstance(pair, tuple | list) or len(pair) != 2:
-    raise UserError(f"{key} is a pair (images, labels)")
+def _classes(found: dict[str, _Checked]) -> tuple[int, bool]:
+  """(the number of classes that some fields have, whether a label has to tell two apart)."""
+  several = [one.main.shape[1] for one in found.values() if one.kind == "multi_label"]
+  others = [one.largest + 1 for one in found.values() if one.kind in ("label", "mask", "boxes")]
+  single = any(one.kind == "label" for one in found.values())
+  return max(several + others, default=0), single
+
+
+def _compare(
+  key: str, found: dict[str, _Checked], train: dict[str, _Checked], classes: tuple[str, ...]
+) -> None:
+  """Raises UserError unless the fields of a split fit those of the training split."""
+  if (image := found["image"].main).shape[1:] != (own := train["image"].main).shape[1:]:
+    raise UserError(f"{key}: images of {image.shape[1:]}, and those of train are {own.shape[1:]}")
+  if image.dtype != own.dtype:
+    raise UserError(f"{key}: images are {image.dtype}, and those of train are {own.dtype}")
+  if found.keys() != train.keys():
+    raise UserError(f"{key} has {listed([*found])}, and train has {listed([*train])}")
+  for name, one in found.items():
+    several = train[name].kind == "multi_label"
+    if (one.kind == "multi_label") != several:
+      raise UserError(
+        f"{key}: {_plural(name)} are {'classes' if several else 'zeros and ones'}, unlike train"
+      )
+    if one.kind in ("boxes", "value") and one.main.shape[1:] != train[name].main.shape[1:]:
+      raise UserError(f"{key}: {name} has another shape of an example than in train")
+    if several and one.main.shape[1] != len(classes):
+      raise UserError(
+        f"{key}: {_plural(name)} have {one.main.shape[1]} columns for {len(classes)} classes"
+      )
+    if one.kind in ("label", "mask", "boxes") and one.largest >= len(classes):
+      raise UserError(f"{key}: {name} {one.largest} is out of range for {len(classes)} classes")
+
+
+def _plural(name: str) -> str:
+  return "labels" if name == "label" else name
+
+
+def _images(key: str, given: np.ndarray, examples: int) -> np.ndarray:
+  """Images as `[n, height, width, bands]`."""
   try:
-    images, labels = map(np.asarray, pair)
+    images = np.asarray(given)
   except ValueError as e:  # lists of several shapes
     raise UserError(f"{key}: images have one size, and labels one length: {e}") from e
   images = images[..., None] if images.ndim == 3 else images
-  if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
+  if str(images.dtype) not in fields.DTYPES["image"] or images.ndim != 4 or 0 in images.shape[1:]:
     raise UserError(
-      f"{key}: images are uint8 [n, height, width, channels], not {images.dtype} "
+      f"{key}: images are uint8, uint16 or float32 [n, height, width, bands], not {images.dtype} "
       f"{list(images.shape)}{_conversion(images)}"
     )
-  if order := _transposition(images.shape, len(labels)):
+  if order := _transposition(images.shape, examples):
     raise UserError(
       f"{key}: images of shape {list(images.shape)} have their axes in another order; give "
-      f"images.transpose{order}, which is [n, height, width, channels]"
+      f"images.transpose{order}, which is [n, height, width, bands]"
     )
-  if not len(images) or labels.ndim not in (1, 2) or len(labels) != len(images):
-    raise UserError(f"{key}: {len(images)} images and labels of shape {list(labels.shape)}")
-  several = labels.ndim == 2
-  if not (np.isin(labels, (0, 1)).all() if several else np.issubdtype(labels.dtype, np.integer)):
-    raise UserError(f"{key}: labels are integers, or zeros and ones [n, num_classes]")
-  if labels.min() < 0 or labels.max() >= 2**31:
-    wrong = labels.min() if labels.min() < 0 else labels.max()
-    raise UserError(f"{key}: label {wrong} is out of range; classes count from 0")
-  return images, labels.astype(np.uint8 if several else np.int32)
+  if images.dtype == np.float32 and not np.isfinite(images).all():
+    raise UserError(f"{key}: images are float32, and not all of them are finite")
+  if not len(images):
+    raise UserError(f"{key}: 0 images")
+  return images
+
+
+def _labels(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
+  """One class an image, or several."""
+  what = _plural(name)
+  if array.ndim not in (1, 2):
+    raise UserError(f"{key}: {len(array)} images and {what} of shape {list(array.shape)}")
+  several = array.ndim == 2
+  if not (np.isin(array, (0, 1)).all() if several else np.issubdtype(array.dtype, np.integer)):
+    raise UserError(f"{key}: {what} are integers, or zeros and ones [n, num_classes]")
+  _check_range(key, name, array, 2**31)
+  if several:
+    return _Checked("multi_label", {name: array.astype(np.uint8)})
+  return _Checked("label", {name: array.astype(np.int32)})
+
+
+def _check_range(key: str, name: str, array: np.ndarray, end: int) -> None:
+  if array.size and (array.min() < 0 or array.max() >= end):
+    wrong = array.min() if array.min() < 0 else array.max()
+    raise UserError(f"{key}: {name} {wrong} is out of range; classes count from 0")
+
+
+def _masks(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
+  """A class a pixel."""
+  array = array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
+  if array.ndim != 3 or array.dtype.kind not in "iub":
+    raise UserError(
+      f"{key}: {name} is integers [n, height, width], a class a pixel, not {array.dtype} "
+      f"{list(array.shape)}"
+    )
+  if str(array.dtype) not in fields.DTYPES["mask"]:
+    _check_range(key, name, array, 2**16)
+    array = array.astype(np.uint8 if array.max(initial=0) < 2**8 else np.uint16)
+  return _Checked("mask", {name: array})
+
+
+def _boxes(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
+  """Boxes, with a label of each and which there are."""
+  if array.ndim != 3 or array.shape[2] != 4 or array.dtype.kind not in "fiu":
+    raise UserError(
+      f"{key}: {name} is [n, m, 4], ymin, xmin, ymax, xmax in [0, 1], not {list(array.shape)}"
+    )
+  beside = {}
+  for part, default in (
+    (fields.label_of, np.zeros(array.shape[:2], np.int32)),
+    (fields.valid_of, (array[..., 2:] > array[..., :2]).all(-1)),
+  ):
+    beside[part(name)] = np.asarray(given.get(part(name), default))
+    if beside[part(name)].shape != array.shape[:2]:
+      raise UserError(
+        f"{key}: {part(name)} of shape {list(beside[part(name)].shape)} is not [n, m] of {name}"
+      )
+  labels, valid = beside.values()
+  _check_range(key, fields.label_of(name), labels, 2**31)
+  there = array[valid.astype(bool)]
+  if not ((there >= 0) & (there <= 1)).all() or not (there[:, 2:] > there[:, :2]).all():
+    raise UserError(
+      f"{key}: {name} are ymin, xmin, ymax, xmax from 0 to 1, shares of the height and width, the "
+      "larger ones last; divide pixels by the size of the image"
+    )
+  arrays = (array.astype(np.float32), labels.astype(np.int32), valid.astype(bool))
+  return _Checked("boxes", dict(zip((name, *beside), arrays, strict=True)))
+
+
+def _values(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
+  """Numbers that a regression learns."""
+  if array.ndim not in (1, 2) or array.dtype.kind not in "fiub":
+    raise UserError(
+      f"{key}: {name} is numbers [n] or [n, k], not {array.dtype} {list(array.shape)}"
+    )
+  if not np.isfinite(array).all():
+    raise UserError(f"{key}: {name} has values that are infinite or NaN")
+  return _Checked("value", {name: array.astype(np.float32)})
+
+
+_CHECKS = {
+  "label": _labels,
+  "multi_label": _labels,
+  "mask": _masks,
+  "boxes": _boxes,
+  "value": _values,
+}
+
+
+def in_range(split: Split, limits: tuple[float, float] | None) -> Split:
+  """Returns a split in memory whose black and white are those of its type, not the `limits`.
+
+  Values of float32 beyond the limits stay beyond 0 and 1.
+
+  Raises:
+    UserError: they are float32 beyond 0 and 1, and there are no limits; or uint8, and there are.
+  """
+  if not isinstance(split.records, Arrays):
+    return split
+  images = split.records.images
+  if limits is None:
+    if images.dtype == np.float32 and (images.min() < 0 or images.max() > 1):
+      raise UserError(
+        f"the images are float32 from {images.min():.4g} to {images.max():.4g}; set data.range to "
+        "the values that are black and white, such as (0, 4095)"
+      )
+    return split
+  low, high = limits
+  if images.dtype == np.uint8:
+    raise UserError("data.range has no effect on images of 8 bits: leave it at None")
+  scaled = (images - np.float32(low)) / np.float32(high - low)
+  if images.dtype == np.uint16:
+    scaled = np.rint(np.clip(scaled, 0, 1) * np.float32(65535)).astype(np.uint16)
+  records = Arrays({**split.records.arrays, "image": scaled}, source=split)
+  return dataclasses.replace(split, records=records)
 
 
 def _conversion(images: np.ndarray) -> str:
@@ -117,9 +337,10 @@ def _conversion(images: np.ndarray) -> str:
 def _transposition(shape: tuple[int, ...], examples: int) -> tuple[int, ...] | None:
   """The order of axes that makes images of an array with another order; None: it has this one.
 
-  No image is up to 4 pixels high and has more than 4 channels.
+  No image is up to 4 pixels high and has more than 4 channels, nor as many of those as it is wide
+  and more than it is high.
   """
-  n, first, _, last = shape
+  n, first, middle, last = shape
   if last == examples != n:  # the examples come last, as in the .mat files of SVHN
     return 3, 0, 1, 2
-  return (0, 2, 3, 1) if first <= 4 < last else None
+  return (0, 2, 3, 1) if first <= 4 < last or first < middle == last > 4 else None

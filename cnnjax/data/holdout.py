@@ -75,7 +75,7 @@ def carve(
         f": hold out more (--config.data.{key}=0.5) or set another data.split_seed: copies and "
         f"groups form {len(names):,} units, and each class needs one to train on"
       )
-    lacking = imbalance.lacking(split.labels, split.labels[rows], split.classes)
+    lacking = split.has_label and imbalance.lacking(split.labels, split.labels[rows], split.classes)
     note = f"{NOTE}, by chance without {lacking}" if lacking else NOTE
     remarks = _remarks(split, by, len(split) - len(names))
   kept, held_out = (split.take(np.flatnonzero(chosen)) for chosen in (~rows, rows))
@@ -117,16 +117,26 @@ def _by_example(
     order, held = np.lexsort((numbers, ~fixed)), np.zeros(len(numbers), bool)
     held[order] = np.cumsum((np.bincount(units) * ~barred)[order]) <= amount
   held = (held | fixed) & ~barred
+  if split.has_label:
+    _keep_classes(held, split, numbers, units, fixed)
+  elif held.all():
+    held[numbers.argmax()] = False
+  rows = held[units] | stays
+  if rows.all():
+    raise refused(": the run held all of them out before, and nothing would be left to train on")
+  return rows
+
+
+def _keep_classes(
+  held: np.ndarray, split: Split, numbers: np.ndarray, units: np.ndarray, fixed: np.ndarray
+) -> None:
+  """Lets a class that lost all of its units to `held` keep the last one that is not `fixed`."""
   count = lambda rows: imbalance.counts(split.labels[rows], len(split.classes))
   for lost in np.flatnonzero((count(slice(None)) > 0) & (count(~held[units]) == 0)):
     labels = split.labels
     own = units[labels[:, lost] > 0 if labels.ndim == 2 else labels == lost]
     if len(own := own[~fixed[own]]):
       held[own[numbers[own].argmax()]] = False
-  rows = held[units] | stays
-  if rows.all():
-    raise refused(": the run held all of them out before, and nothing would be left to train on")
-  return rows
 
 
 def _by_place(
@@ -141,7 +151,7 @@ def _by_place(
     _, held = train_test_split(
       np.arange(len(split)),
       test_size=amount,
-      stratify=split.labels if split.labels.ndim == 1 else None,
+      stratify=split.labels if split.has_label and split.labels.ndim == 1 else None,
       random_state=seed,
     )
   except ValueError as e:

@@ -94,6 +94,7 @@ def decode(
   reading: Reading = AS_STORED,
   min_size: tuple[int, int] | None = None,
   fast: bool = False,
+  dtype: str = "uint8",
 ) -> np.ndarray:
   """The pixels of an image file, of an animated one the first frame.
 
@@ -107,9 +108,10 @@ def decode(
       gets smaller than this; that takes 0.7 to 0.85 of the time.
     fast: the subsampled colour of a JPEG is repeated rather than interpolated, and its pixels lie
       in a buffer of this thread, until the next such call: 0.7 of the time, most of it page faults.
+    dtype: of the pixels, one of `fields.WHITE`, in which white is what that says.
 
   Returns:
-    [height, width, channels] uint8.
+    [height, width, channels] of `dtype`.
 
   Raises:
     UnreadableImage: the file is empty, truncated, damaged, no image, in a format other than
@@ -123,12 +125,37 @@ def decode(
       try:
         turn = _orientation_of_jpeg(data) if reading.upright else 1
         min_size = (min_size or (0, 0))[:: -1 if turn >= 5 else 1]
-        return pixels.oriented(_decode_jpeg(data, channels, min_size, fast), turn)
+        found = pixels.oriented(_decode_jpeg(data, channels, min_size, fast), turn)
+        return pixels.of_bytes(found, dtype)
       except ValueError as e:
         if not any(words in str(e) for words in _HARMLESS):
           raise
     with _open(data) as image:
+      if dtype != "uint8":
+        return pixels.to_deep(image, data, channels, reading, dtype)
       return pixels.to_uint8(image, data, channels, reading)
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+  """The values of a mask's file: of a palette its places, else grey.
+
+  Returns:
+    [height, width] uint8, or uint16 of a file with more than 8 bits.
+
+  Raises:
+    UnreadableImage: as `decode`, or it has colours, or more than 16 bits.
+  """
+  with _reasons(data), _open(data) as image:
+    image.load()
+    if image.mode in ("1", "L", "P"):
+      return np.array(image, np.uint8)
+    values = np.asarray(image)
+    if image.mode.startswith("I") and 0 <= values.min() <= values.max() < 2**16:
+      return values.astype(np.uint16)
+    raise UnreadableImage(
+      f"a mask has the number of a class in each pixel, and this one is {image.mode}: save it as a "
+      "PNG in grey or with a palette"
+    )
 
 
 def image_size(data: bytes, reading: Reading = AS_STORED) -> tuple[int, int]:
@@ -279,17 +306,18 @@ def random_resized_crop(
   antialias: bool = False,
   reading: Reading = AS_STORED,
 ) -> np.ndarray:
-  """A random part of an image, see `random_box`, scaled to [size, size, channels] uint8.
+  """A random part of an image, see `random_box`, scaled to [size, size, channels].
 
   Args:
-    image: a file, decoded with `channels`, or pixels [height, width, channels] uint8.
+    image: a file, decoded as uint8 with `channels`, or pixels [height, width, channels] of a type
+      of `fields`, which the part has as well.
     size: pixels of a side.
-    channels: 1 or 3.
+    channels: of the image; of a file 1 or 3.
     rng: the box depends on it and on the size of the image alone.
     scale: the share of the image that the part has.
     ratio: its width / height.
     interpolation: one of INTERPOLATIONS.
-    out: where it is written, [size, size, channels] uint8: 0.92 of the time of a new array.
+    out: where it is written, [size, size, channels]: 0.92 of the time of a new array.
     antialias: a part that shrinks is filtered as by `center_crop`, not by OpenCV.
     reading: of a file, as `decode` takes it.
 
@@ -297,7 +325,9 @@ def random_resized_crop(
     UnreadableImage: as `decode`.
   """
   _check(size, interpolation)
-  out = np.empty((size, size, channels), np.uint8) if out is None else out
+  if out is None:
+    dtype = image.dtype if isinstance(image, np.ndarray) else np.uint8
+    out = np.empty((size, size, channels), dtype)
   if not isinstance(image, np.ndarray) and not _is_jpeg(image):
     image = decode(image, channels, reading=reading)
   height, width = image.shape[:2] if isinstance(image, np.ndarray) else image_size(image, reading)
@@ -327,6 +357,12 @@ def _scale(image: np.ndarray, interpolation: str, out: np.ndarray, antialias: bo
   method = INTERPOLATIONS[interpolation][1]
   if interpolation != "nearest" and min(image.shape[:2]) >= 2 * len(out):
     method = cv2.INTER_AREA
+  if out.shape[2] > 4:  # more channels than all of OpenCV's methods take
+    for start in range(0, out.shape[2], 4):
+      part = np.ascontiguousarray(image[..., start : start + 4])
+      found = cv2.resize(part, out.shape[:2], interpolation=method)
+      out[..., start : start + 4] = found.reshape(*out.shape[:2], -1)
+    return
   # OpenCV writes into what it takes for an array of its own; of one channel it drops the axis.
   target = out if out.shape[2] > 1 else out[..., 0]
   found = cv2.resize(image, out.shape[:2], dst=target, interpolation=method)
@@ -343,13 +379,13 @@ def center_crop(
   down. With `size` 224, `ratio` 0.875 is the "resize to 256" of the papers.
 
   Args:
-    image: [height, width, channels] uint8, with 1 or 3 channels.
+    image: [height, width, channels] of a type of `fields`.
     size: pixels of a side.
     ratio: the share of the short side that the crop has.
     interpolation: one of INTERPOLATIONS.
 
   Returns:
-    [size, size, channels] uint8.
+    [size, size, channels] of the same type.
 
   Raises:
     UnreadableImage: so elongated that scaled it would have over MAX_PIXELS pixels.
@@ -357,24 +393,43 @@ def center_crop(
   _check(size, interpolation)
   if not 0 < ratio <= 1:
     raise UserError(f"the ratio of a centre crop is above 0 and at most 1, not {ratio!r}")
-  height, width = image.shape[:2]
+  (tall, wide), (top, left) = center_box(*image.shape[:2], size, ratio)
+  if (tall, wide) != image.shape[:2]:
+    image = _by_pillow(image, (tall, wide), interpolation)
+  return image[top : top + size, left : left + size]
+
+
+def center_box(
+  height: int, width: int, size: int, ratio: float
+) -> tuple[tuple[int, int], tuple[int, int]]:
+  """((height, width) that an image is scaled to, (top, left) of the crop there) of `center_crop`.
+
+  Raises UnreadableImage as that does.
+  """
   short = round(size / ratio)
   tall, wide = max(short, int(short * height / width)), max(short, int(short * width / height))
   if tall * wide > MAX_PIXELS:
     raise UnreadableImage(
       f"{height}x{width} pixels are too elongated to be scaled to {tall}x{wide}"
     )
-  if (tall, wide) != (height, width):
-    image = _by_pillow(image, (tall, wide), interpolation)
-  top, left = round((tall - size) / 2), round((wide - size) / 2)
-  return image[top : top + size, left : left + size]
+  return (tall, wide), (round((tall - size) / 2), round((wide - size) / 2))
 
 
 def _by_pillow(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
   """`image` scaled to `size`, (height, width), antialiased."""
-  found = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-  found = found.resize(size[::-1], INTERPOLATIONS[interpolation][0])
-  return np.array(found).reshape(*size, image.shape[2])
+  method, channels = INTERPOLATIONS[interpolation][0], image.shape[2]
+  if image.dtype == np.uint8 and channels in (1, 3):
+    found = Image.fromarray(image[..., 0] if channels == 1 else image).resize(size[::-1], method)
+    return np.array(found).reshape(*size, channels)
+  found = np.empty((*size, channels), image.dtype)
+  for channel in range(channels):  # Pillow has 16 bits, and many channels, as float32 alone
+    band = np.ascontiguousarray(image[..., channel])
+    band = band if image.dtype == np.uint8 else band.astype(np.float32)
+    scaled = np.asarray(Image.fromarray(band).resize(size[::-1], method))
+    if image.dtype == np.uint16:
+      scaled = np.clip(np.rint(scaled), 0, 65535)
+    found[..., channel] = scaled
+  return found
 
 
 def _check(size: int, interpolation: str) -> None:

@@ -8,16 +8,17 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax.data import history, imbalance, levels
-from cnnjax.data.crops import Crops
+from cnnjax.data.examples import Examples
 from cnnjax.data.history import History
 from cnnjax.data.length import Length
 from cnnjax.data.loading import load
 from cnnjax.data.order import Order
 from cnnjax.data.placement import pipeline
 from cnnjax.data.resident import Resident
-from cnnjax.data.split import Skipped, Split
+from cnnjax.data.split import LABELS, Skipped, Split
 from cnnjax.data.streaming import Streaming
 from cnnjax.errors import UserError
+from cnnjax.fields import Field, Need
 from cnnjax.runtime import processes, sharding
 
 
@@ -30,12 +31,17 @@ class Inputs:
   skipped: Skipped  # images that cannot be read
   classes: tuple[str, ...]
   counts: np.ndarray | None  # training examples of each class, where the loss asks for them
-  several: bool  # an image may have several labels
+  fields: dict[str, Field]  # of the batches that the run ends with, by name
   image_shape: tuple[int, int, int]  # that the run ends with
   sizes: tuple[int, ...]  # others that the model sees
   meta: dict[str, tuple]  # mean and deviation per channel, class names; for checkpoints
   length: Length  # of the run
   summary: dict[str, str]  # in words
+
+  @property
+  def several(self) -> bool:
+    """Whether an image may have several labels."""
+    return any(field.kind == "multi_label" for field in self.fields.values())
 
   def history(self, before: History | None) -> tuple[History, dict[str, str]]:
     """See `history.of_run`; may read all images. UserError where other processes have others."""
@@ -55,11 +61,18 @@ def open_inputs(
   seeds: Sequence[int] = (),
   counted: bool = False,
   before: History | None = None,
+  needs: Sequence[Need] | None = None,
 ) -> Inputs:
   """Loads the splits of a run and starts its pipelines. Takes the whole config.
 
-  `seeds`: of the runs that are trained as one program, where there are several. `counted`: the
-  loss asks for the number of examples of each class. `before`: what the run was trained on so far.
+  Args:
+    config: of the run.
+    mesh: each batch is split over its devices.
+    given: what `from_arrays` made, in the place of a source.
+    seeds: of the runs that are trained as one program, where there are several.
+    counted: the loss asks for the number of examples of each class.
+    before: what the run was trained on so far.
+    needs: the kinds of fields that the task needs, see `load`.
 
   Raises:
     UserError: the data do not fit the config.
@@ -70,7 +83,13 @@ def open_inputs(
   splits = {
     name: split
     for name, split in load(
-      c, skipped=skipped, given=given, devices=mesh.size, before=before
+      c,
+      skipped=skipped,
+      given=given,
+      devices=mesh.size,
+      before=before,
+      needs=needs,
+      who=f"task.name={config.task.name}",
     ).items()
     if split is not None
   }
@@ -78,9 +97,9 @@ def open_inputs(
   order = Order.of(train, c, config.batch_size, config.seed)
   length = Length.of(order, config.epochs)
   order = order.for_run(length.total)
-  crops = Crops.of(c, train.shape)
-  counts = levels.count(c, train)
-  mean, std = levels.normalization(c, counts)
+  cropped = Examples.of(c, train.fields).cropped(c.image_size)
+  found = levels.count(c, train)
+  mean, std = levels.normalization(c, found)
   for name in splits.keys() - {"train"}:
     levels.compare(c, name, splits[name], mean)
   batches = pipeline(train, c, mesh, skipped, order, seeds)
@@ -99,20 +118,20 @@ def open_inputs(
     skipped=skipped,
     classes=train.classes,
     counts=imbalance.counts(train.listed, len(train.classes)) if counted else None,
-    several=np.ndim(train[0][1]) == 1,
-    image_shape=crops.shape(c.image_size),
+    fields=cropped,
+    image_shape=cropped["image"].shape,
     sizes=tuple({*c.progressive, c.eval_size} - {None, c.image_size}),
     meta={
       "mean": mean,
       "std": std,
       "classes": train.classes,
-      "image_shape": crops.shape(c.image_size),
+      "image_shape": cropped["image"].shape,
     },
     length=length,
     summary={
       "data": describe(c, splits),
       **train.remarks,
-      "pixels": levels.describe(c, train, counts),
+      "pixels": levels.describe(c, train, found),
       **_imbalance(train),
       "input": batches.describe(),
       "length": length.describe(),
@@ -124,13 +143,18 @@ def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
   """The data in words."""
   name = config.name or config.path or config.source
   train = splits["train"]
-  height, width, channels = Crops.of(config, train.shape).shape(config.image_size)
+  cropped = Examples.of(config, train.fields).cropped(config.image_size)
+  size = "x".join(map(str, cropped["image"].shape))
+  classes = [f"{len(train.classes)} classes"] if train.classes else []
+  others = [name for name, field in cropped.items() if name != "image" and field.kind not in LABELS]
+  having = [f"with {' and '.join(others)}"] if others else []
+  words = ", ".join([name, size, *classes, *having])
   sizes = ", ".join(
     f"{len(split):,} {key}" + (f" ({split.note})" if split.note else "")
     for key, split in splits.items()
   )
   carved = "" if "validation" in splits else " (no validation split: no best checkpoint)"
-  return f"{name}, {height}x{width}x{channels}, {len(train.classes)} classes: {sizes}{carved}"
+  return f"{words}: {sizes}{carved}"
 
 
 def _imbalance(train: Split) -> dict[str, str]:

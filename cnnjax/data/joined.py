@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cnnjax import fields
 from cnnjax.data import identity, names
-from cnnjax.data.split import Image, Label, Split
+from cnnjax.data.split import Example, Label, Split
 from cnnjax.errors import UserError, listed
 
 
@@ -33,10 +34,10 @@ class Joined:
       i -= len(part)
     raise IndexError(i)
 
-  def __getitem__(self, i: int) -> tuple[Image, Label]:
+  def __getitem__(self, i: int) -> Example:
     part, at = self._find(i)
-    image, label = part[at]
-    return image, self._label(label)
+    example = part[at]
+    return example | ({"label": self._label(example["label"])} if "label" in example else {})
 
   def _label(self, label: Label) -> Label:
     if not self.num_classes:
@@ -49,7 +50,9 @@ class Joined:
     return part.name(at)
 
   @functools.cached_property
-  def labels(self) -> np.ndarray:
+  def labels(self) -> np.ndarray | None:
+    if self.parts[0].label is None:
+      return None
     labels = np.stack([self._label(label) for part in self.parts for label in part.labels])
     return labels.astype(np.uint8 if self.num_classes else np.int32)
 
@@ -84,10 +87,20 @@ def join(parts: Sequence[Split], classes: Sequence[str], *, several: bool) -> Sp
       f"these data have classes that the run was not trained on: {listed(odd)}. It knows "
       f"{listed(classes)}; rename them, or take their images out"
     )
-  if np.ndim(first[0][1]) and not several:
+  label = first.label
+  if label is not None and label.kind == "multi_label" and not several:
     raise UserError(
       "an image of these data may have several labels, and the run knows one an image"
     )
   found = np.array([numbers[names.same(name)] for name in first.classes], np.int32)
+  placed = fields.of_kind(first.fields, "mask", "boxes")
+  if placed and [*found] != [*range(len(classes))]:
+    raise UserError(
+      f"the {' and '.join(placed)} of these data have other classes than the run, or the same in "
+      f"another order: {listed(first.classes)}, and the run has {listed(classes)}"
+    )
+  declared = dict(first.fields)
+  if label is not None:
+    declared["label"] = fields.multi_label(classes) if several else fields.label(classes)
   records = Joined(tuple(parts), found, len(classes) if several else 0)
-  return Split(records, tuple(classes), first.shape, remarks=first.remarks)
+  return Split.of_fields(records, declared, remarks=first.remarks)

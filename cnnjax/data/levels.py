@@ -1,6 +1,7 @@
 """The values of the training images: their mean and deviation, and whether there is a picture."""
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Sequence
 
@@ -8,7 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cnnjax.data.crops import Crops
+from cnnjax import fields
+from cnnjax.data.examples import Examples
 from cnnjax.data.pixels import deep_values
 from cnnjax.data.split import Arrays, Skipped, Split
 from cnnjax.errors import UserError, warn
@@ -22,39 +24,86 @@ _RANGE = (
   f"Set data.range, such as 12, for 16-bit files that use fewer bits: {_SCAN} says how many they "
   "use"
 )
-_ARRAYS = "Multiply values from 0 to 1 by 255 before they become uint8"
-_TRAINED = " of 255, and the mean of the training images is "
+_ARRAYS = {
+  "uint8": "Multiply values from 0 to 1 by 255 before they become uint8",
+  "uint16": "Set data.range to the values that are black and white, such as 12 of those of 12 bits",
+  "float32": "Set data.range to the values that are black and white",
+}
 LOOKED_INTO = 16  # files, for advice
-DARK = 64  # where no value is above it, a quarter of what 8 bits hold is in use
+DARK = 1 / 4  # of white, where no value reaches it
 
 
-def count(config: ConfigDict, train: Split) -> np.ndarray:
-  """Returns how often each channel of the training images has each value, [channels, 256].
+@dataclasses.dataclass(frozen=True)
+class Levels:
+  """The values that images have in each channel, `[channels]` each.
+
+  `counts`, of integers: how often each channel has each value, `[channels, 256]` or
+  `[channels, 65536]`.
+  """
+
+  dtype: str
+  mean: np.ndarray  # of images in [0, 1], as `std`
+  std: np.ndarray
+  low: np.ndarray  # the smallest value, as it is, and the largest
+  high: np.ndarray
+  counts: np.ndarray | None = None
+
+  @classmethod
+  def of(cls, images: np.ndarray) -> "Levels":
+    """Those of images `[n, height, width, channels]` of a type of `fields`."""
+    if images.dtype == np.float32:
+      return cls._of_floats(images)
+    # In parts: NumPy counts in 8 bytes a value.
+    white = fields.WHITE[str(images.dtype)]
+    counts = sum(
+      np.stack([
+        np.bincount(images[start : start + 1024, ..., channel].reshape(-1), minlength=white + 1)
+        for channel in range(images.shape[-1])
+      ])
+      for start in range(0, len(images), 1024)
+    )  # fmt: skip
+    levels, share = np.arange(white + 1) / white, counts / counts.sum(1, keepdims=True)
+    means = share @ levels
+    deviations = np.sqrt((share * (levels - means[:, None]) ** 2).sum(1))
+    low = (counts > 0).argmax(1)
+    high = white - (counts > 0)[:, ::-1].argmax(1)
+    return cls(str(images.dtype), means, deviations, low, high, counts)
+
+  @classmethod
+  def _of_floats(cls, images: np.ndarray) -> "Levels":
+    parts = [images[start : start + 1024] for start in range(0, len(images), 1024)]
+    number, axes = images[..., 0].size, (0, 1, 2)
+    mean = sum(part.sum(axes, dtype=np.float64) for part in parts) / number
+    squares = sum(((part - mean) ** 2).sum(axes) for part in parts)
+    low, high = images.min(axes), images.max(axes)
+    return cls("float32", mean, np.sqrt(squares / number), low, high)
+
+  @property
+  def single(self) -> np.ndarray:
+    """Which channels have one value everywhere."""
+    return self.low == self.high
+
+
+def count(config: ConfigDict, train: Split) -> Levels:
+  """Returns the levels of the training images, of some of them where they are streamed.
 
   Raises:
     UserError: all of them are one and the same colour.
   """
   given, total = None not in (config.mean, config.std), len(train)
-  shape = Crops.of(config, train.shape).shape(config.image_size)
+  shape = Examples.of(config, train.fields).crops.shape(config.image_size)
   ready = isinstance(train.records, Arrays) and train.shape == shape
   images = (
     train.images if ready and not given else _some(config, train, GLANCE if given else SAMPLE)
   )
-  # In parts: NumPy counts in 8 bytes a value.
-  counts = sum(
-    np.stack([
-      np.bincount(images[start : start + 1024, ..., channel].reshape(-1), minlength=256)
-      for channel in range(images.shape[-1])
-    ])
-    for start in range(0, len(images), 1024)
-  )  # fmt: skip
-  if not ((counts > 0).sum(1) > 1).any():
+  levels = Levels.of(images)
+  if levels.single.all():
     raise UserError(f"the training images are {_blank(images, total)}. {_advice(config, train)}")
-  return counts
+  return levels
 
 
 def _blank(images: np.ndarray, total: int) -> str:
-  value = ", ".join(map(str, images[0, 0, 0]))
+  value = ", ".join(map(_text, images[0, 0, 0]))
   return f"blank: all {len(images):,} that were read, of {total:,}, have the single value {value}"
 
 
@@ -64,14 +113,14 @@ def _advice(config: ConfigDict, split: Split) -> str:
     split = split.records.source
   found, files = set(), 0
   for i in range(min(len(split), LOOKED_INTO)):
-    data, _ = split[i]
+    data = split[i]["image"]
     if isinstance(data, bytes):
       files += 1
       with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
         found |= {"alpha"} if image.has_transparency_data else set()
         found |= {"depth"} if deep_values(image, data) is not None else set()
   if not files:
-    return _ARRAYS
+    return _ARRAYS[split.fields["image"].dtype]
   others = " or ".join(colour for colour in ("white", "black") if colour != config.alpha)
   words = [_ALPHA.format(others)] if "alpha" in found else []
   if "depth" in found:
@@ -86,13 +135,17 @@ def compare(config: ConfigDict, name: str, split: Split, mean: Sequence[float]) 
   It is dark where no value reaches the `mean` of that, and bright where none comes down to it.
   """
   images = _some(config, split, GLANCE)
-  low, high = images.min(), images.max()
+  low, high, white = images.min(), images.max(), fields.WHITE[str(images.dtype)]
+  trained = lambda mean: (
+    f"of {_text(white)}, and the mean of the training images is "
+    + (f"{white * mean:.4g}" if isinstance(white, float) else f"{white * mean:.0f}")
+  )
   if (images == images[0, 0, 0]).all():
     words = _blank(images, len(split))
-  elif high / 255 < min(mean):
-    words = f"dark: their largest value is {high}{_TRAINED}{255 * min(mean):.0f}"
-  elif low / 255 > max(mean):
-    words = f"bright: their smallest value is {low}{_TRAINED}{255 * max(mean):.0f}"
+  elif high / white < min(mean):
+    words = f"dark: their largest value is {_text(high)} {trained(min(mean))}"
+  elif low / white > max(mean):
+    words = f"bright: their smallest value is {_text(low)} {trained(max(mean))}"
   else:
     return
   if processes.is_first():
@@ -101,39 +154,44 @@ def compare(config: ConfigDict, name: str, split: Split, mean: Sequence[float]) 
 
 def _some(config: ConfigDict, split: Split, number: int) -> np.ndarray:
   """Reads at most `number` images, evenly spread over the split; leaves out unreadable ones."""
-  crops, spread = Crops.of(config, split.shape), np.linspace(0, len(split) - 1, number)
-  image = lambda data: crops.whole(data, config.image_size)
-  return split.take(np.unique(spread.astype(int))).decoded(image, Skipped(number)).images
+  examples, spread = Examples.of(config, split.fields), np.linspace(0, len(split) - 1, number)
+  image = dataclasses.replace(examples, fields=fields.of_kind(split.fields, "image"))
+  some = split.with_fields("image").take(np.unique(spread.astype(int)))
+  crop = lambda example: image.whole(example, config.image_size)
+  return some.decoded(crop, Skipped(number)).images
 
 
 def normalization(
-  config: ConfigDict, counts: np.ndarray
+  config: ConfigDict, levels: Levels
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Returns (mean, std) per channel of images in [0, 1]: the config's, or those of `counts`.
+  """Returns (mean, std) per channel of images in [0, 1]: the config's, or those of `levels`.
 
   The deviation of a channel that has one value everywhere is 1.
   """
-  levels, share = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
-  means = share @ levels
-  deviations = np.sqrt((share * (levels - means[:, None]) ** 2).sum(1))
-  deviations[(counts > 0).sum(1) == 1] = 1.0
-  mean = tuple(config.mean or means.tolist())
-  std = tuple(config.std or deviations.tolist())
+  mean = tuple(config.mean or levels.mean.tolist())
+  std = tuple(config.std or np.where(levels.single, 1.0, levels.std).tolist())
   for key, values in (("mean", mean), ("std", std)):
-    if len(values) != len(counts):
+    if len(values) != len(levels.mean):
       raise UserError(
-        f"data.{key} has {len(values)} values, and the images have {len(counts)} channels"
+        f"data.{key} has {len(values)} values, and the images have {len(levels.mean)} channels"
       )
   return mean, std
 
 
-def describe(config: ConfigDict, train: Split, counts: np.ndarray) -> str:
+def describe(config: ConfigDict, train: Split, levels: Levels) -> str:
   """Returns the values of the training images in words, and what is odd about them."""
-  values = np.flatnonzero(counts.any(0))
-  words = f"{len(values)} of 256 levels, from {values[0]} to {values[-1]}"
-  for channel, found in enumerate(counts):
-    if len(only := np.flatnonzero(found)) == 1:
-      words += f"; channel {channel} has the single value {only[0]}"
-  if values[-1] < DARK:
-    words += f": dark, since white is 255. {_advice(config, train)}"
+  low, high, white = levels.low.min(), levels.high.max(), fields.WHITE[levels.dtype]
+  of = "float32 values" if levels.counts is None else ""
+  if levels.counts is not None:
+    of = f"{levels.counts.any(0).sum():,} of {white + 1:,} levels"
+  words = f"{of}, from {_text(low)} to {_text(high)}"
+  for channel in np.flatnonzero(levels.single):
+    words += f"; channel {channel} has the single value {_text(levels.low[channel])}"
+  if high < DARK * white:
+    words += f": dark, since white is {_text(white)}. {_advice(config, train)}"
   return words
+
+
+def _text(value: np.number | float) -> str:
+  """A value of an image in words."""
+  return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)

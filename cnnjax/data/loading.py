@@ -5,16 +5,19 @@ It decodes those that stay on the device, see `placement`, and reads no image of
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
+from cnnjax import fields
 from cnnjax.config import keys
-from cnnjax.data import holdout, identity, imbalance, placement
+from cnnjax.data import arrays, holdout, identity, imbalance, placement
+from cnnjax.data.crops import limits
 from cnnjax.data.history import History
 from cnnjax.data.joined import join
-from cnnjax.data.split import Skipped, Split
+from cnnjax.data.split import LABELS, Skipped, Split
 from cnnjax.errors import UserError, unknown
+from cnnjax.fields import Need
 
 # Each is a module of this package with
 #   check(config): raises UserError for names that are wrong, before anything is downloaded;
@@ -22,7 +25,7 @@ from cnnjax.errors import UserError, unknown
 SOURCES = ("arrays", "digits", "folder", "synthetic", "tfds")
 # Keys that have no effect with other sources.
 ONLY = {
-  "name": ("tfds",), "data_dir": ("tfds",), "path": ("folder",), "range": ("folder",),
+  "name": ("tfds",), "data_dir": ("tfds",), "path": ("folder",), "range": ("folder", "arrays"),
   "group": ("folder",),  "alpha": ("folder", "tfds"), "orientation": ("folder", "tfds"),
 }  # fmt: skip
 
@@ -70,6 +73,8 @@ def load(
   evaluating: bool = False,
   devices: int = 1,
   before: History | None = None,
+  needs: Iterable[Need] | None = None,
+  who: str = "this run",
 ) -> dict[str, Split | None]:
   """The splits asked for; "validation" is None where the config has none.
 
@@ -85,6 +90,11 @@ def load(
     evaluating: the training split is cropped as those that are evaluated.
     devices: that a resident split lies on, in parts if `config.shard_resident`.
     before: of the run, where it has trained: what it holds out stays what it was.
+    needs: kinds that the splits need; of others a label alone is loaded. None: all fields are.
+    who: needs them, in words.
+
+  Raises:
+    UserError: the data do not fit the config, or lack a kind that is needed.
   """
   skipped = Skipped(config.max_unreadable) if skipped is None else skipped
   held = _held_out(config, given)
@@ -96,6 +106,8 @@ def load(
     others = found.keys() - {"train"}
     found |= {name: _with_lacking(found[name], found["train"]) for name in others}
     found |= _parted(found["train"], held, config, before)
+  if needs is not None:
+    found = {name: _needed(split, tuple(needs), who) for name, split in found.items()}
   return {
     name: placement.settled(
       found.get(name), config, skipped, devices, train=name == "train" and not evaluating
@@ -112,6 +124,8 @@ def whole(
   *,
   several: bool,
   devices: int = 1,
+  needs: Iterable[Need] | None = None,
+  who: str = "this run",
 ) -> Split:
   """All that the data have, of every split, for a run on `classes`; arguments as of `load`.
 
@@ -124,7 +138,15 @@ def whole(
     named = [config[key] for key in ("train", "validation", "test") if isinstance(config[key], str)]
     parts = [_loaded(config, split, given) for split in given or named]
   joined = join(parts, classes, several=several)
+  joined = joined if needs is None else _needed(joined, tuple(needs), who)
   return placement.settled(joined, config, skipped, devices, train=False)
+
+
+def _needed(split: Split, needs: tuple[Need, ...], who: str) -> Split:
+  """The split with the fields of the kinds that are needed, and its label, which costs little."""
+  fields.check(needs, split.fields, who)
+  kinds = {kind for need in needs for kind in (need if isinstance(need, tuple) else (need,))}
+  return split.with_fields(*fields.of_kind(split.fields, *kinds, *LABELS))
 
 
 def _parted(
@@ -138,6 +160,11 @@ def _parted(
     sides = before.sides(key, held) if before else ()
     train, found[key] = holdout.carve(train, amount, key, seed, by, *sides, older=older)
   if config.long_tail:
+    if not train.has_label:
+      raise UserError(
+        f"data.long_tail={config.long_tail:g} goes by the class of each image, and these data have "
+        "no labels: leave it at None"
+      )
     labels = train.labels
     numbers = (
       holdout.tail_by_place(labels, seed)
@@ -150,7 +177,7 @@ def _parted(
 
 def _with_lacking(split: Split, train: Split) -> Split:
   """Notes the classes that `train` has and `split` lacks, unless labels have to be read for it."""
-  if any("labels" not in vars(one.records) for one in (split, train)):
+  if not (split.knows_labels and train.knows_labels):
     return split
   lacking = imbalance.lacking(train.labels, split.labels, split.classes)
   note = ", ".join(filter(None, (split.note, lacking and f"without {lacking}")))
@@ -174,7 +201,7 @@ def _loaded(config: ConfigDict, split: str, given: dict[str, Split] | None) -> S
     return _source(config.source).load(config, split)
   if split not in given:
     raise UserError(f"the split {split!r} is not among the arrays given: {', '.join(given)}")
-  return given[split]
+  return arrays.in_range(given[split], limits(config))
 
 
 def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict:

@@ -121,6 +121,11 @@ class Order:
     Raises:
       UserError: the split is smaller than a batch, or its labels do not fit the sampling.
     """
+    if config.sampling != UNIFORM and not split.has_label:
+      raise UserError(
+        f"data.sampling={config.sampling} goes by the class of each image, and these data have no "
+        "labels: set data.sampling=uniform"
+      )
     examples = len(split) if config.sampling == UNIFORM else split.listed
     order = cls(
       examples, batch_size, seed, config.sampling, config.repeats, config.remainder == "pad",

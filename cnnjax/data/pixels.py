@@ -1,7 +1,8 @@
-"""From the pixels of an open image file to 8 bits a channel: depth, transparency, orientation."""
+"""From the pixels of an open image file to arrays: depth, transparency, orientation."""
 
 import contextlib
 import dataclasses
+import io
 import warnings
 
 import cv2
@@ -10,6 +11,10 @@ from PIL import ExifTags, Image
 
 _WHITE_IS_ZERO, _SIGNED = 0, 2  # values of the tags PhotometricInterpretation and SampleFormat
 warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")
+_UNKNOWN_RANGE = (
+  "pixels of 32 bits, whose range is not known; set data.range to the values that are black and "
+  "white, such as (0, 1), or save it with 8 or 16 bits"
+)
 _UNDONE = {6: 8, 8: 6}  # the orientation that turns back; the others do it themselves
 
 
@@ -51,6 +56,67 @@ def to_uint8(image: Image.Image, data: bytes, channels: int, reading: Reading) -
     turn = orientation(image) if reading.upright else 1
   pixels = np.array(found.convert("L" if channels == 1 else "RGB"))
   return oriented(pixels.reshape(*pixels.shape[:2], channels), turn)
+
+
+def to_deep(
+  image: Image.Image, data: bytes, channels: int, reading: Reading, dtype: str
+) -> np.ndarray:
+  """Returns the pixels of a file, [height, width, channels] uint16 or float32; see `to_uint8`.
+
+  All of its bits are kept: white is 65535 in uint16 and 1 in float32. With limits, black and white
+  are those; float32 has what lies beyond them below 0 and above 1.
+
+  Args:
+    image: as of `to_uint8`, as are `data`, `channels` and `reading`.
+    dtype: uint16 or float32.
+  """
+  tiff, tile = image.format == "TIFF", str(image.tile)
+  if tiff:  # as in `to_uint8`
+    turn = 1 if reading.upright else orientation(image)
+    turn = _UNDONE.get(turn, turn)
+  values = deep_values(image, data)
+  if values is None:
+    with Image.open(io.BytesIO(data)) as again:
+      return of_bytes(to_uint8(again, data, channels, reading), dtype)
+  if not tiff:
+    turn = orientation(image) if reading.upright else 1
+  found = _unit(image, values, tile, reading.limits)
+  if found.ndim == 3 and found.shape[2] == 4:
+    colour, opaque = found[..., :3], values[..., 3:] / 65535
+    behind = {"white": 1.0, "black": 0.0}.get(reading.alpha)
+    found = colour if behind is None else colour * opaque + behind * (1 - opaque)
+  if found.ndim == 3 and channels == 1:
+    found = found @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+  found = found[..., None] if found.ndim == 2 else found
+  found = np.broadcast_to(found, (*found.shape[:2], channels))
+  if dtype == "uint16":
+    found = np.rint(np.clip(found, 0, 1) * 65535)
+  return oriented(found.astype(dtype), turn)
+
+
+def of_bytes(pixels: np.ndarray, dtype: str) -> np.ndarray:
+  """Returns pixels of 8 bits in another type of images, with the same black and white."""
+  if dtype == "uint16":
+    return pixels.astype(np.uint16) * np.uint16(257)
+  return pixels.astype(np.float32) / np.float32(255) if dtype == "float32" else pixels
+
+
+def _unit(
+  image: Image.Image, values: np.ndarray, tile: str, limits: tuple[float, float] | None
+) -> np.ndarray:
+  """The values of `deep_values` with black at 0 and white at 1, float64."""
+  if not np.isfinite(values).all():
+    raise UnreadableImage("pixels that are infinite or NaN")
+  if limits is None:
+    deep = image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")
+    if image.mode.startswith(("I", "F")) and not deep:
+      raise UnreadableImage(_UNKNOWN_RANGE)
+    limits = (0, 4095 if "I;12" in tile else 65535)
+  found = (values.astype(np.float64) - limits[0]) / (limits[1] - limits[0])
+  tags = getattr(image, "tag_v2", {})
+  if values.ndim == 2 and tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
+    found = 1 - found
+  return found
 
 
 def orientation(image: Image.Image) -> int:
@@ -123,10 +189,7 @@ def _upper_bits(image: Image.Image, tile: str) -> np.ndarray | None:
     return None
   if image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I"):
     return (np.asarray(image) >> (4 if "I;12" in tile else 8)).astype(np.uint8)
-  raise UnreadableImage(
-    "pixels of 32 bits, whose range is not known; set data.range to the values that are black and "
-    "white, such as (0, 1), or save it with 8 or 16 bits"
-  )
+  raise UnreadableImage(_UNKNOWN_RANGE)
 
 
 def _scaled(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax.data.crops import Crops
+from cnnjax import fields
+from cnnjax.data.examples import Examples
 from cnnjax.data.order import Order
 from cnnjax.data.resident import Resident, check_fits, in_gib
 from cnnjax.data.split import Skipped, Split
@@ -19,10 +20,10 @@ def settled(
   """The split decoded, if it is to stay on the device; else as it is."""
   if split is None or not _stays(split, config, devices, train=train):
     return split
-  crops, size = Crops.of(config, split.shape), _size(config, train=train)
-  check_fits((len(split), *crops.shape(size)), _max_gib(config, devices))
-  image = lambda data: crops.whole(data, size) if train else crops.evaluate(data, size)
-  return split.decoded(image, skipped, replace=train)
+  examples, size = Examples.of(config, split.fields), _size(config, train=train)
+  check_fits((len(split), fields.nbytes(examples.cropped(size))), _max_gib(config, devices))
+  crop = examples.whole if train else examples.evaluate
+  return split.decoded(lambda example: crop(example, size), skipped, replace=train)
 
 
 def pipeline(
@@ -51,8 +52,8 @@ def _stays(split: Split, config: ConfigDict, devices: int, *, train: bool) -> bo
   """Whether a split stays on the device; the answer is the same once it is decoded."""
   if config.pipeline != "auto":
     return config.pipeline == "resident"
-  shape = Crops.of(config, split.shape).shape(_size(config, train=train))
-  fits = in_gib((len(split), *shape)) <= _max_gib(config, devices)
+  cropped = Examples.of(config, split.fields).cropped(_size(config, train=train))
+  fits = in_gib((len(split), fields.nbytes(cropped))) <= _max_gib(config, devices)
   return fits and not (train and config.crop != "center")
 
 

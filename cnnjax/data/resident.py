@@ -1,4 +1,4 @@
-"""The resident pipeline: the whole split stays on the devices as uint8."""
+"""The resident pipeline: the whole split stays on the devices, images and masks as they are."""
 
 import functools
 import math
@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cnnjax import fields
 from cnnjax.data.order import Order
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError
@@ -60,13 +61,14 @@ class Resident:
     """The split on the devices, where it is put when it is first asked for."""
     more = self._rows - len(self.split)
     pad = lambda x: x if not more else np.pad(x, [(0, more), *[(0, 0)] * (x.ndim - 1)])  # a copy
-    arrays = {"image": pad(self.split.images), "label": pad(self.split.labels)}
-    return sharding.put(arrays, self._where)
+    return sharding.put({k: pad(x) for k, x in self.split.arrays.items()}, self._where)
 
   def shapes(self, step: int) -> Feed:
     """What `feed` gives, as shapes that say where they lie; nothing is put there."""
-    row = lambda x: jax.ShapeDtypeStruct((self._rows, *x.shape[1:]), x.dtype, sharding=self._where)
-    arrays = {"image": row(self.split.images), "label": row(self.split.labels)}
+    arrays = {
+      name: jax.ShapeDtypeStruct((self._rows, *shape), dtype, sharding=self._where)
+      for name, (shape, dtype) in fields.arrays(self.split.fields).items()
+    }
     runs = (len(self._orders),) if self._orders else ()
     order = jax.ShapeDtypeStruct(
       (*runs, self.order.steps_per_epoch, self.order.batch_size),
@@ -97,7 +99,9 @@ class Resident:
     """The batch of `step`; pure, called inside the training program."""
     batch = gather(feed.arrays, feed.order[step % self.order.steps_per_epoch])
     if feed.size:
-      batch["image"] = _resized(batch["image"], feed.size)
+      for name, field in self.split.fields.items():
+        if field.kind in _RESIZED:
+          batch[name] = _RESIZED[field.kind](batch[name], feed.size)
     return jax.lax.with_sharding_constraint(batch, sharding.over_batch(self._mesh))
 
   def once(self, batch_size: int) -> Iterator[tuple[dict[str, jax.Array], jax.Array]]:
@@ -120,18 +124,18 @@ class Resident:
 
   def describe(self) -> str:
     """Where batches come from, and what it takes."""
-    size = sharding.size_text(2**30 * in_gib((len(self.split), *self.split.shape)))
+    size = sharding.size_text(len(self.split) * fields.nbytes(self.split.fields))
     parts = f", in {self._mesh.size} parts" if self._parts else " on each device"
     return f"resident, {size}{parts}"
 
 
 def in_gib(shape: tuple[int, ...]) -> float:
-  """The size of uint8 images of `[n, height, width, channels]`."""
+  """The size of arrays of `shape` in bytes, such as of uint8 images."""
   return math.prod(shape) / 2**30
 
 
 def check_fits(shape: tuple[int, ...], max_gib: float) -> None:
-  """Raises UserError if uint8 images of `[n, height, width, channels]` take more than allowed."""
+  """Raises UserError if `shape`, (images, bytes of one in any number of axes), is not allowed."""
   if (gib := in_gib(shape)) > max_gib:
     raise UserError(
       f"the {shape[0]:,} images take {gib:.1f} GiB on each device, and data.max_gib "
@@ -146,7 +150,20 @@ def gather(arrays: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.Ar
 
 
 def _resized(images: jax.Array, size: int) -> jax.Array:
-  """uint8 images as square ones of `size`, antialiased."""
+  """Images as square ones of `size`, antialiased, of the same type."""
   shape = (len(images), size, size, images.shape[-1])
   resized = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
-  return jnp.round(resized).astype(jnp.uint8)
+  if jnp.issubdtype(images.dtype, jnp.integer):
+    resized = jnp.round(resized)
+  return resized.astype(images.dtype)
+
+
+def _nearest(masks: jax.Array, size: int) -> jax.Array:
+  """Masks as square ones of `size`: of each pixel, the value at its centre."""
+  rows, columns = (
+    jnp.floor((jnp.arange(size) + 0.5) * n / size).astype(jnp.int32) for n in masks.shape[1:]
+  )
+  return masks[:, rows[:, None], columns]
+
+
+_RESIZED = {"image": _resized, "mask": _nearest}

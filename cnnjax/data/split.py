@@ -1,4 +1,4 @@
-"""A split: images that are in memory or read one by one, their labels, and the classes."""
+"""A split: examples that are in memory or read one by one, and the fields that they have."""
 
 import collections
 import dataclasses
@@ -9,13 +9,19 @@ from typing import Any, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax import fields
 from cnnjax.data import identity, imbalance
 from cnnjax.data.images import UnreadableImage
 from cnnjax.errors import UserError, listed, number, unknown
+from cnnjax.fields import Field
 
-# The bytes of a file, uint8 [height, width, channels], or why there is neither.
+# The bytes of a file, [height, width, channels] of a type of `fields`, or why there is neither.
 Image = bytes | np.ndarray | UnreadableImage
 Label = np.ndarray | int  # a class, or [num_classes] uint8 where an image may have several
+# What a source has of an example by the names of `fields.arrays`: images and masks as of Image
+# (a mask [height, width]), boxes as many as there are, unless NAME_valid says which there are.
+Example = dict[str, Any]
+LABELS = ("label", "multi_label")  # the kinds that say of which class an example is
 NEAR = 1024  # examples among which another image with the same several labels is looked for
 
 
@@ -30,8 +36,8 @@ class Records(Protocol):
 
   def __len__(self) -> int: ...
 
-  def __getitem__(self, i: int) -> tuple[Image, Label]:
-    """An image and its label."""
+  def __getitem__(self, i: int) -> Example | tuple[Image, Label]:
+    """An example, of which `(image, label)` is the short form."""
 
   def name(self, i: int) -> str:
     """What a person would look for: the path of a file, or the place in a data set."""
@@ -39,21 +45,28 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-  """Records in memory: `images` [n, height, width, channels] uint8, `labels` as in `Records`.
+  """Records in memory: `arrays` [n, ...] by the names of `fields.arrays`, among them "image".
 
   `listed` are the labels before others took the place of images that cannot be read, if they did.
   """
 
-  images: np.ndarray
-  labels: np.ndarray
+  arrays: Mapping[str, np.ndarray]
   listed: np.ndarray | None = None
   source: "Split | None" = None  # what they were decoded from
 
   def __len__(self) -> int:
-    return len(self.labels)
+    return len(self.images)
 
-  def __getitem__(self, i: int) -> tuple[np.ndarray, Label]:
-    return self.images[i], self.labels[i]
+  def __getitem__(self, i: int) -> Example:
+    return {name: array[i] for name, array in self.arrays.items()}
+
+  @property
+  def images(self) -> np.ndarray:
+    return self.arrays["image"]
+
+  @property
+  def labels(self) -> np.ndarray:
+    return self.arrays["label"]
 
   def name(self, i: int) -> str:
     return f"image {i}" if self.source is None else self.source.name(i)
@@ -83,6 +96,8 @@ class Split:
   """The `records` at `indices` (None: all), in that order.
 
   `shape` is (height, width, channels) of the images; height and width are None where they differ.
+  `classes` are those of the labels, the masks or the boxes. `declared` are the fields; None: an
+  image of 8 bits, and a label or several.
   """
 
   records: Records
@@ -91,11 +106,43 @@ class Split:
   indices: np.ndarray | None = None
   note: str = ""  # where it comes from, for people, if that does not go without saying
   remarks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # on the data, for people
+  declared: Mapping[str, Field] | None = None
 
   @classmethod
   def of(cls, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> "Split":
-    """A split of arrays that are in memory."""
-    return cls(Arrays(images, labels), classes, images.shape[1:])
+    """A split of images with labels that are in memory."""
+    label = fields.multi_label(classes) if labels.ndim == 2 else fields.label(classes)
+    declared = {"image": fields.image(*images.shape[1:], str(images.dtype)), "label": label}
+    return cls.of_fields(Arrays({"image": images, "label": labels}), declared)
+
+  @classmethod
+  def of_fields(cls, records: Records, declared: Mapping[str, Field], **rest: Any) -> "Split":
+    """A split whose fields are `declared`; `rest` is as of the class."""
+    having = [field.classes for field in declared.values() if field.classes is not None]
+    return cls(records, next(iter(having), ()), declared["image"].shape, **rest, declared=declared)
+
+  @functools.cached_property
+  def fields(self) -> dict[str, Field]:
+    """What each example has, by name. Where it is not declared, a label may be read for it."""
+    if self.declared is not None:
+      return dict(self.declared)
+    ndim = self.labels.ndim - 1 if self.knows_labels else np.ndim(self[0]["label"])
+    label = fields.multi_label(self.classes) if ndim else fields.label(self.classes)
+    return {"image": fields.image(*self.shape), "label": label}
+
+  @property
+  def has_label(self) -> bool:
+    """Whether an example has a `label`, a class or several."""
+    return self.declared is None or "label" in fields.of_kind(self.declared, *LABELS)
+
+  @property
+  def label(self) -> Field | None:
+    """The field that says of which class an example is, if there is one."""
+    return self.fields["label"] if self.has_label else None
+
+  def with_fields(self, *names: str) -> "Split":
+    """The same with some of its fields alone."""
+    return dataclasses.replace(self, declared={name: self.fields[name] for name in names})
 
   def __len__(self) -> int:
     return len(self.records) if self.indices is None else len(self.indices)
@@ -103,26 +150,37 @@ class Split:
   def _at(self, i: int) -> int:
     return int(i if self.indices is None else self.indices[i])
 
-  def __getitem__(self, i: int) -> tuple[Image, Label]:
-    return self.records[self._at(i)]
+  def __getitem__(self, i: int) -> Example:
+    return self._named(self.records[self._at(i)])
 
-  def _some(self, places: range) -> list[tuple[Image, Label]]:
+  def _named(self, found: Example | tuple[Image, Label]) -> Example:
+    """An example by the names of its fields, and no more than those."""
+    if isinstance(found, tuple):
+      found = {"image": found[0], "label": found[1]}
+    if self.declared is None:
+      return found
+    return {name: found[name] for name in fields.arrays(self.declared) if name in found}
+
+  def _some(self, places: range) -> list[Example]:
     """The examples at `places`: records that can read several at once do so."""
     several = getattr(self.records, "__getitems__", lambda at: [self.records[i] for i in at])
-    return several([self._at(i) for i in places])
+    return [self._named(found) for found in several([self._at(i) for i in places])]
 
   def name(self, i: int) -> str:
     return self.records.name(self._at(i))
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """[n] int32, or [n, num_classes] uint8 where an image may have several."""
+    """[n] int32, or [n, num_classes] uint8 where an image may have several, of a split with a
+    `label`."""
     return self._chosen(self.records.labels)
 
   @property
   def knows_labels(self) -> bool:
-    """Whether `labels` are in memory: else the whole split is read for them."""
-    return "labels" in vars(self.records)
+    """Whether `labels` are in memory: else there are none, or the whole split is read for them."""
+    if isinstance(self.records, Arrays):
+      return "label" in self.records.arrays
+    return vars(self.records).get("labels") is not None
 
   @functools.cached_property
   def _labels_read(self) -> dict[int, Label]:
@@ -133,7 +191,7 @@ class Split:
     if self.knows_labels:
       return self.labels[i]
     if i not in self._labels_read:
-      self._labels_read[i] = self[i][1]
+      self._labels_read[i] = self[i]["label"]
     return self._labels_read[i]
 
   def ids(self, by: str) -> np.ndarray:
@@ -161,10 +219,20 @@ class Split:
 
   @property
   def images(self) -> np.ndarray:
-    """[n, height, width, channels] uint8 of a split that is in memory."""
+    """[n, height, width, channels] of a split that is in memory."""
+    return self._chosen(self._in_memory.images)
+
+  @property
+  def arrays(self) -> dict[str, np.ndarray]:
+    """The arrays of its fields, [n, ...], of a split that is in memory."""
+    there = self._in_memory.arrays
+    return {name: self._chosen(there[name]) for name in fields.arrays(self.fields)}
+
+  @property
+  def _in_memory(self) -> Arrays:
     if not isinstance(self.records, Arrays):
       raise TypeError("these images are read one by one; `decoded` reads them all")
-    return self._chosen(self.records.images)
+    return self.records
 
   def take(self, indices: np.ndarray) -> "Split":
     """The examples at `indices`."""
@@ -172,59 +240,71 @@ class Split:
     return dataclasses.replace(self, indices=indices)
 
   def decoded(
-    self, image: Callable[[Any], np.ndarray], skipped: "Skipped", *, replace: bool = False
+    self,
+    crop: Callable[[Example], dict[str, np.ndarray]],
+    skipped: "Skipped",
+    *,
+    replace: bool = False,
   ) -> "Split":
-    """All of it in memory, each image as `image` decodes it.
+    """All of it in memory, each example as `crop` makes it.
 
     One that cannot be decoded is left out, and its class named if that loses all of its images;
     with `replace` another one stands there as well: see `stand_in`.
     """
     if isinstance(self.records, Arrays):
-      first = self.records.images[0]
-      if image(first) is first:
+      first = self[0]
+      if all(array is first[name] for name, array in crop(first).items() if array.ndim > 1):
         return self
 
-    def read(places: range) -> list[tuple[int, np.ndarray, Label]]:
+    def read(places: range) -> list[tuple[int, dict[str, np.ndarray]]]:
       found = []
-      for i, (data, label) in zip(places, self._some(places), strict=True):
+      for i, example in zip(places, self._some(places), strict=True):
         try:
-          found.append((i, image(data), label))
+          found.append((i, crop(example)))
         except UnreadableImage as e:
           skipped.add(self.name(i), e)
       return found
 
-    images, labels, there = None, [None] * len(self), np.zeros(len(self), bool)
+    arrays, there = {}, np.zeros(len(self), bool)
     for found in identity.in_parts(read, len(self)):
-      for i, pixels, label in found:
-        images = np.empty((len(self), *pixels.shape), np.uint8) if images is None else images
-        images[i], labels[i], there[i] = pixels, label, True
-    if images is None:
+      for i, example in found:
+        for name, array in example.items():
+          if name not in arrays:
+            arrays[name] = np.empty((len(self), *array.shape), array.dtype)
+          arrays[name][i] = array
+        there[i] = True
+    if not arrays:
       raise UserError(f"none of the images can be read, such as {next(iter(skipped))}")
     missing, rows = np.flatnonzero(~there), np.flatnonzero(there)
     if replace:
       rows = np.arange(len(self))
       rows[missing] = [self.stand_in(i, there.__getitem__, skipped[self.name(i)]) for i in missing]
-    labels = np.stack([labels[i] for i in rows])
-    labels = labels.astype(np.uint8 if labels.ndim == 2 else np.int32)
     note = self.note
     if not len(missing):
-      records = Arrays(images, labels, source=self)
+      records = Arrays(arrays, source=self)
     else:
-      as_listed = self.labels if replace else None
-      records = Arrays(images[rows], labels, as_listed, source=self.take(rows))
-      done = "replaced within their class" if replace else "left out"
+      as_listed = self.labels if replace and self.has_label else None
+      arrays = {name: array[rows] for name, array in arrays.items()}
+      records = Arrays(arrays, as_listed, source=self.take(rows))
+      done = f"replaced{' within their class' if self.has_label else ''}" if replace else "left out"
       left_out = f"{len(missing)} that cannot be read {done}"
       note = ", ".join(filter(None, (note, left_out, self.lost(missing))))
-    return Split(records, self.classes, images.shape[1:], note=note, remarks=self.remarks)
+    declared = {
+      name: dataclasses.replace(field, shape=arrays[name].shape[1:], dtype=str(arrays[name].dtype))
+      for name, field in self.fields.items()
+    }
+    return Split.of_fields(records, declared, note=note, remarks=self.remarks)
 
   def lost(self, missing: Iterable[int]) -> str:
-    """The classes whose examples are all among the `missing` ones, in words.
+    """The classes whose examples are all among the `missing` ones, in words; "" without labels.
 
     Where labels have to be read, those after a missing example are, until there is another one of
     its class; all of them only if that takes too long.
     """
     missing = {*map(int, missing)}
-    if not missing or not (self.knows_labels or self._may_lose(missing)):
+    if not missing or not self.has_label:
+      return ""
+    if not (self.knows_labels or self._may_lose(missing)):
       return ""
     rows = np.delete(np.arange(len(self)), [*missing])
     lost = imbalance.lacking(self.labels, self.labels[rows], self.classes)
@@ -245,33 +325,39 @@ class Split:
     """Returns the example to train on where example `i` cannot be read: the next of its class.
 
     Where an image may have several labels, the one with the same labels among the next `NEAR`, or
-    if there is none, the next of all. "Next" goes around the end. No more is read than needed.
+    if there is none, the next of all; without labels, the next. "Next" goes around the end. No more
+    is read than needed.
     `reason`: why example `i` cannot be read.
 
     Raises:
       UserError: none of the images of a class can be read.
     """
-    own, n = self._label(i), len(self)
-    several = np.ndim(own) == 1
+    n = len(self)
 
     def find(fits: Callable[[int], bool], number: int = n) -> int | None:
       after = ((i + k) % n for k in range(1, number))
       return next((at for at in after if fits(at) and readable(at)), None)
 
-    same = lambda at: np.array_equal(self._label(at), own)
-    found = find(same, min(n, NEAR + 1) if several else n)
-    if found is None:
-      for label in np.flatnonzero(own) if several else [own]:
-        has = lambda at, label=label: self._label(at)[label] > 0
-        if not several or find(has) is None:
-          raise UserError(
-            f"none of the training images of {self.classes[label]!r} can be read, such as "
-            f"{self.name(i)}: {reason}; mend or add some, or take the class out of the data"
-          )
-      found = find(lambda at: True)
+    found = self._alike(i, find, reason) if self.has_label else find(lambda at: True)
     if found is None:
       raise UserError(f"none of the images can be read, such as {self.name(i)}")
     return found
+
+  def _alike(self, i: int, find: Callable[..., int | None], reason: str) -> int | None:
+    """The example that stands in for example `i` by its label; arguments as of `stand_in`."""
+    own, n = self._label(i), len(self)
+    several = np.ndim(own) == 1
+    same = lambda at: np.array_equal(self._label(at), own)
+    if (found := find(same, min(n, NEAR + 1) if several else n)) is not None:
+      return found
+    for label in np.flatnonzero(own) if several else [own]:
+      has = lambda at, label=label: self._label(at)[label] > 0
+      if not several or find(has) is None:
+        raise UserError(
+          f"none of the training images of {self.classes[label]!r} can be read, such as "
+          f"{self.name(i)}: {reason}; mend or add some, or take the class out of the data"
+        )
+    return find(lambda at: True)
 
 
 class Skipped(dict[str, str]):

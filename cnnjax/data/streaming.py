@@ -29,11 +29,12 @@ from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cnnjax import fields
 from cnnjax.data import stall
-from cnnjax.data.crops import Crops
+from cnnjax.data.examples import Examples
 from cnnjax.data.images import UnreadableImage
 from cnnjax.data.order import Order
-from cnnjax.data.split import Label, Skipped, Split
+from cnnjax.data.split import Example, Skipped, Split
 from cnnjax.errors import TransientError, warn
 from cnnjax.runtime import processes, sharding, signals
 
@@ -54,8 +55,9 @@ class _Chunks:
   split: Split
   indices: Callable[[int], np.ndarray]  # step -> the examples of the global batch; -1: none
   rows: np.ndarray  # of each batch, those of this process
-  image: Callable[..., np.ndarray]  # (data, step, row, where they may be written) -> pixels
-  size: Callable[[int], tuple[int, int, int]]  # step -> height, width, channels
+  # (example, step, row, where the image may be written) -> the arrays of the example
+  crop: Callable[[Example, int, int, np.ndarray], dict[str, np.ndarray]]
+  arrays: Callable[[int], dict[str, tuple[tuple[int, ...], str]]]  # step -> their shapes and types
   steps: range
   replace: bool  # of an image that cannot be read, by another; else it is masked
   limit: int  # images that cannot be read; the search for another ends there
@@ -73,31 +75,36 @@ class _Chunks:
   def __getitem__(self, i: int) -> dict[str, Any]:
     step = self.steps[i // self.per_batch]
     rows = np.array_split(self.rows, self.per_batch)[i % self.per_batch]
-    images = np.empty((len(rows), *self.size(step)), np.uint8)
-    labels, mask, skipped = [], np.zeros(len(rows), bool), []
+    arrays = {
+      name: np.empty((len(rows), *shape), dtype)
+      for name, (shape, dtype) in self.arrays(step).items()
+    }
+    there, skipped = np.zeros(len(rows), bool), []
     for place, (row, index) in enumerate(zip(rows, self.indices(step)[rows], strict=True)):
-      pixels, label = self._example(int(index), step, int(row), images[place], skipped)
-      mask[place] = pixels is not None
-      if not np.may_share_memory(pixels, images):
-        images[place] = pixels if mask[place] else 0
-      labels.append(label)
+      found = self._example(int(index), step, int(row), arrays["image"][place], skipped)
+      there[place] = found is not None
+      for name, array in arrays.items():
+        if found is None:
+          array[place] = 0
+        elif not np.may_share_memory(found[name], array):
+          array[place] = found[name]
     self.reading.pop(threading.get_ident(), None)  # where there is no example, none was read
-    return {"image": images, "label": np.stack(labels), "mask": mask, "skipped": skipped}
+    return {"arrays": arrays, "there": there, "skipped": skipped}
 
   def _example(
     self, index: int, step: int, row: int, out: np.ndarray, skipped: list
-  ) -> tuple[Any, Label]:
-    """(pixels, label); no pixels where there is no example, or it cannot be read."""
-    pixels, label, damaged = None, None, set()
+  ) -> dict[str, np.ndarray] | None:
+    """The arrays of an example; None where there is no example, or it cannot be read."""
+    found, damaged = None, set()
 
     def readable(at: int) -> bool:
-      nonlocal pixels, label
+      nonlocal found
       if at in damaged:
         return False
       self.reading[threading.get_ident()] = at, time.monotonic()
-      data, label = self.split[at]
+      example = self.split[at]
       try:
-        pixels = self.image(data, step, row, out)
+        found = self.crop(example, step, row, out)
       except UnreadableImage as e:
         damaged.add(at)
         skipped.append((self.split.name(at), str(e)))
@@ -106,12 +113,12 @@ class _Chunks:
       return at not in damaged
 
     if index < 0:
-      return None, self.split[0][1]
+      return None
     # The process that trains finds too many in `skipped`, and says so.
     with contextlib.suppress(_TooMany):
       if not readable(index) and self.replace:
         self.split.stand_in(index, readable, skipped[-1][1])
-    return pixels, label
+    return found
 
 
 def _join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -119,10 +126,15 @@ def _join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
   JAX may keep what it is given, on CPU, and so keep that memory from being freed when a run ends.
   """
-  if len(chunks) == 1 and type(chunks[0]["image"]) is np.ndarray:
+  if len(chunks) == 1 and type(chunks[0]["arrays"]["image"]) is np.ndarray:
     return chunks[0]
-  joined = {key: np.concatenate([c[key] for c in chunks]) for key in ("image", "label", "mask")}
-  return {**joined, "skipped": [found for c in chunks for found in c["skipped"]]}
+  arrays = {
+    name: np.concatenate([c["arrays"][name] for c in chunks]) for name in chunks[0]["arrays"]
+  }
+  there = np.concatenate([c["there"] for c in chunks])
+  return {
+    "arrays": arrays, "there": there, "skipped": [found for c in chunks for found in c["skipped"]]
+  }  # fmt: skip
 
 
 def _start_tracker() -> None:
@@ -181,7 +193,7 @@ class Streaming:
   ):
     self.split, self.order = split, order
     self._config, self._mesh, self._skipped = config, mesh, skipped
-    self._crops = Crops.of(config, split.shape)
+    self._examples = Examples.of(config, split.fields)
     self._threads = config.threads or os.cpu_count() or 1
     self._stream, self._next, self._told = None, -1, False
     self._since, self._waited = None, 0.0
@@ -191,16 +203,16 @@ class Streaming:
     began, goes_on = time.monotonic(), step == self._next
     if not goes_on:
       self.close()
-      order, crops = self.order, self._crops
+      order, examples = self.order, self._examples
       self._stream = self._read(
         _Chunks(
           self.split,
           order.at,
           sharding.local_rows(order.batch_size, self._mesh),
-          lambda data, step, row, out: crops.train(
-            data, order.size(step), (order.seed, step, row), out
+          lambda example, step, row, out: examples.train(
+            example, order.size(step), (order.seed, step, row), out
           ),
-          lambda step: crops.shape(order.size(step)),
+          lambda step: examples.arrays(order.size(step)),
           range(step, order.total),
           replace=True,
           limit=self._skipped.limit,
@@ -210,23 +222,20 @@ class Streaming:
       )
       self._next = step
     self._next += 1
-    batch = next(self._stream)
+    batch, _ = next(self._stream)
     if not goes_on:  # the first one has to be waited for, and compiling may follow it
       self._since, self._waited = None, 0.0
     else:
       self._since = began if self._since is None else self._since
       self._waited += time.monotonic() - began
-    return {"image": batch["image"], "label": batch["label"]}
+    return batch
 
   def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `feed` gives, as shapes that say where they lie; nothing is read but one label."""
+    """What `feed` gives, as shapes that say where they lie; nothing is read."""
     size, where = self.order.batch_size, sharding.over_batch(self._mesh)
-    label = np.asarray(self.split[0][1])
     return {
-      "image": jax.ShapeDtypeStruct(
-        (size, *self._crops.shape(self.order.size(step))), np.uint8, sharding=where
-      ),
-      "label": jax.ShapeDtypeStruct((size, *label.shape), label.dtype, sharding=where),
+      name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=where)
+      for name, (shape, dtype) in self._examples.arrays(self.order.size(step)).items()
     }
 
   def waits(self) -> dict[str, float]:
@@ -252,7 +261,7 @@ class Streaming:
 
   def once(self, batch_size: int) -> Iterator[tuple[dict[str, jax.Array], jax.Array]]:
     """(batch, mask) over the split in order: every example once, the last batch padded."""
-    crops, size = self._crops, self._config.eval_size or self._config.image_size
+    examples, size = self._examples, self._config.eval_size or self._config.image_size
     batch_size = sharding.padded(min(batch_size, len(self.split)), self._mesh)
     places = np.arange(math.ceil(len(self.split) / batch_size) * batch_size)
     places = np.where(places < len(self.split), places, -1).reshape(-1, batch_size)
@@ -260,16 +269,15 @@ class Streaming:
       self.split,
       places.__getitem__,
       sharding.local_rows(batch_size, self._mesh),
-      lambda data, step, row, out: crops.evaluate(data, size),
-      lambda step: crops.shape(size),
+      lambda example, step, row, out: examples.evaluate(example, size),
+      lambda step: examples.arrays(size),
       range(len(places)),
       replace=False,
       limit=self._skipped.limit,
       what="an evaluation at batch",
     )
     # In threads: to start worker processes for each evaluation takes longer than they save.
-    for batch in self._read(chunks, workers=0):
-      yield {"image": batch["image"], "label": batch["label"]}, batch["mask"]
+    yield from self._read(chunks, workers=0)
     self._tell_lost()
 
   def _tell_lost(self) -> None:
@@ -280,7 +288,10 @@ class Streaming:
       if lost := split.lost(missing):
         warn(f"images that cannot be read are left out of the evaluation, which is {lost}")
 
-  def _read(self, chunks: _Chunks, workers: int) -> Iterator[dict[str, jax.Array]]:
+  def _read(
+    self, chunks: _Chunks, workers: int
+  ) -> Iterator[tuple[dict[str, jax.Array], jax.Array]]:
+    """(batch, which of its rows are examples) of each step."""
     options = grain.ReadOptions(self._threads, self._threads + chunks.per_batch)
     data = grain.MapDataset.source(chunks).to_iter_dataset(options)
     if workers:
@@ -296,10 +307,10 @@ class Streaming:
     with contextlib.closing(iter(data)) as batches, stall.Watch(hint) as watch:
       for step in chunks.steps:
         with watch.waiting(f"{chunks.what} {step + 1:,}"), _workers_watched():
-          arrays, skipped = next(batches)
+          arrays, there, skipped = next(batches)
         for name, reason in skipped:
           self._skipped.add(name, reason)
-        yield arrays
+        yield arrays, there
 
   def _hint(self, chunks: _Chunks, workers: int) -> str:
     """What may be the reason that a batch does not come, and what to try."""
@@ -311,9 +322,12 @@ class Streaming:
       return f"{name} is being read for {seconds:.0f} s. {try_}"
     return f"{workers} worker processes read images. {try_}" if workers else try_
 
-  def _on_device(self, batch: dict[str, Any]) -> tuple[dict[str, jax.Array], list]:
-    skipped = batch.pop("skipped")
-    return sharding.put_rows(batch, sharding.over_batch(self._mesh)), skipped
+  def _on_device(
+    self, batch: dict[str, Any]
+  ) -> tuple[dict[str, jax.Array], jax.Array, list[tuple[str, str]]]:
+    where = sharding.over_batch(self._mesh)
+    arrays, there = sharding.put_rows((batch["arrays"], batch["there"]), where)
+    return arrays, there, batch["skipped"]
 
   @property
   def images_ahead(self) -> int:
@@ -328,6 +342,7 @@ class Streaming:
 
   def describe(self) -> str:
     """Where batches come from, and the most memory that decoded images take."""
-    mib = self.images_ahead * math.prod(self._crops.shape(self._config.image_size)) / 2**20
+    nbytes = fields.nbytes(self._examples.cropped(self._config.image_size))
+    mib = self.images_ahead * nbytes / 2**20
     workers = f"{self._config.workers} processes of " if self._config.workers else ""
     return f"streaming by {workers}{self._threads} threads, at most {mib:,.0f} MiB of images ahead"

@@ -11,6 +11,7 @@ import numpy as np
 from clu.metrics import Collection
 from clu.metrics import Metric as CluMetric
 
+from cnnjax.fields import Need
 from cnnjax.tasks import weights
 from cnnjax.tasks.metric import Metric
 
@@ -66,12 +67,13 @@ class Task:
   keys that each reads and others do not; and `METRICS`, what is known of those of the collection,
   in the order in which they are printed. One that is not declared there is printed last, and cannot
   be monitored.
-  `SEVERAL`: an image may have several labels.
+  `SEVERAL`: an image may have several labels. `NEEDS`: the kinds of fields that it reads.
   """
 
   LOSSES: ClassVar[dict[str, tuple[str, ...]]]
   METRICS: ClassVar[tuple[Metric, ...]] = ()
   SEVERAL: ClassVar[bool] = False
+  NEEDS: ClassVar[tuple[Need, ...]] = ("image", ("label", "multi_label"))
 
   num_classes: int
   loss_name: str = ""  # of LOSSES; a subclass says which

@@ -13,7 +13,7 @@ from clu import metrics
 from jax.ad_checkpoint import checkpoint_name
 from ml_collections import ConfigDict
 
-from cnnjax import models
+from cnnjax import fields, models
 from cnnjax.models import batch_stats as norms
 from cnnjax.training.state import TrainState
 
@@ -76,8 +76,10 @@ NORMS = tuple(Norms.__annotations__)
 
 
 def to_float(images: jax.Array) -> jax.Array:
-  """uint8 images as float32 in [0, 1]; augmentation works on these."""
-  return images.astype(jnp.float32) / 255.0
+  """Images of a type of `fields` as float32 in [0, 1]; augmentation works on these."""
+  if images.dtype == jnp.float32:
+    return images
+  return images.astype(jnp.float32) / float(fields.WHITE[str(images.dtype)])
 
 
 def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:

@@ -42,7 +42,10 @@ def test_forms_that_are_taken():
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    ({"train": (IMAGES / 255, LABELS)}, r"uint8 .*, not float64 .*\(images \* 255\)\.round\(\)"),
+    (
+      {"train": (IMAGES / 255, LABELS)},
+      r"uint8, uint16 or float32 .*, not float64 .*\(images \* 255\)\.round\(\)",
+    ),
     (
       {"train": (IMAGES > 9, LABELS)},
       r"not bool .* \(images \* 255\)\.round\(\)\.astype\('uint8'\)",
@@ -51,11 +54,16 @@ def test_forms_that_are_taken():
       {"train": (IMAGES.astype(int), LABELS)},
       r"not int64 .* give images\.round\(\)\.astype\('uint8'",
     ),
-    ({"train": (IMAGES.astype("u2") * 257, LABELS)}, r"uint16 .* give \(images / 65535 \* 255\)"),
-    ({"train": (IMAGES * np.float32(16), LABELS)}, r"float32 .* give \(images / 4095 \* 255\)"),
+    ({"train": (IMAGES.astype("u4") * 257, LABELS)}, r"uint32 .* give \(images / 65535 \* 255\)"),
+    ({"train": (IMAGES * 16.0, LABELS)}, r"float64 .* give \(images / 4095 \* 255\)"),
+    ({"train": (IMAGES * np.float32(np.inf), LABELS)}, "are float32, and not all of them are fin"),
+    (
+      {"test": (IMAGES.astype("u2"), LABELS)},
+      "test: images are uint16, and those of train are uin",
+    ),
     ({"train": (IMAGES * np.nan, LABELS)}, "float64 .* and not all of them are finite"),
     ({"train": (IMAGES / 127 - 1, LABELS)}, r"from -1 to 1\.007\d*: scale them to 0 to 255"),
-    ({"train": (IMAGES[0, ..., 0], LABELS)}, r"train: images are uint8 .*, not uint8 \[8, 8\]"),
+    ({"train": (IMAGES[0, ..., 0], LABELS)}, r"train: images are uint8, .*, not uint8 \[8, 8\]"),
     ({"train": (IMAGES, LABELS[:-1])}, r"train: 60 images and labels of shape \[59\]"),
     ({"train": (IMAGES[:0], LABELS[:0])}, "train: 0 images"),
     ({"train": (IMAGES, LABELS[:, None, None])}, r"train: 60 images and labels of .*\[60, 1, 1\]"),

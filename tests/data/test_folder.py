@@ -259,7 +259,7 @@ def test_names_in_no_encoding_can_be_printed():
   data.check(c)
   split = folder.load(c, "train")
   assert split.classes == ("caf\\xe9", "y")
-  assert "a/caf\\xe9/" in split.name(0).encode().decode() and isinstance(split[0][0], bytes)
+  assert "a/caf\\xe9/" in split.name(0).encode().decode() and isinstance(split[0]["image"], bytes)
 
 
 def test_worker_processes_get_a_copy():

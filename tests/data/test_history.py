@@ -87,8 +87,7 @@ def test_large_sets_are_compared_by_place():
     def contents(self):
       raise AssertionError("read")
 
-  far = lambda *numbers: dataclasses.replace(s := split_of(*numbers), records=Far(
-    s.records.images, s.records.labels))  # fmt: skip
+  far = lambda *numbers: dataclasses.replace(s := split_of(*numbers), records=Far(s.records.arrays))
   before, _ = history.of_run(None, far(1, 2, 3, 4), {})
   assert before.by == identity.PLACE
   with pytest.raises(UserError, match="2 of these 2"):

@@ -30,7 +30,7 @@ def split_of(ids, labels=None, classes=4, groups=None):
   class Grouped(type(split.records)):
     groups = names
 
-  return dataclasses.replace(split, records=Grouped(split.records.images, split.records.labels))
+  return dataclasses.replace(split, records=Grouped(split.records.arrays))
 
 
 def held(split, amount=SHARE, key="test", seed=0):

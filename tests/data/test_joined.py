@@ -30,7 +30,7 @@ def test_labels_are_those_of_the_run(labels, several, expected):
   assert split.classes == RUN and len(split) == 7
   np.testing.assert_array_equal(split.labels, expected)
   for i in range(7):
-    image, label = split[i]
+    image, label = (split[i][name] for name in ("image", "label"))
     np.testing.assert_array_equal(image, IMAGES[i])
     np.testing.assert_array_equal(label, expected[i])
   for by in (CONTENT, PLACE):

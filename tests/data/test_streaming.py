@@ -62,12 +62,13 @@ def pixels(n=SIZE, size=4):
 def test_the_rows_of_a_process_may_hold_no_example():
   """As of the last evaluated batch on two processes, where the first one has all that are left."""
   split = pixels(3)
-  image, size = lambda data, *_: data, lambda step: (4, 4, 1)
+  crop, arrays = lambda example, *_: example, lambda step: {"image": ((4, 4, 1), "uint8")}
   indices = lambda step: np.array([0, 1, 2, -1, -1, -1])
   chunks = streaming._Chunks(
-    split, indices, np.arange(3, 6), image, size, range(1), replace=False, limit=0, what="batch"
+    split, indices, np.arange(3, 6), crop, arrays, range(1), replace=False, limit=0, what="batch"
   )
-  assert chunks[0]["mask"].tolist() == [False] * 3 and not chunks[0]["image"].any()
+  found = chunks[0]
+  assert found["there"].tolist() == [False] * 3 and not found["arrays"]["image"].any()
 
 
 def left_over():
@@ -100,7 +101,7 @@ def test_random_crops_are_those_of_seed_step_and_row(files):
     assert len({image.tobytes() for image in batch["image"][:4]}) == 4
     for row, (index, image) in enumerate(zip(rows, batch["image"], strict=True)):
       rng = np.random.default_rng((SEED, step, row))
-      expected = random_resized_crop(files[index][0], 6, 3, rng, (0.2, 0.9))
+      expected = random_resized_crop(files[index]["image"], 6, 3, rng, (0.2, 0.9))
       np.testing.assert_array_equal(image, expected)
 
 
@@ -174,14 +175,14 @@ class Watch:
 
     def chunk(chunks, i):
       found = get(chunks, i)
-      self.decoded += len(found["image"])
-      self.see(found["image"])
+      self.decoded += len(found["arrays"]["image"])
+      self.see(found["arrays"]["image"])
       return found
 
     def joined(chunks):
       batch = join(chunks)
       if len(chunks) > 1:
-        self.see(batch["image"])
+        self.see(batch["arrays"]["image"])
       return batch
 
     monkeypatch.setattr(streaming._Chunks, "__getitem__", chunk)

@@ -235,7 +235,7 @@ def test_several_labels():
     c = config(file)
     split = folder.load(c, "train")
     assert split.labels.dtype == np.uint8 and split.labels.shape == (6, 3)
-    np.testing.assert_array_equal(split[2][1], split.labels[2])
+    np.testing.assert_array_equal(split[2]["label"], split.labels[2])
 
 
 def test_an_image_of_several_labels_may_have_none():

@@ -240,7 +240,7 @@ def test_records_stay_encoded_until_they_are_read(config, written, monkeypatch, 
   assert len(split) == 20 and split.shape == (4, 4, 3) and split.classes == CLASSES
   split = pickle.loads(pickle.dumps(split))
   for i, example in enumerate(written["train"]):
-    image, label = split[i]
+    image, label = (split[i][name] for name in ("image", "label"))
     assert isinstance(image, bytes) and image.startswith(b"\x89PNG")
     decoded = np.array(Image.open(io.BytesIO(image)))
     np.testing.assert_array_equal(decoded, example["image"])
@@ -268,7 +268,7 @@ def test_several_labels_are_ones_among_zeros(config, name):
   streamed = data.load(config(name="several", pipeline="streaming"))[name]
   assert streamed.labels.dtype == np.uint8
   np.testing.assert_array_equal(streamed.labels, split.labels)
-  np.testing.assert_array_equal([streamed[i][1] for i in range(len(streamed))], split.labels)
+  np.testing.assert_array_equal([streamed[i]["label"] for i in range(len(streamed))], split.labels)
 
 
 def test_a_part_of_several_labels_is_held_out(config):
