@@ -1,12 +1,14 @@
 """A picture of what the network will see: the images of a batch as they come, and augmented."""
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import augment, data, tasks
+from cnnjax import augment, data, fields, tasks
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 from cnnjax.runtime.paths import PathLike, to_path
@@ -18,8 +20,10 @@ COLUMNS = 8
 def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> str:
   """Writes the first `images` of the batch of `step` as a grid: above as loaded, below augmented.
 
-  The augmented ones are exactly those of training, before they are normalised. Titles are the
-  classes, with their weights where they are mixed. Returns what is shown in words.
+  The augmented ones are exactly those of training, before they are normalised. Masks lie over them
+  in a colour for each class, boxes are frames. Titles are the classes, with their weights where
+  they are mixed, and the values. Fields that the task does not read are shown as well, unless an
+  augmentation cannot act on them. Returns what is shown in words.
 
   Raises:
     UserError: matplotlib is not installed, or `out` cannot be written.
@@ -36,24 +40,14 @@ def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> 
   # The training split alone: `data.open_inputs` would decode those that are evaluated as well.
   skipped = data.Skipped(c.max_unreadable)
   split = data.load(c, ("train",), skipped, devices=mesh.size)["train"]
+  split = _shown(config, split)
   order = data.Order.of(split, c, config.batch_size, config.seed)
   total = data.Length.of(order, config.epochs).total
   if step >= total:
     raise UserError(f"step {step:,} is past the end of the run, which has {total:,} steps")
-  task = tasks.create(config.task, len(split.classes))
-  task.check_labels(np.ndim(split[0][1]) == 1, split.classes)
-  operations = augment.create(config.augment)
   train = data.pipeline(split, c, mesh, skipped, order.for_run(total))
-
-  @jax.jit
-  def both(feed):
-    batch = train.take(feed, step)
-    seen, targets, _ = steps.augmented(task, operations, config.seed, step, batch)
-    return batch["image"], task.targets(batch["label"]), seen, targets
-
-  with contextlib.closing(train):
-    before, labels, after, targets = jax.device_get(both(train.feed(step)))
-  images = min(images, len(before))
+  before, after = _batches(config, train, step)
+  images = min(images, len(before["image"]))
   rows = -(-images // COLUMNS)
   figure = Figure(figsize=(1.6 * COLUMNS, 1.9 * 2 * rows), layout="constrained")
   figure.suptitle(f"step {step}: above as loaded, below augmented", fontsize=9)
@@ -62,21 +56,92 @@ def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> 
     axis.axis("off")
   for i in range(images):
     row, column = 2 * (i // COLUMNS), i % COLUMNS
-    for offset, picture, target in ((0, before[i], labels[i]), (1, after[i], targets[i])):
-      axis = axes[row + offset, column]
-      grey = {"cmap": "gray", "vmin": 0, "vmax": 255 if picture.dtype == np.uint8 else 1}
-      shown = picture if picture.shape[-1] == 3 else picture[..., 0]
-      axis.imshow(shown, **(grey if shown.ndim == 2 else {}), interpolation="nearest")
-      axis.set_title(_title(target, split.classes), fontsize=7, parse_math=False)
+    for offset, batch in ((0, before), (1, after)):
+      _draw(axes[row + offset, column], {name: x[i] for name, x in batch.items()}, split)
   try:
     figure.savefig(to_path(out), dpi=110)
   except (OSError, ValueError) as e:
     raise UserError(f"cannot write {out}: {e}") from e
-  size = "x".join(map(str, before.shape[1:]))
+  size = "x".join(map(str, before["image"].shape[1:]))
+  classes = f" of {len(split.classes)} classes" if split.classes else ""
   return (
-    f"{c.name or c.path or c.source}, {len(split):,} training examples of {len(split.classes)} "
-    f"classes: {images} of step {step:,} of {total:,}, {size}"
+    f"{c.name or c.path or c.source}, {len(split):,} training examples{classes}: {images} of step "
+    f"{step:,} of {total:,}, {size}"
   )
+
+
+def _kinds(found: Mapping[str, fields.Field]) -> dict[str, fields.Kind]:
+  """The kinds of the fields that are augmented, with the targets of a label."""
+  kinds = fields.kinds({name: found[name] for name in found if name != "label"})
+  return {**kinds, **({"targets": "targets"} if "label" in found else {})}
+
+
+def _shown(config: ConfigDict, split: data.Split) -> data.Split:
+  """The split with the fields that are shown."""
+  needed = {kind for need in tasks.TASKS[config.task.name].NEEDS for kind in np.ravel(need)}
+  for name, field in split.fields.items():
+    kept = {k: f for k, f in split.fields.items() if k != name}
+    if field.kind not in needed and field.kind != "label":
+      try:
+        augment.check(config.augment, _kinds(split.fields), split.shape[2])
+      except UserError:
+        split = split.with_fields(*kept)
+  return split
+
+
+def _batches(
+  config: ConfigDict, train: data.Resident | data.Streaming, step: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """The batch of `step` as it comes, and augmented, with the `targets` of a label."""
+  split, operations = train.split, augment.create(config.augment)
+  task = tasks.create(config.task, max(1, len(split.classes)))
+  kinds = _kinds(split.fields)
+  if split.has_label:
+    task.check_labels(split.label.kind == "multi_label", split.classes)
+
+  @jax.jit
+  def both(feed):
+    batch = train.take(feed, step)
+    if split.has_label:
+      batch["targets"] = task.targets(batch["label"])
+    after, _ = steps.augmented_fields(operations, config.seed, step, batch, kinds)
+    return batch, after
+
+  with contextlib.closing(train):
+    return jax.device_get(both(train.feed(step)))
+
+
+def _draw(axis: Any, example: dict[str, np.ndarray], split: data.Split) -> None:
+  """Draws an image with what belongs to it."""
+  picture = example["image"]
+  height, width, bands = picture.shape
+  shown = picture[..., :3] if bands >= 3 else picture[..., 0]
+  white = fields.WHITE[str(picture.dtype)]
+  if shown.ndim == 3 and picture.dtype != np.uint8:
+    shown, white = np.clip(shown / np.float32(white), 0, 1), 1
+  grey = {"cmap": "gray", "vmin": 0, "vmax": white}
+  axis.imshow(shown, **(grey if shown.ndim == 2 else {}), interpolation="nearest")
+  title = [_title(example["targets"], split.classes)] if "targets" in example else []
+  for name, field in split.fields.items():
+    if field.kind == "mask":
+      mask = np.ma.masked_equal(example[name], field.ignore)
+      colours = {"cmap": "tab20", "vmin": 0, "vmax": 19}
+      axis.imshow(np.ma.mod(mask, 20), **colours, alpha=0.5, interpolation="nearest")
+    elif field.kind == "boxes":
+      labels, valid = example[fields.label_of(name)], example[fields.valid_of(name)]
+      for i in np.flatnonzero(valid):
+        sides = example[name][i] * (height, width, height, width) - 0.5
+        _frame(axis, sides, split.classes[labels[i]], f"C{labels[i] % 10}")
+    elif field.kind == "value":
+      title.append(f"{name} {', '.join(f'{value:.4g}' for value in np.ravel(example[name]))}")
+  axis.set_title("\n".join(title), fontsize=7, parse_math=False)
+
+
+def _frame(axis: Any, sides: np.ndarray, name: str, colour: str) -> None:
+  """Draws a box, of which `sides` are top, left, bottom and right in pixels."""
+  top, left, bottom, right = sides
+  axis.plot([left, right, right, left, left], [top, top, bottom, bottom, top], colour, lw=1)
+  axis.text(left, top, name, fontsize=5, color=colour, va="bottom", parse_math=False)
 
 
 def _title(target: np.ndarray, classes: tuple[str, ...]) -> str:

@@ -1,7 +1,7 @@
 """The pure functions that steps of training and evaluation are made from; see stepping.py."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -92,11 +92,26 @@ def augmented(
   task: Any, augment: Callable, seed: jax.Array | int, step: jax.Array | int, batch: Batch
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """(images in [0, 1], targets, a key for dropout) of `step`: what is trained on, normalised."""
+  found = {"image": batch["image"], "targets": task.targets(batch["label"])}
+  found, dropout_key = augmented_fields(augment, seed, step, found, AUGMENTED)
+  return found["image"], found["targets"], dropout_key
+
+
+def augmented_fields(
+  augment: Callable,
+  seed: jax.Array | int,
+  step: jax.Array | int,
+  batch: Batch,
+  kinds: Mapping[str, fields.Kind],
+) -> tuple[Batch, jax.Array]:
+  """(the batch with images in [0, 1], augmented; a key for dropout) of `step`.
+
+  `kinds`: of the fields that are augmented, by name; see `augment.create`.
+  """
   key = jax.random.fold_in(jax.random.key(seed), step)
   augment_key, dropout_key = jax.random.split(key)
-  fields = {"image": to_float(batch["image"]), "targets": task.targets(batch["label"])}
-  fields = augment(augment_key, fields, AUGMENTED)
-  return fields["image"], fields["targets"], dropout_key
+  images = {name: to_float(batch[name]) for name, kind in kinds.items() if kind == "image"}
+  return augment(augment_key, {**batch, **images}, kinds), dropout_key
 
 
 def preparer(task: Any, augment: Callable, normalize: Callable, teach: Callable | None = None):

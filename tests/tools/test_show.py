@@ -48,6 +48,46 @@ def test_it_draws_what_training_sees(tiny, tmp_path, drawn):
   assert (tmp_path / "a.png").stat().st_size > 1000
 
 
+def test_masks_boxes_and_values_are_drawn(tiny, tmp_path, monkeypatch):
+  """A mask over its picture, boxes as frames; what an augmentation cannot mix is left out."""
+  from matplotlib.axes import Axes
+
+  calls = []
+  for name in ("imshow", "plot", "text", "set_title"):
+    keep = lambda axis, *args, name=name, **_: calls.append((name, args))
+    monkeypatch.setattr(Axes, name, keep)
+  rng, n = np.random.default_rng(0), 16
+  given = {
+    "image": rng.integers(0, 2**16, (n, 8, 8, 5), np.uint16),
+    "label": np.arange(n) % 2,
+    "mask": rng.integers(0, 2, (n, 8, 8), np.uint8),
+    "boxes": np.tile(np.float32([[0.25, 0.5, 1, 0.75], [0, 0, 0, 0]]), (n, 1, 1)),
+    "boxes_label": np.ones((n, 2), int),
+    "value": np.full(n, 0.5),
+  }
+  given["mask"][:, 0, 0] = 255
+  splits = datas.from_arrays(given, classes=["cat", "dog"])
+  monkeypatch.setattr(datas, "load", lambda *_, **__: splits)
+  config = tiny(**{"data.source": "arrays", "data.test": 0.2, "batch_size": 8, "augment": None})
+  order = np.random.default_rng((config.seed, 0)).permutation(n)
+  show.show(config, tmp_path / "a.png", images=1)
+  drawn = [args[0] for name, args in calls if name == "imshow"]
+  assert len(drawn) == 4 and drawn[0].shape == (8, 8, 3)
+  np.testing.assert_allclose(drawn[0], given["image"][order[0], ..., :3] / 65535, atol=1e-6)
+  np.testing.assert_array_equal(drawn[1].filled(255), given["mask"][order[0]])
+  frames = [args[:2] for name, args in calls if name == "plot"]
+  assert len(frames) == 2
+  assert frames[0] == ([3.5, 5.5, 5.5, 3.5, 3.5], [1.5, 1.5, 7.5, 7.5, 1.5])
+  assert {args for name, args in calls if name == "text"} == {(3.5, 1.5, "dog")}
+  titles = [args[0] for name, args in calls if name == "set_title"]
+  assert titles[0] == f"{('cat', 'dog')[order[0] % 2]}\nvalue 0.5"
+  calls.clear()
+  config.augment = "mixup(1.0)"
+  show.show(config, tmp_path / "a.png", images=1)
+  assert len([name for name, _ in calls if name == "imshow"]) == 2
+  assert not any(name == "plot" for name, _ in calls)
+
+
 def photos(root, unreadable=()):
   """A folder of two classes in two splits."""
   rng = np.random.default_rng(0)
@@ -87,7 +127,7 @@ def test_the_pipeline_is_closed_whatever_happens(folder, tmp_path, monkeypatch):
   monkeypatch.setattr(
     datas.Streaming, "feed", lambda self, step: (feed(self, step), told.append("fed"))[0]
   )
-  monkeypatch.setattr(steps, "augmented", lambda *_: 1 / 0)
+  monkeypatch.setattr(steps, "augmented_fields", lambda *_: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     show.show(config, tmp_path / "a.png", images=1)
   assert told[-2:] == ["fed", "close"]
