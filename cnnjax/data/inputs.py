@@ -32,11 +32,15 @@ class Inputs:
   classes: tuple[str, ...]
   counts: np.ndarray | None  # training examples of each class, where the loss asks for them
   fields: dict[str, Field]  # of the batches that the run ends with, by name
-  image_shape: tuple[int, int, int]  # that the run ends with
   sizes: tuple[int, ...]  # others that the model sees
   meta: dict[str, tuple]  # mean and deviation per channel, class names; for checkpoints
   length: Length  # of the run
   summary: dict[str, str]  # in words
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """The shape of the images that the run ends with."""
+    return self.fields["image"].shape
 
   @property
   def several(self) -> bool:
@@ -80,19 +84,9 @@ def open_inputs(
   c = config.data
   sharding.check_divides(config.batch_size, mesh, config.accumulate)
   skipped = Skipped(c.max_unreadable)
-  splits = {
-    name: split
-    for name, split in load(
-      c,
-      skipped=skipped,
-      given=given,
-      devices=mesh.size,
-      before=before,
-      needs=needs,
-      who=f"task.name={config.task.name}",
-    ).items()
-    if split is not None
-  }
+  where = {"devices": mesh.size, "needs": needs, "who": f"task.name={config.task.name}"}
+  splits = load(c, skipped=skipped, given=given, before=before, **where)
+  splits = {name: split for name, split in splits.items() if split is not None}
   train = splits["train"]
   order = Order.of(train, c, config.batch_size, config.seed)
   length = Length.of(order, config.epochs)
@@ -103,11 +97,7 @@ def open_inputs(
   for name in splits.keys() - {"train"}:
     levels.compare(c, name, splits[name], mean)
   batches = pipeline(train, c, mesh, skipped, order, seeds)
-  if (config.steps_per_dispatch or 1) > 1 and isinstance(batches, Streaming):
-    raise UserError(
-      f"steps_per_dispatch={config.steps_per_dispatch} needs the training split on the device, and "
-      "it is streamed, a batch a step: set steps_per_dispatch=1, or data.pipeline=resident"
-    )
+  _check_dispatch(config, batches)
   return Inputs(
     train=batches,
     evaluations={
@@ -119,7 +109,6 @@ def open_inputs(
     classes=train.classes,
     counts=imbalance.counts(train.listed, len(train.classes)) if counted else None,
     fields=cropped,
-    image_shape=cropped["image"].shape,
     sizes=tuple({*c.progressive, c.eval_size} - {None, c.image_size}),
     meta={
       "mean": mean,
@@ -137,6 +126,15 @@ def open_inputs(
       "length": length.describe(),
     },
   )
+
+
+def _check_dispatch(config: ConfigDict, batches: Resident | Streaming) -> None:
+  """Raises UserError where several steps in one program would need batches that are not there."""
+  if (config.steps_per_dispatch or 1) > 1 and isinstance(batches, Streaming):
+    raise UserError(
+      f"steps_per_dispatch={config.steps_per_dispatch} needs the training split on the device, and "
+      "it is streamed, a batch a step: set steps_per_dispatch=1, or data.pipeline=resident"
+    )
 
 
 def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
