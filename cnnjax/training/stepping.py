@@ -20,6 +20,7 @@ import optax
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, unknown
+from cnnjax.optim import joined
 from cnnjax.training import health, steps
 from cnnjax.training.loss_scale import MINIMUM
 from cnnjax.training.state import TrainState
@@ -80,6 +81,39 @@ def update(parts: Parts, state: TrainState, examples: steps.Examples) -> Moved:
   variables = {**seen.moved, "params": optax.apply_updates(state.params, updates)}
   metrics = parts.task.metrics(seen.logits, examples.targets, seen.losses)
   return Moved(variables, opt_state, grads, updates, metrics, seen.losses)
+
+
+def descend(
+  parts: Parts, state: TrainState, grads: Any, only: str | None = None
+) -> tuple[TrainState, Any]:
+  """Returns the state with the parameters that the optimizers come to, and the updates.
+
+  For a step of its own gradients; it counts no step, which `advance` does once, at the end.
+
+  Args:
+    parts: of the step.
+    state: where the gradients were taken, and what moves.
+    grads: a tree like the parameters.
+    only: the name of the optimizer that moves, of `config.optimizers` or "main"; None: all.
+  """
+  which = {} if only is None else {"only": only}
+  beside = [name for name, _ in parts.config.optimizers]
+  if which and (not beside or only not in (joined.MAIN, *beside)):
+    raise UserError(
+      f"step {parts.config.step.name!r} moves the parameters of an optimizer {only!r}, and the "
+      f'config has none: set optimizers=(("{only}", {{"params": PATTERN}}),)'
+    )
+  updates, opt_state = parts.optimizer.update(
+    grads,
+    state.opt_state,
+    state.params,
+    rate_scale=state.rate_scale,
+    step=state.step,
+    grad_fn=lambda *_: grads,
+    **which,
+  )
+  variables = {**state.variables, "params": optax.apply_updates(state.params, updates)}
+  return state.replace(variables=variables, opt_state=opt_state), updates
 
 
 def advance(parts: Parts, state: TrainState, moved: Moved) -> TrainState:

@@ -1,0 +1,23 @@
+"""gan.py on the embedded digits: Adam for both networks, after arXiv:1511.06434 section 4."""
+
+from cnnjax.config import default, pick
+
+
+def digits(c):
+  pass
+
+
+def get_config(preset: str = "digits"):
+  config = default()
+  config.imports = ("experiments.extending.gan",)
+  config.model.name = "gan"
+  config.step.name = "gan"
+  config.batch_size = 64
+  config.epochs = 40
+  config.optim.name = "adam"
+  config.optim.learning_rate = 5e-4
+  config.optim.b1 = 0.5
+  config.optim.weight_decay = 0.0
+  config.optim.schedule.name = "constant"
+  config.optimizers = (("critic", {"params": "^critic/", "learning_rate": 2e-4}),)
+  return pick(preset, {"digits": digits}, config)
