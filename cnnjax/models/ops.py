@@ -199,13 +199,14 @@ def avg_pool(
     )
     there = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
     return total(x) / (window**2 if count_padding else total(there))
-  return nn.avg_pool(
+  pooled = nn.avg_pool(
     x,
     window_shape=(window, window),
     strides=(strides, strides),
     padding=pads,
     count_include_pad=count_padding,
   )
+  return pooled.astype(x.dtype)  # which linen leaves for float32 where it divides by counts
 
 
 def _over_windows(combine: Callable, x: jax.Array, window: int, strides: int) -> jax.Array:

@@ -237,6 +237,7 @@ def test_shapes(name):
       shapes(headless, grey), grey,
     )  # fmt: skip
   assert {key: (f.stride, f.x.shape[-1]) for key, f in maps.items()} == info
+  assert all(f.x.dtype == jnp.bfloat16 for f in maps.values())
   assert pooled.dtype == jnp.float32 and pooled.ndim == 2 and pooled.shape[1] > 0
 
 
