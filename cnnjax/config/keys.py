@@ -107,6 +107,9 @@ def _data(c: ConfigDict) -> None:
   c.data.channels = None  # 1 or 3; None: those of the data set, of files 3
   c.data.orientation = None  # of EXIF: apply, ignore; None: applied to the photos of a folder
   c.data.alpha = "drop"  # what is transparent: drop (has a colour all the same), white, black
+  c.data.dtype = None  # of the images of files: uint8, uint16, float32; None: uint8
+  c.data.masks = None  # folder: where the mask of an image lies: "{folder}/../masks/{name}.png"
+  c.data.classes = None  # of masks: their names, or how many; None: those in the training masks
   c.data.range = None  # of files over 8 bits: bits used (12) or (low, high); None: the upper 8
   c.data.crop = "center"  # for training: center, random_resized (arXiv:1409.4842; streaming)
   c.data.crop_scale = (0.08, 1.0)  # random_resized: share of the area
@@ -251,7 +254,8 @@ TYPES: dict[str, tuple[type | None, ...]] = {
     "optim.schedule.points": (tuple,), "average.ema": (float, None),
     "imports": (tuple,), "data.path": (str, None), "data.progressive": (tuple,),
     "optimizers": (tuple,),
-    "data.group": (str, None),
+    "data.group": (str, None), "data.dtype": (str, None), "data.masks": (str, None),
+    "data.classes": (tuple, int, None),
     "data.test": (str, float, int), "data.long_tail": (float, None), "data.channels": (int, None),
     "data.crop_scale": (tuple,), "data.crop_ratio": (tuple,),
     "data.orientation": (str, None), "data.range": (int, tuple, None),
@@ -281,6 +285,10 @@ RULES: dict[str, Rule] = {
     "data.long_tail": (lambda v: v >= 1, "at least 1"), "data.eval_size": _ABOVE_0,
     "data.progressive": (
         lambda v: all(type(x) is int and x > 0 for x in v), "sizes in pixels, above 0"),
+    "data.classes": (
+      lambda v: v > 1 if isinstance(v, int) else all(isinstance(name, str) for name in v),
+      "names, or a number above 1",
+    ),
     "data.channels": (lambda v: v in (1, 3), "1 or 3"),
     "data.range": (
         lambda v: 0 < v <= 32 if type(v) is int
@@ -355,6 +363,7 @@ CHOICES = {
   "data.crop": ("center", "random_resized"),
   "data.orientation": ("apply", "ignore"),
   "data.alpha": ("drop", "white", "black"),
+  "data.dtype": ("uint8", "uint16", "float32"),
   "data.interpolation": ("nearest", "bilinear", "bicubic", "lanczos", "area"),
   "data.sampling": ("uniform", "oversample", "undersample", "class_balanced", "square_root"),
   "data.remainder": ("drop", "pad"),

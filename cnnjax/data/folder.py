@@ -2,7 +2,8 @@
 
     PATH/train/<class>/*.jpg, PATH/val/..., PATH/test/...    splits
     PATH/<class>/*.jpg                                       no splits: a fifth is held out as test
-    PATH.csv, PATH.jsonl                                     path, label and, if there is one, split
+    PATH/*.jpg                                               images without labels
+    PATH.csv, PATH.jsonl                                     path, label, mask, value and split
 
 Images lie at any depth below the folder of their class. Files without the ending of an image, what
 is hidden and what other programs leave are not read, and counted at the start. The classes are
@@ -17,19 +18,21 @@ import itertools
 import os
 import pathlib
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax import fields
 from cnnjax.data import groups, identity, names, tables
-from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, read
+from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, decode_mask, read
 from cnnjax.data.leftovers import Leftovers, is_litter
 from cnnjax.data.names import ALIASES, split_of
-from cnnjax.data.split import Image, Label, Split
+from cnnjax.data.split import Example, Split
 from cnnjax.data.tables import Pairs
 from cnnjax.errors import TransientError, UserError, listed, unknown
+from cnnjax.fields import Field
 from cnnjax.runtime.paths import quoted, to_path
 
 TEST_SHARE = 0.2  # held out where there are no splits
@@ -40,25 +43,38 @@ class Files:
   """Records in files below `root`, with labels and groups as in `Records`."""
 
   paths: tuple[str, ...]
-  labels: np.ndarray
+  labels: np.ndarray | None
   root: str = "."
   groups: np.ndarray | None = None
+  masks: tuple[str, ...] | None = None  # the file of each mask
+  values: np.ndarray | None = None  # [n] or [n, k] float32
 
   def __len__(self) -> int:
     return len(self.paths)
 
-  def __getitem__(self, i: int) -> tuple[Image, Label]:
+  def __getitem__(self, i: int) -> Example:
+    found: Example = {"image": self._read(self.paths[i], i)}
+    if self.labels is not None:
+      found["label"] = self.labels[i]
+    if self.masks is not None:
+      found["mask"] = self._read(self.masks[i], i)
+    if self.values is not None:
+      found["value"] = self.values[i]
+    return found
+
+  def _read(self, path: str, i: int) -> bytes | UnreadableImage:
+    """The bytes of a file of example i, or why there are none."""
     try:
-      return read(self.paths[i]), self.labels[i]
+      return read(path)
     except UnreadableImage as e:
-      return e, self.labels[i]
+      return e
     except OSError as e:  # as an image that cannot be decoded: skipped, counted and named
       if gone := self._gone(i):
         raise TransientError(
           f"{gone} has gone, and {self.name(i)} was to be read: look at the disk or the server, "
           "and start the same command again when it is back"
         ) from e
-      return UnreadableImage(e.strerror), self.labels[i]
+      return UnreadableImage(e.strerror)
 
   def _gone(self, i: int) -> pathlib.Path | None:
     """The first folder above image i that is not there, if those of others are not there either."""
@@ -76,7 +92,7 @@ class Files:
     """Fingerprints of the files; of the path where a file cannot be read."""
 
     def content(i: int) -> bytes:
-      found, _ = self[i]
+      found = self._read(self.paths[i], i)
       return found if isinstance(found, bytes) else os.fsencode(self.relative(i))
 
     return identity.fingerprints(lambda at: map(content, at), len(self))
@@ -145,10 +161,49 @@ def load(config: ConfigDict, split: str) -> Split:
   notes = [f"its {own!r}"] if own.lower() not in ("", split.lower()) else []
   if split == config.train and listing.unused:
     notes.append(f"not used: {listed(listing.unused)}")
-  shape = (None, None, config.channels or 3)
-  return Split(
-    listing.files[split], listing.classes, shape, note=", ".join(notes), remarks=listing.remarks
+  declared = _declared(config, listing)
+  return Split.of_fields(
+    listing.files[split], declared, note=", ".join(notes), remarks=listing.remarks
   )
+
+
+def _declared(config: ConfigDict, listing: Listing) -> dict[str, Field]:
+  """The fields of a folder or list."""
+  train = listing.files[config.train]
+  found = {"image": fields.image(None, None, config.channels or 3, config.dtype or "uint8")}
+  if train.labels is not None:
+    several = train.labels.ndim == 2
+    found["label"] = (fields.multi_label if several else fields.label)(listing.classes)
+  if train.masks is not None:
+    found["mask"] = _masks_field(config.classes, train.masks)
+  if train.values is not None:
+    found["value"] = fields.value(*train.values.shape[1:])
+  return found
+
+
+@functools.lru_cache(maxsize=2)
+def _masks_field(classes: tuple[str, ...] | int | None, masks: tuple[str, ...]) -> Field:
+  """The field of masks with these `classes`; None: as many as the `masks` have, which are read."""
+  if classes is None:
+    classes = 1 + max(itertools.chain.from_iterable(identity.in_parts(
+      lambda places: [_largest(masks[i]) for i in places], len(masks))))  # fmt: skip
+  named = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
+  if len(named) < 2:
+    raise UserError(
+      f"the masks have {len(named)} class besides what does not count (255), and it takes two or "
+      "more: write the number of a class in each pixel, from 0"
+    )
+  return fields.mask(None, None, named, "uint8" if len(named) <= 255 else "uint16")
+
+
+def _largest(path: str) -> int:
+  """The largest class in the file of a mask; -1 where there is none, or it cannot be read."""
+  try:
+    mask = decode_mask(read(path))
+  except (UnreadableImage, OSError):  # skipped, counted and named when the image is
+    return -1
+  counted = mask[mask != np.iinfo(mask.dtype).max]
+  return int(counted.max()) if counted.size else -1
 
 
 def test_share(config: ConfigDict) -> float | None:
@@ -184,17 +239,18 @@ def beside(path: str, splits: Mapping[str, str]) -> dict[str, str]:
 def _listed(config: ConfigDict) -> Listing:
   keys = ("train", "validation", "test")
   named = tuple((key, config[key]) for key in keys if isinstance(config[key], str))
-  return _listing(config.path, named, config.group)
+  return _listing(config.path, named, config.group, config.masks)
 
 
 def whole(config: ConfigDict) -> Split:
   """Returns all images of a folder or list, of every split, with its own classes."""
-  found = _look(config.path, config.group, grouped=False)
+  found = _look(config.path, config.group, config.masks, grouped=False)
   pairs, classes, remarks = found.read(("train", place) for place in found.own)
   every = list(itertools.chain(*pairs.values()))
   several = any(len(labels) != 1 for _, labels in every)
-  files = Files(tuple(file for file, _ in every), _labels(every, classes, several), found.below)
-  return Split(files, classes, (None, None, config.channels or 3), remarks=remarks)
+  files = found.files(every, classes, several=several)
+  listing = Listing({config.train: files}, classes, {}, (), remarks)
+  return Split.of_fields(files, _declared(config, listing), remarks=remarks)
 
 
 def has_splits(path: str) -> bool:
@@ -212,6 +268,23 @@ class _Found:
   left: Leftovers  # beside the splits
   folds: str = ""  # as of `tables.Table`, as are `groups`
   groups: Mapping[str, str] | None = None
+  pattern: str | None = None  # of masks
+  labelled: bool = True  # a list with labels, or a folder, which may turn out to have none
+  masks: Mapping[str, str] | None = None
+  values: Mapping[str, tuple[float, ...]] | None = None
+
+  def files(self, pairs: Pairs, classes: tuple[str, ...], *, several: bool) -> Files:
+    """The records of some images, which have labels if there are `classes`."""
+    paths = tuple(file for file, _ in pairs)
+    labels = _labels(pairs, classes, several) if classes else None
+    masks = self.masks
+    if self.pattern is not None:
+      masks = _masks(self.pattern, self.below, paths)
+    values = self.values and np.array([self.values[path] for path in paths], np.float32)
+    if values is not None and values.shape[1:] == (1,):
+      values = values[:, 0]
+    masks = masks and tuple(masks[path] for path in paths)
+    return Files(paths, labels, self.below, masks=masks, values=values)
 
   def read(
     self, places: Iterable[tuple[str, str]]
@@ -220,12 +293,19 @@ class _Found:
 
     `places` are (key of the config, key of `own`).
     """
-    left, splits = Leftovers(), {}
+    left, splits, keys = Leftovers(), {}, {}
     left.add(self.left)
     for key, place in places:
       if place not in splits:
         found = self.own[place]
-        splits[place] = found if isinstance(found, list) else _of_folder(found, key, left)
+        if isinstance(found, list):
+          splits[place] = found
+        elif self.pattern is not None:
+          splits[place] = _with_masks(found, self.pattern, self.below, left)
+        else:
+          splits[place] = _of_folder(found, key, left)
+        keys[place] = key
+    self._check_labels(splits, keys)
     called = names.classes(
       label for pairs in splits.values() for _, labels in pairs for label in labels
     )
@@ -237,27 +317,53 @@ class _Found:
     remarks = self.remarks | left.remarks() | ({"labels": "; ".join(doubts)} if doubts else {})
     return pairs, tuple(dict.fromkeys(called.values())), remarks
 
+  def _check_labels(self, splits: Mapping[str, Pairs], keys: Mapping[str, str]) -> None:
+    """Raises UserError where a split is a folder of images and another one has classes."""
+    flat = [place for place, found in splits.items() if not any(labels for _, labels in found)]
+    if 0 < len(flat) < len(splits) and isinstance(path := self.own[flat[0]], str):
+      raise UserError(
+        f"{path} has images, but no folders of classes: it takes "
+        f"{os.path.join(path, '<class>', 'a.jpg')}, or a CSV or JSONL file of paths and labels"
+        + (f"; or {_hold_out(keys[flat[0]])}" if keys[flat[0]] != "train" else "")
+      )
 
-def _look(path: str | None, group: str | None = None, *, grouped: bool = True) -> _Found:
+
+def _look(
+  path: str | None, group: str | None = None, pattern: str | None = None, *, grouped: bool = True
+) -> _Found:
   root = _existing(path)
   if os.path.isdir(root):
     splits = split_folders(root)
     left = _loose(root) if splits else Leftovers()
-    return _Found(root, splits or {"": root}, beside(root, splits), left)
+    return _Found(root, splits or {"": root}, beside(root, splits), left, pattern=pattern)
   if root.lower().endswith(tables.ENDINGS):
     table = tables.read(root, group, grouped=grouped)
+    if pattern and table.masks:
+      raise UserError(f"data.masks={pattern!r}: {path} has a column of masks; leave it at None")
     return _Found(
-      os.path.dirname(root), table.splits, table.remarks, Leftovers(), table.folds, table.groups
+      os.path.dirname(root),
+      table.splits,
+      table.remarks,
+      Leftovers(),
+      table.folds,
+      table.groups,
+      pattern,
+      table.labelled,
+      table.masks,
+      table.values,
     )
   raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
 
 
 @functools.lru_cache(maxsize=1)
 def _listing(
-  path: str | None, named: tuple[tuple[str, str], ...], group: str | None = None
+  path: str | None,
+  named: tuple[tuple[str, str], ...],
+  group: str | None = None,
+  masks: str | None = None,
 ) -> Listing:
   """`named` are (key, split) of the config; other splits are not looked at."""
-  looked = _look(path, group)
+  looked = _look(path, group, masks)
   if looked.folds and "test" in dict(named):
     raise UserError(
       f"{path}: {looked.folds}, which are no names of splits: write train and test there; or "
@@ -273,14 +379,12 @@ def _listing(
         f"learnt: {listed(odd)}; add images of them to {places['train']!r}, or take those in "
         f"{place!r} out"
       )
-  if len(known) < 2:
+  unlabelled = not known and (looked.pattern or not looked.labelled or _is_flat(looked, pairs))
+  if len(known) < 2 and not unlabelled:
     raise _too_few(path, known)
   classes = tuple(label for label in ordered if label in known)
   several = any(len(labels) != 1 for found in pairs.values() for _, labels in found)
-  files = {
-    place: Files(tuple(file for file, _ in found), _labels(found, classes, several), looked.below)
-    for place, found in pairs.items()
-  }
+  files = {place: looked.files(found, classes, several=several) for place, found in pairs.items()}
   if group:
     place = places["train"]
     found, remarks["groups"] = groups.of_files(group, files[place], looked.groups)
@@ -379,10 +483,15 @@ def _of_folder(path: str, key: str, left: Leftovers) -> Pairs:
     if not found[name]:
       empty.append(f"{name} ({inside.photos()})" if inside.photos() else name)
     here.add(inside)
+  if not any(found.values()) and flat:  # images without labels
+    here.outside.clear()
+    left.add(here)
+    entries = _entries(path)
+    return [(entry.path, ()) for entry, folder in entries if not folder and _is_image(entry.name)]
   if not any(found.values()):
     photos = f", but {here.photos()}" if here.photos() else ""
     raise UserError(
-      f"{path} has {'images, but no folders of classes' if flat else f'no images{photos}'}: it "
+      f"{path} has no images{photos}: it "
       f"takes {os.path.join(path, '<class>', 'a.jpg')}, or a CSV or JSONL file of paths and labels"
       + (f"; or {_hold_out(key)}" if key != "train" else "")
     )
@@ -390,6 +499,49 @@ def _of_folder(path: str, key: str, left: Leftovers) -> Pairs:
     raise UserError(f"{path}: no image in the folder of {listed(empty)}; fill it or delete it")
   left.add(here)
   return [(file, (name,)) for name, files in found.items() for file in files]
+
+
+def _is_flat(looked: "_Found", pairs: Mapping[str, Pairs]) -> bool:
+  """Whether no split of a folder has folders of classes."""
+  folder = not any(isinstance(own, list) for own in looked.own.values())
+  return folder and not any(labels for found in pairs.values() for _, labels in found)
+
+
+def _with_masks(path: str, pattern: str, root: str, left: Leftovers) -> Pairs:
+  """The images at any depth that are not the mask of another one; folders are no classes."""
+  files = list(_images(path, left, os.path.join(os.path.realpath(path), "")))
+  masks = {*map(os.path.normpath, _masks(pattern, root, files, there=False).values())}
+  found = [file for file in files if os.path.normpath(file) not in masks]
+  if not found:
+    raise UserError(
+      f"{path} has no images beside those that data.masks={pattern!r} takes for masks"
+    )
+  return [(file, ()) for file in found]
+
+
+def _masks(pattern: str, root: str, files: Sequence[str], *, there: bool = True) -> dict[str, str]:
+  """The file of the mask of each image, by `data.masks`.
+
+  Raises:
+    UserError: the pattern is none, or, if they are to be `there`, masks are missing.
+  """
+  found = {}
+  for file in files:
+    folder, name = os.path.split(os.path.relpath(file, root))
+    try:
+      place = pattern.format(folder=folder or ".", name=os.path.splitext(name)[0])
+    except (KeyError, IndexError, ValueError, AttributeError) as e:
+      raise UserError(
+        f"data.masks={pattern!r} is a path below data.path with {{folder}} and {{name}}, those of "
+        f"the image, as '{{folder}}/../masks/{{name}}.png': {e}"
+      ) from e
+    found[file] = os.path.normpath(os.path.join(root, place))
+  if there and (missing := [file for file, mask in found.items() if not os.path.isfile(mask)]):
+    raise UserError(
+      f"{len(missing):,} of {len(files):,} images have no mask: that of {missing[0]} would be "
+      f"{found[missing[0]]} by data.masks={pattern!r}"
+    )
+  return found
 
 
 def _loose(path: str) -> Leftovers:

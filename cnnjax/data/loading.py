@@ -26,7 +26,8 @@ SOURCES = ("arrays", "digits", "folder", "synthetic", "tfds")
 # Keys that have no effect with other sources.
 ONLY = {
   "name": ("tfds",), "data_dir": ("tfds",), "path": ("folder",), "range": ("folder", "arrays"),
-  "group": ("folder",),  "alpha": ("folder", "tfds"), "orientation": ("folder", "tfds"),
+  "group": ("folder",), "dtype": ("folder",), "masks": ("folder",), "classes": ("folder",),
+   "alpha": ("folder", "tfds"), "orientation": ("folder", "tfds"),
 }  # fmt: skip
 
 

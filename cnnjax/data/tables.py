@@ -30,6 +30,8 @@ KEYS = {
   "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path"),
   "label": ("label", "labels", "class", "category"),
   "split": ("split", "subset"),
+  "mask": ("mask", "mask_path"),
+  "value": ("value", "values"),
 }
 # Columns of a split by their names, whatever else than "train" stands there; or of folds.
 _SPLITS = (*KEYS["split"], "splits", "set", "data_split", "partition", "usage", "phase")
@@ -55,6 +57,9 @@ class Table:
   remarks: dict[str, str]  # what a person should know about how it is read
   folds: str = ""  # of a cross-validation, in words, where nothing says what is trained on
   groups: dict[str, str] | None = None  # of files, by the column that was asked for
+  labelled: bool = True  # there is a column of labels
+  masks: dict[str, str] | None = None  # the file of the mask of each file
+  values: dict[str, tuple[float, ...]] | None = None  # of files
 
 
 def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
@@ -77,17 +82,36 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
   lines: dict[str, int] = {}  # by file
   group_column = _group_column(path, group, columns, needed=grouped)
   groups: dict[str, str] = {}
-  missing, used = [], {*by, group_column}
+  found = {key: next((name for name in KEYS[key] if name in columns), None) for key in KEYS}
+  as_cell = lambda word: word.strip("[]").replace(",", ";")  # of a list in JSONL
+  if found["value"] and not all(_numbers(as_cell(word)) for word in columns[found["value"]]):
+    found["value"] = None
+  masks: dict[str, str] = {}
+  values: dict[str, tuple[float, ...]] = {}
+  missing, used = [], {*by, group_column, found["mask"], found["value"]}
   for line, row in rows():
     keys = [next((name for name in KEYS[key] if name in row), None) for key in ("path", "label")]
     used |= {*keys}
-    file, labels = _image(path, line, row, *map(row.get, keys))
+    file, labels = _image(path, line, row, *map(row.get, keys), labelled=bool(found["label"]))
     if lines.setdefault(os.path.normpath(file), line) != line:
       raise UserError(
         f"{path}, line {line}: {row[keys[0]]} is in line {lines[os.path.normpath(file)]} already; "
         "an image has one line, and several labels stand in it with ';' between (JSONL: a list)"
       )
     missing += [] if os.path.isfile(file) else [f"{file} (line {line})"]
+    if found["mask"]:
+      if not isinstance(name := row.get(found["mask"]), str) or not name:
+        raise UserError(f"{path}, line {line}: no mask in {str(row)[:200]}")
+      masks[file] = os.path.join(os.path.dirname(path), name)
+      missing += [] if os.path.isfile(masks[file]) else [f"{masks[file]} (line {line})"]
+    if found["value"]:
+      if not (numbers := _numbers(row.get(found["value"]))):
+        raise UserError(f"{path}, line {line}: no value in {str(row)[:200]}")
+      values[file] = numbers
+      if len(numbers) != len(first := next(iter(values.values()))):
+        raise UserError(
+          f"{path}, line {line}: {len(numbers)} values, and the first image has {len(first)}"
+        )
     split = _split(path, line, row, by, columns)
     spellings = spelled.setdefault(same_split(split), {})
     spellings[split] = None
@@ -100,8 +124,9 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
   if missing:
     windows = os.sep == "/" and os.path.isfile(missing[0].rsplit(" (", 1)[0].replace("\\", "/"))
     raise UserError(
-      f"{path}: {len(missing):,} of {len(lines):,} files are not there: {listed(missing)}; paths "
-      f"start at the folder of the table{', and have / between folders' if windows else ''}"
+      f"{path}: {len(missing):,} of {len(lines) + len(masks):,} files are not there: "
+      f"{listed(missing)}; paths start at the folder of the table"
+      f"{', and have / between folders' if windows else ''}"
     )
   if not splits:
     raise UserError(f"{path} names no images: it has no lines with a path and a label")
@@ -109,7 +134,25 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
   remarks = {"not used": f"columns {listed(unused)}"} if unused else {}
   if words := _of_splits(by, spelled.values()):
     remarks = {"splits": words} | remarks
-  return Table(splits, remarks, "" if by else _folds(columns), groups if group_column else None)
+  return Table(
+    splits,
+    remarks,
+    "" if by else _folds(columns),
+    groups if group_column else None,
+    bool(found["label"]),
+    masks or None,
+    values or None,
+  )
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+  """The numbers in a cell, of which there are several with ";" between or in a list; () of none."""
+  parts = value if isinstance(value, list) else str(value).split(";")
+  try:
+    found = tuple(float(part) for part in parts if not isinstance(part, bool))
+  except (TypeError, ValueError):
+    return ()
+  return found if all(map(math.isfinite, found)) else ()
 
 
 def _of_splits(by: Sequence[str], spelled: Iterable[Iterable[str]]) -> str:
@@ -125,9 +168,13 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _image(
-  path: str, line: int, row: dict[str, Any], name: Any, label: Any
+  path: str, line: int, row: dict[str, Any], name: Any, label: Any, *, labelled: bool
 ) -> tuple[str, tuple[str, ...]]:
-  """(file, labels) of a line."""
+  """(file, labels) of a line; no labels, where no line is `labelled`."""
+  if not labelled:
+    if not name or not isinstance(name, str):
+      raise UserError(f"{path}, line {line}: no path in {str(row)[:200]}")
+    return os.path.join(os.path.dirname(path), name), ()
   many = [label] if not isinstance(label, list) else label
   if path.lower().endswith(".csv"):
     many = label.split(";")
@@ -189,7 +236,7 @@ def _split_columns(path: str, columns: dict[str, set[str]]) -> list[str]:
   others = [
     (name, values)
     for name, values in columns.items()
-    if name not in (*KEYS["path"], *KEYS["label"]) and len(values) <= _MOST
+    if name not in (*KEYS["path"], *KEYS["label"], *KEYS["mask"]) and len(values) <= _MOST
   ]
   flags = [name for name, values in others if _is_flag(name, values)]
   flags = [] if flags == ["valid"] else flags
@@ -305,7 +352,8 @@ def _header(path: str, line: int, cells: list[str]) -> list[str]:
   """The names of the columns; that of one without a name is its place."""
   names = [cell or f"column {place}" for place, cell in enumerate(cells, 1)]
   columns = _by_column(path, line, zip(names, names, strict=True))
-  for key in ("path", "label"):
+  known = {*KEYS["path"], *KEYS["mask"], *KEYS["value"], *_SPLITS, *_FOLDS, *FLAGS}
+  for key in ("path", *(["label"] if {*columns} - known else [])):
     if not {*KEYS[key]} & {*columns}:
       whole = ", ".join(cells)
       signs = {";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -11,7 +11,7 @@ import pytest
 from folders import SIZE, by_folder, config, load, pixels, put, some, table
 from PIL import Image
 
-from cnnjax import data
+from cnnjax import data, train
 from cnnjax.config import default, override
 from cnnjax.data import folder
 from cnnjax.errors import UserError
@@ -347,7 +347,6 @@ TRAIN = some("a/train/x") + some("a/train/y")
     (X + Y, ["path=a/x/0.png/z"], "there is no 'z' in "),
     (["b/1.txt"], ["path=b"], "b has no images: it takes b/<class>/a.jpg, or a CSV or JSONL file"),
     (["b/x/1.txt", "b/y/1.txt"], ["path=b"], "b has no images: it takes b/<class>/a.jpg"),
-    (X, ["path=a/x"], "a/x has images, but no folders of classes: it takes a/x/<class>/a.jpg"),
     (X, ["path=a"], "a has one class only, 'x'; it takes two or more\n"),
     (some("b/a/x") + some("b/a/y"), ["path=b"], "one class only, 'a'; it takes two or more; did "
      "you mean data.path=b/a?"),
@@ -368,7 +367,6 @@ TRAIN = some("a/train/x") + some("a/train/y")
     (some("a/val/x") + some("a/val/y"), ["path=a"], "unknown split of a in data.train 'train'"),
     (TRAIN + some("a/test"), ["path=a"], "a/test has images, but no folders of classes: it takes "
      "a/test/<class>/a.jpg, or a CSV or JSONL file of paths and labels; or hold out a share"),
-    (some("a/train") + some("a/test"), ["path=a"], "a/train has images, but no folders of classes"),
     (TRAIN + some("a/test/z") + some("a/test/x"), ["path=a"], "'test' has classes that 'train' "
      "lacks, so that they cannot be learnt: z; add"),
     ([*TRAIN, *some("a/test/x"), "a/test/y/no.txt"], ["path=a"], "a/test: no image in the folder"),
@@ -454,3 +452,76 @@ def test_paths_below_the_root_are_those_of_relpath(root, path, slow, monkeypatch
   files = folder.Files((path,), np.zeros(1, np.int32), root)
   assert files.relative(0) == relpath(path, root or None)
   assert bool(asked) == slow
+
+
+# Images without labels, and masks
+
+
+@pytest.mark.parametrize("names", [some("a"), some("a/train") + some("a/test", 2)])
+def test_images_need_no_labels_unless_a_task_does(names):
+  put(*names)
+  c = default()
+  for key, value in {"source": "folder", "path": "a", "image_size": 4, "test": "test"}.items():
+    override(c, f"data.{key}", value)
+  data.check(c.data)
+  splits = data.load(c.data)
+  found = {image.tobytes() for split in splits.values() if split for image in split.images}
+  assert found == {pixels(name).tobytes() for name in names}
+  assert [*splits["train"].fields] == ["image"] and splits["train"].classes == ()
+  override(c, "batch_size", 8)
+  with pytest.raises(UserError, match=r"^task.name=classification needs a field of the kind label"):
+    train.build(c)
+
+
+def masks(*names):
+  """Masks as PNG of two classes, beside the pictures of `put`."""
+  for name in names:
+    pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(name)[..., 0] % 3).save(name, "PNG")
+  return list(names)
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+@pytest.mark.parametrize(
+  "folder_, pattern, of",
+  [
+    ("a/train/images", "{folder}/../masks/{name}.png", lambda i: f"a/train/masks/{i}.png"),
+    ("a/train", "{folder}/{name}_mask.png", lambda i: f"a/train/{i}_mask.png"),
+    ("a/train/deep", "../b/{folder}/{name}.png", lambda i: f"b/train/deep/{i}.png"),
+    ("a", "{name}-m.png", lambda i: f"a/{i}-m.png"),
+  ],
+)
+def test_the_mask_of_an_image_lies_where_the_pattern_says(folder_, pattern, of, pipeline):
+  names = put(*some(folder_, 9))
+  expected = {pixels(name).tobytes(): of(i) for i, name in enumerate(names)}
+  masks(*map(of, range(9)))
+  c = config("a", masks=pattern, pipeline=pipeline, test=0.3)
+  data.check(c)
+  splits = {key: split for key, split in data.load(c).items() if split}
+  assert sum(map(len, splits.values())) == 9
+  for split in splits.values():
+    assert split.fields["mask"].classes == ("0", "1", "2") and "label" not in split.fields
+    for batch, there in data.pipeline(split, c, sharding.make_mesh(1), data.Skipped(0)).once(4):
+      for image, mask, is_one in zip(batch["image"], batch["mask"], there, strict=True):
+        if is_one:
+          file = expected[np.asarray(image).tobytes()]
+          np.testing.assert_array_equal(mask, pixels(file)[..., 0] % 3)
+
+
+@pytest.mark.parametrize(
+  "overrides, words",
+  [
+    ({"masks": "{nam}.png"}, r"data.masks='\{nam\}.png' is a path below data.path with \{folder\}"),
+    ({"masks": "m/{name}.png"}, r"9 of 9 images have no mask: that of a/0.png would be a/m/0.png"),
+    ({"masks": "{name}_m.png", "classes": ("sky",)}, "the masks have 1 class besides what"),
+    ({"masks": "{name}_m.png", "classes": 2}, "a mask has the class 2, and there are 2 classes"),
+  ],
+)  # fmt: skip
+def test_masks_that_are_not_right(overrides, words):
+  put(*some("a", 9))
+  if "_m" in overrides["masks"]:
+    masks(*(f"a/{i}_m.png" for i in range(9)))
+  c = config("a", test=0.3, **overrides)
+  with pytest.raises(UserError, match=words):
+    data.check(c)
+    data.load(c)

@@ -3,15 +3,18 @@
 import csv
 import io
 import json
+import pathlib
 import re
 
 import numpy as np
 import pytest
-from folders import by_folder, config, load, put, some, table
+from folders import by_folder, config, load, pixels, put, some, table
+from PIL import Image
 
 from cnnjax import data
 from cnnjax.config import default, override
 from cnnjax.data import folder, tables
+from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -333,7 +336,7 @@ HEAD = "path,label,split\nin/0.png,x,train\nin/1.png,y,train\n"
     *((f"{HEAD}in/2.png,x;{label},test\n", f"a.csv, line 4: the label '{label}' is how programs "
        "write a missing one; delete the line, or give the class another name")
       for label in ("nan", "None", "<NA>", "NULL", "NA")),
-    ("path,split\nin/0.png,x\n", "needs a column label (or labels, class, category), with commas"),
+    ("path,lable\nin/0.png,x\n", "needs a column label (or labels, class, category), with commas"),
     (f"{HEAD}\nin/2.png,x\n", "a.csv, line 5: 2 columns, and the first line has 3"),
     (f"{HEAD}in/2.png,x,test,\n", "a.csv, line 4: 4 columns"),
     (f'{HEAD}"in/2\n.png",x\n', "a.csv, line 4: 2 columns"),
@@ -405,3 +408,57 @@ def test_no_labels_at_all(fails):
   assert "no image that is trained on has a label" in fails(
     f"path={table(json.dumps({'path': 'in/0.png', 'label': []}), 'a.jsonl')}"
   )
+
+
+# Other fields
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_masks_and_values_stand_in_columns(kind):
+  names = put(*some("in", 9))
+  masks = [f"m/{i}.png" for i in range(9)]
+  pathlib.Path("m").mkdir()
+  for name in masks:
+    Image.fromarray(pixels(name)[..., 0] % 3).save(name)
+  values = [(i / 4, -i) for i in range(9)]
+  if kind == "csv":
+    rows = [f"{n},{m},{a};{b}" for n, m, (a, b) in zip(names, masks, values, strict=True)]
+    file = table("path,mask,value\n" + "\n".join(rows))
+  else:
+    rows = [
+      {"path": n, "mask": m, "value": v} for n, m, v in zip(names, masks, values, strict=True)
+    ]
+    file = table("\n".join(map(json.dumps, rows)), "a.jsonl")
+  c = config(file, test=0.3)
+  data.check(c)
+  splits = [split for split in data.load(c).values() if split]
+  assert [*splits[0].fields] == ["image", "mask", "value"] and not splits[0].remarks
+  found = {}
+  for split in splits:
+    columns = (split.arrays[name] for name in ("image", "mask", "value"))
+    found |= {image.tobytes(): (mask, value) for image, mask, value in zip(*columns, strict=True)}
+  for name, mask, value in zip(names, masks, values, strict=True):
+    np.testing.assert_array_equal(found[pixels(name).tobytes()][0], pixels(mask)[..., 0] % 3)
+    np.testing.assert_array_equal(found[pixels(name).tobytes()][1], np.float32(value))
+
+
+def test_a_column_of_values_that_are_no_numbers_is_not_used():
+  names = put(*some("in", 4))
+  rows = [f"{n},{'xy'[i % 2]},{'a' if i else 1}" for i, n in enumerate(names)]
+  c = config(table("path,label,value\n" + "\n".join(rows)))
+  split = folder.load(c, "train")
+  assert [*split.fields] == ["image", "label"] and split.remarks["not used"] == "columns 'value'"
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("path,mask\nin/0.png,in/9.png\n", r"1 of 2 files are not there: in/9.png \(line 2\)"),
+    ("path,mask\nin/0.png,\n", "line 2: no mask in"),
+    ("path,value\nin/0.png,1\nin/1.png,1;2\n", "line 3: 2 values, and the first image has 1"),
+  ],
+)
+def test_masks_and_values_that_are_missing(text, words):
+  put(*some("in", 2))
+  with pytest.raises(UserError, match=words):
+    data.check(config(table(text)))
