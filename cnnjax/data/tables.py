@@ -82,10 +82,7 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
   lines: dict[str, int] = {}  # by file
   group_column = _group_column(path, group, columns, needed=grouped)
   groups: dict[str, str] = {}
-  found = {key: next((name for name in KEYS[key] if name in columns), None) for key in KEYS}
-  as_cell = lambda word: word.strip("[]").replace(",", ";")  # of a list in JSONL
-  if found["value"] and not all(_numbers(as_cell(word)) for word in columns[found["value"]]):
-    found["value"] = None
+  found = _columns_of_fields(columns)
   masks: dict[str, str] = {}
   values: dict[str, tuple[float, ...]] = {}
   missing, used = [], {*by, group_column, found["mask"], found["value"]}
@@ -100,18 +97,10 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
       )
     missing += [] if os.path.isfile(file) else [f"{file} (line {line})"]
     if found["mask"]:
-      if not isinstance(name := row.get(found["mask"]), str) or not name:
-        raise UserError(f"{path}, line {line}: no mask in {str(row)[:200]}")
-      masks[file] = os.path.join(os.path.dirname(path), name)
+      masks[file] = _mask(path, line, row, found["mask"])
       missing += [] if os.path.isfile(masks[file]) else [f"{masks[file]} (line {line})"]
     if found["value"]:
-      if not (numbers := _numbers(row.get(found["value"]))):
-        raise UserError(f"{path}, line {line}: no value in {str(row)[:200]}")
-      values[file] = numbers
-      if len(numbers) != len(first := next(iter(values.values()))):
-        raise UserError(
-          f"{path}, line {line}: {len(numbers)} values, and the first image has {len(first)}"
-        )
+      values[file] = _values(path, line, row, found["value"], values)
     split = _split(path, line, row, by, columns)
     spellings = spelled.setdefault(same_split(split), {})
     spellings[split] = None
@@ -122,12 +111,7 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
         f"{path}, line {line}: a split in some lines and none in others; give it to all"
       )
   if missing:
-    windows = os.sep == "/" and os.path.isfile(missing[0].rsplit(" (", 1)[0].replace("\\", "/"))
-    raise UserError(
-      f"{path}: {len(missing):,} of {len(lines) + len(masks):,} files are not there: "
-      f"{listed(missing)}; paths start at the folder of the table"
-      f"{', and have / between folders' if windows else ''}"
-    )
+    raise _not_there(path, missing, len(lines) + len(masks))
   if not splits:
     raise UserError(f"{path} names no images: it has no lines with a path and a label")
   unused = [repr(name) for name in columns if name not in used]
@@ -143,6 +127,44 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
     masks or None,
     values or None,
   )
+
+
+def _not_there(path: str, missing: Sequence[str], number: int) -> UserError:
+  """The error for files of `number` that are missing."""
+  windows = os.sep == "/" and os.path.isfile(missing[0].rsplit(" (", 1)[0].replace("\\", "/"))
+  return UserError(
+    f"{path}: {len(missing):,} of {number:,} files are not there: {listed(missing)}; paths "
+    f"start at the folder of the table{', and have / between folders' if windows else ''}"
+  )
+
+
+def _columns_of_fields(columns: dict[str, set[str]]) -> dict[str, str | None]:
+  """The column of each of KEYS, that of values only if they are numbers."""
+  found = {key: next((name for name in KEYS[key] if name in columns), None) for key in KEYS}
+  as_cell = lambda word: word.strip("[]").replace(",", ";")  # of a list in JSONL
+  if found["value"] and not all(_numbers(as_cell(word)) for word in columns[found["value"]]):
+    found["value"] = None
+  return found
+
+
+def _mask(path: str, line: int, row: dict[str, Any], column: str) -> str:
+  """The file of the mask of a line."""
+  if not isinstance(name := row.get(column), str) or not name:
+    raise UserError(f"{path}, line {line}: no mask in {str(row)[:200]}")
+  return os.path.join(os.path.dirname(path), name)
+
+
+def _values(
+  path: str, line: int, row: dict[str, Any], column: str, others: dict[str, tuple[float, ...]]
+) -> tuple[float, ...]:
+  """The values of a line, as many as those of the lines before."""
+  if not (numbers := _numbers(row.get(column))):
+    raise UserError(f"{path}, line {line}: no value in {str(row)[:200]}")
+  if others and len(numbers) != len(first := next(iter(others.values()))):
+    raise UserError(
+      f"{path}, line {line}: {len(numbers)} values, and the first image has {len(first)}"
+    )
+  return numbers
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

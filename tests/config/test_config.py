@@ -261,6 +261,7 @@ ALLOWED = {
   "between 0 and 1": ([0.5], [-0.1, 1.1]),
   "at least 0 and below 1": ([0, 0.5], [-0.1, 1]),
   "above 0 and at most 1": ([0.5, 1], [0, 1.1]),
+  "names, or a number above 1": ([("sky", "sea"), 2], [1, (1, 2)]),
   "at least 0 and below 2**32": ([0, 2**32 - 1], [-1, 2**32]),
   "a share between 0 and 1, a number of examples, or a split": ([0.1, 9, "train"], [0, 1.5, -3]),
   "above 0, or -1": ([-1, 2], [0, -2]),
