@@ -116,8 +116,8 @@ def _boxes(name: str, example: Example, field: Field, window: Window) -> dict[st
   (most, _), number = field.shape, len(boxes)
   if number > most:
     raise UserError(
-      f"an image has {number} boxes, and data.max_boxes is {most}: set data.max_boxes={number} or "
-      "more"
+      f"an image has {number} boxes, and the field {name!r} has room for {most}: its source has to "
+      "declare more"
     )
   if not window.whole:
     boxes, valid = window.boxes(boxes.reshape(-1, 4), valid)
