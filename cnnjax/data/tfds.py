@@ -1,4 +1,4 @@
-"""TFDS image-classification data sets, read without TensorFlow. The only file that imports TFDS.
+"""TFDS data sets of images, read without TensorFlow. The only file that imports TFDS.
 
 TFDS needs TensorFlow to *prepare* most of its data sets, once: `pip install -e '.[prepare]'` and
 `python -m cnnjax.data prepare NAME`. A run that finds nothing prepared starts that command, so that
@@ -23,9 +23,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
+from cnnjax import fields
 from cnnjax.data import identity
-from cnnjax.data.split import Split
+from cnnjax.data.split import Example, Split
 from cnnjax.errors import UserError, unknown
+from cnnjax.fields import Field
 from cnnjax.runtime.paths import quoted, to_path
 
 CHUNK = 4096  # records read at a time
@@ -36,11 +38,11 @@ def check(config: ConfigDict) -> None:
   if not config.name:
     raise UserError("data.source=tfds needs data.name, such as cifar10")
   builder = _builder(config.name, config.data_dir)
-  image_key, *_ = _features(builder)
-  height, width, channels = builder.info.features[image_key].shape
+  _, declared = _features(builder)
+  height, width, channels = declared["image"].shape
   if config.image_size is None and None in (height, width):
     raise UserError(f"the images of {config.name} differ in size; set data.image_size, such as 224")
-  if (config.channels or channels or 3) not in (1, 3):
+  if (config.channels or channels) not in (1, 3):
     raise UserError(
       f"the images of {config.name} have {channels} channels; set data.channels, to 3 or 1"
     )
@@ -70,12 +72,9 @@ def load(config: ConfigDict, split: str) -> Split:
     check(config)
     builder = _builder(config.name, config.data_dir)
   _check_format(builder)
-  image_key, label_key, classes = _features(builder)
+  keys, declared = _features(builder)
   _split_info(builder, split, "split")
-  height, width, channels = builder.info.features[image_key].shape
-  several = isinstance(builder.info.features[label_key], tfds.features.Sequence)
-  records = Records(builder, split, image_key, label_key, len(classes) if several else 0)
-  return Split(records, classes, (height, width, channels or 3))
+  return Split.of_fields(Records(builder, split, keys, declared), declared)
 
 
 def described(config: ConfigDict) -> tuple[None, tuple[str, ...], tuple] | None:
@@ -86,9 +85,9 @@ def described(config: ConfigDict) -> tuple[None, tuple[str, ...], tuple] | None:
   builder = _builder(config.name, config.data_dir) if config.name else None
   if builder is None or builder.is_prepared():
     return None
-  image_key, _, classes = _features(builder)
-  height, width, channels = builder.info.features[image_key].shape
-  return None, classes, (height, width, channels or 3)
+  _, declared = _features(builder)
+  classes = declared["label"].classes if "label" in declared else ()
+  return None, classes, declared["image"].shape
 
 
 class Records:
@@ -96,24 +95,30 @@ class Records:
 
   groups = None
 
-  def __init__(self, builder, split: str, image: str, label: str, num_classes: int):
-    self._keys, self._num_classes = (image, label), num_classes
+  def __init__(self, builder, split: str, keys: dict[str, str], declared: dict[str, Field]):
+    """Of a split; `keys` are the features by the names of the fields that are `declared`."""
+    self._keys, self._fields = keys, declared
     self._name, self._split = builder.name, split
     self._parts = builder.info.splits[split].file_instructions
     self.large = builder.info.dataset_size > identity.LARGE
-    # Images as the bytes of their file.
-    self._source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
+    # Images and masks as the bytes of their file.
+    files = [keys[name] for name in fields.of_kind(declared, "image", "mask")]
+    decoders = {key: tfds.decode.SkipDecoding() for key in files}
+    self._source = builder.as_data_source(split=split, decoders=decoders)
     self[0]  # labels that are not public are refused now, not when a run ends in its evaluation
 
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, i: int) -> tuple[bytes, np.ndarray | int]:
+  def __getitem__(self, i: int) -> Example:
     return self.__getitems__([i])[0]
 
-  def __getitems__(self, places: Sequence[int]) -> list[tuple[bytes, np.ndarray | int]]:
-    image, label = self._keys
-    return [(r[image], self._label(r[label])) for r in self._read(places)]
+  def __getitems__(self, places: Sequence[int]) -> list[Example]:
+    return [self._example(record) for record in self._read(places)]
+
+  def _example(self, record: dict) -> Example:
+    found = {name: record[key] for name, key in self._keys.items()}
+    return found | ({"label": self._label(found["label"])} if "label" in found else {})
 
   def _read(self, places: Sequence[int]) -> list[dict]:
     try:
@@ -131,25 +136,28 @@ class Records:
         f"labels of the split {self._split!r} of {self._name} are not public (they are -1); "
         "choose another split"
       )
-    if self._num_classes:  # several an image
-      return np.isin(np.arange(self._num_classes), label).astype(np.uint8)
+    field = self._fields["label"]
+    if field.kind == "multi_label":
+      return np.isin(np.arange(len(field.classes)), label).astype(np.uint8)
     return label
 
   @functools.cached_property
-  def labels(self) -> np.ndarray:
+  def labels(self) -> np.ndarray | None:
     """Reads the whole split, once."""
+    if "label" not in self._keys:
+      return None
     chunks = range(0, len(self), CHUNK)
     read = lambda start: [
-      self._label(record[self._keys[1]])
+      self._label(record[self._keys["label"]])
       for record in self._read(range(start, min(start + CHUNK, len(self))))
     ]
     labels = np.stack([label for start in chunks for label in read(start)])
-    return labels.astype(np.uint8 if self._num_classes else np.int32)
+    return labels.astype(self._fields["label"].dtype)
 
   @functools.cached_property
   def contents(self) -> np.ndarray:
     """Of the encoded images."""
-    image, _ = self._keys
+    image = self._keys["image"]
     return identity.fingerprints(lambda at: [r[image] for r in self._read(at)], len(self))
 
   @functools.cached_property
@@ -259,37 +267,72 @@ def _check_format(builder) -> None:
     )
 
 
-def _features(builder) -> tuple[str, str, tuple[str, ...]]:
-  """(key of the image, key of the label, class names)."""
+def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
+  """(the features that are read, by the names of their fields; those fields).
+
+  One of each kind: the supervised one, or the first. An image; a label, or several; a mask, which
+  is a LabeledImage; a value, which is a number of floating point or a vector of them.
+  """
   features = builder.info.features
-  keys = lambda kind: [key for key, f in features.items() if type(f) is kind]
-  image = keys(tfds.features.Image)
-  several = [
-    key for key in keys(tfds.features.Sequence)
-    if type(features[key].feature) is tfds.features.ClassLabel
-  ]  # fmt: skip
-  label = keys(tfds.features.ClassLabel) or several
-  supervised = builder.info.supervised_keys or (None, None)
-  image_key = supervised[0] if supervised[0] in image else next(iter(image), None)
-  label_key = supervised[1] if supervised[1] in label else next(iter(label), None)
-  if image_key is None or label_key is None:
+  supervised = builder.info.supervised_keys or ()
+
+  def first(fits) -> str | None:
+    found = [key for key, feature in features.items() if fits(feature)]
+    return next((key for key in supervised if key in found), next(iter(found), None))
+
+  a = tfds.features
+  is_image = lambda f: type(f) is a.Image
+  is_label = lambda f: type(f) is a.ClassLabel
+  is_several = lambda f: type(f) is a.Sequence and type(f.feature) is a.ClassLabel
+  is_value = lambda f: (
+    type(f) in (a.Scalar, a.Tensor)
+    and np.issubdtype(f.np_dtype, np.floating)
+    and len(f.shape) < 2
+    and None not in f.shape
+  )
+  keys = {
+    "image": first(is_image),
+    "label": first(is_label) or first(is_several),
+    "mask": first(lambda f: type(f) is a.LabeledImage and f.num_classes),
+    "value": first(is_value),
+  }
+  keys = {name: key for name, key in keys.items() if key is not None}
+  if "image" not in keys:
+    raise UserError(f"{builder.name} has no images: it has {', '.join(features)}")
+  found = {"image": _image(builder.name, features[keys["image"]])}
+  if "label" in keys:
+    feature = features[keys["label"]]
+    several = type(feature) is a.Sequence
+    names = _names(builder, keys["label"], feature.feature if several else feature)
+    found["label"] = (fields.multi_label if several else fields.label)(names)
+  if "mask" in keys:
+    mask = features[keys["mask"]]
+    height, width, _ = mask.shape
+    names = mask.names or range(mask.num_classes)
+    dtype = "uint8" if mask.num_classes <= 255 else "uint16"
+    found["mask"] = fields.mask(height, width, map(str, names), dtype)
+  if "value" in keys:
+    found["value"] = fields.value(*features[keys["value"]].shape)
+  return keys, found
+
+
+def _image(name: str, feature) -> Field:
+  """The field of an image."""
+  dtype = np.dtype(feature.np_dtype)
+  if dtype not in (np.uint8, np.uint16):
+    raise UserError(f"the images of {name} are {dtype}; those of 8 and 16 bits can be read")
+  height, width, channels = feature.shape
+  return fields.image(height, width, channels or 3, str(dtype))
+
+
+def _names(builder, key: str, feature) -> tuple[str, ...]:
+  """The classes of a label."""
+  if len(feature.names) != feature.num_classes:
     raise UserError(
-      f"{builder.name} is not an image-classification data set: it needs an image "
-      f"and a class label, and has {', '.join(features)}"
+      f"{builder.data_path} names {len(feature.names)} classes of {key}, and has "
+      f"{feature.num_classes}: its files are damaged; delete the folder and prepare it again"
     )
-  dtype = np.dtype(features[image_key].np_dtype)
-  if dtype != np.uint8:
-    raise UserError(
-      f"the images of {builder.name} are {dtype}; only those with 8 bits a channel "
-      "can be trained on"
-    )
-  label = features[label_key].feature if label_key in several else features[label_key]
-  if len(label.names) != label.num_classes:
-    raise UserError(
-      f"{builder.data_path} names {len(label.names)} classes of {label_key}, and has "
-      f"{label.num_classes}: its files are damaged; delete the folder and prepare it again"
-    )
-  return image_key, label_key, tuple(label.names)
+  return tuple(feature.names)
 
 
 def _split_info(builder, expression: str, key: str):

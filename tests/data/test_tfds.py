@@ -17,6 +17,7 @@ from cnnjax import data
 from cnnjax.config import default
 from cnnjax.data import identity, tfds
 from cnnjax.errors import UserError
+from cnnjax.runtime import sharding
 from cnnjax.tools import data as command
 
 FEATURES = tensorflow_datasets.features
@@ -105,7 +106,7 @@ def folder(tmp_path_factory):
   write(
     path,
     "deep",
-    {"train": make_examples(3, GREY, 8, np.uint16)},
+    {"train": make_examples(6, GREY, 8, np.uint16)},
     {"image": image_feature((4, 4, 1), np.uint16), "label": label},
   )
   several = FEATURES.Sequence(label)
@@ -374,7 +375,7 @@ def test_data_sets_that_are_not_there(config, name, message):
 
 
 def test_a_data_set_without_images_is_refused(config):
-  with pytest.raises(UserError, match="prose is not an image-classification data set"):
+  with pytest.raises(UserError, match="prose has no images: it has"):
     data.check(config(name="prose"))
 
 
@@ -383,9 +384,59 @@ def test_images_of_four_channels_need_a_number(config):
     data.check(config(name="alpha"))
 
 
-def test_pixels_that_do_not_fit_in_a_byte_are_refused(config):
-  with pytest.raises(UserError, match="images of deep are uint16"):
-    data.check(config(name="deep", test="train"))
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_pixels_of_16_bits_are_kept(config, pipeline):
+  c = config(name="deep", test=1, pipeline=pipeline)
+  data.check(c)
+  splits = data.load(c)
+  found = set()
+  for name in ("train", "test"):
+    for batch, there in data.pipeline(splits[name], c, sharding.make_mesh(1), data.Skipped(0)).once(
+      2
+    ):
+      assert batch["image"].dtype == np.uint16
+      found |= {np.asarray(image).tobytes() for image in batch["image"][np.asarray(there)]}
+  expected = make_examples(6, GREY, 8, np.uint16)
+  assert found == {example["image"].tobytes() for example in expected}
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_masks_and_values_come_by_the_features(config, folder, pipeline):
+  """Without a label, which nobody asks for."""
+  rng = np.random.default_rng(0)
+  masks = rng.integers(0, 3, (6, 4, 4), np.uint8)
+  ages = rng.normal(size=6).astype(np.float32)
+  examples = [
+    {
+      "image": example["image"],
+      "segments": cv2.imencode(".png", mask)[1].tobytes(),
+      "age": age,
+      "id": 7,
+    }
+    for example, mask, age in zip(make_examples(6, RGB, 16), masks, ages, strict=True)
+  ]
+  if not (folder / "segments").exists():
+    features = {
+      "image": image_feature((4, 4, 3)),
+      "segments": FEATURES.LabeledImage(labels=list(CLASSES), shape=(4, 4, 1)),
+      "age": np.float32,
+      "id": np.int64,
+    }
+    write(folder, "segments", {"train": examples}, features)
+  c = config(name="segments", test=2, pipeline=pipeline)
+  data.check(c)
+  splits = data.load(c)
+  assert [*splits["train"].fields] == ["image", "mask", "value"]
+  assert splits["train"].classes == splits["train"].fields["mask"].classes == CLASSES
+  by_image = {e["image"].tobytes(): i for i, e in enumerate(examples)}
+  for name, n in (("train", 4), ("test", 2)):
+    (batch, _), = data.pipeline(
+      splits[name], c, sharding.make_mesh(1), data.Skipped(0)
+    ).once(n)  # fmt: skip
+    rows = [by_image[np.asarray(image).tobytes()] for image in batch["image"]]
+    assert len({*rows}) == n
+    np.testing.assert_array_equal(batch["mask"], masks[rows])
+    np.testing.assert_array_equal(batch["value"], ages[rows])
 
 
 @pytest.mark.parametrize("pipeline", ["resident", "streaming"])
