@@ -78,7 +78,7 @@ def run_stages(
   stride: int,
   train: bool,
   remat: bool,
-  drop_path: Sequence[float] | None = None,
+  drop_path: Sequence[float | None] = (),
 ) -> tuple[jax.Array, int]:
   """Runs the blocks of each stage and marks what the stage puts out, as "stage1" and so on.
 
@@ -91,17 +91,18 @@ def run_stages(
     stride: pixels of the image between two of x.
     train: as in `Backbone.__call__`.
     remat: see `layers.run_block`.
-    drop_path: the rate of each block; None for blocks that take none.
+    drop_path: the rate of each block, None for one that takes none; empty where no block does.
 
   Returns:
     The last map and its stride.
   """
-  rates = iter(drop_path or ())
+  rates = iter(drop_path)
   for stage, stage_strides in enumerate(strides):
     for number, block_stride in enumerate(stage_strides):
       name = f"stage{stage + 1}_block{number + 1}"
       module = block(stage, number, x.shape[-1], strides=block_stride, name=name)
-      options = {} if drop_path is None else {"drop_path": next(rates)}
+      rate = next(rates, None)
+      options = {} if rate is None else {"drop_path": rate}
       x = layers.run_block(module, x, train=train, remat=remat, **options)
       stride *= block_stride
     x = mark(f"stage{stage + 1}", x, stride=stride)

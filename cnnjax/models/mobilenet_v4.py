@@ -181,9 +181,12 @@ class MobileNetV4(Backbone):
 
     strides = without_first_2([stage[0].strides for stage in stages], self.small_images)
     sizes = [len(stage) for stage in stages]
+    rates = layers.drop_path_rates(self.drop_path, sum(sizes), self.drop_path_mode)
+    kinds = [row.kind for stage in stages for row in stage]
+    rates = [None if kind == "conv" else rate for kind, rate in zip(kinds, rates, strict=True)]
     x, stride = run_stages(
       block, first_strided(strides, sizes), x, mark, stride=stride, train=train, remat=self.remat,
-      drop_path=layers.drop_path_rates(self.drop_path, sum(sizes), self.drop_path_mode),
+      drop_path=rates,
     )  # fmt: skip
     features = layers.make_divisible(self.head_features * self.width)
     x = layer(features, 1, name="conv_head")(x, train=train)
