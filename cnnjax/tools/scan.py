@@ -226,6 +226,8 @@ def _walk(
       if not label:
         findings["outside"].append(path)
       files.append((path, split, (label,) if label else ()))
+  if not any(labels for *_, labels in files):  # images without labels
+    findings["outside"].clear()
   return files, {split: tuple(visible(root / split)) for split in splits or [""]}
 
 

@@ -388,3 +388,15 @@ def test_what_is_no_folder_of_images_is_refused(tmp_path):
   ]:
     with pytest.raises(UserError, match=why):
       scan(path)
+
+
+def test_images_without_labels_are_in_no_class_by_intent(tmp_path):
+  """Unless others are in the folder of a class."""
+  rng = np.random.default_rng(0)
+  for i in range(4):
+    pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+  assert "outside" not in scan(tmp_path).findings
+  (tmp_path / "cat").mkdir()
+  (tmp_path / "3.png").rename(tmp_path / "cat" / "3.png")
+  assert len(scan(tmp_path).findings["outside"]) == 3
