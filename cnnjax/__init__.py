@@ -4,7 +4,11 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_LATE = {"load": "cnnjax.predict"}  # so that `import cnnjax` waits for no JAX
+_LATE = {  # so that `import cnnjax` waits for nothing
+  "load": "cnnjax.predict",
+  "Key": "cnnjax.registry",
+  "register": "cnnjax.registry",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import augment, checkpoints, data, models, optim, tasks, trained
 from cnnjax.checkpoints import trained_on
-from cnnjax.config import check_values, keys
+from cnnjax.config import check_values, import_parts, keys
 from cnnjax.errors import UserError
 from cnnjax.optim import averaging, joined
 from cnnjax.runtime import profiling, sharding
@@ -22,7 +22,11 @@ from cnnjax.training.teacher import Teacher
 
 
 def validate(config: ConfigDict) -> None:
-  """Raises UserError for the first key or value that is wrong. Downloads and compiles nothing."""
+  """Raises UserError for the first key or value that is wrong. Downloads and compiles nothing.
+
+  Imports what `config` imports, and adds the keys of its parts, at their defaults, where they lack.
+  """
+  import_parts(config)  # keys come with them
   check_values(config)
   _check_names(config)
 
@@ -36,7 +40,6 @@ def _check_names(config: ConfigDict) -> None:
   for key, why in (("num_classes", "the data say it"), ("dtype", "it is the key 'dtype'")):
     if key in config.model:
       raise UserError(f"config key 'model.{key}' cannot be set: {why}")
-  models.import_modules(config.imports)
   models.create(**config.model, num_classes=2, dtype=config.dtype)
   data.check(config.data)
   augment.parse(config.augment)
@@ -133,7 +136,7 @@ def build(
   runs = members.create(config)
   seeds = runs.seeds if runs.several else ()
   counted = tasks.needs_counts(config.task) or config.data.sampling != data.order.UNIFORM
-  needs = tasks.TASKS[config.task.name].NEEDS
+  needs = tasks.lookup(config.task.name).NEEDS
   inputs = data.open_inputs(
     config, mesh, given, seeds=seeds, counted=counted, before=before, needs=needs
   )
@@ -152,7 +155,7 @@ def build(
     config.average, config.optim, inputs.length.total, inputs.length.to_steps
   )
   profiling.check(config.profile, inputs.length.total)
-  monitor.check_metric(config.monitor, task.collection.__annotations__, averages.names)
+  monitor.check_metric(config.monitor, task.measured.__annotations__, averages.names)
   scaling = (
     "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
   )

@@ -134,10 +134,10 @@ def _evaluated(
   found = dataclasses.replace(found, config=config)
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
   where |= {
-    "needs": tasks.TASKS[config.task.name].NEEDS, "who": f"task.name={config.task.name}"
+    "needs": tasks.lookup(config.task.name).NEEDS, "who": f"task.name={config.task.name}"
   }  # fmt: skip
   if split == ALL:
-    where["several"] = tasks.TASKS[config.task.name].SEVERAL
+    where["several"] = tasks.lookup(config.task.name).SEVERAL
     images = data.whole(config.data, found.meta["classes"], skipped, splits, **where)
   else:
     where |= {"evaluating": True, "before": before}
@@ -160,7 +160,7 @@ def _evaluated(
     found.step,
     int(total.loss.count.min()),
     found.members.compute(total),
-    of_weights(found.task.METRICS, ["raw"]),
+    of_weights(found.task.declared, ["raw"]),
   )
 
 

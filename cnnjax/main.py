@@ -11,36 +11,25 @@ other commands end in silence, with 141.
 """
 
 import argparse
-import inspect
-import re
 import signal
 import sys
 
 from ml_collections import ConfigDict
 
 from cnnjax import config as configs
-from cnnjax.config import keys
+from cnnjax.config.files import keys_help
 from cnnjax.errors import ArgumentParser, UserError, run, say, tell
 from cnnjax.runtime import ranks, signals
 from cnnjax.runtime.paths import to_path
 
 
-def keys_help() -> str:
-  """The config keys with their defaults and comments, as keys.py has them."""
-  source = inspect.getsource(keys).split("# [keys]")[1].split("# [end]")[0].splitlines()
-  shown = "\n".join(line for line in source if line.startswith("  c.") or not line)
-  # The comment of a group is a heading, and says what its keys are about.
-  shown = re.sub(r"^  c(\S+) = ConfigDict\(.*\)(  #.*)$", r"  c\1.*\2", shown, flags=re.MULTILINE)
-  shown = re.sub(r"^  c\S+ = ConfigDict\(.*\)\n", "", shown, flags=re.MULTILINE)
-  return re.sub("^  c", "--config", re.sub(r"\n{2,}", "\n\n", shown), flags=re.MULTILINE)
-
-
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
   """The flags, and the config that they and the other words say."""
+  words = sys.argv[1:] if argv is None else argv
   parser = ArgumentParser(
     prog="python -m cnnjax.main",
     description=__doc__,
-    epilog="config keys:\n\n" + keys_help(),
+    epilog="config keys:\n\n" + keys_help(words) if {"--help", "-h"} & {*words} else None,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )

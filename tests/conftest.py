@@ -1,6 +1,8 @@
 """The suite runs on CPU, as eight simulated devices; a config's mesh.data says how many it uses."""
 
+import contextlib
 import os
+import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -13,7 +15,35 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from cnnjax import registry
 from cnnjax.config import default, override
+
+
+@contextlib.contextmanager
+def forgetting():
+  """What is registered inside is forgotten after it, and its modules can be imported anew."""
+  registry.keys()
+  with pytest.MonkeyPatch.context() as patch:  # of its own: a test may undo its changes
+    for table in ("_KEYS", "_KIND_OF", "_OWNERS", "_STARTS", "_PARTS"):
+      patch.setattr(registry, table, dict(getattr(registry, table)))
+    before = {*registry._PARTS}
+    yield
+    for key in registry._PARTS.keys() - before:
+      module = registry._PARTS[key].module
+      if not module.startswith(("cnnjax.", "test_")):
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def own_registry():
+  with forgetting():
+    yield
+
+
+@pytest.fixture(scope="module")
+def registry_of_file():
+  with forgetting():
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import build, plan, tasks
+from cnnjax import build, plan, register, tasks
 from cnnjax.config import to_json
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
@@ -165,9 +165,9 @@ def test_data_that_nobody_knows(tiny):
 
 
 @pytest.mark.parametrize("kind, dims", [(tasks.MultiLabel, 2), (tasks.Classification, 1)])
-def test_the_labels_are_those_of_the_kind_of_task(tiny, kind, dims, monkeypatch):
+def test_the_labels_are_those_of_the_kind_of_task(tiny, kind, dims, own_registry):
   """Whatever the task is called."""
-  monkeypatch.setitem(tasks.TASKS, "mine", kind)
+  register("task", "mine")(kind)
   config = tiny(**{"task.name": "mine", "data.image_size": 8})
   assert shapes.stand_in(config, 40, 3)[1]["train"].labels.ndim == dims
 

@@ -20,12 +20,14 @@ CALLS = {
   "eval", "exec", "compile", "__import__", "os.system", "os.popen", "tempfile.mktemp", "np.load",
   "numpy.load", "np.fromfile", "shutil.unpack_archive", "pd.read_pickle", "torch.load",
 }  # fmt: skip
+# The names in a zip are listed, and numpy unpickles nothing unless it is told to.
+HARMLESS = {"data/npz.py": {"zipfile", "np.load"}}
 # Where modules are imported by name, and whose names those are.
 IMPORTERS = {
   "__init__.py": "its own public names",
   "config/files.py": "the config file that the user gives",
-  "models/registry.py": "`imports` of a config",
-  "data/loading.py": "SOURCES",
+  "registry.py": "`imports` of a config, and the keys of the rooms",
+  "data/sources.py": "the built-in sources",
   "data/__main__.py": "its command",
   "optim/__main__.py": "its command",
   "transfer/mapping.py": "the tables of rules",
@@ -79,7 +81,7 @@ def test_harmless_code_is_let_through():
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_runs_what_it_reads(name):
   source = FILES[name].read_text()
-  assert not list(dangers(source))
+  assert {*dangers(source)} <= HARMLESS.get(name, set())
   assert name in IMPORTERS or not list(importers(source))
 
 

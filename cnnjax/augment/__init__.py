@@ -8,12 +8,13 @@ is done to each example with that probability; those that mix a batch say what p
 
 An operation draws its numbers once and acts on each field by its kind: those of geometry on image,
 mask and boxes alike, those of colour on images alone, and those that mix a batch refuse what they
-cannot mix. It is made by a function of its arguments, which checks them; a new one is that function
-and a line in `OPERATIONS`. Views of an image for evaluation are in `views`.
+cannot mix. It is made by a function of its arguments, which checks them, and which is registered:
+`@register("augmentation", "invert")`. Views of an image for evaluation are in `views`.
 """
 
 from collections.abc import Callable, Mapping
 
+from cnnjax import registry
 from cnnjax.augment import color, compose, erasing, geometry, mixing, parser, policies, views
 from cnnjax.augment.operation import Kinds, Operation, of_places, of_values
 
@@ -56,6 +57,8 @@ OPERATIONS: dict[str, Callable] = {
   "random_erasing": erasing.random_erasing,
   "grid_mask": erasing.grid_mask,
 }
+for _name, _make in OPERATIONS.items():
+  registry.register("augmentation", _name)(_make)
 
 
 def parse(spec: str | None) -> list[Callable]:
@@ -65,8 +68,8 @@ def parse(spec: str | None) -> list[Callable]:
     UserError: text that cannot be read, an unknown operation, or arguments that it does not take.
   """
   makers = {
-    name: compose.with_probability(name, compose.named(name, make))
-    for name, make in OPERATIONS.items()
+    name: compose.with_probability(name, compose.named(name, part.value))
+    for name, part in registry.parts("augmentation").items()
   }
   return parser.read(spec, makers, "augment", "augmentation", "pad_crop(4) | flip")
 

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from cnnjax import __version__, models
+from cnnjax import __version__, models, registry
 from cnnjax import config as configs
 from cnnjax.checkpoints import lock as locks
-from cnnjax.config.keys import BEFORE, defaults
+from cnnjax.config import saved
+from cnnjax.config.keys import before as before_keys
+from cnnjax.config.keys import defaults
 from cnnjax.errors import UserError
 from cnnjax.runtime.paths import PathLike, check_text, to_path
 
@@ -36,7 +38,7 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
 
   Raises:
     UserError: it cannot be written, holds something else than a run, or a run whose config differs
-      in more than `MAY_CHANGE`.
+      in more than `config.may_change` says.
   """
   check_text(folder)
   try:
@@ -63,7 +65,7 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
     lines = "; ".join(lines[:SHOWN]) + more
     raise UserError(
       f"{folder} holds a run with another config: {lines}. Choose another --workdir, "
-      f"or set these back. What may change: {', '.join(configs.MAY_CHANGE)}"
+      f"or set these back. What may change: {', '.join(configs.may_change())}"
     )
 
 
@@ -76,7 +78,7 @@ def as_begun(folder: pathlib.Path, config: ConfigDict) -> tuple[ConfigDict, dict
     return config, {}
   before, standard = configs.flatten(load_config(folder)), defaults()
   now = configs.flatten(config)
-  keys = [k for k, (old, *_) in BEFORE.items() if before[k] == old != now[k] == standard[k]]
+  keys = [k for k, (old, *_) in before_keys().items() if before[k] == old != now[k] == standard[k]]
   config = config.copy_and_resolve_references()
   for key in keys:
     configs.override(config, key, before[key])
@@ -187,18 +189,27 @@ def load_config(folder: PathLike) -> ConfigDict:
   file = folder / CONFIG
   if not file.is_file():
     raise UserError(f"{folder} holds no run: there is no {CONFIG} in it")
+  unreadable = lambda e: UserError(
+    f"cannot read {file}: {e}; put a good one back, or choose another folder"
+  )
   try:
-    config = configs.from_json(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    modules = saved.imports(text)
+  except BROKEN as e:
+    raise unreadable(e) from e
+  try:  # first: keys may come with them
+    _check_imports(folder, modules)
+    registry.import_modules(modules)
+  except BROKEN as e:  # mostly the file is good, and what it names is not found here
+    raise UserError(f"cannot use {file}: {e}") from e
+  try:
+    config = configs.from_json(text)
     configs.check_values(config)
   except BROKEN as e:
-    raise UserError(
-      f"cannot read {file}: {e}; put a good one back, or choose another folder"
-    ) from e
+    raise unreadable(e) from e
   try:
-    _check_imports(folder, config.imports)
-    models.import_modules(config.imports)
     return resolve(config)
-  except BROKEN as e:  # mostly the file is good, and what it names is not found here
+  except BROKEN as e:
     raise UserError(f"cannot use {file}: {e}") from e
 
 

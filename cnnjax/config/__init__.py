@@ -4,19 +4,20 @@ A config file is Python with `get_config(preset)`; it starts from `default()` an
 differs. Values of the command line come on top. `build.validate` looks at the whole once, before
 anything is downloaded or compiled.
 
-    keys.py       every key of a run, its default and what it may be
+    keys.py       the keys of a run itself, and the base config of those of all rooms
     values.py     a value from text, set, checked
-    files.py      config files, presets, the command line
+    files.py      config files, presets, the command line and its help
     saved.py      config.json of a run, and what differs between two
     durations.py  "500 steps", "2.5 epochs"
 """
 
-from cnnjax.config.files import from_arguments, load, pick, split_argument
-from cnnjax.config.keys import MAY_CHANGE, default, flatten
+from cnnjax.config.files import from_arguments, import_parts, load, pick, split_argument
+from cnnjax.config.keys import default, flatten, may_change
 from cnnjax.config.saved import differences, from_json, to_json
 from cnnjax.config.values import check_values, override, parse_value, unknown_key
 
 __all__ = [
-  "MAY_CHANGE", "check_values", "default", "differences", "flatten", "from_arguments", "from_json",
-  "load", "override", "parse_value", "pick", "split_argument", "to_json", "unknown_key",
+  "check_values", "default", "differences", "flatten", "from_arguments", "from_json",
+  "import_parts", "load", "may_change", "override", "parse_value", "pick", "split_argument",
+  "to_json", "unknown_key",
 ]  # fmt: skip

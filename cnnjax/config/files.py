@@ -10,11 +10,12 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax.config import keys
-from cnnjax.config.keys import flatten
+from cnnjax import registry
+from cnnjax.config.keys import complete, default, flatten
 from cnnjax.config.values import override, parse_value, unknown_key
 from cnnjax.errors import UserError, unknown
 from cnnjax.runtime.paths import PathLike, to_path
@@ -143,7 +144,7 @@ def _reason(error: Exception) -> str:
     error = error.args[0]
   text = str(error.args[0]) if error.args else ""
   if match := re.match(r"(?:Key \"|')(\w+)(?:\" does not exist|'\nDid you mean)", text):
-    return str(unknown_key(match[1], keys.defaults()))
+    return str(unknown_key(match[1], registry.keys()))
   return f"{type(error).__name__}: {text}"
 
 
@@ -160,31 +161,76 @@ def pick(
 def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[str]) -> ConfigDict:
   """The config of `load(argument)` after the overrides among the `words` of a command line.
 
-  `flags` are what else the command takes, for its errors.
+  What the config imports is imported before the overrides are looked at: they may be of keys that
+  come with it. `flags` are what else the command takes, for its errors.
   """
+  texts = _overrides(words, flags)
+  if not argument:
+    raise UserError("which config? --config=FILE[:PRESET], such as --config=configs/resnet.py")
+  config = load(argument)
+  if "imports" in texts:
+    override(config, "imports", parse_value(texts.pop("imports"), "imports"))
+  import_parts(config)
+  values = {key: parse_value(value, key) for key, value in texts.items()}
+  _set_back(config, values)
+  for key, value in values.items():
+    override(config, key, value)
+  chosen = [value for key, value in flatten(config).items() if key != "imports"]
+  registry.check_used(config.imports, chosen)
+  return config
+
+
+def _overrides(words: Sequence[str], flags: Sequence[str]) -> dict[str, str]:
+  """The overrides of a command line as text, by key."""
   given: dict[str, str] = {}
   rest = iter(words)
   for word in rest:
     flag, equals, value = word.partition("=")
     if not flag.startswith("--config."):
-      if (key := flag.removeprefix("--")) != flag and key in keys.defaults():
+      if (key := flag.removeprefix("--")) != flag and registry.keys().get(key):
         raise UserError(f"{flag} is a config key: --config.{key}=VALUE")
       raise unknown("argument", flag, ["--config", "--config.KEY=VALUE", "--help", *flags])
     if not equals and ((value := next(rest, None)) is None or value.startswith("--")):
       raise UserError(f"{flag} needs a value: {flag}=VALUE")
-    if flag in given:
+    key = flag.removeprefix("--config.")
+    if key in given:
       raise UserError(f"{flag} is given twice")
-    given[flag] = value
-  if not argument:
-    raise UserError("which config? --config=FILE[:PRESET], such as --config=configs/resnet.py")
-  config = load(argument)
-  values = {flag.removeprefix("--config."): value for flag, value in given.items()}
-  values = {key: parse_value(value, key) for key, value in values.items()}
-  for key, value in values.items():
-    if key in keys.OF_A_CHOICE and value != flatten(config)[key]:
-      standard = keys.defaults()
-      for idle in keys.OF_A_CHOICE[key]:
-        override(config, idle, standard[idle])
-  for key, value in values.items():
-    override(config, key, value)
-  return config
+    given[key] = value
+  return given
+
+
+def import_parts(config: ConfigDict) -> None:
+  """Imports what `config` imports, and adds the keys of its parts to it."""
+  registry.keys()["imports"].check("imports", config.imports)
+  registry.import_modules(config.imports)
+  complete(config)
+
+
+def _set_back(config: ConfigDict, values: Mapping[str, Any]) -> None:
+  """Sets keys to their defaults that a preset had for its own choice, where another is made."""
+  flat, known = flatten(config), registry.keys()
+  for kind, row in registry.KINDS.items():
+    if row.resets and row.switch in values and values[row.switch] != flat[row.switch]:
+      for name in registry.keys_of(kind):
+        override(config, name, known[name].default)
+
+
+def keys_help(words: Sequence[str]) -> str:
+  """The config keys with their defaults and comments, also those of what `words` import."""
+  for word in words:
+    flag, _, value = word.partition("=")
+    if flag == "--config.imports":
+      config = default()
+      override(config, "imports", parse_value(value, "imports"))
+      import_parts(config)
+  lines, before = [], ""
+  for name, key in registry.keys().items():
+    group, heading = name.rpartition(".")[0], registry.starts().get(name)
+    if heading or (heading is not None and group != before):
+      lines.append("")
+    if heading:
+      lines.append(f"--config.{group}.*  # {heading}")
+    quoted = isinstance(key.default, str) and f'"{key.default}"'
+    lines.append(f"--config.{name} = {quoted or repr(key.default)}  # {key.comment}")
+    before = group
+  return "\n".join(lines)

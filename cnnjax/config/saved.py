@@ -1,19 +1,29 @@
 """A config as JSON, in the folder of a run: writes it, reads it, compares two of them."""
 
+import functools
 import json
+import operator
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax.config import keys
-from cnnjax.config.keys import MAY_CHANGE, default, flatten
+from cnnjax import registry
+from cnnjax.config.keys import before, default, flatten, may_change
 from cnnjax.config.values import unknown_key
 from cnnjax.runtime import strict_json
 
 
 def to_json(config: ConfigDict) -> str:
-  """The resolved config as JSON, in the order of its keys."""
-  return strict_json.dumps(config.to_dict(), indent=2) + "\n"
+  """The resolved config as JSON, in the order of its keys.
+
+  Without the keys of parts from outside that are not chosen: a run that has nothing to do with a
+  part can be read where its module is not imported.
+  """
+  values = config.to_dict()
+  for name in registry.unread(flatten(values)):
+    *groups, leaf = name.split(".")
+    del functools.reduce(operator.getitem, groups, values)[leaf]
+  return strict_json.dumps(values, indent=2) + "\n"
 
 
 def from_json(text: str) -> ConfigDict:
@@ -25,7 +35,7 @@ def from_json(text: str) -> ConfigDict:
   """
   config = default()
   known, saved = flatten(config), flatten(json.loads(text))
-  for key, (value, switch, wanted) in keys.BEFORE.items():
+  for key, (value, switch, wanted) in before().items():
     saved |= {key: value} if key not in saved and saved.get(switch) == wanted else {}
   for key, value in saved.items():
     if key not in known and not key.startswith("model."):
@@ -37,15 +47,24 @@ def from_json(text: str) -> ConfigDict:
   return config
 
 
+def imports(text: str) -> tuple[str, ...]:
+  """The modules that a saved config imports, without which `from_json` may lack keys.
+
+  Raises: as `from_json`.
+  """
+  return tuple(map(str, flatten(json.loads(text)).get("imports", ())))
+
+
 def _as_tuples(value: Any) -> Any:
   return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
   """The keys that differ and that a run which goes on may not change, as {key: (old, new)}."""
-  before, after = (flatten(json.loads(to_json(c))) for c in (old, new))
+  was, now = (flatten(json.loads(to_json(c))) for c in (old, new))
+  free = may_change()
   return {
-    key: (before.get(key), after.get(key))
-    for key in sorted({*before, *after})
-    if before.get(key) != after.get(key) and key not in MAY_CHANGE
+    key: (was.get(key), now.get(key))
+    for key in sorted({*was, *now})
+    if was.get(key) != now.get(key) and key not in free
   }

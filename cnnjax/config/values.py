@@ -3,14 +3,15 @@
 import ast
 import difflib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax.config import durations, keys
+from cnnjax import registry
+from cnnjax.config import durations
 from cnnjax.config.keys import flatten
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import UserError
 
 
 def parse_value(text: str, key: str) -> Any:
@@ -20,7 +21,8 @@ def parse_value(text: str, key: str) -> Any:
   not what the literal is, as a folder named 2024.
   """
   words = {"true": True, "false": False, "none": None, "null": None}
-  types = keys.types(key)
+  known = registry.keys().get(key)
+  types = known.takes if known else ()  # else a field of a model, or a mistake
   if text.lower() in words:
     value = words[text.lower()]
   else:
@@ -30,8 +32,8 @@ def parse_value(text: str, key: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
       value = float(text) if text.lower() in ("nan", "inf", "-inf") else text
-  is_text = str in types and tuple not in types and key not in keys.DURATIONS
-  return text if is_text and not _is_of(value, types) else value
+  is_text = str in types and tuple not in types and not known.duration
+  return text if is_text and not registry.is_of(value, types) else value
 
 
 def override(config: ConfigDict, key: str, value: Any) -> None:
@@ -45,9 +47,12 @@ def override(config: ConfigDict, key: str, value: Any) -> None:
         f"{next(k for k in flat if k.startswith(key + '.'))!r}"
       )
     raise unknown_key(key, flat)
-  types = keys.types(key)
+  known = registry.keys().get(key)
+  types = known.takes if known else ()
   if tuple in types and isinstance(value, int | float | str) and type(value) not in types:
-    value = (value,)
+    value = (
+      tuple(value.split(",")) if known and known.names and isinstance(value, str) else (value,)
+    )
   node = config
   for parent in parents:
     node = node[parent]
@@ -75,80 +80,55 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> UserError:
 
 
 def check_values(config: ConfigDict) -> None:
-  """As `validate`, of keys, types and values alone: imports nothing, and looks at no files."""
-  base, flat = keys.defaults(), flatten(config)
-  for key, value in flat.items():
-    if key not in base and not key.startswith("model."):
-      raise unknown_key(key, base)
-    _check_printable(key, value)
-  for key in base:
-    if key not in flat:
-      raise UserError(f"config key {key!r} is missing: start from cnnjax.config.default()")
-    _check_type(key, flat[key], keys.types(key))
-  _check_values(flat)
+  """As `build.validate`, of keys, types and values alone: imports nothing, and reads no files."""
+  known, flat = registry.keys(), flatten(config)
+  for name, value in flat.items():
+    if name not in known and not name.startswith("model."):
+      raise unknown_key(name, known)
+    _check_printable(name, value)
+  for name, key in known.items():
+    if name in flat:
+      _check_value(name, key, flat[name])
+    elif not registry.came_with(name):
+      raise UserError(f"config key {name!r} is missing: start from cnnjax.config.default()")
+  for name, value in flat.items():
+    if name not in known:  # a field of the model, which checks the rest
+      registry.check_finite(name, value)
+  _check_needs(flat)
+  listed = [("optim.schedule.boundaries", b) for b in flat["optim.schedule.boundaries"]]
+  listed += [("optim.schedule.points", point[0]) for point in flat["optim.schedule.points"]]
+  for name, duration in listed:
+    registry.Key("", "", types=registry.DURATION).check(name, duration)
+    durations.parse(duration, name)
 
 
-def _check_printable(key: str, value: Any) -> None:
+def _check_printable(name: str, value: Any) -> None:
   """Errors quote values, and Python writes no number of more than 4,300 digits."""
   try:
     repr(value)
   except (ValueError, RecursionError):
-    raise UserError(f"config key {key!r} has too many digits, or too many brackets") from None
+    raise UserError(f"config key {name!r} has too many digits, or too many brackets") from None
 
 
-def _check_type(key: str, value: Any, types: tuple[type | None, ...]) -> None:
-  if not _is_of(value, types):
-    names = " or ".join("None" if t is None else t.__name__ for t in types)
-    raise UserError(f"config key {key!r} takes {names}, not {value!r}")
+def _check_value(name: str, key: registry.Key, value: Any) -> None:
+  """The type of a value, its rule and its choices, and whether it is a duration."""
+  key.check(name, value)
+  if key.duration and value is not None:
+    amount, _ = durations.parse(value, name)
+    if not amount and not key.may_be_0:
+      raise UserError(f"config key {name!r} is {value!r}; it must be above 0")
 
 
-def _is_of(value: Any, types: tuple[type | None, ...]) -> bool:
-  """Whether a value is of one of the types; an int is a float as well, and a bool is no number."""
-  return any(
-    value is None
-    if t is None
-    else isinstance(value, int | float) and not isinstance(value, bool)
-    if t is float
-    else isinstance(value, tuple | list)
-    if t is tuple
-    else isinstance(value, t) and not (t is int and isinstance(value, bool))
-    for t in types
-  )
-
-
-def _check_values(flat: dict[str, Any]) -> None:
-  for key, value in flat.items():
-    if not all(abs(number) < 2**63 for number in _numbers(value)):  # nor NaN
-      raise UserError(f"config key {key!r} is {value}; it must be finite and below 2**63")
-    holds, text = keys.RULES.get(key, (lambda _: True, ""))
-    if value is not None and not holds(value):
-      raise UserError(f"config key {key!r} is {value!r}; it must be {text}")
-    if key in keys.CHOICES and value is not None and value not in keys.CHOICES[key]:
-      raise unknown(key, value, keys.CHOICES[key])
-    if key in keys.DURATIONS and value is not None:
-      amount, _ = durations.parse(value, key)
-      if not amount and key not in keys.MAY_BE_0:
-        raise UserError(f"config key {key!r} is {value!r}; it must be above 0")
-  standard = keys.defaults()
-  for key, (switch, wanted) in keys.NEEDS.items():
-    on = flat[switch] == wanted if wanted else flat[switch] != standard[switch]
-    if not on and flat[key] != standard[key]:
-      say = f"{switch}={wanted}" if wanted else switch
-      raise UserError(
-        f"config key {key!r} is {flat[key]!r} and has no effect without {say}: set that as well, "
-        f"or leave it at {standard[key]!r}"
-      )
-  listed = [("optim.schedule.boundaries", b) for b in flat["optim.schedule.boundaries"]]
-  listed += [("optim.schedule.points", point[0]) for point in flat["optim.schedule.points"]]
-  for key, duration in listed:
-    _check_type(key, duration, keys.DURATION)
-    durations.parse(duration, key)
-
-
-def _numbers(value: Any) -> Iterator[int | float]:
-  """The numbers of a value, also of what is nested."""
-  if isinstance(value, tuple | list):
-    for item in value:
-      yield from _numbers(item)
-  elif isinstance(value, int | float) and not isinstance(value, bool):
-    yield value
+def _check_needs(flat: dict[str, Any]) -> None:
+  """Raises UserError for a key that has no effect, since the one that it needs is not set."""
+  known = registry.keys()
+  for name, key in known.items():
+    if not key.needs or name not in flat or flat[name] == key.default:
+      continue
+    switch, _, wanted = key.needs.partition("=")
+    if flat[switch] == wanted if wanted else flat[switch] != known[switch].default:
+      continue
+    raise UserError(
+      f"config key {name!r} is {flat[name]!r} and has no effect without {key.needs}: set that as "
+      f"well, or leave it at {key.default!r}"
+    )

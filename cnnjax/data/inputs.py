@@ -139,7 +139,7 @@ def _check_dispatch(config: ConfigDict, batches: Resident | Streaming) -> None:
 
 def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
   """The data in words."""
-  name = config.name or config.path or config.source
+  name = config.name or config.path or config.npz or config.source
   train = splits["train"]
   cropped = Examples.of(config, train.fields).cropped(config.image_size)
   size = "x".join(map(str, cropped["image"].shape))

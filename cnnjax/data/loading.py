@@ -4,48 +4,23 @@ It decodes those that stay on the device, see `placement`, and reads no image of
 """
 
 import dataclasses
-import importlib
 from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
-from cnnjax import fields
+from cnnjax import fields, registry
 from cnnjax.config import keys
-from cnnjax.data import arrays, holdout, identity, imbalance, placement
+from cnnjax.data import arrays, holdout, identity, imbalance, placement, sources
 from cnnjax.data.crops import limits
 from cnnjax.data.history import History
 from cnnjax.data.joined import join
 from cnnjax.data.split import LABELS, Skipped, Split
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import UserError
 from cnnjax.fields import Need
-
-# Each is a module of this package with
-#   check(config): raises UserError for names that are wrong, before anything is downloaded;
-#   load(config, split): the `Split` of a split expression.
-SOURCES = ("arrays", "digits", "folder", "synthetic", "tfds")
-# Keys that have no effect with other sources.
-ONLY = {
-  "name": ("tfds",), "data_dir": ("tfds",), "path": ("folder",), "range": ("folder", "arrays"),
-  "group": ("folder",), "dtype": ("folder",), "masks": ("folder",), "classes": ("folder",),
-   "alpha": ("folder", "tfds"), "orientation": ("folder", "tfds"),
-}  # fmt: skip
-
-
-def _source(name: str):
-  if name not in SOURCES:
-    raise unknown("data source", name, SOURCES)
-  return importlib.import_module(f"cnnjax.data.{name}")
 
 
 def check(config: ConfigDict) -> None:
   """Raises UserError for a source, data set or split that is not there; downloads nothing."""
-  source = _source(config.source)
-  for key, sources in ONLY.items():
-    if config[key] not in (None, "", "drop", "ignore") and config.source not in sources:
-      raise UserError(
-        f"data.{key}={config[key]!r} goes with data.source={' or '.join(sources)}, and data.source "
-        f"is {config.source!r}"
-      )
   if config.progressive and config.image_size is None:
     raise UserError("data.progressive grows to data.image_size; set it as well")
   if config.progressive and max(config.progressive) >= config.image_size:
@@ -62,7 +37,7 @@ def check(config: ConfigDict) -> None:
     )
   if config.eval_crop != 1 and config.image_size is None and config.eval_size is None:
     raise UserError("data.eval_crop scales images: set data.image_size or data.eval_size as well")
-  source.check(config)
+  sources.check(config)
 
 
 def load(
@@ -134,7 +109,7 @@ def whole(
   run may have several labels.
   """
   if given is None and config.source == "folder":
-    parts = [_source("folder").whole(config)]
+    parts = [sources.module("folder").whole(config)]
   else:
     named = [config[key] for key in ("train", "validation", "test") if isinstance(config[key], str)]
     parts = [_loaded(config, split, given) for split in given or named]
@@ -192,14 +167,14 @@ def _held_out(config: ConfigDict, given: dict[str, Split] | None) -> dict[str, f
   """
   amounts = {key: config[key] for key in ("test", "validation")}
   if given is None and config.source == "folder":
-    amounts["test"] = _source("folder").test_share(config) or config.test
+    amounts["test"] = sources.module("folder").test_share(config) or config.test
   return {key: amount for key, amount in amounts.items() if isinstance(amount, int | float)}
 
 
 def _loaded(config: ConfigDict, split: str, given: dict[str, Split] | None) -> Split:
   """The split of a name or an expression."""
   if given is None:
-    return _source(config.source).load(config, split)
+    return sources.load(config, split)
   if split not in given:
     raise UserError(f"the split {split!r} is not among the arrays given: {', '.join(given)}")
   return arrays.in_range(given[split], limits(config))
@@ -225,13 +200,14 @@ def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict
 
 def has_splits(config: ConfigDict) -> bool:
   """Whether the data of a run say what is trained on and what tested."""
-  return config.source != "folder" or _source("folder").has_splits(config.path)
+  return config.source != "folder" or sources.module("folder").has_splits(config.path)
 
 
 def without_source(config: ConfigDict) -> ConfigDict:
   """The config of a run as if on arrays: to check the rest of it where no split need be there."""
   config = config.copy_and_resolve_references()
   standard = keys.default().data
-  config.data.update({key: standard[key] for key in (*ONLY, "train", "validation", "test")})
+  own = [name.removeprefix("data.") for name in registry.keys_of("source")]
+  config.data.update({key: standard[key] for key in (*own, "train", "validation", "test")})
   config.data.source = "arrays"
   return config

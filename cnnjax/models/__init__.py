@@ -39,7 +39,6 @@ from cnnjax.models.registry import (
   Size,
   create,
   fields,
-  import_modules,
   is_registered,
   lookup,
   names,
@@ -50,5 +49,5 @@ from cnnjax.models.summary import Summary, summarize
 __all__ = [
   "Backbone", "FeatureInfo", "Rate", "Scale", "Size", "Summary",
   "create", "feature_info", "features", "fields", "forward", "forward_in_training",
-  "import_modules", "init", "is_registered", "lookup", "names", "register", "summarize",
+  "init", "is_registered", "lookup", "names", "register", "summarize",
 ]  # fmt: skip

@@ -22,10 +22,9 @@ An option may need another one to do anything. Its class says so, by a value or 
 
 import dataclasses
 import fnmatch
-import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import (
   Annotated,
   Any,
@@ -41,6 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from cnnjax import registry
 from cnnjax.errors import UserError, unknown
 
 
@@ -75,7 +75,6 @@ class Entry:
   reference: str  # paper or code, one line
 
 
-_ENTRIES: dict[str, Entry] = {}
 _CLASSES: set[type] = set()  # of the modules that registered functions have made
 
 
@@ -94,8 +93,6 @@ def register(
   """
 
   def decorator(builder: Builder) -> Builder:
-    if name in _ENTRIES:
-      raise UserError(f"a model named {name!r} is already registered; choose another name")
     if taken := sorted({"init", "apply"} & set(inspect.signature(builder).parameters)):
       raise UserError(f"model {name!r}: a field named {taken[0]!r} hides the method of the module")
     lacking = {"num_classes", "dtype"} - set(inspect.signature(builder).parameters)
@@ -110,7 +107,8 @@ def register(
     merged = own | _checked_overrides(name, builder, defaults)
     if missing := [key for key, value in merged.items() if value is inspect.Parameter.empty]:
       raise UserError(f"model {name!r}: give {', '.join(missing)} a default, to be overridable")
-    _ENTRIES[name] = Entry(builder, merged, tuple(input_shape), reference)
+    entry = Entry(builder, merged, tuple(input_shape), reference)
+    registry.add("model", name, registry.Part(entry, {}, (), builder.__module__))
     return builder
 
   return decorator
@@ -155,36 +153,13 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
 
 def is_registered(module: nn.Module) -> bool:
   """Whether `module` is a registered model, wherever it stands: by itself, or inside another."""
-  return type(module) in {*_CLASSES, *(entry.builder for entry in _ENTRIES.values())}
-
-
-def import_modules(modules: Iterable[str]) -> None:
-  """Imports modules of a fork or another package, which register their models.
-
-  Raises:
-    UserError: one cannot be imported.
-  """
-  for name in modules:
-    try:
-      importlib.import_module(name)
-    except UserError:
-      raise
-    except Exception as e:
-      hint = (
-        "; it is named without .py, and must be on the Python path (PYTHONPATH, or the folder that "
-        "the command runs in)"
-      )
-      raise UserError(
-        f"cannot import {name!r} (config key 'imports'): {type(e).__name__}: {e}"
-        f"{hint if isinstance(e, ModuleNotFoundError) else ''}"
-      ) from e
+  builders = {part.value.builder for part in registry.parts("model").values()}
+  return type(module) in {*_CLASSES, *builders}
 
 
 def lookup(name: str) -> Entry:
   """The entry of `name`: builder, defaults, usual input shape, reference."""
-  if not isinstance(name, str) or name not in _ENTRIES:
-    raise unknown("model", name, _ENTRIES)
-  return _ENTRIES[name]
+  return registry.part("model", name).value
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -193,7 +168,7 @@ def names(pattern: str = "*") -> list[str]:
   def natural(name: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
-  return sorted(fnmatch.filter(_ENTRIES, pattern), key=natural)
+  return sorted(fnmatch.filter(registry.parts("model"), pattern), key=natural)
 
 
 def fields(name: str) -> dict[str, Any]:

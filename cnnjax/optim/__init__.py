@@ -26,10 +26,10 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from cnnjax.config import keys
-from cnnjax.errors import UserError, unknown
-from cnnjax.optim import masks, plateau, schedules, transforms
-from cnnjax.optim.optimizers import OPTIMIZERS, kind, momentum
+from cnnjax import registry
+from cnnjax.errors import UserError
+from cnnjax.optim import masks, optimizers, plateau, schedules, transforms
+from cnnjax.optim.optimizers import kind, momentum
 from cnnjax.optim.words import describe
 
 __all__ = ["averaged", "check", "create", "describe", "masks", "schedules"]
@@ -39,18 +39,12 @@ CLIPPINGS = ("clip_norm", "clip_value", "agc")
 def check(config: ConfigDict) -> None:
   """Raises UserError for unknown names, and for settings that contradict each other."""
   name = config.name
-  if name not in OPTIMIZERS:
-    raise unknown("optimizer", name, OPTIMIZERS)
-  kinds, why = OPTIMIZERS[name].kinds, OPTIMIZERS[name].why
-  if config.weight_decay_kind and config.weight_decay_kind not in kinds:
-    raise UserError(f"optim: {name} takes weight_decay_kind={kinds[0]} alone: {why}")
-  if config.nesterov and name not in ("muon", *_with_nesterov()):
-    hint = "; optim.name=nadam is Adam with it" if "adam" in name else ""
-    raise UserError(
-      f"optim.nesterov is for {' and '.join(_with_nesterov())}, not for {name}: set it to "
-      f"False{hint}"
-    )
-  keys.check_idle("optim", config, {name: rule.takes for name, rule in OPTIMIZERS.items()})
+  rule = optimizers.lookup(name)
+  if config.weight_decay_kind and config.weight_decay_kind not in rule.decay:
+    raise UserError(f"optim: {name} takes weight_decay_kind={rule.decay[0]} alone: {rule.why}")
+  if config.nesterov and name == "adam":
+    raise UserError("optim.nesterov is not for adam: set it to False, or take optim.name=nadam")
+  registry.check_idle("optimizer", (name,), config)
   if config.nesterov and not config.momentum:
     raise UserError("optim: Nesterov needs a momentum above 0")
   clippings = [key for key in CLIPPINGS if config[key] is not None]
@@ -139,7 +133,7 @@ def _gradient(config: ConfigDict, params: Any, seed: int) -> list[optax.Gradient
   if config.l1:
     mask = masks.by_path(params, config.weight_decay_mask, "optim.weight_decay_mask")
     chain.append(transforms.add_l1(config.l1, mask))
-  if kind(config) == "l2" and not OPTIMIZERS[config.name].decays_inside:
+  if kind(config) == "l2" and not optimizers.lookup(config.name).decays_inside:
     chain.append(_weight_decay(config, params))
   return chain
 
@@ -151,7 +145,7 @@ def _step(
   depths: Mapping[str, int] | None,
 ) -> list[optax.GradientTransformation]:
   """From the gradient to the step."""
-  rule = OPTIMIZERS[config.name]
+  rule = optimizers.lookup(config.name)
   chain = [rule.direction(config, params, depths)]
   if kind(config) == "decoupled":
     chain.append(_weight_decay(config, params))
@@ -170,10 +164,6 @@ def _step(
 def _weight_decay(config: ConfigDict, params: Any) -> optax.GradientTransformation:
   mask = masks.by_path(params, config.weight_decay_mask, "optim.weight_decay_mask")
   return optax.add_decayed_weights(config.weight_decay, mask=mask)
-
-
-def _with_nesterov() -> list[str]:
-  return [name for name, rule in OPTIMIZERS.items() if rule.nesterov]
 
 
 def averaged(config: ConfigDict, opt_state: optax.OptState, params: Any) -> Any:

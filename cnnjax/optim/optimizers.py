@@ -15,9 +15,7 @@ momentum holds steps |
 | schedule_free_sgd, schedule_free_adamw | arXiv:2405.15682 | b1 interpolates |
 """
 
-import functools
 import math
-import string
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,38 +23,50 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from cnnjax import registry
 from cnnjax.optim import masks, transforms
+from cnnjax.registry import register
 
+BOTH = ("l2", "decoupled")
+ADAM = ("b1", "b2", "eps")
 MUON_RMS = 0.2  # of a step, about that of AdamW, so that one rate serves both: arXiv:2502.16982
 
 
 class Optimizer(NamedTuple):
-  """One row of the table.
+  """A registered optimizer.
 
   `direction` takes the config, the trained parameters (or their shapes) and the depths of their
   groups. Decoupled weight decay, then `ratio`, then the learning rate come behind it.
   """
 
   direction: Callable[[ConfigDict, Any, Mapping[str, int] | None], optax.GradientTransformation]
-  kinds: tuple[str, ...]  # of weight decay that it takes, its own first
-  details: str  # what it reads of the config, as a format
+  decay: tuple[str, ...] = BOTH  # kinds of weight decay that it takes, its own first
   why: str = ""  # it takes one kind alone
+  details: str = ""  # its keys in words, as a format; "": their names and values
   ratio: Callable[[Any], optax.GradientTransformation] | None = None
   momentum_of_steps: bool = False  # momentum adds up steps, the rate in them, not gradients
-  nesterov: bool = False  # it looks at optim.nesterov
   decays_inside: bool = False  # the direction adds the l2 itself
 
-  @property
-  def takes(self) -> set[str]:
-    """The keys of `config.optim` that it reads, of those that only some do; and nesterov."""
-    return {key for _, key, _, _ in string.Formatter().parse(self.details) if key}
+
+def lookup(name: str) -> Optimizer:
+  """The optimizer of that name; UserError where there is none."""
+  part = registry.part("optimizer", name)
+  return Optimizer(part.value, **part.options)
+
+
+def words(config: ConfigDict) -> str:
+  """The keys that the optimizer of a config reads, and their values."""
+  details = lookup(config.name).details
+  if details:
+    return details.format(**config)
+  return ", ".join(registry.part("optimizer", config.name).words(config))
 
 
 def kind(config: ConfigDict) -> str | None:
   """The kind of weight decay, l2 or decoupled; None without one."""
   if not config.weight_decay:
     return None
-  return config.weight_decay_kind or OPTIMIZERS[config.name].kinds[0]
+  return config.weight_decay_kind or lookup(config.name).decay[0]
 
 
 def momentum(config: ConfigDict) -> optax.GradientTransformation:
@@ -88,6 +98,14 @@ def muon_kernels(params: Any, depths: Mapping[str, int] | None) -> Any:
   )
 
 
+@register(
+  "optimizer",
+  "muon",
+  uses=("momentum", "nesterov", *ADAM),
+  decay=("decoupled",),
+  why="an l2 is lost where the step is made orthogonal (arXiv:2502.16982)",
+  details="momentum {momentum:g}; Adam b1 {b1:g}, b2 {b2:g}, eps {eps:g}",
+)
 def _muon(config, params, depths):
   """optax.contrib.muon, but with Adam, not its Nesterov form, for the rest."""
 
@@ -104,79 +122,94 @@ def _muon(config, params, depths):
   return optax.partition({"muon": optax.chain(muon, rms), "adam": _adam(config)}, labels)
 
 
-def _adam(config, *_, nesterov=False):
-  return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, nesterov=nesterov)
+@register("optimizer", "sgd", uses=("momentum", "nesterov"))
+def _sgd(config, *_):
+  return momentum(config)
 
 
+@register("optimizer", "rmsprop", uses=("decay", "momentum", "eps"))
+def _rmsprop(config, *_):
+  rms = optax.scale_by_rms(decay=config.decay, eps=config.eps, eps_in_sqrt=False)
+  return optax.chain(rms, momentum(config))
+
+
+@register(
+  "optimizer",
+  "rmsprop_tf",
+  uses=("decay", "momentum", "eps"),
+  decay=("l2",),
+  why="its momentum adds up steps, and would add up a decoupled decay with them; take l2, as its "
+  "recipes do, or optim.name=rmsprop",
+  momentum_of_steps=True,
+)
+def _rmsprop_tf(config, *_):
+  return optax.scale_by_rms(decay=config.decay, eps=config.eps, initial_scale=1.0)
+
+
+@register("optimizer", "adam", uses=ADAM)
+@register(
+  "optimizer",
+  "adamw",
+  uses=ADAM,
+  decay=("decoupled",),
+  why="adamw is Adam with decoupled weight decay (arXiv:1711.05101); for l2 use optim.name=adam",
+)
+@register(
+  "optimizer",
+  "lamb",
+  uses=ADAM,
+  decay=("decoupled",),
+  why="the decay is part of the step that its trust ratio scales (arXiv:1904.00962, algorithm 2)",
+  ratio=lambda params: optax.masked(optax.scale_by_trust_ratio(), masks.kernels(params)),
+)
+def _adam(config, *_):
+  return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+
+
+@register("optimizer", "nadam", uses=ADAM)
+def _nadam(config, *_):
+  return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, nesterov=True)
+
+
+@register(
+  "optimizer",
+  "lars",
+  uses=("momentum", "trust_coefficient", "nesterov"),
+  decay=("l2",),
+  why="the decay is part of its layer-wise rate (arXiv:1708.03888, algorithm 1)",
+  momentum_of_steps=True,
+  decays_inside=True,
+)
 def _lars(config, params, _):
   return transforms.scale_by_lars(
     config.trust_coefficient, decays(config, params), masks.kernels(params)
   )
 
 
-def _rmsprop(config, *_):
-  rms = optax.scale_by_rms(decay=config.decay, eps=config.eps, eps_in_sqrt=False)
-  return optax.chain(rms, momentum(config))
+@register(
+  "optimizer",
+  "lion",
+  uses=("b1", "b2"),
+  decay=("decoupled",),
+  why="its step is a sign, in which an l2 is lost (arXiv:2302.06675)",
+)
+def _lion(config, *_):
+  return optax.scale_by_lion(b1=config.b1, b2=config.b2)
 
 
-BOTH = ("l2", "decoupled")
-ADAM = "b1 {b1:g}, b2 {b2:g}, eps {eps:g}"
-RMSPROP = "decay {decay:g}, momentum {momentum:g}, eps {eps:g}"
+@register("optimizer", "schedule_free_sgd", uses=("b1",))
+def _schedule_free_sgd(*_):
+  return optax.identity()
 
-OPTIMIZERS = {
-  "sgd": Optimizer(lambda c, *_: momentum(c), BOTH, "momentum {momentum:g}", nesterov=True),
-  "rmsprop": Optimizer(_rmsprop, BOTH, RMSPROP),
-  "rmsprop_tf": Optimizer(
-    lambda c, *_: optax.scale_by_rms(decay=c.decay, eps=c.eps, initial_scale=1.0),
-    ("l2",),
-    RMSPROP,
-    why="its momentum adds up steps, and would add up a decoupled decay with them; take l2, as "
-    "its recipes do, or optim.name=rmsprop",
-    momentum_of_steps=True,
-  ),
-  "adam": Optimizer(_adam, BOTH, ADAM),
-  "adamw": Optimizer(
-    _adam,
-    ("decoupled",),
-    ADAM,
-    why="adamw is Adam with decoupled weight decay (arXiv:1711.05101); for l2 use optim.name=adam",
-  ),
-  "nadam": Optimizer(functools.partial(_adam, nesterov=True), BOTH, ADAM),
-  "lamb": Optimizer(
-    _adam,
-    ("decoupled",),
-    ADAM,
-    why="the decay is part of the step that its trust ratio scales (arXiv:1904.00962, algorithm 2)",
-    ratio=lambda params: optax.masked(optax.scale_by_trust_ratio(), masks.kernels(params)),
-  ),
-  "lars": Optimizer(
-    _lars,
-    ("l2",),
-    "momentum {momentum:g}, trust coefficient {trust_coefficient:g}",
-    why="the decay is part of its layer-wise rate (arXiv:1708.03888, algorithm 1)",
-    momentum_of_steps=True,
-    nesterov=True,
-    decays_inside=True,
-  ),
-  "lion": Optimizer(
-    lambda c, *_: optax.scale_by_lion(b1=c.b1, b2=c.b2),
-    ("decoupled",),
-    "b1 {b1:g}, b2 {b2:g}",
-    why="its step is a sign, in which an l2 is lost (arXiv:2302.06675)",
-  ),
-  "muon": Optimizer(
-    _muon,
-    ("decoupled",),
-    "momentum {momentum:g}; Adam " + ADAM,
-    why="an l2 is lost where the step is made orthogonal (arXiv:2502.16982)",
-  ),
-  "schedule_free_sgd": Optimizer(lambda *_: optax.identity(), BOTH, "b1 {b1:g}"),
-  "schedule_free_adamw": Optimizer(
-    lambda c, *_: optax.scale_by_rms(
-      decay=c.b2, eps=c.eps, eps_in_sqrt=False, bias_correction=True
-    ),
-    ("decoupled",),
-    ADAM,
-    why="it is AdamW; for l2 use optim.name=schedule_free_sgd",
-  ),
-}
+
+@register(
+  "optimizer",
+  "schedule_free_adamw",
+  uses=ADAM,
+  decay=("decoupled",),
+  why="it is AdamW; for l2 use optim.name=schedule_free_sgd",
+)
+def _schedule_free_adamw(config, *_):
+  return optax.scale_by_rms(
+    decay=config.b2, eps=config.eps, eps_in_sqrt=False, bias_correction=True
+  )

@@ -11,36 +11,68 @@ multi_step count from the end of the warm-up as well: add it to boundaries that 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from cnnjax import registry
 from cnnjax.config import durations, keys
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import UserError
+from cnnjax.registry import register
 
 ToSteps = Callable[[float | int | str, str], int]  # (duration, its key) -> steps
 _MOST_DROPS, _MOST_RESTARTS = 10_000, 1000
 
+# A schedule takes `config.optim.schedule`, the peak, the steps behind the warm-up, those of the
+# warm-up, and `to_steps`; it counts from the end of the warm-up.
 
+
+def _lowest(config: ConfigDict) -> str:
+  return f" to x{config.end_factor:g}" if config.end_factor else " to 0"
+
+
+def _floor(config: ConfigDict) -> str:
+  return f", not below x{config.end_factor:g}" if config.end_factor else ""
+
+
+@register("schedule", "constant")
 def _constant(config, peak, length, warmup, to_steps):
   return optax.constant_schedule(peak)
 
 
+@register("schedule", "linear", uses=("end_factor",), describe=lambda c: f"linear{_lowest(c)}")
 def _linear(config, peak, length, warmup, to_steps):
   return optax.linear_schedule(peak, config.end_factor * peak, length)
 
 
+@register(
+  "schedule",
+  "polynomial",
+  uses=("power", "end_factor"),
+  describe=lambda c: f"polynomial of power {c.power:g}{_lowest(c)}",
+)
 def _polynomial(config, peak, length, warmup, to_steps):
   return optax.polynomial_schedule(peak, config.end_factor * peak, config.power, length)
 
 
+@register(
+  "schedule",
+  "cosine",
+  uses=("end_factor",),
+  describe=lambda c: "cosine" + (_lowest(c) if c.end_factor else ""),
+)
 def _cosine(config, peak, length, warmup, to_steps):
   return optax.cosine_decay_schedule(peak, length, alpha=config.end_factor)
 
 
+@register(
+  "schedule",
+  "exponential",
+  uses=("factor", "period", "end_factor"),
+  describe=lambda c: f"exponential, x{c.factor:g} in {durations.text(c.period)}{_floor(c)}",
+)
 def _exponential(config, peak, length, warmup, to_steps):
   """x factor a period, at every step its part of it."""
   period = _period(config, to_steps)
@@ -48,6 +80,12 @@ def _exponential(config, peak, length, warmup, to_steps):
   return optax.exponential_decay(peak, period, config.factor, end_value=floor)
 
 
+@register(
+  "schedule",
+  "step",
+  uses=("factor", "period", "end_factor"),
+  describe=lambda c: f"x{c.factor:g} every {durations.text(c.period)}{_floor(c)}",
+)
 def _step(config, peak, length, warmup, to_steps):
   """x factor after every period; a period of 2.4 epochs of 14 steps ends at 34, 67, 101, ..."""
   _period(config, to_steps)
@@ -63,6 +101,12 @@ def _step(config, peak, length, warmup, to_steps):
   return _staircase(peak, config.factor, drops, warmup, config.end_factor)
 
 
+@register(
+  "schedule",
+  "multi_step",
+  uses=("boundaries", "factor"),
+  describe=lambda c: f"x{c.factor:g} at {', '.join(map(durations.text, c.boundaries))}",
+)
 def _multi_step(config, peak, length, warmup, to_steps):
   key = "optim.schedule.boundaries"
   drops = [to_steps(boundary, key) for boundary in config.boundaries]
@@ -84,6 +128,15 @@ def _staircase(peak, factor, drops, warmup, end_factor=0.0):
   ]
 
 
+@register(
+  "schedule",
+  "warm_restarts",
+  uses=("first_period", "multiplier", "peak_decay", "end_factor"),
+  describe=lambda c: (
+    f"cosine with warm restarts after {durations.text(c.first_period)}, periods "
+    f"x{c.multiplier:g}, peaks x{c.peak_decay:g}{_floor(c)}"
+  ),
+)
 def _warm_restarts(config, peak, length, warmup, to_steps):
   """SGDR (arXiv:1608.03983, equation 5): periods that grow, peaks that may fall."""
   first = max(1, to_steps(config.first_period, "optim.schedule.first_period"))
@@ -104,6 +157,14 @@ def _warm_restarts(config, peak, length, warmup, to_steps):
   return optax.join_schedules(cycles, starts[:-1])
 
 
+@register(
+  "schedule",
+  "one_cycle",
+  uses=("start_factor", "peak_at", "end_factor"),
+  describe=lambda c: (
+    f"one cycle from x{c.start_factor:g} up until {c.peak_at:.3g} of the run, then down{_lowest(c)}"
+  ),
+)
 def _one_cycle(config, peak, length, warmup, to_steps):
   """Up and down by half cosines: arXiv:1708.07120 in the form of fast.ai and torch."""
   start, end = config.start_factor, config.end_factor
@@ -112,6 +173,14 @@ def _one_cycle(config, peak, length, warmup, to_steps):
   )
 
 
+@register(
+  "schedule",
+  "trapezoid",
+  uses=("cooldown", "end_factor"),
+  describe=lambda c: (
+    f"trapezoid: held, then linear{_lowest(c)} over the last {c.cooldown:.3g} of the run"
+  ),
+)
 def _trapezoid(config, peak, length, warmup, to_steps):
   """Warm-up, hold, linear cool-down (arXiv:2405.18392); also called warmup-stable-decay."""
   cooldown = round(config.cooldown * (length + warmup))
@@ -124,6 +193,15 @@ def _trapezoid(config, peak, length, warmup, to_steps):
   return optax.linear_schedule(peak, end, cooldown, transition_begin=length - cooldown)
 
 
+@register(
+  "schedule",
+  "piecewise",
+  uses=("points",),
+  describe=lambda c: (
+    "lines between "
+    + ", ".join(f"x{share:g} at {durations.text(time)}" for time, share in c.points)
+  ),
+)
 def _piecewise(config, peak, length, warmup, to_steps):
   """Straight lines between points; constant before the first and after the last."""
   key = "optim.schedule.points"
@@ -145,96 +223,9 @@ def _period(config: ConfigDict, to_steps: ToSteps) -> int:
   return period
 
 
-def _lowest(config: ConfigDict) -> str:
-  return f" to x{config.end_factor:g}" if config.end_factor else " to 0"
-
-
-def _floor(config: ConfigDict) -> str:
-  return f", not below x{config.end_factor:g}" if config.end_factor else ""
-
-
-class Schedule(NamedTuple):
-  """One row of the table.
-
-  `make` takes `config.optim.schedule`, the peak, the steps behind the warm-up, the steps of the
-  warm-up, and what makes steps of a duration; its schedule counts from the end of the warm-up.
-  """
-
-  make: Callable[[ConfigDict, float, int, int, ToSteps], optax.Schedule]
-  takes: tuple[str, ...]  # the keys that it reads, beside those of the warm-up
-  describe: Callable[[ConfigDict], str] | None = None  # None: its name and those keys say it
-
-  def words(self, config: ConfigDict) -> str:
-    """The schedule of a config in words."""
-    if self.describe:
-      return self.describe(config)
-    return ", ".join([config.name, *(f"{key} {config[key]}" for key in self.takes)])
-
-
-SCHEDULES = {
-  "constant": Schedule(_constant, ()),
-  "step": Schedule(
-    _step,
-    ("factor", "period", "end_factor"),
-    lambda c: f"x{c.factor:g} every {durations.text(c.period)}{_floor(c)}",
-  ),
-  "multi_step": Schedule(
-    _multi_step,
-    ("boundaries", "factor"),
-    lambda c: f"x{c.factor:g} at {', '.join(map(durations.text, c.boundaries))}",
-  ),
-  "exponential": Schedule(
-    _exponential,
-    ("factor", "period", "end_factor"),
-    lambda c: f"exponential, x{c.factor:g} in {durations.text(c.period)}{_floor(c)}",
-  ),
-  "polynomial": Schedule(
-    _polynomial,
-    ("power", "end_factor"),
-    lambda c: f"polynomial of power {c.power:g}{_lowest(c)}",
-  ),
-  "linear": Schedule(_linear, ("end_factor",), lambda c: f"linear{_lowest(c)}"),
-  "cosine": Schedule(
-    _cosine,
-    ("end_factor",),
-    lambda c: "cosine" + (_lowest(c) if c.end_factor else ""),
-  ),
-  "warm_restarts": Schedule(
-    _warm_restarts,
-    ("first_period", "multiplier", "peak_decay", "end_factor"),
-    lambda c: (
-      f"cosine with warm restarts after {durations.text(c.first_period)}, periods "
-      f"x{c.multiplier:g}, peaks x{c.peak_decay:g}{_floor(c)}"
-    ),
-  ),
-  "one_cycle": Schedule(
-    _one_cycle,
-    ("start_factor", "peak_at", "end_factor"),
-    lambda c: (
-      f"one cycle from x{c.start_factor:g} up until {c.peak_at:.3g} of the run, then "
-      f"down{_lowest(c)}"
-    ),
-  ),
-  "trapezoid": Schedule(
-    _trapezoid,
-    ("cooldown", "end_factor"),
-    lambda c: f"trapezoid: held, then linear{_lowest(c)} over the last {c.cooldown:.3g} of the run",
-  ),
-  "piecewise": Schedule(
-    _piecewise,
-    ("points",),
-    lambda c: (
-      "lines between "
-      + ", ".join(f"x{share:g} at {durations.text(time)}" for time, share in c.points)
-    ),
-  ),
-}
-
-
 def check(config: ConfigDict) -> None:
   """Raises UserError for an unknown schedule, one that lacks a key, or keys that it ignores."""
-  if config.name not in SCHEDULES:
-    raise unknown("schedule", config.name, SCHEDULES)
+  registry.part("schedule", config.name)
   for name, key, example in (
     ("multi_step", "boundaries", "(80, 120)"),
     ("piecewise", "points", "((0, 0.1), (5, 1.0), (30, 0.0))"),
@@ -255,7 +246,7 @@ def check(config: ConfigDict) -> None:
       f"optim.schedule.warmup_factor={config.warmup_factor!r} is where a warm-up begins, and "
       "there is none; set optim.schedule.warmup as well"
     )
-  keys.check_idle("optim.schedule", config, {name: row.takes for name, row in SCHEDULES.items()})
+  registry.check_idle("schedule", (config.name,), config)
 
 
 def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps) -> optax.Schedule:
@@ -273,7 +264,8 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
       f"optim.schedule.warmup {config.warmup!r} is {warmup} steps, and the whole "
       f"run is {total_steps}; shorten it (0: none) or train longer"
     )
-  schedule = SCHEDULES[config.name].make(config, peak, total_steps - warmup, warmup, to_steps)
+  make = registry.part("schedule", config.name).value
+  schedule = make(config, peak, total_steps - warmup, warmup, to_steps)
   if not warmup:
     return schedule
   climb = optax.linear_schedule(config.warmup_factor * peak, peak, warmup)
@@ -321,7 +313,11 @@ def describe_scaling(config: ConfigDict, batch_size: int) -> str:
 
 def describe(config: ConfigDict, peaks: Sequence[float], scaling: str = "") -> str:
   """The schedule in words, of one rate or several; `scaling` is that of `describe_scaling`."""
-  text = SCHEDULES[config.name].words(config)
+  part = registry.part("schedule", config.name)
+  if "describe" in part.options:
+    text = part.options["describe"](config)
+  else:
+    text = ", ".join([config.name, *part.words(config)])
   if durations.parse(config.warmup, "optim.schedule.warmup")[0]:
     start = f" from x{config.warmup_factor:g}" if config.warmup_factor else ""
     text += f", warm-up {durations.text(config.warmup)}{start}"

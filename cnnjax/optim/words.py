@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cnnjax.optim import masks
-from cnnjax.optim.optimizers import OPTIMIZERS, kind, muon_kernels
+from cnnjax.optim.optimizers import kind, muon_kernels, words
 
 
 def describe(
@@ -26,20 +26,18 @@ def describe(
 
 
 def _optimizer_text(config: ConfigDict, params: Any, depths: Mapping[str, int] | None) -> list[str]:
-  rule = OPTIMIZERS[config.name]
-  nesterov = ", Nesterov" if config.nesterov and rule.nesterov else ""
-  text = [f"{config.name} ({rule.details.format(**config)}{nesterov})"]
+  text = [f"{config.name} ({words(config)})"]
   if config.name == "muon":
     chosen = jax.tree.leaves(muon_kernels(params, depths))
     text.append(f"Muon on {sum(chosen)} of {len(chosen)} tensors, Adam on the others")
-  for key, words in {
+  for key, form in {
     "clip_norm": "gradient clipped to norm {:g}",
     "clip_value": "gradient clipped to values of +-{:g}",
     "max_norm": "weights of a unit held to norm {:g}",
     "sam_rho": "SAM with rho {:g}",
   }.items():
     if config[key] is not None:
-      text.append(words.format(config[key]))
+      text.append(form.format(config[key]))
   if config.agc is not None:
     mask = masks.by_path(params, config.agc_mask, "optim.agc_mask")
     text.append(f"gradient clipped to {config.agc:g} of the weights on {_count(mask)}")

@@ -1,20 +1,29 @@
 """What is learnt. A task owns its targets, its loss and its metrics."""
 
+import dataclasses
+
 import numpy as np
 from clu import metrics
 from ml_collections import ConfigDict
 
-from cnnjax.config import keys
+from cnnjax import registry
 from cnnjax.errors import UserError, unknown
 from cnnjax.optim.averaging import WEIGHTS
 from cnnjax.tasks import weights
-from cnnjax.tasks.base import Task
+from cnnjax.tasks.base import Task, declared
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.metric import Metric, of_weights
 from cnnjax.tasks.multi_label import MultiLabel
 
-TASKS = {"classification": Classification, "multi_label": MultiLabel}
-SOME_READ = ("focal_gamma", "logit_adjustment", "target_threshold")  # keys of some losses alone
+__all__ = [
+  "Classification", "Metric", "MultiLabel", "Task", "check", "compute", "create", "lookup",
+  "monitored", "needs_counts", "of_weights", "weights",
+]  # fmt: skip
+
+
+def lookup(name: str) -> type[Task]:
+  """The class of the task of that name; UserError where there is none."""
+  return registry.part("task", name).value
 
 
 def check(config: ConfigDict) -> None:
@@ -22,21 +31,18 @@ def check(config: ConfigDict) -> None:
 
   `config` is the group `task`.
   """
-  if config.name not in TASKS:
-    raise unknown("task", config.name, TASKS)
-  task = TASKS[config.name]
-  if (loss := config.loss or task.loss_name) not in task.LOSSES:
-    raise unknown(f"loss of {config.name}: task.loss", loss, task.LOSSES)
+  task = lookup(config.name)
+  registry.check_idle("task", (config.name,), config)
+  of = task.name or config.name
+  if loss := config.loss or task.loss_name:
+    registry.part("loss", loss, of)
+  registry.check_idle("loss", (loss,), config, of)
+  for name in config.metrics:
+    better = registry.part("metric", name, of).options["better"]
+    if better not in ("min", "max"):
+      raise unknown(f"direction: metric {name!r} is better when", better, ("min", "max"))
+  registry.check_idle("metric", config.metrics, config, of)
   weights.check(config.class_weights)
-  defaults = keys.default().task
-  for key in SOME_READ:
-    if config[key] != defaults[key] and key not in task.LOSSES[loss]:
-      readers = [name for name, read in task.LOSSES.items() if key in read]
-      choices = f"set task.loss={' or '.join(readers)}, or leave" if readers else "leave"
-      raise UserError(
-        f"task.{key}={config[key]} is not read by task.loss={loss} of task.name={config.name}; "
-        f"{choices} it at {defaults[key]}"
-      )
   if config.target_threshold is not None and config.label_smoothing:
     raise UserError(
       f"task.target_threshold={config.target_threshold} makes each target 0 or 1, and "
@@ -68,10 +74,17 @@ def create(
     UserError: `class_weights` is a list of another length.
   """
   weights.check(config.class_weights, num_classes)
-  fields = {key: value for key, value in config.items() if key not in ("name", "loss")}
-  task = TASKS[config.name]
-  loss = config.loss or task.loss_name
-  return task(num_classes=num_classes, loss_name=loss, counts=counts, examples=examples, **fields)
+  task = lookup(config.name)
+  names = {field.name for field in dataclasses.fields(task)} - {"name"}
+  return task(
+    num_classes=num_classes,
+    loss_name=config.loss or task.loss_name,
+    config=config,
+    more_metrics=tuple(config.metrics),
+    counts=counts,
+    examples=examples,
+    **{key: value for key, value in config.items() if key in names},
+  )
 
 
 def compute(collection: metrics.Collection) -> dict[str, float]:
@@ -85,12 +98,13 @@ def monitored(config: ConfigDict) -> Metric:
   Raises:
     UserError: the task declares no such metric, so that nobody knows which way is better.
   """
-  task = TASKS[config.task.name]
-  declared = of_weights(task.METRICS, WEIGHTS)
-  if (name := config.monitor.removeprefix("validation/")) not in declared:
-    names = [f"validation/{name}" for name in declared]
+  task = lookup(config.task.name)
+  known = of_weights(declared(task, config.task.metrics), WEIGHTS)
+  if (name := config.monitor.removeprefix("validation/")) not in known:
+    names = [f"validation/{name}" for name in known]
     raise UserError(
       f"{unknown('metric: monitor', config.monitor, names)}. Another one has to be declared, with "
-      f"the direction that is better, in METRICS of {task.__name__}"
+      f"the direction that is better, in METRICS of {task.__name__}, or registered and named in "
+      "task.metrics"
     )
-  return declared[name]
+  return known[name]

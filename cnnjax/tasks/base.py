@@ -1,6 +1,7 @@
 """What the tasks share: their fields, and metrics that are sums per class."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -8,9 +9,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu.metrics import Collection
+from clu.metrics import Average, Collection
 from clu.metrics import Metric as CluMetric
+from ml_collections import ConfigDict
 
+from cnnjax import registry
 from cnnjax.fields import Need
 from cnnjax.tasks import weights
 from cnnjax.tasks.metric import Metric
@@ -57,26 +60,34 @@ def mean_of_sigmoids(logits: Sequence[jax.Array]) -> jax.Array:
   return log_mean(jnp.stack(logits)) - log_mean(-jnp.stack(logits))
 
 
+def declared(task: Any, more: Sequence[str]) -> tuple[Metric, ...]:
+  """What is known of the metrics of a task, or of its class, and of registered ones by name."""
+  parts = [(name, registry.part("metric", name, task.name)) for name in more]
+  return (*task.METRICS, *(Metric(name, **part.options) for name, part in parts))
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
   """What a task is made from. Targets are float32 `[batch, num_classes]`, and can be mixed.
 
-  A subclass says `targets(labels)`, `loss(logits, targets)`, `eval_loss(logits, targets)`,
+  A subclass says `targets(labels)`, `eval_loss(logits, targets)`,
   `distill_loss(logits, teacher_logits, temperature)`, `mean_prediction(logits)`,
-  `predictions(logits)`, `outputs(logits, targets)` and `collection`; `LOSSES`, its losses and the
-  keys that each reads and others do not; and `METRICS`, what is known of those of the collection,
-  in the order in which they are printed. One that is not declared there is printed last, and cannot
-  be monitored.
+  `predictions(logits)`, `outputs(logits, targets)` and `collection`; and `METRICS`, what is known
+  of those of the collection, in the order in which they are printed. One that is not declared there
+  is printed last, and cannot be monitored. Its losses are registered: functions (task, logits,
+  targets) -> the loss of each example, `[batch]`, in nats.
   `SEVERAL`: an image may have several labels. `NEEDS`: the kinds of fields that it reads.
   """
 
-  LOSSES: ClassVar[dict[str, tuple[str, ...]]]
   METRICS: ClassVar[tuple[Metric, ...]] = ()
   SEVERAL: ClassVar[bool] = False
   NEEDS: ClassVar[tuple[Need, ...]] = ("image", ("label", "multi_label"))
 
   num_classes: int
-  loss_name: str = ""  # of LOSSES; a subclass says which
+  name: str = ""  # of the task whose losses and metrics it takes; a subclass says it, and its loss
+  loss_name: str = ""
+  config: ConfigDict | None = None  # the group `task`, for the keys of registered parts
+  more_metrics: tuple[str, ...] = ()  # registered ones, beside those of the collection
   label_smoothing: float = 0.0
   focal_gamma: float = 2.0
   logit_adjustment: float = 0.0  # tau; 0: none
@@ -94,13 +105,33 @@ class Task:
       self.class_weights, self.num_classes, self.counts, self.effective_beta
     )
 
+  def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """The training loss of each example, `[batch]`, by the loss that is registered."""
+    return registry.part("loss", self.loss_name, self.name).value(self, logits, targets)
+
+  @property
+  def declared(self) -> tuple[Metric, ...]:
+    """What is known of its metrics, also of registered ones."""
+    return declared(self, self.more_metrics)
+
+  @functools.cached_property
+  def measured(self) -> type[Collection]:
+    """Its collection, with the registered metrics that are chosen."""
+    own = self.collection
+    more = {name: Average.from_output(name) for name in self.more_metrics}
+    return Collection.create(**own.__annotations__, **more) if more else own
+
   def metrics(
     self, logits: jax.Array, targets: jax.Array, losses: jax.Array, mask: jax.Array | None = None
   ) -> Collection:
     """Sums and counts of one batch; an example whose mask is false counts nowhere."""
     mask = jnp.ones(losses.shape, bool) if mask is None else mask
-    return self.collection.single_from_model_output(
-      loss=losses, mask=mask, **self.outputs(logits, targets)
+    more = {
+      name: registry.part("metric", name, self.name).value(self, logits, targets)
+      for name in self.more_metrics
+    }
+    return self.measured.single_from_model_output(
+      loss=losses, mask=mask, **self.outputs(logits, targets), **more
     )
 
   def no_metrics(self) -> Collection:

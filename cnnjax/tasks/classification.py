@@ -12,6 +12,7 @@ import optax
 from clu import metrics
 
 from cnnjax.errors import UserError
+from cnnjax.registry import register
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import ClassAverage, Task, mean_of_sigmoids
 from cnnjax.tasks.metric import Metric
@@ -40,21 +41,71 @@ ClassificationMetricsTop5 = metrics.Collection.create(
 )
 
 
+def _prepared(task: Task, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(adjusted logits, smoothed and weighted targets).
+
+  The logits are those + tau log prior: arXiv:2007.07314, equation 10.
+  """
+  targets = optax.smooth_labels(targets, task.label_smoothing) * task.weights
+  if task.logit_adjustment:
+    logits = logits + task.logit_adjustment * weights.log_prior(task.counts)
+  return logits, targets
+
+
+@register("loss", "cross_entropy", of="classification", uses=("logit_adjustment",))
+def cross_entropy(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """-sum_c w_c t_c log p_c, t the smoothed targets, w class weights.
+
+  As torch.nn.CrossEntropyLoss with `weight` and `label_smoothing` for targets that are
+  probabilities, mixed ones too. The loss of a batch is the plain mean of these, as there (for
+  targets that are classes torch divides by the sum of their weights instead).
+  """
+  return optax.softmax_cross_entropy(*_prepared(task, logits, targets))
+
+
+@register("loss", "focal", of="classification", uses=("focal_gamma", "logit_adjustment"))
+def focal(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """-sum_c w_c t_c (1 - p_c)^gamma log p_c; arXiv:1708.02002, equation 4, with a softmax."""
+  logits, targets = _prepared(task, logits, targets)
+  # Where p rounds to 1, the gradient of (1 - p)^gamma is infinite for a gamma below 1.
+  rest = jnp.maximum(1 - jax.nn.softmax(logits), jnp.finfo(jnp.float32).eps)
+  return optax.softmax_cross_entropy(logits, targets * rest**task.focal_gamma)
+
+
+@register("loss", "binary_cross_entropy", of="classification", uses=("target_threshold",))
+def binary_cross_entropy(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Binary cross-entropy of one class against the rest, the mean over the classes.
+
+  The loss of "ResNet strikes back" (arXiv:2110.00476, section 2.2) as timm's
+  `BinaryCrossEntropy` computes it, with smoothing to 1 - e + e / K and e / K, and with its
+  `target_threshold`; its `sum_classes`, false there by default, is younger than the paper.
+
+  What an image weighs is what its label weighs, in all classes, and of a mixed image the losses
+  of its labels are mixed: arXiv:1901.05555, section 4.2. timm and torch multiply class c by w_c,
+  the images without it as well, so that its prior stays: on long-tailed digits, after 200 steps
+  of a linear model, the mean recall of the rarest four classes was 0.00 so, and is 0.75.
+  """
+  if task.target_threshold is not None:
+    present = (targets > task.target_threshold).astype(logits.dtype)
+    losses = optax.sigmoid_binary_cross_entropy(logits, present).mean(-1)
+    return losses * (targets * task.weights).sum(-1)
+  present = optax.smooth_labels(targets, task.label_smoothing) * task.weights
+  absent = present.sum(-1, keepdims=True) - present
+  return -(present * jax.nn.log_sigmoid(logits) + absent * jax.nn.log_sigmoid(-logits)).mean(-1)
+
+
+@register("task", "classification")
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
   """Targets are distributions over the classes."""
 
-  LOSSES: ClassVar = {
-    "cross_entropy": ("logit_adjustment",),
-    "binary_cross_entropy": ("target_threshold",),
-    "focal": ("focal_gamma", "logit_adjustment"),
-  }
   METRICS: ClassVar = (
     Metric("accuracy", better="max", form=".2%", headline=True),
     Metric("loss", better="min", form=".4f", headline=True),
     Metric("mean_class_accuracy", better="max", form=".2%"),
     Metric("top5_accuracy", better="max", form=".2%"),
   )
+  name: str = "classification"
   loss_name: str = "cross_entropy"
 
   def check_labels(self, several: bool, classes: Sequence[str]) -> None:
@@ -68,49 +119,6 @@ class Classification(Task):
   def targets(self, labels: jax.Array) -> jax.Array:
     """One-hot targets of int labels `[batch]`."""
     return jax.nn.one_hot(labels, self.num_classes)
-
-  def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """The loss of each example `[batch]`, in nats; t are the smoothed targets, w class weights.
-
-    cross_entropy: -sum_c w_c t_c log p_c, as torch.nn.CrossEntropyLoss with `weight` and
-    `label_smoothing` for targets that are probabilities, mixed ones too. The loss of a batch is
-    the plain mean of these, as there (for targets that are classes torch divides by the sum of
-    their weights instead).
-
-    focal: -sum_c w_c t_c (1 - p_c)^gamma log p_c; arXiv:1708.02002, equation 4, with a softmax.
-
-    In both p is the softmax of the logits + tau log prior: arXiv:2007.07314, equation 10.
-    """
-    if self.loss_name == "binary_cross_entropy":
-      return self._binary(logits, targets)
-    targets = optax.smooth_labels(targets, self.label_smoothing) * self.weights
-    if self.logit_adjustment:
-      logits = logits + self.logit_adjustment * weights.log_prior(self.counts)
-    if self.loss_name == "focal":
-      # Where p rounds to 1, the gradient of (1 - p)^gamma is infinite for a gamma below 1.
-      rest = jnp.maximum(1 - jax.nn.softmax(logits), jnp.finfo(jnp.float32).eps)
-      targets = targets * rest**self.focal_gamma
-    return optax.softmax_cross_entropy(logits, targets)
-
-  def _binary(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Binary cross-entropy of one class against the rest, the mean over the classes `[batch]`.
-
-    The loss of "ResNet strikes back" (arXiv:2110.00476, section 2.2) as timm's
-    `BinaryCrossEntropy` computes it, with smoothing to 1 - e + e / K and e / K, and with its
-    `target_threshold`; its `sum_classes`, false there by default, is younger than the paper.
-
-    What an image weighs is what its label weighs, in all classes, and of a mixed image the losses
-    of its labels are mixed: arXiv:1901.05555, section 4.2. timm and torch multiply class c by w_c,
-    the images without it as well, so that its prior stays: on long-tailed digits, after 200 steps
-    of a linear model, the mean recall of the rarest four classes was 0.00 so, and is 0.75.
-    """
-    if self.target_threshold is not None:
-      present = (targets > self.target_threshold).astype(logits.dtype)
-      losses = optax.sigmoid_binary_cross_entropy(logits, present).mean(-1)
-      return losses * (targets * self.weights).sum(-1)
-    present = optax.smooth_labels(targets, self.label_smoothing) * self.weights
-    absent = present.sum(-1, keepdims=True) - present
-    return -(present * jax.nn.log_sigmoid(logits) + absent * jax.nn.log_sigmoid(-logits)).mean(-1)
 
   def eval_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Softmax cross-entropy with the targets as they are, unweighted, so that runs compare.

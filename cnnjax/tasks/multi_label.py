@@ -12,6 +12,7 @@ import optax
 from clu import metrics
 
 from cnnjax.errors import UserError
+from cnnjax.registry import register
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import ClassAverage, MicroAverage, Task, mean_of_sigmoids
 from cnnjax.tasks.metric import Metric
@@ -43,11 +44,46 @@ class MultiLabelMetrics(metrics.Collection):
 _BETWEEN = "|;,/+& "  # what people put between labels, the surest first
 
 
+def _losses(
+  task: Task, logits: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """(binary cross-entropy of each class, targets, [log p, log (1 - p)]).
+
+  -w t log p - (1 - t) log (1 - p), what torch.nn.BCEWithLogitsLoss with `pos_weight` gives. Label
+  smoothing goes toward 0.5.
+  """
+  if task.target_threshold is not None:
+    targets = (targets > task.target_threshold).astype(logits.dtype)
+  targets = (1 - task.label_smoothing) * targets + task.label_smoothing / 2
+  present, absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+  losses = -task.weights * targets * present - (1 - targets) * absent
+  return losses, targets, jnp.stack([present, absent])
+
+
+@register("loss", "binary_cross_entropy", of="multi_label", uses=("target_threshold",))
+def binary_cross_entropy(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """The mean over the classes of the binary cross-entropy."""
+  return _losses(task, logits, targets)[0].mean(-1)
+
+
+@register("loss", "focal", of="multi_label", uses=("focal_gamma",))
+def focal(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """The binary cross-entropy times (1 - p_t)^gamma, the mean over the classes.
+
+  arXiv:1708.02002 with the sigmoid of each class, as in optax's and torchvision's
+  `sigmoid_focal_loss`, where alpha / (1 - alpha) stands for the weight of a class.
+  """
+  losses, targets, both = _losses(task, logits, targets)
+  shares = jnp.stack([1 - targets, targets])
+  losses *= jnp.exp(task.focal_gamma * jax.nn.logsumexp(both, axis=0, b=shares))  # 1 - p_t
+  return losses.mean(-1)
+
+
+@register("task", "multi_label")
 @dataclasses.dataclass(frozen=True)
 class MultiLabel(Task):
   """Targets are the probability of each class."""
 
-  LOSSES: ClassVar = {"binary_cross_entropy": ("target_threshold",), "focal": ("focal_gamma",)}
   METRICS: ClassVar = (
     Metric("accuracy", better="max", form=".2%", headline=True),
     Metric("loss", better="min", form=".4f", headline=True),
@@ -55,6 +91,7 @@ class MultiLabel(Task):
     Metric("f1_macro", better="max", form=".2%"),
   )
   SEVERAL: ClassVar = True
+  name: str = "multi_label"
   loss_name: str = "binary_cross_entropy"
 
   def check_labels(self, several: bool, classes: Sequence[str]) -> None:
@@ -85,27 +122,6 @@ class MultiLabel(Task):
     return weights.of_positives(
       self.class_weights, self.num_classes, self.counts, self.examples, self.effective_beta
     )
-
-  def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """The mean over the classes, per example `[batch]`, in nats.
-
-    binary_cross_entropy: -w t log p - (1 - t) log (1 - p), what torch.nn.BCEWithLogitsLoss with
-    `pos_weight` gives.
-
-    focal: that times (1 - p_t)^gamma, arXiv:1708.02002, with the sigmoid of each class, as in
-    optax's and torchvision's `sigmoid_focal_loss`, where alpha / (1 - alpha) stands for w.
-
-    Label smoothing goes toward 0.5 in both.
-    """
-    if self.target_threshold is not None:
-      targets = (targets > self.target_threshold).astype(logits.dtype)
-    targets = (1 - self.label_smoothing) * targets + self.label_smoothing / 2
-    present, absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-    losses = -self.weights * targets * present - (1 - targets) * absent
-    if self.loss_name == "focal":
-      both, shares = jnp.stack([present, absent]), jnp.stack([1 - targets, targets])
-      losses *= jnp.exp(self.focal_gamma * jax.nn.logsumexp(both, axis=0, b=shares))  # 1 - p_t
-    return losses.mean(-1)
 
   def eval_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Binary cross-entropy with the targets as they are, unweighted, so that runs compare."""

@@ -27,7 +27,8 @@ def stand_in(
     UserError: something has to be known that neither the data nor the arguments say.
   """
   config = config.copy_and_resolve_references()
-  c, name = config.data, config.data.name or config.data.path or config.data.source
+  c = config.data
+  name = c.name or c.path or c.npz or c.source
   counted, names, stored = _looked_at(c, classes)
   n = examples or counted
   if n is None and c.pipeline == "resident":
@@ -37,7 +38,7 @@ def stand_in(
   height, width, channels = shape = Crops.of(c, stored).shape(c.image_size)
   text = f"{n:,} examples" if n else "an unknown number of examples (--examples), streamed"
   text = f"{name}, {height}x{width}x{channels}, {len(names)} classes, {text}"
-  several = tasks.TASKS[config.task.name].SEVERAL
+  several = tasks.lookup(config.task.name).SEVERAL
 
   ramp = np.resize(np.arange(256, dtype=np.uint8), shape)  # blank ones would be refused
 
@@ -46,11 +47,13 @@ def stand_in(
     images = np.broadcast_to(ramp, (n, *shape))  # one image in all
     return Split.of(images, labels.astype(np.uint8 if several else np.int32), names)
 
-  c.source, c.name, c.path, c.data_dir, c.long_tail = "arrays", None, None, None, None
-  c.train, c.test, c.validation = "train", "test", c.validation and "validation"
+  validation = c.validation and "validation"
+  config = data.without_source(config)
+  c = config.data
+  c.long_tail, c.validation = None, validation
   c.mean, c.std = (0.5,) * channels, (0.5,) * channels
   splits = {"train": split(n or STEPS * config.batch_size), "test": split(1)}
-  return config, splits | ({"validation": split(1)} if c.validation else {}), text
+  return config, splits | ({"validation": split(1)} if validation else {}), text
 
 
 def _looked_at(

@@ -64,8 +64,9 @@ def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> 
     raise UserError(f"cannot write {out}: {e}") from e
   size = "x".join(map(str, before["image"].shape[1:]))
   classes = f" of {len(split.classes)} classes" if split.classes else ""
+  name = c.name or c.path or c.npz or c.source
   return (
-    f"{c.name or c.path or c.source}, {len(split):,} training examples{classes}: {images} of step "
+    f"{name}, {len(split):,} training examples{classes}: {images} of step "
     f"{step:,} of {total:,}, {size}"
   )
 
@@ -78,7 +79,7 @@ def _kinds(found: Mapping[str, fields.Field]) -> dict[str, fields.Kind]:
 
 def _shown(config: ConfigDict, split: data.Split) -> data.Split:
   """The split with the fields that are shown."""
-  needed = {kind for need in tasks.TASKS[config.task.name].NEEDS for kind in np.ravel(need)}
+  needed = {kind for need in tasks.lookup(config.task.name).NEEDS for kind in np.ravel(need)}
   for name, field in split.fields.items():
     kept = {k: f for k, f in split.fields.items() if k != name}
     if field.kind not in needed and field.kind != "label":

@@ -65,7 +65,7 @@ class Program:
   @property
   def metrics(self) -> dict[str, Metric]:
     """What is known of the metrics, by their names without the split."""
-    return of_weights(self.task.METRICS, ("raw", *self.averages.names))
+    return of_weights(self.task.declared, ("raw", *self.averages.names))
 
   @property
   def per_dispatch(self) -> int:

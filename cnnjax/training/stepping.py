@@ -10,6 +10,7 @@ in its own way and order:
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from cnnjax.errors import UserError, unknown
+from cnnjax import registry
+from cnnjax.errors import UserError
 from cnnjax.optim import joined
 from cnnjax.training import health, steps
 from cnnjax.training.loss_scale import MINIMUM
@@ -160,36 +162,11 @@ Step = Callable[[TrainState, steps.Batch, Any], TrainState]
 Extra = Callable[[Parts, dict[str, Any], jax.Array], dict[str, Any]]
 
 
-class Entry(NamedTuple):
-  """What is registered under a name."""
-
-  create: Callable[[Parts], Step]
-  extra: Extra | None  # (parts, variables, key) -> what it carries along in `state.extra`
-
-
-STEPS: dict[str, Entry] = {}
-
-
-def register(name: str, *, extra: Extra | None = None) -> Callable[[Any], Any]:
-  """Decorator that registers a function from `Parts` to a step as `name`.
-
-  Args:
-    name: by which config.step.name chooses it.
-    extra: what it carries along, {name: tree}: `state.extra` of a run that begins. It is saved,
-      resumed, and lies on the devices like all of a state. It is not averaged: a network that is
-      to be belongs into the model.
-
-  Raises:
-    UserError: the name is taken.
-  """
-  if name in STEPS:
-    raise UserError(f"a step named {name!r} is already registered; choose another name")
-
-  def decorator(create: Callable[[Parts], Step]) -> Callable[[Parts], Step]:
-    STEPS[name] = Entry(create, extra)
-    return create
-
-  return decorator
+# Decorator that registers a function from `Parts` to a step under a name. Its option `extra` says
+# what it carries along, {name: tree}: `state.extra` of a run that begins. It is saved, resumed, and
+# lies on the devices like all of a state. It is not averaged: a network that is to be belongs into
+# the model.
+register = functools.partial(registry.register, "step")
 
 
 @register(STANDARD)
@@ -206,8 +183,8 @@ def standard(parts: Parts) -> Step:
 def check(config: ConfigDict) -> None:
   """Raises UserError for a kind that is not there, and keys that go by the standard one."""
   name = config.step.name
-  if name not in STEPS:
-    raise unknown("step", name, STEPS)
+  registry.part("step", name)
+  registry.check_idle("step", (name,), config.step)
   if name != STANDARD and (config.health.every is not None or config.health.trace):
     key = "health.every" if config.health.every is not None else "health.trace"
     raise UserError(
@@ -217,12 +194,12 @@ def check(config: ConfigDict) -> None:
 
 def create(parts: Parts) -> Step:
   """Returns the step of `config.step`."""
-  return STEPS[parts.config.step.name].create(parts)
+  return registry.part("step", parts.config.step.name).value(parts)
 
 
 def extra(parts: Parts, variables: dict[str, Any], seed: jax.Array) -> dict[str, Any]:
   """Returns what a run that begins carries along for its step."""
-  make = STEPS[parts.config.step.name].extra
+  make: Extra | None = registry.part("step", parts.config.step.name).options.get("extra")
   key = jax.random.fold_in(jax.random.key(seed), jnp.iinfo(jnp.int32).max)  # of no step
   return make(parts, variables, key) if make else {}
 

@@ -8,7 +8,7 @@ The fast gradient sign method, arXiv:1412.6572 section 4, on all examples of a b
 import jax
 import jax.numpy as jnp
 
-from cnnjax import models
+from cnnjax import models, register
 from cnnjax.training import stepping
 
 SIZE = 0.25  # of the move, in standard deviations of the pixels
@@ -24,7 +24,7 @@ def moved(model, task, variables, images, targets, key=None, size=SIZE):
   return images + size * jnp.sign(jax.grad(loss)(images))
 
 
-@stepping.register("fgsm")
+@register("step", "fgsm")
 def fgsm(parts: stepping.Parts) -> stepping.Step:
   """The standard step, on moved images."""
 

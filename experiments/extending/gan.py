@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cnnjax import models
+from cnnjax import register
 from cnnjax.training import stepping
 
 NOISE = 16  # numbers that an image is drawn from
@@ -42,7 +42,7 @@ class Critic(nn.Module):
     return nn.Dense(1)(x)[:, 0], nn.Dense(self.num_classes)(x)
 
 
-@models.register("gan", input_shape=(8, 8, 1), reference="after arXiv:1610.09585")
+@register("model", "gan", input_shape=(8, 8, 1), reference="after arXiv:1610.09585")
 class Gan(nn.Module):
   """Both networks; called on images it is the critic, and names their classes."""
 
@@ -58,7 +58,7 @@ class Gan(nn.Module):
     return self.critic(x)[1]
 
 
-@stepping.register("gan")
+@register("step", "gan")
 def gan(parts: stepping.Parts) -> stepping.Step:
   """The critic moves, then the generator, against the critic as it is by then."""
 

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cnnjax import models
+from cnnjax import models, register
 from cnnjax.errors import UserError
 from cnnjax.models import layers
 
 
-@models.register("two_scales", input_shape=(8, 8, 1), reference="after arXiv:1612.03144 section 3")
+@register(
+  "model", "two_scales", input_shape=(8, 8, 1), reference="after arXiv:1612.03144 section 3"
+)
 class TwoScales(nn.Module):
   """Brings the last two scales of a backbone to one width and size, adds them, and classifies."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from properties import pair
 
-from cnnjax import augment
+from cnnjax import augment, register
 from cnnjax.augment import geometry
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
@@ -167,7 +167,7 @@ def test_garbage(spec):
 
 
 @pytest.mark.parametrize("spec, expected", [("add(1) | times(2)", 4), ("times(2) | add(1)", 3)])
-def test_operations_come_in_order_and_each_has_its_own_key(monkeypatch, spec, expected):
+def test_operations_come_in_order_and_each_has_its_own_key(own_registry, spec, expected):
   keys = []
 
   def operation(function):
@@ -177,11 +177,8 @@ def test_operations_come_in_order_and_each_has_its_own_key(monkeypatch, spec, ex
 
     return make
 
-  monkeypatch.setattr(
-    augment,
-    "OPERATIONS",
-    {"add": operation(lambda x, y: x + y), "times": operation(lambda x, y: x * y)},
-  )
+  register("augmentation", "add")(operation(lambda x, y: x + y))
+  register("augmentation", "times")(operation(lambda x, y: x * y))
   images, targets = pair(augment.create(spec))(
     jax.random.key(0), jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1))
   )

@@ -14,8 +14,9 @@ import jax
 import pytest
 
 from cnnjax import config as configs
+from cnnjax import registry
 from cnnjax.checkpoints import workdir
-from cnnjax.config import default, keys, override
+from cnnjax.config import default, override
 from cnnjax.errors import UserError
 
 
@@ -127,12 +128,13 @@ def test_every_field_of_the_model_is_kept(tmp_path):
   assert saved["drop_path"] == 0.0 and "num_classes" not in saved
 
 
-@pytest.mark.parametrize("key", configs.MAY_CHANGE)
+@pytest.mark.parametrize("key", configs.may_change())
 def test_what_may_change(tmp_path, key):
   standard = configs.flatten(default())[key]
   value = {"imports": ("json",)}.get(key, 3)
   value = not standard if isinstance(standard, bool) else value
-  if str in keys.TYPES.get(key, (type(standard),)) and key not in keys.DURATIONS:
+  known = registry.keys()[key]
+  if str in known.takes and not known.duration:
     value = "/elsewhere"
   claim(tmp_path, default())
   claim(tmp_path, changed(**{key: value}))

@@ -7,20 +7,18 @@ import re
 
 import pytest
 
-from cnnjax import build
+from cnnjax import Key, build, register, registry
 from cnnjax import config as configs
 from cnnjax.config import (
-  MAY_CHANGE,
   default,
   differences,
   flatten,
   from_json,
-  keys,
+  may_change,
   override,
   to_json,
 )
 from cnnjax.errors import UserError
-from cnnjax.optim.optimizers import OPTIMIZERS
 
 
 def set_text(config, assignment):
@@ -87,6 +85,9 @@ def get(config, key):
     ("distill.workdir=007", "007"),
     ("model.name=0", "0"),
     ("task.class_weights=1,2", (1, 2)),
+    ("imports=my_nets", ("my_nets",)),
+    ("imports=my_nets,more.parts", ("my_nets", "more.parts")),
+    ("optim.freeze=^stem.{1,2}", ("^stem.{1,2}",)),
   ],
 )
 def test_override(assignment, value):
@@ -273,7 +274,8 @@ ALLOWED = {
   "data.range": ([8, 12, (0, 1), (-1000.0, 400)], [0, 33, (1, 0), (0,), (0, 1, 2), ("a", 1)]),
   "data.mean": ([(0,), (0.5, 0.4)], [("a",), (True,)]),
   "data.std": ([(0.5,)], [(0,), (-1,), (None,)]),
-  "imports": ([(), ("my_nets",)], [(1,)]),
+  "imports": ([(), ("json",)], [(1,)]),
+  "task.metrics": ([(), ("brier",)], [(1,)]),
   "rates": ([(), (0.1, 1)], [(0,), (0.1, -0.1), ("0.1",)]),
   "monitor": (["validation/loss"], ["test/accuracy", "accuracy", ""]),
   "optim.freeze": ([("^stem",)], [(1,)]),
@@ -285,11 +287,11 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize("key", keys.RULES)
+@pytest.mark.parametrize("key", [name for name, key in registry.keys().items() if key.rule])
 def test_a_rule_does_what_it_says(key):
-  holds, words = keys.RULES[key]
+  holds, words = registry.keys()[key].rule
   allowed, refused = ALLOWED[key if key in ALLOWED else words]
-  types = keys.types(key)
+  types = registry.keys()[key].takes
   fits = lambda value: type(value) in types or (float in types and type(value) is int)
   assert all(holds(value) for value in allowed)
   refused = [value for value in refused if fits(value)]
@@ -303,41 +305,24 @@ def test_a_rule_does_what_it_says(key):
     assert str(error.value) == f"config key {key!r} is {found!r}; it must be {words}"
 
 
-def test_a_new_key_whose_default_is_none_takes_any_value(monkeypatch):
-  """And ours say in TYPES what they take."""
-  assert {key for key, value in flatten(default()).items() if value is None} <= {*keys.TYPES}
-
-  def with_own():
-    config = default()
-    with config.unlocked():
-      config.task.own = None
-    return config
-
-  flat = flatten(with_own())
-  monkeypatch.setattr(keys, "default", with_own)
-  monkeypatch.setattr(keys, "defaults", lambda: flat)
-  monkeypatch.setattr(keys, "types", keys.types.__wrapped__)
+def test_a_new_key_whose_default_is_none_takes_any_value(own_registry):
+  """And ours say what they take."""
+  assert all(
+    key.types for key in registry.keys().values() if key.default is None and not key.duration
+  )
+  register("loss", "mine", of="classification", own=Key(None, "anything"))(None)
   for text, value in {"words": "words", "3": 3, "0.5": 0.5, "(1, 2)": (1, 2), "none": None}.items():
-    config = with_own()
+    config = default()
     override(config, "task.own", configs.parse_value(text, "task.own"))
     assert config.task.own == value
     configs.check_values(config)
 
 
-def test_the_defaults_are_made_once_for_all_keys(monkeypatch):
-  made = []
-  monkeypatch.setattr(keys, "_run", lambda c, run=keys._run: made.append(run(c)))
-  keys.types.cache_clear()
-  config = default()
-  configs.check_values(config)
-  assert len(made) <= 2  # the config, and the defaults where nobody asked before
-
-
 def test_every_number_has_a_rule():
-  for key, value in flatten(default()).items():
-    types = {type(value), *keys.TYPES.get(key, ())}
-    if types & {int, float}:
-      assert key in keys.RULES or key in keys.DURATIONS, key
+  for key in flatten(default()):
+    known = registry.keys()[key]
+    if {*known.takes} & {int, float}:
+      assert known.rule or known.duration, key
 
 
 @pytest.mark.parametrize("key", flatten(default()))
@@ -348,18 +333,18 @@ def test_a_value_of_another_type_is_refused(key):
     build.validate(config)
 
 
-@pytest.mark.parametrize("key", keys.CHOICES)
+@pytest.mark.parametrize("key", [name for name, key in registry.keys().items() if key.choices])
 def test_a_choice_that_is_not_there_names_the_nearest(key):
-  for choice in keys.CHOICES[key]:
+  for choice in registry.keys()[key].choices:
     config = default()
     override(config, key, choice + "_")
     with pytest.raises(UserError, match=f"{key} '{choice}_'. Did you mean '{choice}'"):
       build.validate(config)
 
 
-@pytest.mark.parametrize("key", keys.DURATIONS)
+@pytest.mark.parametrize("key", [name for name, key in registry.keys().items() if key.duration])
 def test_durations_that_are_none(key):
-  zero = [] if key in keys.MAY_BE_0 else [0, "0 steps"]
+  zero = [] if registry.keys()[key].may_be_0 else [0, "0 steps"]
   for value in (-1, "5 stpes", "-5 steps", *zero):
     config = default()
     override(config, key, value)
@@ -551,10 +536,10 @@ def test_differences_that_matter(assignment):
 
 def test_differences_that_do_not():
   values = {"data.data_dir": "/elsewhere", "mesh.data": 2, "steps_per_dispatch": 3}
-  for key in MAY_CHANGE:
+  for key in may_change():
     new = default()
     override(new, key, values.get(key, 77))
-    assert get(new, key) != flatten(default())[key], f"{key} of MAY_CHANGE was not changed"
+    assert get(new, key) != flatten(default())[key], f"{key} was not changed"
     assert not differences(default(), new)
   as_list = default()
   as_list.data.mean = [0.5]
@@ -581,10 +566,16 @@ def test_what_has_no_effect_is_refused(key, value, words):
 
 def test_each_key_that_needs_another_is_there():
   known = flatten(default())
-  switches = {switch for switch, _ in keys.NEEDS.values()}
-  assert {*keys.NEEDS} | switches <= {*known} and not switches & {*MAY_CHANGE}
-  taken = {f"optim.{key}" for rule in OPTIMIZERS.values() for key in rule.takes}
-  assert taken | {"optim.nesterov"} == {*keys.OF_A_CHOICE["optim.name"]}
+  switches = {key.needs.partition("=")[0] for key in registry.keys().values() if key.needs}
+  assert switches <= {*known} and not switches & {*may_change()}
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_each_key_of_a_kind_is_read_by_a_part(kind):
+  row = registry.KINDS[kind]
+  read = {key for (k, *_), part in registry._PARTS.items() if k == kind for key in part.keys}
+  assert {f"{row.group}.{key}" for key in read} == {*registry.keys_of(kind)}
+  assert row.switch in flatten(default())
 
 
 def test_another_choice_sets_back_what_the_preset_had_for_its_own():

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import build, checkpoints, evaluate, models, train, writers
+from cnnjax import build, checkpoints, evaluate, models, registry, train, writers
 from cnnjax import config as configs
 from cnnjax.errors import UserError
-from cnnjax.training import stepping
 from cnnjax.training.program import Program
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -21,13 +20,11 @@ MODULE = "experiments.extending.adversarial"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def registered():
+def registered(registry_of_file):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(stepping, "STEPS", dict(stepping.STEPS))
     patch.syspath_prepend(ROOT)
-    models.import_modules([MODULE])
+    registry.import_modules([MODULE])
     yield
-    sys.modules.pop(MODULE)
 
 
 def preset(name, **overrides):

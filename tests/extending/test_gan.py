@@ -9,11 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import build, checkpoints, evaluate, models, train, writers
+from cnnjax import build, checkpoints, evaluate, registry, train, writers
 from cnnjax import config as configs
 from cnnjax.errors import UserError
-from cnnjax.models import registry
-from cnnjax.training import stepping
 from cnnjax.training.program import Program
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -21,14 +19,11 @@ MODULE = "experiments.extending.gan"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def registered():
+def registered(registry_of_file):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-    patch.setattr(stepping, "STEPS", dict(stepping.STEPS))
     patch.syspath_prepend(ROOT)
-    models.import_modules([MODULE])
+    registry.import_modules([MODULE])
     yield
-    sys.modules.pop(MODULE)
 
 
 def preset(**overrides):

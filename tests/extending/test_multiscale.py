@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from waiting import wait_for
 
-from cnnjax import build, checkpoints, evaluate, models, optim, plan, train, writers
+from cnnjax import build, checkpoints, evaluate, models, optim, plan, registry, train, writers
 from cnnjax import config as configs
 from cnnjax.errors import UserError
-from cnnjax.models import registry
 from cnnjax.training import state
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -24,10 +23,9 @@ CONFIG = "experiments/extending/multiscale_config.py"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def registered():
+def registered(registry_of_file):
   """The module of the example, and a backbone that compiles quickly, with batch norm."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
     patch.syspath_prepend(ROOT)
 
     @models.register("small_resnet")
@@ -35,9 +33,8 @@ def registered():
       small = dict(stage_sizes=(1, 1), stem_features=4, features=4, small_images=True)
       return models.create("resnet18", num_classes, dtype=dtype, **small)
 
-    models.import_modules([MODULE])
+    registry.import_modules([MODULE])
     yield
-    sys.modules.pop(MODULE)
 
 
 def preset(name, **overrides):

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnnjax import build, config, models
+from cnnjax import build, config, models, registry
 from cnnjax.checkpoints import workdir
 from cnnjax.errors import UserError
-from cnnjax.models import registry
 
 
 @pytest.fixture(autouse=True)
-def own_table(monkeypatch):
-  monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+def own_table(own_registry):
+  """What a test registers is forgotten after it."""
 
 
 class Net(nn.Module):
@@ -270,7 +269,6 @@ def test_a_module_of_a_fork_registers_its_models(tmp_path, monkeypatch):
   settings.imports = ("my_nets_of_a_fork",)
   build.validate(settings)
   workdir.claim(tmp_path / "run", settings)
-  monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
   assert workdir.load_config(tmp_path / "run").model.width == 8
 
 
@@ -283,7 +281,7 @@ def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, text, words):
     (tmp_path / "a_fork_that_fails.py").write_text(text)
   monkeypatch.syspath_prepend(tmp_path)
   with pytest.raises(UserError, match=words):
-    models.import_modules(["a_fork_that_fails"])
+    registry.import_modules(["a_fork_that_fails"])
 
 
 def test_what_every_model_has():

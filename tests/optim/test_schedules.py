@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import build
+from cnnjax import build, register, registry
 from cnnjax import config as configs
 from cnnjax.config import durations
 from cnnjax.errors import UserError
@@ -339,13 +339,13 @@ def test_a_schedule_that_lacks_its_times(name, key):
   "settings, text",
   [
     ({"name": "one_cycle", "warmup": 5}, "one_cycle climbs by itself.*warmup=0 in the place of 5"),
-    ({"boundaries": (2, 4)}, r"cosine has no use for boundaries=\(2, 4\);.*or take multi_step$"),
-    ({"name": "step", "boundaries": (2, 4)}, r"step has no use .*=\(\).*take multi_step$"),
-    ({"points": ((0, 1),)}, r"cosine has no use for points=\(\(0, 1\),\);.*or take piecewise$"),
-    ({"factor": 0.2}, r"factor=0.2; .*\(factor=0.1\), or take step or multi_step or exponential$"),
-    ({"boundaries": (2,), "period": 3}, r"boundaries=\(2,\), period=3; .*\(.*period=30.*\)$"),
-    ({"name": "constant", "end_factor": 0.1}, "constant has no use for end_factor=0.1"),
-    ({"name": "trapezoid", "peak_at": 0.1}, "no use for peak_at=0.1; .*take one_cycle"),
+    ({"boundaries": (2, 4)}, r"is \(2, 4\) and has no effect .*=cosine: set .*=multi_step, or"),
+    ({"name": "step", "boundaries": (2, 4)}, r"=step: set .*name=multi_step, .* at \(\)$"),
+    ({"points": ((0, 1),)}, r"points' is \(\(0, 1\),\) .*name=piecewise, or"),
+    ({"factor": 0.2}, "factor' is 0.2 .*=step or multi_step or exponential, or leave it at 0.1$"),
+    ({"boundaries": (2,), "period": 3}, r"boundaries' is \(2,\) and"),
+    ({"name": "constant", "end_factor": 0.1}, "end_factor' is 0.1 and .*name=constant"),
+    ({"name": "trapezoid", "peak_at": 0.1}, "peak_at' is 0.1 and .*=trapezoid: set .*=one_cycle"),
     ({"warmup_factor": 0.1}, "warmup_factor=0.1 is where a warm-up begins, and there is none"),
     ({"warmup": "0 steps", "warmup_factor": 0.1}, "there is none"),
   ],
@@ -415,10 +415,10 @@ def test_in_words(settings, text):
   assert schedules.describe(c, [PEAK]) == f"learning rate 0.4, {text}"
 
 
-def test_a_schedule_is_a_line_of_the_table(monkeypatch):
-  """As CONTRIBUTING says: what makes it, and the keys that it takes."""
+def test_a_schedule_is_registered(own_registry):
+  """As CONTRIBUTING says: what makes it, and the keys that it reads."""
   hold = lambda config, peak, length, warmup, to_steps: lambda step: peak * config.power
-  monkeypatch.setitem(schedules.SCHEDULES, "own", schedules.Schedule(hold, ("power", "period")))
+  register("schedule", "own", uses=("power", "period"))(hold)
   c = configs.default().optim.schedule
   c.update(name="own", power=0.5, period="9 steps", warmup=1)
   schedules.check(c)
@@ -428,7 +428,9 @@ def test_a_schedule_is_a_line_of_the_table(monkeypatch):
 
 
 def test_every_schedule_is_tested():
-  assert {settings["name"] for settings, _ in FORMULAS.values()} == schedules.SCHEDULES.keys()
+  assert {settings["name"] for settings, _ in FORMULAS.values()} == registry.parts(
+    "schedule"
+  ).keys()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax, softmax
 
-from cnnjax import tasks
+from cnnjax import registry, tasks
 from cnnjax.augment.mixing import mixup
 from cnnjax.config import default
 from cnnjax.errors import UserError
@@ -15,7 +15,7 @@ N, CLASSES = 23, 6
 COUNTS = np.array([50, 20, 10, 3, 1, 7])
 WEIGHTS = (1.0, 2.5, 0.5, 3.0, 10.0, 0.25)
 LOSSES = [
-  (name, loss) for name, task in tasks.TASKS.items() for loss in task.LOSSES
+  (name, loss) for name in registry.parts("task") for loss in registry.parts("loss", name)
 ]  # in the order of their classes
 
 
@@ -172,7 +172,7 @@ def test_softmax_focal(logits, mixed, gamma):
   np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", registry.parts("task"))
 def test_focal_with_gamma_0_is_cross_entropy(logits, mixed, soft, name):
   targets = mixed if name == "classification" else soft
   options = {"class_weights": "effective_number", "label_smoothing": 0.1}
@@ -277,12 +277,14 @@ def mixup_of():
   """(targets, what Mixup makes of them)."""
   labels = np.random.default_rng(0).integers(0, CLASSES, N)
   targets = make().targets(labels)
-  _, found = mixup(0.5)(jax.random.key(0), jnp.zeros((N, 1, 1, 1)), targets)
+  batch = {"image": jnp.zeros((N, 1, 1, 1)), "targets": targets}
+  kinds = {"image": "image", "targets": "targets"}
+  found = mixup(0.5)(jax.random.key(0), batch, kinds)["targets"]
   assert np.abs(found - targets).max() > 0.2
   return targets, found
 
 
-@pytest.mark.parametrize("loss", tasks.TASKS["classification"].LOSSES)
+@pytest.mark.parametrize("loss", registry.parts("loss", "classification"))
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_mixing_conserves_the_weighted_loss(mixup_of, loss, smoothing):
   """A mixed image has the mixed loss of its labels; so the batch keeps its sum.
@@ -298,7 +300,7 @@ def test_mixing_conserves_the_weighted_loss(mixup_of, loss, smoothing):
   np.testing.assert_allclose(losses.sum(), task.loss(logits, targets).sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", tasks.TASKS["classification"].LOSSES)
+@pytest.mark.parametrize("loss", registry.parts("loss", "classification"))
 def test_auto_weights_conserve_the_loss_and_balance_the_classes(loss):
   """Where all images have the same loss, its mean is that without weights, in equal parts."""
   labels = np.repeat(np.arange(CLASSES), COUNTS)
@@ -322,13 +324,13 @@ def test_weights_of_1_change_nothing(logits, mixed, soft, name, loss):
 # Evaluation
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", registry.parts("task"))
 def test_the_loss_of_an_evaluation_is_that_of_the_task_whatever_is_trained_by(
   logits, mixed, soft, name
 ):
   targets = mixed if name == "classification" else soft
   expected = make(name).loss(logits, targets)
-  for loss in tasks.TASKS[name].LOSSES:
+  for loss in registry.parts("loss", name):
     task = make(name, loss=loss, class_weights=WEIGHTS, label_smoothing=0.1)
     np.testing.assert_array_equal(task.eval_loss(logits, targets), expected)
 
@@ -383,7 +385,7 @@ def test_distillation_is_that_of_torch(logits):
   np.testing.assert_allclose(gradient, x.grad, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", registry.parts("task"))
 def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn(logits, name):
   """And the gradient is about as large at any high temperature, which is what T^2 is for."""
   task = make(name)
@@ -410,20 +412,20 @@ def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn(logits, 
     ),
     (
       {"name": "multi_label", "logit_adjustment": 1.0},
-      "logit_adjustment=1.0 is not read by .*binary_cross_entropy of .*; leave it at 0.0",
+      "logit_adjustment' is 1.0 and has no effect with .*binary_cross_entropy: leave it at 0.0",
     ),
     (
       {"name": "multi_label", "loss": "focal", "logit_adjustment": 1.0},
-      "logit_adjustment=1.0 is not read by",
+      "logit_adjustment' is 1.0 and has no effect with task.loss=focal",
     ),
     (
       {"loss": "binary_cross_entropy", "logit_adjustment": 1.0},
       "set task.loss=cross_entropy or focal, or leave it at 0.0",
     ),
-    ({"focal_gamma": 1.0}, "focal_gamma=1.0 is not .*; set task.loss=focal, or leave it at 2.0"),
+    ({"focal_gamma": 1.0}, "focal_gamma' is 1.0 .*: set task.loss=focal, or leave it at 2.0"),
     (
       {"target_threshold": 0.2},
-      "target_threshold=0.2 is not .*; set task.loss=binary_cross_entropy, or leave it at None",
+      "target_threshold' is 0.2 .*: set task.loss=binary_cross_entropy, or leave it at None",
     ),
     (
       {"loss": "binary_cross_entropy", "target_threshold": 0.2, "label_smoothing": 0.1},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, hamming_loss
 
-from cnnjax import tasks
+from cnnjax import registry, tasks
 from cnnjax.config import default
 from cnnjax.errors import UserError
 
@@ -70,7 +70,7 @@ def test_loss(batch, weights, smoothing):
     np.testing.assert_allclose(found, unweighted, rtol=2e-5)
 
 
-@pytest.mark.parametrize("loss", tasks.MultiLabel.LOSSES)
+@pytest.mark.parametrize("loss", registry.parts("loss", "multi_label"))
 def test_auto_weighs_positives_against_negatives(loss):
   """A model that knows nothing of an image then says 0.5, of a class that is rare as well."""
   labels = np.arange(EXAMPLES)[:, None] < COUNTS

@@ -39,11 +39,8 @@ class Remembering(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-  with monkeypatch.context() as patch:  # a test may undo its own
-    patch.setattr(models.registry, "_ENTRIES", dict(models.registry._ENTRIES))
-    models.register("remembering")(Remembering)
-    yield
+def registered(own_registry):
+  models.register("remembering")(Remembering)
 
 
 def leaves(now):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnnjax import tasks
+from cnnjax import register, tasks
 from cnnjax.config import default
 from cnnjax.errors import UserError
 from cnnjax.tasks.metric import Metric
@@ -49,10 +49,10 @@ def test_patience(c, values, n):
 @pytest.mark.parametrize(
   "name, better", [("lossless", "max"), ("perplexity", "min"), ("own_loss", "max")]
 )
-def test_a_metric_says_which_way_is_better(monkeypatch, name, better, average):
+def test_a_metric_says_which_way_is_better(own_registry, name, better, average):
   """Not its name: early stopping, the plateau and the best checkpoint all ask it."""
   task = type("Own", (tasks.Classification,), {"METRICS": (Metric(name, better),)})
-  monkeypatch.setitem(tasks.TASKS, "own", task)
+  register("task", "own")(task)
   c = config(f"validation/{average}{name}", patience=1)
   c.task.name, c.optim.plateau.patience = "own", 0
   rising = [0.1, 0.2, 0.3]
@@ -65,8 +65,8 @@ def test_a_metric_says_which_way_is_better(monkeypatch, name, better, average):
     assert float(now.plateau.scale) == pytest.approx(scale)
 
 
-def test_a_metric_without_a_direction_cannot_be_monitored(monkeypatch):
-  monkeypatch.setitem(tasks.TASKS, "own", type("Own", (tasks.Classification,), {"METRICS": ()}))
+def test_a_metric_without_a_direction_cannot_be_monitored(own_registry):
+  register("task", "own")(type("Own", (tasks.Classification,), {"METRICS": ()}))
   c = config("validation/own_loss")
   c.task.name = "own"
   with pytest.raises(UserError, match=r"'validation/own_loss'.*in METRICS of Own"):

@@ -76,13 +76,10 @@ def losing(parts):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-  with monkeypatch.context() as patch:  # a test may undo its own
-    patch.setattr(stepping, "STEPS", dict(stepping.STEPS))
-    stepping.register("queued", extra=queue)(queued)
-    for step in (adversarial, standing, changing, losing):
-      stepping.register(step.__name__)(step)
-    yield
+def registered(own_registry):
+  stepping.register("queued", extra=queue)(queued)
+  for step in (adversarial, standing, changing, losing):
+    stepping.register(step.__name__)(step)
 
 
 def stop_at(monkeypatch, last):
@@ -183,7 +180,7 @@ def test_what_does_not_go_together_is_refused(tiny, overrides, words):
 
 def test_a_name_is_registered_once():
   with pytest.raises(UserError, match="'queued' is already registered"):
-    stepping.register("queued")
+    stepping.register("queued")(queued)
 
 
 def test_the_teacher_is_the_average_as_it_is_in_the_step(tiny):

@@ -1,0 +1,54 @@
+"""The sources of images by name.
+
+A source is a function (config, split) -> the `Split` of a split expression, where `config` is the
+group `data`; `check` raises UserError for names that are wrong, before anything is downloaded.
+Built-in ones are modules of this room with `check` and `load`, imported when they are chosen.
+"""
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from cnnjax import registry
+from cnnjax.data.split import Split
+
+
+def module(name: str) -> ModuleType:
+  """That of a built-in source."""
+  return importlib.import_module(f"cnnjax.data.{name}")
+
+
+def _built_in(name: str) -> tuple[Callable, Callable]:
+  """(load, check) of a built-in source, which import it when they are called."""
+  return (
+    lambda config, split: module(name).load(config, split),
+    lambda config: module(name).check(config),
+  )
+
+
+FOLDER = ("path", "group", "alpha", "orientation", "range", "dtype", "masks", "classes")
+for _name, _uses in {
+  "arrays": ("range",),
+  "digits": (),
+  "synthetic": (),
+  "folder": FOLDER,
+  "npz": ("npz",),
+  "tfds": ("name", "data_dir", "alpha", "orientation"),
+}.items():
+  _load, _check = _built_in(_name)
+  registry.register("source", _name, uses=_uses, check=_check)(_load)
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for a source that is not there, keys of another one, or wrong names."""
+  part = registry.part("source", config.source)
+  registry.check_idle("source", (config.source,), config)
+  if "check" in part.options:
+    part.options["check"](config)
+
+
+def load(config: ConfigDict, split: str) -> Split:
+  """The split of a name or an expression."""
+  return registry.part("source", config.source).value(config, split)

@@ -1,0 +1,424 @@
+"""The one registry: every part that a config can name, and every key that it can set.
+
+A part is a task, loss, metric, source, augmentation, optimizer, schedule, step or model. It
+brings its own config keys, from inside or from a module of yours:
+
+    from cnnjax import Key, register
+
+    @register("loss", "poly1", of="classification", epsilon=Key(1.0, "of the first term"))
+    def poly1(task, logits, targets): ...
+
+`--config.imports=my_module --config.task.loss=poly1 --config.task.epsilon=2` trains with it. The
+key is checked, shown by `--help`, saved, resumed and compared like any other, and refused where
+another loss is chosen. Nothing here imports JAX: the keys of built-in parts stand in the keys.py of
+their rooms, which is run without the room.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from cnnjax.errors import UserError, unknown
+
+ROOMS = ("data", "tasks", "optim")  # that have a keys.py, in the order of --help
+Rule = tuple[Callable[[Any], bool], str]  # of a value, and how it is said: "above 0"
+ANY = (bool, int, float, str, tuple, None)
+DURATION = (int, float, str)
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+  """A config key: its default, its meaning, and the values that it takes.
+
+  Args:
+    default: its value where nobody sets another. None says that it may be None.
+    comment: its meaning, one line of --help.
+    types: of its values; None stands for None. By default the type of `default`, and any type
+      where that is None. A float takes an int as well.
+    rule: a condition on values that are not None, and its words: `(lambda v: v > 0, "above 0")`.
+    choices: the values that it takes.
+    duration: it is a duration, as 3 (epochs) or "500 steps".
+    may_be_0: a duration that may be 0.
+    names: it is a tuple of names, which may be written "one,other".
+    needs: the key without which this one has no effect, "optim.lookahead", or that key with its
+      value, "dtype=float16".
+    idle: values that have no effect, beside the default.
+    may_change: a run that goes on may change it: it changes no arithmetic, or where the run ends.
+    before: what runs did before the key was there, where the default is something else: the value,
+      the key that it acts with, and the value of that.
+  """
+
+  default: Any
+  comment: str
+  types: Any = ()
+  rule: Rule | None = None
+  choices: tuple[str, ...] = ()
+  duration: bool = False
+  may_be_0: bool = False
+  names: bool = False
+  needs: str = ""
+  idle: tuple[Any, ...] = ()
+  may_change: bool = False
+  before: tuple[Any, str, str] | None = None
+
+  @property
+  def takes(self) -> tuple[type | None, ...]:
+    """The types of its values, None among them where it may be None."""
+    types = self.types if isinstance(self.types, tuple) else (self.types,)
+    if self.duration:
+      types = DURATION
+    if self.default is None:
+      return (*types, None) if types else ANY
+    return types or (type(self.default),)
+
+  def check(self, name: str, value: Any) -> None:
+    """Raises UserError unless it takes `value`; `name` is its own, with dots."""
+    if not is_of(value, self.takes):
+      names = " or ".join("None" if t is None else t.__name__ for t in self.takes)
+      raise UserError(f"config key {name!r} takes {names}, not {value!r}")
+    if value is None:
+      return
+    check_finite(name, value)
+    if self.rule and not self.rule[0](value):
+      raise UserError(f"config key {name!r} is {value!r}; it must be {self.rule[1]}")
+    if self.choices and value not in self.choices:
+      raise unknown(name, value, self.choices)
+
+
+def is_of(value: Any, types: tuple[type | None, ...]) -> bool:
+  """Whether a value is of one of the types; an int is a float as well, and a bool is no number."""
+  return any(
+    value is None
+    if t is None
+    else isinstance(value, int | float) and not isinstance(value, bool)
+    if t is float
+    else isinstance(value, tuple | list)
+    if t is tuple
+    else isinstance(value, t) and not (t is int and isinstance(value, bool))
+    for t in types
+  )
+
+
+def check_finite(name: str, value: Any) -> None:
+  """Raises UserError for a number that is not finite or beyond 64 bits, also in a tuple."""
+  if not all(abs(number) < 2**63 for number in _numbers(value)):  # nor NaN
+    raise UserError(f"config key {name!r} is {value}; it must be finite and below 2**63")
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+  """The numbers of a value, also of nested ones."""
+  if isinstance(value, tuple | list):
+    for item in value:
+      yield from _numbers(item)
+  elif isinstance(value, int | float) and not isinstance(value, bool):
+    yield value
+
+
+def is_number(value: Any) -> bool:
+  """Whether value is an int or a float, no NaN, and nothing that a float cannot hold."""
+  return type(value) in (int, float) and abs(value) < 2**63
+
+
+ABOVE_0: Rule = (lambda v: v > 0, "above 0")
+AT_LEAST_0: Rule = (lambda v: v >= 0, "at least 0")
+AT_LEAST_1: Rule = (lambda v: v >= 1, "at least 1")
+SHARE: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+ABOVE_0_TO_1: Rule = (lambda v: 0 < v <= 1, "above 0 and at most 1")
+INSIDE_0_TO_1: Rule = (lambda v: 0 < v < 1, "between 0 and 1")
+FROM_0_TO_1: Rule = (lambda v: 0 <= v <= 1, "between 0 and 1")
+SEED: Rule = (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32")  # as jax.random.key takes
+
+
+class Kind(NamedTuple):
+  """A kind of parts."""
+
+  group: str  # of the config, where the keys of its parts stand; "": they have none
+  switch: str  # the key that names the part
+  options: tuple[str, ...] = ()  # that `register` takes beside keys
+  required: tuple[tuple[str, str], ...] = ()  # of the options, each with an example
+  resets: bool = False  # another choice on the command line sets the keys of the parts back
+  by: str = ""  # "module:function" that registers in its own way
+
+
+OF = ("of", "of='classification', the task that it belongs to")
+KINDS: Mapping[str, Kind] = MappingProxyType(
+  {
+    "model": Kind("", "model.name", by="cnnjax.models.registry:register"),
+    "source": Kind("data", "data.source", ("check",)),
+    "augmentation": Kind("", "augment"),
+    "task": Kind("task", "task.name"),
+    "loss": Kind("task", "task.loss", ("of",), (OF,), resets=True),
+    "metric": Kind(
+      "task",
+      "task.metrics",
+      ("of", "better", "form"),
+      (OF, ("better", "better='min' or better='max'")),
+    ),
+    "optimizer": Kind(
+      "optim",
+      "optim.name",
+      ("decay", "why", "details", "ratio", "momentum_of_steps", "decays_inside"),
+      resets=True,
+    ),
+    "step": Kind("step", "step.name", ("extra",), resets=True),
+    "schedule": Kind("optim.schedule", "optim.schedule.name", ("describe",), resets=True),
+  }
+)
+
+
+class Part(NamedTuple):
+  """A registered part."""
+
+  value: Any  # that was decorated
+  options: Mapping[str, Any]
+  keys: tuple[str, ...]  # that it reads, of those that only some parts of its kind read
+  module: str  # that registered it
+
+  def words(self, config: Mapping[str, Any]) -> list[str]:
+    """Returns what its keys are set to, in words; `config` is the group of its kind."""
+    found = []
+    for key in self.keys:
+      name, value = key.replace("_", " "), config[key]
+      if not isinstance(value, bool):
+        found.append(f"{name} {value:g}" if is_number(value) else f"{name} {value}")
+      elif value:
+        found.append(name.capitalize())
+    return found
+
+
+_KEYS: dict[str, Key] = {}  # by their names with dots
+_KIND_OF: dict[str, str] = {}  # a key that only some parts read: their kind
+_OWNERS: dict[str, tuple[str, str]] = {}  # a key that came with a part: its words, its module
+_STARTS: dict[str, str] = {}  # the first key of those that stand together: what they are about
+_PARTS: dict[tuple[str, str, str], Part] = {}  # by kind, task, name
+_BROUGHT: dict[str, set[tuple[str, str, str]]] = {}  # a module: the parts that came with it
+_READ: set[str] = set()  # the rooms whose keys are in
+
+
+def _read_rooms() -> None:
+  """Runs keys.py of each room, without the room, which may import JAX."""
+  importlib.import_module("cnnjax.config.keys")  # those of the run come first
+  for room in ROOMS:
+    if room not in _READ:
+      _READ.add(room)
+      file = pathlib.Path(__file__).parent / room / "keys.py"
+      spec = importlib.util.spec_from_file_location(f"cnnjax.{room}.keys", file)
+      spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def declare(group: str, heading: str = "", /, *, kind: str = "", **keys: Key) -> None:
+  """Adds keys to a group of the config; they stand together in --help, in this order.
+
+  Args:
+    group: such as "optim.schedule"; "" for the top.
+    heading: what they are about.
+    kind: of parts, where only those read a key that say so by `register(..., uses=...)`.
+    **keys: by their names in the group.
+
+  Raises:
+    UserError: a key exists already.
+  """
+  dotted = _dotted(group, keys, "house")
+  _KEYS.update(dotted)
+  _STARTS[next(iter(dotted))] = heading
+  if kind:
+    _KIND_OF.update(dict.fromkeys(dotted, kind))
+
+
+def _dotted(group: str, keys: Mapping[str, Key], what: str) -> dict[str, Key]:
+  """The keys by their names with dots; UserError where one exists or its default is wrong."""
+  dotted = {f"{group}.{leaf}" if group else leaf: key for leaf, key in keys.items()}
+  for name, key in dotted.items():
+    if name in _KEYS or any(other.startswith(f"{name}.") for other in _KEYS):
+      raise UserError(
+        f"the {what} declares the config key {name!r}, which exists already: choose another name, "
+        f"or read that one by uses=({name.rpartition('.')[2]!r},)"
+      )
+    key.check(name, key.default)
+  return dotted
+
+
+def register(kind: str, name: str, /, *, uses: Iterable[str] = (), **given: Any) -> Callable:
+  """Decorator that registers a part of a kind under a name.
+
+  Args:
+    kind: one of KINDS.
+    name: by which a config chooses it.
+    uses: keys of its group that exist already and that it reads as well.
+    **given: its own keys, each a `Key`, and options of the kind: see KINDS. Of a model the
+      defaults of its fields, see `models.register`.
+
+  Raises:
+    UserError: the name or a key is taken, or an option is unknown or missing.
+  """
+  if kind not in KINDS:
+    raise unknown("kind of part", kind, KINDS)
+  row, what, module = KINDS[kind], f"{kind} {name!r}", sys._getframe(1).f_globals["__name__"]
+  if row.by:
+    place, _, function = row.by.partition(":")
+    return getattr(importlib.import_module(place), function)(name, **given)
+  keys = {leaf: key for leaf, key in given.items() if isinstance(key, Key)}
+  options = {option: value for option, value in given.items() if option not in keys}
+  if foreign := options.keys() - {*row.options}:
+    raise unknown(f"option of the {what}", min(foreign), [*row.options, "uses", "KEY=Key(...)"])
+  for option, example in row.required:
+    if option not in options:
+      raise UserError(f"the {what} is registered without {option!r}: give {example}")
+  if keys and not row.group:
+    raise UserError(f"the {what} takes arguments, not keys such as {next(iter(keys))!r}")
+  _read_rooms()
+  for leaf in uses:
+    if f"{row.group}.{leaf}" not in _KEYS:
+      raise unknown(f"key that the {what} uses:", f"{row.group}.{leaf}", _KEYS)
+
+  def decorator(value: Any) -> Any:
+    dotted = _dotted(row.group, keys, what)
+    own = {option: value for option, value in options.items() if option != "of"}
+    add(kind, name, Part(value, own, (*uses, *keys), module), of=options.get("of", ""))
+    if keys:
+      declare(row.group, f"{what} of {module}", kind=kind, **keys)
+      _OWNERS.update(dict.fromkeys(dotted, (what, module)))
+    return value
+
+  return decorator
+
+
+def add(kind: str, name: str, part: Part, *, of: str = "") -> None:
+  """Enters a part; UserError where there is one of its name."""
+  if (taken := _PARTS.get((kind, of, name))) is not None:
+    raise UserError(
+      f"a {kind} named {name!r} is already registered, by {taken.module}; choose another name"
+    )
+  _PARTS[kind, of, name] = part
+
+
+def parts(kind: str, of: str = "") -> dict[str, Part]:
+  """The parts of a kind by name, of losses and metrics those of the task `of`."""
+  return {name: part for (k, o, name), part in _PARTS.items() if (k, o) == (kind, of)}
+
+
+def part(kind: str, name: Any, of: str = "") -> Part:
+  """The part of that name; UserError where there is none."""
+  found = parts(kind, of)
+  if not isinstance(name, str) or name not in found:
+    raise unknown(f"{kind} of {of}: {KINDS[kind].switch}" if of else kind, name, found)
+  return found[name]
+
+
+def keys() -> Mapping[str, Key]:
+  """Every key by its name with dots."""
+  _read_rooms()
+  return MappingProxyType(_KEYS)
+
+
+def keys_of(kind: str) -> list[str]:
+  """The keys that only some parts of a kind read, by their names with dots."""
+  return [name for name in keys() if _KIND_OF.get(name) == kind]
+
+
+def came_with(name: str) -> str:
+  """The part that a key came with, as "loss 'poly1' of my_module"; "" for one of the house."""
+  return " of ".join(_OWNERS[name]) if name in _OWNERS else ""
+
+
+def unread(flat: Mapping[str, Any]) -> list[str]:
+  """The keys of parts from outside that nothing reads which a config, by dotted names, chooses."""
+  found = []
+  for name in flat.keys() & _OWNERS.keys():
+    kind, leaf = _KIND_OF[name], name.rpartition(".")[2]
+    chosen = flat.get(KINDS[kind].switch)
+    chosen = chosen if isinstance(chosen, tuple | list) else (chosen,)
+    readers = [part for (k, _, n), part in _PARTS.items() if k == kind and n in chosen]
+    if not any(leaf in part.keys for part in readers) and flat[name] == _KEYS[name].default:
+      found.append(name)
+  return found
+
+
+def starts() -> Mapping[str, str]:
+  """The first key of those that stand together in --help, and what they are about."""
+  return MappingProxyType(_STARTS)
+
+
+def check_idle(kind: str, chosen: Iterable[str], config: Mapping[str, Any], of: str = "") -> None:
+  """Raises UserError for a key that no chosen part reads and that is not at its default.
+
+  `config` is the group of the kind.
+  """
+  row, found, chosen = KINDS[kind], parts(kind, of), tuple(chosen)
+  read = {leaf for part in chosen if part in found for leaf in found[part].keys}
+  for name in keys_of(kind):
+    key, leaf = _KEYS[name], name.rpartition(".")[2]
+    if leaf in read or leaf not in config:
+      continue
+    if (value := config[leaf]) == key.default or value in key.idle:
+      continue
+    named = " and ".join(map(str, chosen)) or "()"
+    readers = " or ".join(part for part, other in found.items() if leaf in other.keys)
+    raise UserError(
+      f"config key {name!r} is {value!r} and has no effect with {row.switch}={named}: "
+      + (f"set {row.switch}={readers}, or leave it" if readers else "leave it")
+      + f" at {key.default!r}"
+    )
+
+
+def import_modules(modules: Iterable[str]) -> None:
+  """Imports modules of a fork or another package, which register their parts.
+
+  Raises:
+    UserError: one cannot be imported. What it had registered until then is forgotten.
+  """
+  for name in modules:
+    before = {*_PARTS}
+    try:
+      fresh = name not in sys.modules
+      importlib.import_module(name)
+      if fresh:
+        new = {*_PARTS} - before  # rooms of the house too, if it is the first to import them
+        _BROUGHT[name] = {key for key in new if not _PARTS[key].module.startswith("cnnjax.")}
+    except Exception as e:
+      _forget_what_failed()
+      if isinstance(e, UserError):
+        raise
+      hint = (
+        "; it is named without .py, and must be on the Python path (PYTHONPATH, or the folder that "
+        "the command runs in)"
+      )
+      raise UserError(
+        f"cannot import {name!r} (config key 'imports'): {type(e).__name__}: {e}"
+        f"{hint if isinstance(e, ModuleNotFoundError) else ''}"
+      ) from e
+
+
+def _forget_what_failed() -> None:
+  """Takes back what modules registered that Python could not import to their end."""
+  for name, (_, module) in list(_OWNERS.items()):
+    if module not in sys.modules:
+      for table in (_KEYS, _KIND_OF, _OWNERS, _STARTS):
+        table.pop(name, None)
+  for key, part in list(_PARTS.items()):
+    if part.module not in sys.modules:
+      del _PARTS[key]
+
+
+def check_used(modules: Iterable[str], values: Iterable[Any]) -> None:
+  """Raises UserError for a module that registers nothing that one of a config's `values` names."""
+  text = " ".join(map(str, values))
+  for module in modules:
+    inside = lambda part, module=module: f"{part.module}.".startswith(f"{module}.")
+    own = {key for key, part in _PARTS.items() if inside(part)} | _BROUGHT.get(module, set())
+    own = sorted((kind, name) for kind, _, name in own)
+    if not own and module in _BROUGHT:
+      raise UserError(f"'imports' names {module!r}, which registers nothing: leave it out")
+    if own and not any(re.search(rf"\b{re.escape(name)}\b", text) for _, name in own):
+      kind, name = own[0]
+      raise UserError(
+        f"'imports' names {module!r}, and the config chooses nothing that it registers "
+        f"({', '.join(' '.join(pair) for pair in own)}): set {KINDS[kind].switch}={name}, or leave "
+        "it out"
+      )

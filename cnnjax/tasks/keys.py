@@ -1,0 +1,71 @@
+"""The keys of tasks, their losses, and of a teacher. `registry` runs this file without the room."""
+
+from cnnjax.registry import (
+  ABOVE_0,
+  ABOVE_0_TO_1,
+  AT_LEAST_0,
+  SHARE,
+  Key,
+  Rule,
+  declare,
+)
+
+NAMES: Rule = (lambda v: all(isinstance(name, str) for name in v), "names of metrics")
+
+declare(
+  "task",
+  name=Key("classification", "multi_label, where an image may have several"),
+  loss=Key(
+    None, "cross_entropy, binary_cross_entropy, focal; None: the task's, the first two", types=str
+  ),
+  metrics=Key((), 'registered ones that are measured as well: ("brier",)', names=True, rule=NAMES),
+  label_smoothing=Key(0.0, "arXiv:1512.00567, section 7", rule=SHARE),
+)
+
+declare(
+  "task",
+  kind="loss",
+  focal_gamma=Key(2.0, "focal: arXiv:1708.02002, equation 4", rule=AT_LEAST_0),
+  target_threshold=Key(
+    None, "binary_cross_entropy: mixed targets above are 1, others 0", types=float, rule=SHARE
+  ),
+  logit_adjustment=Key(
+    0.0, "tau of arXiv:2007.07314, equation 10; 1 is the paper's", rule=AT_LEAST_0
+  ),
+)
+
+declare(
+  "task",
+  aux_weight=Key(
+    0.3, "of the loss of each auxiliary head; arXiv:1409.4842, section 5", rule=AT_LEAST_0
+  ),
+  class_weights=Key(
+    None, "in the loss: auto (rare ones weigh more), effective_number, a list", types=(str, tuple)
+  ),
+  effective_beta=Key(
+    0.999,
+    "effective_number: beta of arXiv:1901.05555",
+    rule=SHARE,
+    needs="task.class_weights=effective_number",
+  ),
+)
+
+declare(
+  "distill",
+  "learn from the predictions of another run as well",
+  workdir=Key(None, "where it is", types=str),
+  teacher=Key(
+    None,
+    'in its place "ema": this run\'s own average, arXiv:1703.01780',
+    types=str,
+    choices=("ema",),
+  ),
+  checkpoint=Key("last", "best", choices=("last", "best")),
+  weights=Key(
+    "raw",
+    "ema, swa, schedule_free: an average that it kept",
+    choices=("raw", "ema", "swa", "schedule_free"),
+  ),
+  weight=Key(0.9, "share of the loss; arXiv:1503.02531, section 2", rule=ABOVE_0_TO_1),
+  temperature=Key(4.0, "of both softmaxes; arXiv:1503.02531, section 2", rule=ABOVE_0),
+)
