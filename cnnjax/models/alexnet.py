@@ -26,6 +26,10 @@ from cnnjax.models.registry import Rate, Scale, Size, register
 
 KERNEL_SIZES = (11, 5, 3, 3, 3)
 IN_TOWERS = (2, 4, 5)  # the convolutions that see their own tower only; biases start at 1
+INITS = {  # of kernels, and of the biases that may start at 1
+  "torch": (layers.torch_linear, nn.initializers.zeros),
+  "2012": (nn.initializers.normal(0.01), nn.initializers.ones),
+}
 POOLED = {1: "stem", 2: "stage1", 5: "stage2"}  # the convolutions that a pool follows
 
 
@@ -69,7 +73,7 @@ class AlexNet(Backbone):
     layers.check_images(x, smallest=29 if self.small_images else 67 - 2 * self.stem_padding)
     stem_padding = 5 if self.small_images else self.stem_padding
     window = 2 if self.small_images else 3
-    kernel_init, bias_init = self._initializers()
+    kernel_init, bias_init = INITS[self.weight_init]
 
     stride = 4
     for i, (features, kernel_size) in enumerate(zip(self.features, KERNEL_SIZES, strict=True), 1):
@@ -96,7 +100,7 @@ class AlexNet(Backbone):
     return mark("last_pool", x, stride=stride)
 
   def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
-    kernel_init, bias_init = self._initializers()
+    kernel_init, bias_init = INITS[self.weight_init]
     drop = functools.partial(layers.dropout, rate=self.dropout, train=train)
     if self.small_images:
       x = drop(layers.global_pool(x, self.pool))
@@ -110,12 +114,6 @@ class AlexNet(Backbone):
       if not self.dropout_first:
         x = drop(x)
     return layers.head(self.num_classes, kernel_init=kernel_init)(x)
-
-  def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
-    """Of kernels, and of the biases that may start at 1."""
-    if self.weight_init == "2012":
-      return nn.initializers.normal(0.01), nn.initializers.ones
-    return layers.torch_linear, nn.initializers.zeros
 
 
 VARIANTS = {
