@@ -144,13 +144,14 @@ class Kind(NamedTuple):
   required: tuple[tuple[str, str], ...] = ()  # of the options, each with an example
   resets: bool = False  # another choice on the command line sets the keys of the parts back
   by: str = ""  # "module:function" that registers in its own way
+  noun: str = ""  # what errors call it, if not by its name
 
 
 OF = ("of", "of='classification', the task that it belongs to")
 KINDS: Mapping[str, Kind] = MappingProxyType(
   {
     "model": Kind("", "model.name", by="cnnjax.models.registry:register"),
-    "source": Kind("data", "data.source", ("check",)),
+    "source": Kind("data", "data.source", ("check",), noun="data source"),
     "augmentation": Kind("", "augment"),
     "task": Kind("task", "task.name"),
     "loss": Kind("task", "task.loss", ("of",), (OF,), resets=True),
@@ -307,7 +308,8 @@ def part(kind: str, name: Any, of: str = "") -> Part:
   """The part of that name; UserError where there is none."""
   found = parts(kind, of)
   if not isinstance(name, str) or name not in found:
-    raise unknown(f"{kind} of {of}: {KINDS[kind].switch}" if of else kind, name, found)
+    row = KINDS[kind]
+    raise unknown(f"{kind} of {of}: {row.switch}" if of else row.noun or kind, name, found)
   return found[name]
 
 

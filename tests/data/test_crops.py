@@ -200,11 +200,13 @@ def test_antialias_reaches_the_crops_of_training():
   [
     ("orientation", "apply", "folder or tfds"),
     ("alpha", "white", "folder or tfds"),
-    ("range", 12, "folder"),
+    ("range", 12, "arrays or folder"),
   ],
 )
 def test_keys_of_files_are_refused_of_other_sources(key, value, sources):
   config = default()
   override(config, f"data.{key}", value)
-  with pytest.raises(UserError, match=rf"data\.{key}={value!r} goes with data\.source={sources}"):
+  with pytest.raises(
+    UserError, match=rf"data\.{key}' is {value!r} .*: set data\.source={sources}, or"
+  ):
     data.check(config.data)
