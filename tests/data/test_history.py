@@ -215,7 +215,7 @@ def test_a_run_of_before_keeps_its_split(tiny, tmp_path, capsys, monkeypatch):
   images, labels = noise(101)
   given = data.from_arrays((images, labels), (images[:7], labels[:7]))
   config = tiny(**{"data.source": "arrays", "data.validation": 0.2, "epochs": 1, "augment": None})
-  monkeypatch.setattr(checkpoints, "FORMAT", 1)
+  monkeypatch.setattr(checkpoints.layout, "FORMAT", 1)
   train.train(config, tmp_path, given)
   monkeypatch.undo()
   (tmp_path / "trained_on.json").unlink()
