@@ -371,7 +371,7 @@ TRAIN = some("a/train/x") + some("a/train/y")
      "lacks, so that they cannot be learnt: z; add"),
     ([*TRAIN, *some("a/test/x"), "a/test/y/no.txt"], ["path=a"], "a/test: no image in the folder"),
     (some("a/train/x") + some("a/test/x"), ["path=a"], "a has one class only, 'x'"),
-    (X + Y, ["path=a", "data_dir=b"], "'data.data_dir' is 'b' .*=folder: set data.source=tfds, or"),
+    (X + Y, ["path=a", "data_dir=b"], "'data.data_dir' is 'b' and has no effect with"),
     (X + Y, ["path=a", "train=train[:50%]"], "there are no splits in a"),
   ],
 )  # fmt: skip
