@@ -408,9 +408,18 @@ def _forget_what_failed() -> None:
       del _PARTS[key]
 
 
+def _texts(value: Any) -> Iterator[str]:
+  """The text in a value, also of nested ones; numbers may be too long to be written."""
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, tuple | list | Mapping):
+    for item in value.values() if isinstance(value, Mapping) else value:
+      yield from _texts(item)
+
+
 def check_used(modules: Iterable[str], values: Iterable[Any]) -> None:
   """Raises UserError for a module that registers nothing that one of a config's `values` names."""
-  text = " ".join(map(str, values))
+  text = " ".join(_texts(tuple(values)))
   for module in modules:
     inside = lambda part, module=module: f"{part.module}.".startswith(f"{module}.")
     own = {key for key, part in _PARTS.items() if inside(part)} | _BROUGHT.get(module, set())
