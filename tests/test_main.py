@@ -337,7 +337,9 @@ def test_the_commands_are_listed(capsys):
   assert cnnjax.__main__.main([]) == 0
   *lines, _ = capsys.readouterr().out.splitlines()
   found = [line.split()[2].removeprefix("cnnjax.") for line in lines]
-  assert found == ["checkpoints", "data", "evaluate", "launch", "main", "models", "optim", "plan"]
+  assert found == [
+    "checkpoints", "data", "evaluate", "launch", "main", "models", "optim", "plan", "predict",
+  ]  # fmt: skip
   assert "python -m cnnjax.main         Trains what a config file says." in lines
   assert all(line.startswith("python -m cnnjax.") and len(line) < 130 for line in lines)
 

@@ -241,6 +241,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   flat = {}
   for key, value in config.items():
     nested = isinstance(value, Mapping | ConfigDict) and len(value)
+    nested = nested and all(isinstance(name, str) for name in value)  # else it is a value
     flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
   return flat
 

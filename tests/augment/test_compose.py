@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from properties import pair
 
-from cnnjax import augment
+from cnnjax import augment, registry
 from cnnjax.augment import compose
 from cnnjax.augment.operation import Operation, of_values
 from cnnjax.errors import UserError
@@ -75,10 +75,9 @@ def test_with_probability_adds_p_once():
       made(2.0, p=p)
 
 
-def test_a_maker_of_something_else_is_named(monkeypatch):
+def test_a_maker_of_something_else_is_named(own_registry):
   """Such as of a function of before operations acted by kind."""
-  make = lambda: lambda key, images, targets: (images, targets)
-  monkeypatch.setitem(augment.OPERATIONS, "mine", make)
+  registry.register("augmentation", "mine")(lambda: lambda key, images, targets: (images, targets))
   with pytest.raises(UserError, match=r"augment: mine has to return an Operation, .* a function"):
     augment.parse("flip | mine(p=0.5)")
 

@@ -516,8 +516,10 @@ def test_a_folder_that_is_gone_in_mid_run_is_named_and_what_is_trained_is_kept(
 def test_a_file_that_is_gone_is_one_to_skip_and_all_of_them_are_not(tmp_path):
   root = tmp_path / "disk" / "photos"
   folder_of_photos(root)
-  files = folder.Files(tuple(f"{root}/{name}" for name in ("c/1.png", "b/1.png")), [0, 1])
-  assert isinstance(files[0][0], UnreadableImage) and isinstance(files[1][0], bytes)
+  names = tuple(f"{root}/{name}" for name in ("c/1.png", "b/1.png"))
+  files = folder.Files(names, np.array([0, 1]))
+  found = [files[i]["image"] for i in (0, 1)]
+  assert isinstance(found[0], UnreadableImage) and isinstance(found[1], bytes)
   split = data.Split(files, ("a", "b"), (None, None, 3))
   (tmp_path / "disk").rename(tmp_path / "away")
   with pytest.raises(TransientError, match=f"^{tmp_path}/disk has gone.*1.png was"):

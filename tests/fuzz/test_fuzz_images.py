@@ -331,7 +331,7 @@ def special_files():
     paths = sorted(map(str, place.iterdir()))
     records = folder.Files(tuple(paths), np.zeros(len(paths), np.int32))
     crops = data.Crops((None, None, 3), False, (0.08, 1.0), (0.75, 4 / 3), "bilinear", 1.0)
-    assert all(refused(lambda r=r: crops.evaluate(r[0], 8)) is None for r in records)
+    assert all(refused(lambda r=r: crops.evaluate(r["image"], 8)) is None for r in records)
     looked = {file.path: file for file in (scan._look(place, p, "", ()) for p in paths)}
     assert all(dict(file.notes).keys() & {"empty", "unreadable"} for file in looked.values())
   return len(paths)

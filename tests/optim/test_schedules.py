@@ -342,7 +342,7 @@ def test_a_schedule_that_lacks_its_times(name, key):
     ({"boundaries": (2, 4)}, r"is \(2, 4\) and has no effect .*=cosine: set .*=multi_step, or"),
     ({"name": "step", "boundaries": (2, 4)}, r"=step: set .*name=multi_step, .* at \(\)$"),
     ({"points": ((0, 1),)}, r"points' is \(\(0, 1\),\) .*name=piecewise, or"),
-    ({"factor": 0.2}, "factor' is 0.2 .*=step or multi_step or exponential, or leave it at 0.1$"),
+    ({"factor": 0.2}, "factor' is 0.2 .*=exponential or step or multi_step, or leave it at 0.1$"),
     ({"boundaries": (2,), "period": 3}, r"boundaries' is \(2,\) and"),
     ({"name": "constant", "end_factor": 0.1}, "end_factor' is 0.1 and .*name=constant"),
     ({"name": "trapezoid", "peak_at": 0.1}, "peak_at' is 0.1 and .*=trapezoid: set .*=one_cycle"),
