@@ -140,3 +140,9 @@ def test_json_is_written_in_one_way():
   for name in FILES.keys() - without_floats:
     called = {ast.unparse(n.func) for n in ast.walk(tree(name)) if isinstance(n, ast.Call)}
     assert not called & {"json.dump", "json.dumps"}, name
+
+
+def test_no_two_test_files_have_one_name():
+  """pytest imports them by their name alone, and would leave one of the two out."""
+  names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+  assert len(names) == len(set(names))
