@@ -110,18 +110,14 @@ def _evaluated(
 ) -> Evaluation:
   """Evaluates as `evaluate_checkpoint` does, whose arguments it takes."""
   # Late: --help need not import JAX.
-  from cnnjax import build, checkpoints, data, tasks, trained
+  from cnnjax import build, data, tasks, trained
   from cnnjax.checkpoints import trained_on
   from cnnjax.checkpoints.workdir import load_config
-  from cnnjax.optim.averaging import WEIGHTS
   from cnnjax.runtime import compiling, sharding
   from cnnjax.tasks.metric import of_weights
 
   workdir = to_path(workdir)
-  if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
-    raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
-  if weights not in WEIGHTS:
-    raise unknown("weights", weights, WEIGHTS)
+  trained.check_choice(checkpoint, weights)
   split = _named(split)
   before = trained_on.read(workdir)
   own = load_config(workdir)

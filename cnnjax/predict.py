@@ -251,17 +251,13 @@ def load(
   Raises:
     UserError: there is no such run or checkpoint, or it holds several runs.
   """
-  from cnnjax import build, checkpoints, trained
+  from cnnjax import build, trained
   from cnnjax import config as configs
   from cnnjax.checkpoints.workdir import load_config
-  from cnnjax.optim.averaging import WEIGHTS
   from cnnjax.runtime import compiling, sharding
 
   workdir, checkpoint = to_path(workdir), str(checkpoint)
-  if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
-    raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
-  if weights not in WEIGHTS:
-    raise unknown("weights", weights, WEIGHTS)
+  trained.check_choice(checkpoint, weights)
   own = load_config(workdir)
   config = own.copy_and_resolve_references()
   for key, value in overrides.items():

@@ -14,7 +14,7 @@ from cnnjax import augment, checkpoints, models, tasks
 from cnnjax.checkpoints import workdir
 from cnnjax.config import keys
 from cnnjax.data import check_classes
-from cnnjax.errors import UserError, warn
+from cnnjax.errors import UserError, unknown, warn
 from cnnjax.optim import averaging
 from cnnjax.runtime import sharding
 from cnnjax.runtime.paths import PathLike, to_path
@@ -79,6 +79,14 @@ class Trained:
     """Raises UserError unless the model takes square images of these sizes, in pixels."""
     one, shape = self.members.first(self.variables), tuple(self.meta["image_shape"])
     state.check_sizes(self.model, one, shape, {*sizes} - {None})
+
+
+def check_choice(checkpoint: str, weights: str) -> None:
+  """Raises UserError for a checkpoint or weights that no run has; looks at no files."""
+  if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
+    raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
+  if weights not in averaging.WEIGHTS:
+    raise unknown("weights", weights, averaging.WEIGHTS)
 
 
 def load(
