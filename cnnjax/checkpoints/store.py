@@ -184,6 +184,10 @@ class Store:
     try:
       found = self._manager.item_metadata(step)
       trees = {item: found.get(item) for item in layout.ITEMS}
+      for item in layout.ITEMS:
+        # Orbax counts an item whose metadata is gone as one that was never saved.
+        if trees[item] is None and (self.place(step) / item).exists():
+          raise ValueError(f"{item} has no metadata")
     except Exception as e:
       raise self.unreadable(step, e) from e
     # A mapping of its own, or what wraps one, as Orbax's versions have it.

@@ -123,4 +123,5 @@ test_damaged_checkpoints = fuzz(
   few=6,
   many=150,
   ends=["older"],
+  always=[([(True, 9352, ("delete", 0, b"\0"))] * 2, False)],  # _METADATA and the manifest
 )

@@ -88,7 +88,8 @@ def table(example):
     assert all(map(os.path.isfile, found)), found
     for split in splits:
       for i in range(len(split)):
-        assert split.name(i).endswith(tuple(NAMES)) or _no_image(split[i][0]), split.name(i)
+        name = split.name(i)
+        assert name.endswith(tuple(NAMES)) or _no_image(split[i]["image"]), name
   assert len({*map(os.path.normpath, found)}) == len(found) <= len(NAMES)
   assert len({*classes}) == len(classes) >= 2
   "".join(classes).encode()  # they can be printed and saved
@@ -103,7 +104,13 @@ def _no_image(data):
   return False
 
 
+OUTSIDE = CSV.replace("a0.png", "../../etc/passwd").encode()
 LONG = CSV.replace(",a,", f",{'9' * 5000},").encode()  # a class, and a number to Python
 test_lists_of_images = fuzz(
-  table, tables(), few=30, many=200, ends=["refused", "read"], always=[(".csv", LONG)]
+  table,
+  tables(),
+  few=30,
+  many=200,
+  ends=["refused", "read"],
+  always=[(".csv", LONG), (".csv", OUTSIDE)],
 )
