@@ -26,7 +26,7 @@ HARMLESS = {"data/npz.py": {"zipfile", "np.load"}}
 IMPORTERS = {
   "__init__.py": "its own public names",
   "config/files.py": "the config file that the user gives",
-  "registry.py": "`imports` of a config, and the keys of the rooms",
+  "registry/__init__.py": "`imports` of a config, and the keys of the rooms",
   "data/sources.py": "the built-in sources",
   "data/__main__.py": "its command",
   "optim/__main__.py": "its command",

@@ -1,6 +1,7 @@
 """The rules of the house, read from the source."""
 
 import ast
+import graphlib
 import pathlib
 import re
 
@@ -61,6 +62,19 @@ def test_no_foreign_imports(name):
   for module in imports(tree(name)):
     assert module.split(".")[0] not in FOREIGN, f"imports {module}"
     assert not any(module.startswith(part) for part in FORBIDDEN_PARTS), f"imports {module}"
+
+
+def test_no_file_imports_one_that_imports_it():
+  """Nor on the way round through others, wherever in a file the import stands."""
+  modules = {
+    f"cnnjax/{name}"[:-3].removesuffix("/__init__").replace("/", "."): name for name in FILES
+  }
+  arrows = {}
+  for module, name in modules.items():
+    found = {m if m in modules else m.rpartition(".")[0] for m in imports(tree(name))}
+    arrows[module] = (found & modules.keys()) - {module}
+  assert "cnnjax.registry" in arrows["cnnjax.config.keys"]
+  assert list(graphlib.TopologicalSorter(arrows).static_order())  # or a CycleError names them
 
 
 @pytest.mark.parametrize("module", OWNERS)

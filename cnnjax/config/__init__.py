@@ -4,7 +4,7 @@ A config file is Python with `get_config(preset)`; it starts from `default()` an
 differs. Values of the command line come on top. `build.validate` looks at the whole once, before
 anything is downloaded or compiled.
 
-    keys.py       the keys of a run itself, and the base config of those of all rooms
+    keys.py       the base config: the keys of all rooms at their defaults
     values.py     a value from text, set, checked
     files.py      config files, presets, the command line and its help
     saved.py      config.json of a run, and what differs between two

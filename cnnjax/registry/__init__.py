@@ -11,10 +11,9 @@ brings its own config keys, from inside or from a module of yours:
 `--config.imports=my_module --config.task.loss=poly1 --config.task.epsilon=2` trains with it. The
 key is checked, shown by `--help`, saved, resumed and compared like any other, and refused where
 another loss is chosen. Nothing here imports JAX: the keys of built-in parts stand in the keys.py of
-their rooms, which is run without the room.
+their rooms, which is run without the room. key.py says what a key is.
 """
 
-import dataclasses
 import importlib
 import importlib.util
 import pathlib
@@ -25,114 +24,32 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cnnjax.errors import UserError, unknown
+from cnnjax.registry.key import (
+  ABOVE_0,
+  ABOVE_0_TO_1,
+  ANY,
+  AT_LEAST_0,
+  AT_LEAST_1,
+  DURATION,
+  FROM_0_TO_1,
+  INSIDE_0_TO_1,
+  SEED,
+  SHARE,
+  Key,
+  Rule,
+  check_finite,
+  is_number,
+  is_of,
+)
 
-ROOMS = ("data", "tasks", "optim")  # that have a keys.py, in the order of --help
-Rule = tuple[Callable[[Any], bool], str]  # of a value, and how it is said: "above 0"
-ANY = (bool, int, float, str, tuple, None)
-DURATION = (int, float, str)
+__all__ = [
+  "ABOVE_0", "ABOVE_0_TO_1", "ANY", "AT_LEAST_0", "AT_LEAST_1", "DURATION", "FROM_0_TO_1",
+  "INSIDE_0_TO_1", "KINDS", "OF", "ROOMS", "SEED", "SHARE", "Key", "Kind", "Part", "Rule", "add",
+  "came_with", "check_finite", "check_idle", "check_used", "declare", "import_modules",
+  "is_number", "is_of", "keys", "keys_of", "part", "parts", "register", "starts", "unread",
+]  # fmt: skip
 
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-  """A config key: its default, its meaning, and the values that it takes.
-
-  Args:
-    default: its value where nobody sets another. None says that it may be None.
-    comment: its meaning, one line of --help.
-    types: of its values; None stands for None. By default the type of `default`, and any type
-      where that is None. A float takes an int as well.
-    rule: a condition on values that are not None, and its words: `(lambda v: v > 0, "above 0")`.
-    choices: the values that it takes.
-    duration: it is a duration, as 3 (epochs) or "500 steps".
-    may_be_0: a duration that may be 0.
-    names: it is a tuple of names, which may be written "one,other".
-    needs: the key without which this one has no effect, "optim.lookahead", or that key with its
-      value, "dtype=float16".
-    idle: values that have no effect, beside the default.
-    may_change: a run that goes on may change it: it changes no arithmetic, or where the run ends.
-    before: what runs did before the key was there, where the default is something else: the value,
-      the key that it acts with, and the value of that.
-  """
-
-  default: Any
-  comment: str
-  types: Any = ()
-  rule: Rule | None = None
-  choices: tuple[str, ...] = ()
-  duration: bool = False
-  may_be_0: bool = False
-  names: bool = False
-  needs: str = ""
-  idle: tuple[Any, ...] = ()
-  may_change: bool = False
-  before: tuple[Any, str, str] | None = None
-
-  @property
-  def takes(self) -> tuple[type | None, ...]:
-    """The types of its values, None among them where it may be None."""
-    types = self.types if isinstance(self.types, tuple) else (self.types,)
-    if self.duration:
-      types = DURATION
-    if self.default is None:
-      return (*types, None) if types else ANY
-    return types or (type(self.default),)
-
-  def check(self, name: str, value: Any) -> None:
-    """Raises UserError unless it takes `value`; `name` is its own, with dots."""
-    if not is_of(value, self.takes):
-      names = " or ".join("None" if t is None else t.__name__ for t in self.takes)
-      raise UserError(f"config key {name!r} takes {names}, not {value!r}")
-    if value is None:
-      return
-    check_finite(name, value)
-    if self.rule and not self.rule[0](value):
-      raise UserError(f"config key {name!r} is {value!r}; it must be {self.rule[1]}")
-    if self.choices and value not in self.choices:
-      raise unknown(name, value, self.choices)
-
-
-def is_of(value: Any, types: tuple[type | None, ...]) -> bool:
-  """Whether a value is of one of the types; an int is a float as well, and a bool is no number."""
-  return any(
-    value is None
-    if t is None
-    else isinstance(value, int | float) and not isinstance(value, bool)
-    if t is float
-    else isinstance(value, tuple | list)
-    if t is tuple
-    else isinstance(value, t) and not (t is int and isinstance(value, bool))
-    for t in types
-  )
-
-
-def check_finite(name: str, value: Any) -> None:
-  """Raises UserError for a number that is not finite or beyond 64 bits, also in a tuple."""
-  if not all(abs(number) < 2**63 for number in _numbers(value)):  # nor NaN
-    raise UserError(f"config key {name!r} is {value}; it must be finite and below 2**63")
-
-
-def _numbers(value: Any) -> Iterator[int | float]:
-  """The numbers of a value, also of nested ones."""
-  if isinstance(value, tuple | list):
-    for item in value:
-      yield from _numbers(item)
-  elif isinstance(value, int | float) and not isinstance(value, bool):
-    yield value
-
-
-def is_number(value: Any) -> bool:
-  """Whether value is an int or a float, no NaN, and nothing that a float cannot hold."""
-  return type(value) in (int, float) and abs(value) < 2**63
-
-
-ABOVE_0: Rule = (lambda v: v > 0, "above 0")
-AT_LEAST_0: Rule = (lambda v: v >= 0, "at least 0")
-AT_LEAST_1: Rule = (lambda v: v >= 1, "at least 1")
-SHARE: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
-ABOVE_0_TO_1: Rule = (lambda v: 0 < v <= 1, "above 0 and at most 1")
-INSIDE_0_TO_1: Rule = (lambda v: 0 < v < 1, "between 0 and 1")
-FROM_0_TO_1: Rule = (lambda v: 0 <= v <= 1, "between 0 and 1")
-SEED: Rule = (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32")  # as jax.random.key takes
+ROOMS = ("training", "data", "tasks", "optim")  # that have a keys.py, in the order of --help
 
 
 class Kind(NamedTuple):
@@ -204,11 +121,10 @@ _READ: set[str] = set()  # the rooms whose keys are in
 
 def _read_rooms() -> None:
   """Runs keys.py of each room, without the room, which may import JAX."""
-  importlib.import_module("cnnjax.config.keys")  # those of the run come first
   for room in ROOMS:
     if room not in _READ:
       _READ.add(room)
-      file = pathlib.Path(__file__).parent / room / "keys.py"
+      file = pathlib.Path(__file__).parents[1] / room / "keys.py"
       spec = importlib.util.spec_from_file_location(f"cnnjax.{room}.keys", file)
       spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
