@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -17,6 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cnnjax import registry
 from cnnjax.config import default, override
+from cnnjax.writers import Writers
 
 
 @contextlib.contextmanager
@@ -102,6 +104,26 @@ def tiny():
     return config
 
   return make
+
+
+@pytest.fixture
+def stop_at():
+  """A function: `with stop_at(step):` a run that is inside gets SIGTERM after that step."""
+
+  @contextlib.contextmanager
+  def stop(last):
+    progress = Writers.progress
+
+    def interrupted(self, step, *args):
+      progress(self, step, *args)
+      if step == last:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(Writers, "progress", interrupted)
+      yield
+
+  return stop
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -37,22 +37,6 @@ def metrics_of(workdir):
   ]
 
 
-@pytest.fixture
-def stop_at(monkeypatch):
-  """A function: the next run gets SIGTERM after `step` steps."""
-  progress = writers.Writers.progress
-
-  def stop(at):
-    def interrupted(self, step, *args):
-      progress(self, step, *args)
-      if step == at:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(writers.Writers, "progress", interrupted)
-
-  yield stop
-
-
 PLAIN = {"model.dropout": 0.0, "model.conv_dropout": 0.0}
 VALIDATED = {"data.validation": 21, "batch_size": 8, "epochs": 3, "model.dropout": 0.2}
 # Together they have every optimizer, and everything that is carried from step to step.
@@ -101,14 +85,13 @@ QUICK = ("float16_lamb_ghost_stopping",)
 @pytest.mark.parametrize(
   "recipe", [r if r in QUICK else pytest.param(r, marks=pytest.mark.slow) for r in RECIPES]
 )
-def test_stopped_and_resumed_is_bit_identical(tiny, tmp_path, stop_at, monkeypatch, recipe):
+def test_stopped_and_resumed_is_bit_identical(tiny, tmp_path, stop_at, recipe):
   config = tiny(**settings(recipe))
   end, _, _ = train.train(config, tmp_path / "whole")
-  stop_at(13)
-  _, _, stopped_by = train.train(config, tmp_path / "parts")
+  with stop_at(13):
+    _, _, stopped_by = train.train(config, tmp_path / "parts")
   assert stopped_by == signal.SIGTERM
   assert checkpoints.last_step(tmp_path / "parts") == 13
-  monkeypatch.undo()
   resumed, _, _ = train.train(config, tmp_path / "parts")
   assert same_bits(resumed, end)
   assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
@@ -457,13 +440,12 @@ def drawn(seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_recipes_drawn_at_random_resume_to_the_bit(tiny, tmp_path, stop_at, monkeypatch, seed):
+def test_recipes_drawn_at_random_resume_to_the_bit(tiny, tmp_path, stop_at, seed):
   config = tiny(**drawn(seed))
   end, _, _ = train.train(config, tmp_path / "whole")
-  stop_at(int(np.random.default_rng((seed, 1)).integers(1, end.steps_done)))
-  _, _, stopped_by = train.train(config, tmp_path / "parts")
+  with stop_at(int(np.random.default_rng((seed, 1)).integers(1, end.steps_done))):
+    _, _, stopped_by = train.train(config, tmp_path / "parts")
   assert stopped_by == signal.SIGTERM
-  monkeypatch.undo()
   resumed, _, _ = train.train(config, tmp_path / "parts")
   assert same_bits(resumed, end)
   assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")

@@ -1,8 +1,6 @@
 """Adversarial training from outside the package, by a step of its own."""
 
-import os
 import pathlib
-import signal
 import sys
 
 import jax
@@ -13,7 +11,6 @@ import pytest
 from cnnjax import build, checkpoints, evaluate, models, registry, train, writers
 from cnnjax import config as configs
 from cnnjax.errors import UserError
-from cnnjax.training.program import Program
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULE = "experiments.extending.adversarial"
@@ -34,19 +31,10 @@ def preset(name, **overrides):
   return config
 
 
-def test_it_is_stopped_and_goes_on_to_the_bit(tiny, tmp_path, monkeypatch):
+def test_it_is_stopped_and_goes_on_to_the_bit(tiny, tmp_path, stop_at):
   config = tiny(**{"step.name": "fgsm", "imports": (MODULE,), "mesh.data": 8, "epochs": 1})
   whole, _, _ = train.train(config, tmp_path / "whole")
-  real = Program.train_step
-
-  def step(self, now, feed, n):
-    now = real(self, now, feed, n)
-    if now.steps_done == 3:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return now
-
-  with monkeypatch.context() as patch:
-    patch.setattr(Program, "train_step", step)
+  with stop_at(3):
     train.train(config, tmp_path / "parts")
   assert checkpoints.last_step(tmp_path / "parts") == 3
   parts, _, _ = train.train(config, tmp_path / "parts")

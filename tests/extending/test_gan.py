@@ -1,8 +1,6 @@
 """A GAN from outside the package: two networks, two optimizers, one loop, one checkpoint."""
 
-import os
 import pathlib
-import signal
 import sys
 
 import jax
@@ -12,7 +10,6 @@ import pytest
 from cnnjax import build, checkpoints, evaluate, registry, train, writers
 from cnnjax import config as configs
 from cnnjax.errors import UserError
-from cnnjax.training.program import Program
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULE = "experiments.extending.gan"
@@ -34,19 +31,10 @@ def preset(**overrides):
   return config
 
 
-def test_it_is_stopped_and_goes_on_to_the_bit(tmp_path, monkeypatch):
+def test_it_is_stopped_and_goes_on_to_the_bit(tmp_path, stop_at):
   """On eight devices; both optimizers are saved, and both networks averaged."""
   whole, _, _ = train.train(preset(), tmp_path / "whole")
-  real = Program.train_step
-
-  def step(self, now, feed, n):
-    now = real(self, now, feed, n)
-    if now.steps_done == 4:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return now
-
-  with monkeypatch.context() as patch:
-    patch.setattr(Program, "train_step", step)
+  with stop_at(4):
     train.train(preset(), tmp_path / "parts")
   assert checkpoints.last_step(tmp_path / "parts") == 4
   parts, _, _ = train.train(preset(), tmp_path / "parts")

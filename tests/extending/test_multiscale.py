@@ -91,20 +91,12 @@ def test_frozen_parameters_and_statistics_do_not_move(two_scales, tmp_path):
       assert not same(start[part], stop[part])
 
 
-def test_stopped_and_resumed_to_the_bit(two_scales, tmp_path, monkeypatch):
+def test_stopped_and_resumed_to_the_bit(two_scales, tmp_path, stop_at):
   config = two_scales(epochs=2)
   end, _, _ = train.train(config, tmp_path / "whole")
-  progress = writers.Writers.progress
-
-  def interrupted(self, step, *args):
-    progress(self, step, *args)
-    if step == 5:
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  monkeypatch.setattr(writers.Writers, "progress", interrupted)
-  train.train(config, tmp_path / "parts")
+  with stop_at(5):
+    train.train(config, tmp_path / "parts")
   assert checkpoints.last_step(tmp_path / "parts") == 5
-  monkeypatch.undo()
   resumed, _, _ = train.train(config, tmp_path / "parts")
   assert same(resumed, end)
 

@@ -1,6 +1,5 @@
 """A model that has more collections of variables than parameters and batch statistics."""
 
-import os
 import signal
 
 import jax
@@ -13,7 +12,6 @@ from cnnjax import checkpoints, evaluate, models, train, writers
 from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.training import health, state
-from cnnjax.training.program import Program
 
 MOMENTUM = 0.75
 
@@ -47,18 +45,6 @@ def leaves(now):
   return {path: np.asarray(x) for path, x in checkpoints.paths(now).items()}
 
 
-def stop_at(monkeypatch, last):
-  real = Program.train_step
-
-  def step(self, now, feed, n):
-    now = real(self, now, feed, n)
-    if now.steps_done == last:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return now
-
-  monkeypatch.setattr(Program, "train_step", step)
-
-
 ONE_PROGRAM = {"mesh.data": 8, "seeds": 2, "average.ema": 0.9}
 IN_PARTS = {
   "mesh.data": 4, "mesh.fsdp": 2, "mesh.fsdp_min_size": 4, "accumulate": 2,
@@ -76,16 +62,13 @@ LOOKAHEAD = {"optim.lookahead": 2, "optim.sam_rho": 0.05, "health.every": "3 ste
     pytest.param(LOOKAHEAD, id="lookahead", marks=pytest.mark.slow),
   ],
 )
-def test_it_is_trained_saved_resumed_to_the_bit_and_evaluated(
-  tiny, tmp_path, monkeypatch, overrides
-):
+def test_it_is_trained_saved_resumed_to_the_bit_and_evaluated(tiny, tmp_path, stop_at, overrides):
   config = tiny(**{"epochs": 2, "batch_size": 32, **overrides})
   config.model = {"name": "remembering"}
   end, _, _ = train.train(config, tmp_path / "whole")
-  stop_at(monkeypatch, 3)
-  _, _, stopped_by = train.train(config, tmp_path / "parts")
+  with stop_at(3):
+    _, _, stopped_by = train.train(config, tmp_path / "parts")
   assert stopped_by == signal.SIGTERM and checkpoints.last_step(tmp_path / "parts") == 3
-  monkeypatch.undo()
 
   resumed, _, _ = train.train(config, tmp_path / "parts")
   whole, parts = leaves(end), leaves(resumed)

@@ -1,6 +1,5 @@
 """A step that a module of somebody else registers, and a teacher that is the run's own average."""
 
-import os
 import signal
 
 import jax
@@ -11,7 +10,6 @@ import pytest
 from cnnjax import build, checkpoints, evaluate, models, train, writers
 from cnnjax.errors import UserError
 from cnnjax.training import stepping
-from cnnjax.training.program import Program
 
 SIZE = 0.05  # of what is added to an image
 
@@ -82,25 +80,12 @@ def registered(own_registry):
     stepping.register(step.__name__)(step)
 
 
-def stop_at(monkeypatch, last):
-  real = Program.train_step
-
-  def step(self, now, feed, n):
-    now = real(self, now, feed, n)
-    if now.steps_done == last:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return now
-
-  monkeypatch.setattr(Program, "train_step", step)
-
-
-def resumed(config, folder, monkeypatch, last):
+def resumed(config, folder, stop_at, last):
   """The end of a run that was stopped after `last` steps, and that of one that was not."""
   whole, _, _ = train.train(config, folder / "whole")
-  stop_at(monkeypatch, last)
-  _, _, stopped_by = train.train(config, folder / "parts")
+  with stop_at(last):
+    _, _, stopped_by = train.train(config, folder / "parts")
   assert stopped_by == signal.SIGTERM and checkpoints.last_step(folder / "parts") == last
-  monkeypatch.undo()
   parts, _, _ = train.train(config, folder / "parts")
   for (path, a), b in zip(
     jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(parts), strict=True
@@ -109,12 +94,12 @@ def resumed(config, folder, monkeypatch, last):
   return parts
 
 
-def test_what_a_step_carries_along_is_saved_and_resumed_to_the_bit(tiny, tmp_path, monkeypatch):
+def test_what_a_step_carries_along_is_saved_and_resumed_to_the_bit(tiny, tmp_path, stop_at):
   """On eight devices, for two seeds."""
   config = tiny(
     **{"step.name": "queued", "mesh.data": 8, "seeds": 2, "epochs": 1, "data.validation": 0.2}
   )
-  now = resumed(config, tmp_path, monkeypatch, 3)
+  now = resumed(config, tmp_path, stop_at, 3)
   assert now.extra["queue"].shape == (2, 12, 10) and (now.extra["turns"] == 5).all()
   assert (now.extra["queue"].sum(-1) == 1).all()  # 20 labels went through it
   assert len(now.extra["queue"].sharding.device_set) == 8
@@ -205,8 +190,8 @@ def test_the_teacher_is_the_average_as_it_is_in_the_step(tiny):
     {"batch_norm.precise": True, "health.every": "2 steps"},
   ],
 )
-def test_a_run_that_is_its_own_teacher_resumes_to_the_bit(tiny, tmp_path, monkeypatch, overrides):
+def test_a_run_that_is_its_own_teacher_resumes_to_the_bit(tiny, tmp_path, stop_at, overrides):
   overrides = {"distill.teacher": "ema", "average.ema": 0.9, "epochs": 1, **overrides}
-  now = resumed(tiny(**overrides), tmp_path, monkeypatch, 3)
+  now = resumed(tiny(**overrides), tmp_path, stop_at, 3)
   plain, _, _ = train.train(tiny(**{**overrides, "distill.teacher": None}), tmp_path / "plain")
   assert (np.asarray(plain.params["head"]["bias"]) != np.asarray(now.params["head"]["bias"])).any()
