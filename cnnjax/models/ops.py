@@ -58,7 +58,7 @@ def compiler_options(model: nn.Module, params: Any) -> dict[str, Any]:
   - order: operations run in an order that needs little memory. Only for depthwise convolutions,
     whose shifted products it keeps few of at a time. MobileNet-v2, batch 16, 96x96: 248 to 197 ms
     on jax 0.12, temporary memory 445 to 169 MB; ResNet-20, batch 128: 344 to 358 ms. And not for a
-    model with a true `remat` or `memory_efficient`: in that order XLA computes again early, and
+    model that recomputes, itself or a backbone inside it: in that order XLA does so early, and
     nothing is saved (DenseNet-BC of 40 layers, batch 64: 275 MB without it, 632 with, 793 if not
     memory-efficient).
   - library: sums and matrix products by YNNPACK. ResNet-20, batch 128: 427 to 353 ms.
@@ -68,9 +68,8 @@ def compiler_options(model: nn.Module, params: Any) -> dict[str, Any]:
   options: dict[str, Any] = {}
   kernels = [p.shape for p in jax.tree.leaves(params) if p.ndim == 4]
   depthwise = [k for k in kernels if k[0] * k[1] > 1 and k[2] == 1 < k[3]]
-  again = any(getattr(model, switch, False) for switch in ("remat", "memory_efficient"))
   # One kernel alone is more likely the stem of a network for grey images.
-  if len(depthwise) > 1 and not again and _rewrites("order"):
+  if len(depthwise) > 1 and _rewrites("order") and not _recomputes(model):
     options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
   if _rewrites("library"):
     kinds = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
@@ -78,6 +77,26 @@ def compiler_options(model: nn.Module, params: Any) -> dict[str, Any]:
   if _rewrites("vectors"):
     options["xla_cpu_prefer_vector_width"] = 512
   return options
+
+
+def _recomputes(model: nn.Module) -> bool:
+  """Whether a model has a true `remat` or `memory_efficient`, or a module inside it has.
+
+  Looks at the modules that it is given as fields and those that it makes in `setup`, without
+  running it; those that it makes on the way, in `__call__`, are not seen.
+  """
+  found = []
+
+  def look(module: nn.Module) -> None:
+    # Asking for an attribute that a module lacks makes Flax run its setup.
+    found.extend(bool(getattr(module, name, False)) for name in ("remat", "memory_efficient"))
+    fields = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    for value in jax.tree.leaves(fields, is_leaf=lambda value: isinstance(value, nn.Module)):
+      if isinstance(value, nn.Module):
+        look(value)
+
+  jax.eval_shape(lambda: model.init(jax.random.key(0), method=look))
+  return any(found)
 
 
 def convolve(

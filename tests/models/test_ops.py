@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from cnnjax import models
 from cnnjax.errors import UserError
@@ -153,6 +154,45 @@ def test_ceil_counts_the_last_window(size, window, strides, padding):
   assert pool(ceil=False).shape[1] == (size + 2 * padding - window) // strides + 1
   mean = ops.avg_pool(x, window, strides=strides, padding=padding, ceil=True, count_padding=False)
   np.testing.assert_array_equal(mean, jnp.ones((1, count, count, 1)))
+
+
+class Given(nn.Module):
+  """A head on a network that it is given."""
+
+  net: nn.Module
+
+  def __call__(self, x, *, train):
+    return self.net(x, train=train)
+
+
+class Made(nn.Module):
+  """A head on a network that it makes, in a list, with a parameter of its own before it."""
+
+  remat_inside: bool
+
+  def setup(self):
+    self.scale = self.param("scale", nn.initializers.ones, (4,))
+    self.nets = [Given(models.create("mobilenetv1_025", 10, remat=self.remat_inside))]
+
+  def __call__(self, x, *, train):
+    return self.nets[0](x, train=train)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize(
+  "model",
+  [
+    lambda remat: Given(models.create("mobilenetv1_025", 10, remat=remat)),
+    lambda remat: Made(remat),
+  ],
+  ids=["given", "made"],
+)
+def test_order_is_not_asked_for_a_model_that_wraps_one_with_remat(model, remat):
+  model, x = model(remat), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  params = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)[
+    "params"
+  ]
+  assert ("xla_cpu_scheduler_type" in ops.compiler_options(model, params)) == (not remat)
 
 
 @pytest.mark.parametrize(
