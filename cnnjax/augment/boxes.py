@@ -8,7 +8,11 @@ less than a tenth of its area left, it is no longer valid, and zero.
 import jax
 import jax.numpy as jnp
 
-LEAST_LEFT = 0.0999  # of the area of a box: a tenth, or what is rounded from one
+from cnnjax import fields
+
+# Areas are float32 here: a little less than the least share, so that a tenth counts as one however
+# it is rounded. Crops on the host count in float64 and take the share itself.
+LEAST_LEFT = fields.LEAST_LEFT - 1e-4
 _EDGE = 1e-3  # pixels; a side that lies on the border may be rounded to beyond it
 
 
