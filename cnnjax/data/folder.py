@@ -17,111 +17,24 @@ import functools
 import itertools
 import os
 import pathlib
-import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax import fields
-from cnnjax.data import groups, identity, names, tables
-from cnnjax.data.images import IMAGE_ENDINGS, UnreadableImage, decode_mask, read
-from cnnjax.data.leftovers import Leftovers, is_litter
+from cnnjax.data import groups, mask_files, names, tables, walk
+from cnnjax.data.files import Files
+from cnnjax.data.leftovers import Leftovers
 from cnnjax.data.names import ALIASES, split_of
-from cnnjax.data.split import Example, Split
+from cnnjax.data.split import Split
 from cnnjax.data.tables import Pairs
-from cnnjax.errors import TransientError, UserError, listed, unknown
+from cnnjax.errors import UserError, listed, unknown
 from cnnjax.fields import Field
 from cnnjax.runtime.paths import quoted, to_path
 
 TEST_SHARE = 0.2  # held out where there are no splits
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-  """Records in files below `root`, with labels and groups as in `Records`."""
-
-  paths: tuple[str, ...]
-  labels: np.ndarray | None
-  root: str = "."
-  groups: np.ndarray | None = None
-  masks: tuple[str, ...] | None = None  # the file of each mask
-  values: np.ndarray | None = None  # [n] or [n, k] float32
-
-  def __len__(self) -> int:
-    return len(self.paths)
-
-  def __getitem__(self, i: int) -> Example:
-    found: Example = {"image": self._read(self.paths[i], i)}
-    if self.labels is not None:
-      found["label"] = self.labels[i]
-    if self.masks is not None:
-      found["mask"] = self._read(self.masks[i], i)
-    if self.values is not None:
-      found["value"] = self.values[i]
-    return found
-
-  def _read(self, path: str, i: int) -> bytes | UnreadableImage:
-    """The bytes of a file of example i, or why there are none."""
-    try:
-      return read(path)
-    except UnreadableImage as e:
-      return e
-    except OSError as e:  # as an image that cannot be decoded: skipped, counted and named
-      if gone := self._gone(i):
-        raise TransientError(
-          f"{gone} has gone, and {self.name(i)} was to be read: look at the disk or the server, "
-          "and start the same command again when it is back"
-        ) from e
-      return UnreadableImage(e.strerror)
-
-  def _gone(self, i: int) -> pathlib.Path | None:
-    """The first folder above image i that is not there, if those of others are not there either."""
-    above = [pathlib.Path(self.paths[at]).parent for at in (i, 0, -1)]
-    if any(folder.is_dir() for folder in above):
-      return None
-    there = itertools.takewhile(lambda folder: not folder.is_dir(), above[0].parents)
-    return [above[0], *there][-1]
-
-  def name(self, i: int) -> str:
-    return _printable(self.paths[i])
-
-  @functools.cached_property
-  def contents(self) -> np.ndarray:
-    """Fingerprints of the files; of the path where a file cannot be read."""
-
-    def content(i: int) -> bytes:
-      found = self._read(self.paths[i], i)
-      return found if isinstance(found, bytes) else os.fsencode(self.relative(i))
-
-    return identity.fingerprints(lambda at: map(content, at), len(self))
-
-  @functools.cached_property
-  def places(self) -> np.ndarray:
-    """Fingerprints of path and size; of the path alone where the file is missing."""
-    sizes = ("" if size is None else size for size in self._sizes)
-    found = [os.fsencode(f"{self.relative(i)}|{size}") for i, size in enumerate(sizes)]
-    return np.array(list(map(identity.fingerprint, found)), np.uint64)
-
-  def relative(self, i: int) -> str:
-    """Returns the path of file i below the root."""
-    path, above = self.paths[i], os.path.join(self.root, "")
-    below = os.path.normpath(path.removeprefix(above))
-    if path.startswith(above) and not below.startswith(("/", "..")):  # ten times as fast
-      return below
-    return os.path.relpath(path, self.root)
-
-  @functools.cached_property
-  def large(self) -> bool:
-    """Whether all files together exceed `identity.LARGE`."""
-    return sum(size or 0 for size in self._sizes) > identity.LARGE
-
-  @functools.cached_property
-  def _sizes(self) -> list[int | None]:
-    """In bytes; None of what is no file, or not there."""
-    found = identity.in_parts(lambda at: [_size(self.paths[i]) for i in at], len(self))
-    return list(itertools.chain.from_iterable(found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,65 +88,15 @@ def _declared(config: ConfigDict, listing: Listing) -> dict[str, Field]:
     several = train.labels.ndim == 2
     found["label"] = (fields.multi_label if several else fields.label)(listing.classes)
   if train.masks is not None:
-    found["mask"] = _masks_field(config.classes, train.masks)
+    found["mask"] = mask_files.field(config.classes, train.masks)
   if train.values is not None:
     found["value"] = fields.value(*train.values.shape[1:])
   return found
 
 
-@functools.lru_cache(maxsize=2)
-def _masks_field(classes: tuple[str, ...] | int | None, masks: tuple[str, ...]) -> Field:
-  """The field of masks with these `classes`; None: as many as the `masks` have, which are read."""
-  if classes is None:
-    classes = 1 + max(itertools.chain.from_iterable(identity.in_parts(
-      lambda places: [_largest(masks[i]) for i in places], len(masks))))  # fmt: skip
-  named = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
-  if len(named) < 2:
-    raise UserError(
-      f"the masks have {len(named)} class besides what does not count (255), and it takes two or "
-      "more: write the number of a class in each pixel, from 0"
-    )
-  return fields.mask(None, None, named, "uint8" if len(named) <= 255 else "uint16")
-
-
-def _largest(path: str) -> int:
-  """The largest class in the file of a mask; -1 where there is none, or it cannot be read."""
-  try:
-    mask = decode_mask(read(path))
-  except (UnreadableImage, OSError):  # skipped, counted and named when the image is
-    return -1
-  counted = mask[mask != np.iinfo(mask.dtype).max]
-  return int(counted.max()) if counted.size else -1
-
-
 def test_share(config: ConfigDict) -> float | None:
   """Returns the share to hold out as the test split where there are no splits, else None."""
   return TEST_SHARE if isinstance(config.test, str) and _listed(config).whole else None
-
-
-def split_folders(path: str) -> dict[str, str]:
-  """Returns the folders of the splits in `path` by name; {} where its folders are classes.
-
-  One folder alone with the name of a split, beside others, is a class (of trains and buses, of what
-  is valid and what invalid), unless it is one to train on and has classes of its own.
-  """
-  folders = _folders(path)
-  splits = {name: folder for name, folder in folders.items() if split_of(name)}
-  if len(splits) == 1 < len(folders):
-    ((name, folder),) = splits.items()
-    if split_of(name) != "train" or len(_folders(folder)) < 2:
-      return {}
-  return splits
-
-
-def beside(path: str, splits: Mapping[str, str]) -> dict[str, str]:
-  """Returns remarks on folders beside the splits, and on classes with the name of a split."""
-  folders = _folders(path)
-  if splits:
-    odd = [name for name in folders if name not in splits]
-    return {"not used": f"folders beside the splits: {listed(odd)}"} if odd else {}
-  odd = [name for name in folders if split_of(name)]
-  return {"labels": f"the folder {odd[0]!r} is a class, as are those beside it"} if odd else {}
 
 
 def _listed(config: ConfigDict) -> Listing:
@@ -279,7 +142,7 @@ class _Found:
     labels = _labels(pairs, classes, several) if classes else None
     masks = self.masks
     if self.pattern is not None:
-      masks = _masks(self.pattern, self.below, paths)
+      masks = mask_files.of_images(self.pattern, self.below, paths)
     values = self.values and np.array([self.values[path] for path in paths], np.float32)
     if values is not None and values.shape[1:] == (1,):
       values = values[:, 0]
@@ -301,7 +164,7 @@ class _Found:
         if isinstance(found, list):
           splits[place] = found
         elif self.pattern is not None:
-          splits[place] = _with_masks(found, self.pattern, self.below, left)
+          splits[place] = mask_files.images_alone(found, self.pattern, self.below, left)
         else:
           splits[place] = _of_folder(found, key, left)
         keys[place] = key
@@ -333,9 +196,9 @@ def _look(
 ) -> _Found:
   root = _existing(path)
   if os.path.isdir(root):
-    splits = split_folders(root)
-    left = _loose(root) if splits else Leftovers()
-    return _Found(root, splits or {"": root}, beside(root, splits), left, pattern=pattern)
+    splits = walk.split_folders(root)
+    left = walk.loose(root) if splits else Leftovers()
+    return _Found(root, splits or {"": root}, walk.beside(root, splits), left, pattern=pattern)
   if root.lower().endswith(tables.ENDINGS):
     table = tables.read(root, group, grouped=grouped)
     if pattern and table.masks:
@@ -399,9 +262,8 @@ def _too_few(path: str, known: set[str]) -> UserError:
   if not known:
     return UserError(f"{path}: no image that is trained on has a label")
   inner = os.path.join(to_path(path), *known)  # as where an archive was unpacked
-  hint = (
-    f"; did you mean data.path={quoted(inner)}?" if os.path.isdir(inner) and _folders(inner) else ""
-  )
+  unpacked = os.path.isdir(inner) and walk.subfolders(inner)
+  hint = f"; did you mean data.path={quoted(inner)}?" if unpacked else ""
   return UserError(f"{path} has one class only, {next(iter(known))!r}; it takes two or more{hint}")
 
 
@@ -475,19 +337,19 @@ def _labels(pairs: Pairs, classes: tuple[str, ...], several: bool) -> np.ndarray
 
 def _of_folder(path: str, key: str, left: Leftovers) -> Pairs:
   """The images of a split by class; `left` counts what is not read."""
-  here, found, empty = _loose(path), {}, []
+  here, found, empty = walk.loose(path), {}, []
   flat = bool(here.outside)
-  for name, folder in _folders(path).items():
-    inside, name = Leftovers(), _printable(name)
-    found[name] = list(_images(folder, inside, os.path.join(os.path.realpath(folder), "")))
+  for name, folder in walk.subfolders(path).items():
+    inside, name = Leftovers(), walk.printable(name)
+    found[name] = list(walk.image_files(folder, inside, os.path.join(os.path.realpath(folder), "")))
     if not found[name]:
       empty.append(f"{name} ({inside.photos()})" if inside.photos() else name)
     here.add(inside)
   if not any(found.values()) and flat:  # images without labels
     here.outside.clear()
     left.add(here)
-    entries = _entries(path)
-    return [(entry.path, ()) for entry, folder in entries if not folder and _is_image(entry.name)]
+    files = [entry for entry, folder in walk.entries(path) if not folder]
+    return [(entry.path, ()) for entry in files if walk.is_image(entry.name)]
   if not any(found.values()):
     photos = f", but {here.photos()}" if here.photos() else ""
     raise UserError(
@@ -505,105 +367,3 @@ def _is_flat(looked: "_Found", pairs: Mapping[str, Pairs]) -> bool:
   """Whether no split of a folder has folders of classes."""
   folder = not any(isinstance(own, list) for own in looked.own.values())
   return folder and not any(labels for found in pairs.values() for _, labels in found)
-
-
-def _with_masks(path: str, pattern: str, root: str, left: Leftovers) -> Pairs:
-  """The images at any depth that are not the mask of another one; folders are no classes."""
-  files = list(_images(path, left, os.path.join(os.path.realpath(path), "")))
-  masks = {*map(os.path.normpath, _masks(pattern, root, files, there=False).values())}
-  found = [file for file in files if os.path.normpath(file) not in masks]
-  if not found:
-    raise UserError(
-      f"{path} has no images beside those that data.masks={pattern!r} takes for masks"
-    )
-  return [(file, ()) for file in found]
-
-
-def _masks(pattern: str, root: str, files: Sequence[str], *, there: bool = True) -> dict[str, str]:
-  """The file of the mask of each image, by `data.masks`.
-
-  Raises:
-    UserError: the pattern is none, or, if they are to be `there`, masks are missing.
-  """
-  found = {}
-  for file in files:
-    folder, name = os.path.split(os.path.relpath(file, root))
-    try:
-      place = pattern.format(folder=folder or ".", name=os.path.splitext(name)[0])
-    except (KeyError, IndexError, ValueError, AttributeError) as e:
-      raise UserError(
-        f"data.masks={pattern!r} is a path below data.path with {{folder}} and {{name}}, those of "
-        f"the image, as '{{folder}}/../masks/{{name}}.png': {e}"
-      ) from e
-    found[file] = os.path.normpath(os.path.join(root, place))
-  if there and (missing := [file for file, mask in found.items() if not os.path.isfile(mask)]):
-    raise UserError(
-      f"{len(missing):,} of {len(files):,} images have no mask: that of {missing[0]} would be "
-      f"{found[missing[0]]} by data.masks={pattern!r}"
-    )
-  return found
-
-
-def _loose(path: str) -> Leftovers:
-  """What lies in a folder itself and is not read."""
-  left = Leftovers()
-  for entry, is_folder in _entries(path, left):
-    if not is_folder and _is_image(entry.name):
-      left.outside.append(_printable(entry.path))
-    elif not is_folder:
-      left.add_file(entry.name)
-  return left
-
-
-def _is_image(name: str) -> bool:
-  return name.lower().endswith(IMAGE_ENDINGS)
-
-
-def _entries(path: str, left: Leftovers | None = None) -> list[tuple[os.DirEntry, bool]]:
-  """(entry, whether it is a folder), in the same order on every machine.
-
-  What is hidden, or litter of other programs, is passed over, and counted in `left`.
-  """
-  try:
-    with os.scandir(path) as entries:
-      found = [(e, e.is_dir()) for e in entries]
-  except OSError as e:
-    raise UserError(f"{e.filename} cannot be read: {e.strerror}") from e
-  kept = []
-  for entry, is_folder in sorted(found, key=lambda pair: pair[0].name):
-    if not (entry.name.startswith(".") or is_litter(entry.name)):
-      kept.append((entry, is_folder))
-    elif left is not None:
-      left.pass_over(entry.name, is_folder=is_folder)
-  return kept
-
-
-def _folders(path: str) -> dict[str, str]:
-  return {entry.name: entry.path for entry, is_folder in _entries(path) if is_folder}
-
-
-def _images(folder: str, left: Leftovers, *real: str) -> Iterator[str]:
-  """The image files at any depth; `real` are the places of the folders that led here."""
-  for entry, is_folder in _entries(folder, left):
-    if is_folder:
-      place = os.path.join(real[-1], entry.name)
-      place = os.path.join(os.path.realpath(entry.path) if entry.is_symlink() else place, "")
-      if not any(above.startswith(place) for above in real):  # a link to where it lies
-        yield from _images(entry.path, left, *real, place)
-    elif _is_image(entry.name):
-      yield entry.path
-    else:
-      left.add_file(entry.name)
-
-
-def _size(path: str) -> int | None:
-  try:
-    found = os.stat(path)
-  except (OSError, ValueError):
-    return None
-  return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _printable(name: str) -> str:
-  """A file name, which may be in no encoding, as text."""
-  return os.fsencode(name).decode(errors="backslashreplace")

@@ -13,7 +13,7 @@ from cnnjax.errors import UserError
 
 
 class Files(Protocol):
-  """What has groups; see `folder.Files`."""
+  """What has groups; see `files.Files`."""
 
   paths: Sequence[str]
 

@@ -20,8 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from cnnjax.data import identity, images, names, tables
-from cnnjax.data.folder import beside, split_folders
+from cnnjax.data import identity, images, names, tables, walk
 from cnnjax.data.leftovers import PHOTOS, is_litter
 from cnnjax.data.pixels import Reading, deep_values
 from cnnjax.errors import UserError
@@ -195,8 +194,8 @@ def _walk(
   """(the files with an image's ending, the class folders by split)."""
   visible = lambda folder: [d.name for d in os.scandir(folder) if d.is_dir() and not passed(d.name)]
   passed = lambda name: "hidden" if name.startswith(".") else "litter" if is_litter(name) else ""
-  splits = sorted(found := split_folders(str(root)))
-  findings["names"] += [f"{key}: {text}" for key, text in beside(str(root), found).items()]
+  splits = sorted(found := walk.split_folders(str(root)))
+  findings["names"] += [f"{key}: {text}" for key, text in walk.beside(str(root), found).items()]
   files = []
 
   def unopened(e: OSError) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cnnjax import data
 from cnnjax.config import default
-from cnnjax.data import folder, holdout, identity
+from cnnjax.data import files, folder, holdout, identity
 from cnnjax.errors import UserError
 
 SHARE = 0.25
@@ -326,7 +326,7 @@ def test_large_sets_go_by_path_and_size_and_say_nothing_of_content(photos, monke
   """They are known by where they lie below the root, wherever that is."""
   read = []
   monkeypatch.setattr(identity, "LARGE", 1000)
-  monkeypatch.setattr(folder, "read", lambda path: read.append(path) or b"")
+  monkeypatch.setattr(files, "read", lambda path: read.append(path) or b"")
 
   def tested(path):
     c = default().data

@@ -1,0 +1,109 @@
+"""Records in image files: read when they are asked for, known apart by content or by place."""
+
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+import stat
+
+import numpy as np
+
+from cnnjax.data import identity, walk
+from cnnjax.data.images import UnreadableImage, read
+from cnnjax.data.split import Example
+from cnnjax.errors import TransientError
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """Records in files below `root`, with labels and groups as in `Records`."""
+
+  paths: tuple[str, ...]
+  labels: np.ndarray | None
+  root: str = "."
+  groups: np.ndarray | None = None
+  masks: tuple[str, ...] | None = None  # the file of each mask
+  values: np.ndarray | None = None  # [n] or [n, k] float32
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def __getitem__(self, i: int) -> Example:
+    found: Example = {"image": self._read(self.paths[i], i)}
+    if self.labels is not None:
+      found["label"] = self.labels[i]
+    if self.masks is not None:
+      found["mask"] = self._read(self.masks[i], i)
+    if self.values is not None:
+      found["value"] = self.values[i]
+    return found
+
+  def _read(self, path: str, i: int) -> bytes | UnreadableImage:
+    """The bytes of a file of example i, or why there are none."""
+    try:
+      return read(path)
+    except UnreadableImage as e:
+      return e
+    except OSError as e:  # as an image that cannot be decoded: skipped, counted and named
+      if gone := self._gone(i):
+        raise TransientError(
+          f"{gone} has gone, and {self.name(i)} was to be read: look at the disk or the server, "
+          "and start the same command again when it is back"
+        ) from e
+      return UnreadableImage(e.strerror)
+
+  def _gone(self, i: int) -> pathlib.Path | None:
+    """The first folder above image i that is not there, if those of others are not there either."""
+    above = [pathlib.Path(self.paths[at]).parent for at in (i, 0, -1)]
+    if any(folder.is_dir() for folder in above):
+      return None
+    there = itertools.takewhile(lambda folder: not folder.is_dir(), above[0].parents)
+    return [above[0], *there][-1]
+
+  def name(self, i: int) -> str:
+    return walk.printable(self.paths[i])
+
+  @functools.cached_property
+  def contents(self) -> np.ndarray:
+    """Fingerprints of the files; of the path where a file cannot be read."""
+
+    def content(i: int) -> bytes:
+      found = self._read(self.paths[i], i)
+      return found if isinstance(found, bytes) else os.fsencode(self.relative(i))
+
+    return identity.fingerprints(lambda at: map(content, at), len(self))
+
+  @functools.cached_property
+  def places(self) -> np.ndarray:
+    """Fingerprints of path and size; of the path alone where the file is missing."""
+    sizes = ("" if size is None else size for size in self._sizes)
+    found = [os.fsencode(f"{self.relative(i)}|{size}") for i, size in enumerate(sizes)]
+    return np.array(list(map(identity.fingerprint, found)), np.uint64)
+
+  def relative(self, i: int) -> str:
+    """Returns the path of file i below the root."""
+    path, above = self.paths[i], os.path.join(self.root, "")
+    below = os.path.normpath(path.removeprefix(above))
+    if path.startswith(above) and not below.startswith(("/", "..")):  # ten times as fast
+      return below
+    return os.path.relpath(path, self.root)
+
+  @functools.cached_property
+  def large(self) -> bool:
+    """Whether all files together exceed `identity.LARGE`."""
+    return sum(size or 0 for size in self._sizes) > identity.LARGE
+
+  @functools.cached_property
+  def _sizes(self) -> list[int | None]:
+    """In bytes; None of what is no file, or not there."""
+    found = identity.in_parts(lambda at: [_size(self.paths[i]) for i in at], len(self))
+    return list(itertools.chain.from_iterable(found))
+
+
+def _size(path: str) -> int | None:
+  try:
+    found = os.stat(path)
+  except (OSError, ValueError):
+    return None
+  return found.st_size if stat.S_ISREG(found.st_mode) else None
