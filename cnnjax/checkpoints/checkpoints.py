@@ -110,9 +110,9 @@ class Checkpoints:
         step = self._choose(which)
     except UserError as e:
       error = e
-    if processes.worst(int(error is not None)):
+    if processes.max_over_processes(int(error is not None)):
       raise error or UserError(f"the first process found no checkpoint in {self._folder}")
-    step = processes.of_first(step)
+    step = processes.broadcast_from_first(step)
     return None if step == -1 else step
 
   def _choose(self, which: str) -> int:
@@ -245,10 +245,10 @@ class Checkpoints:
         found = self._restore_state(step, abstract)
       except Unreadable as e:
         error = e
-      if processes.worst(int(error is not None)):
+      if processes.max_over_processes(int(error is not None)):
         self._ledger.mark_damaged(step, reason(error and error.__cause__))
         continue
-      if not self._read_only and processes.worst(len(self._ledger.damaged)):
+      if not self._read_only and processes.max_over_processes(len(self._ledger.damaged)):
         for damaged in self._ledger.damaged:
           self._scores.forget(damaged)
         self._ledger.set_aside()

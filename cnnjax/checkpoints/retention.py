@@ -100,6 +100,6 @@ def delete_others(store: Store, keep: Keep, scores: Scores, damaged: dict[int, s
   stay = keep.choose({step: score for step, score in known.items() if score != math.inf})
   for step in steps:
     goes = known.get(step, math.inf) != math.inf and step not in stay
-    if processes.of_first(int(goes)):
+    if processes.broadcast_from_first(int(goes)):
       store.delete(step)
   store.empty()

@@ -120,7 +120,7 @@ class Store:
         self._sealing.result()
     except Exception as e:
       error = e
-    failed = bool(processes.worst(int(error is not None)))
+    failed = bool(processes.max_over_processes(int(error is not None)))
     if not failed and processes.is_first():
       shutil.rmtree(self.folder / f"{step}.replaced", ignore_errors=True)
     return step, error, failed
@@ -135,7 +135,7 @@ class Store:
       for step, new in names.items():
         self.place(step).rename(self.folder / new)
       integrity.sync(self.folder)
-    processes.meet()
+    processes.barrier()
     self._manager.close()
     self._manager = self._open()
 
@@ -148,7 +148,7 @@ class Store:
           shutil.rmtree(old)
         else:
           old.rename(old.with_suffix(""))
-    processes.meet()
+    processes.barrier()
 
   def delete(self, step: int) -> None:
     """Renames a checkpoint so that it counts as none; `empty` takes its files away."""

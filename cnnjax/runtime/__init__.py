@@ -1,4 +1,4 @@
 """The machine that a command runs on: devices, processes, signals, console, files, compiling.
 
-The ground of the house: it touches no other room.
+It imports no other room.
 """

@@ -17,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from cnnjax.errors import UserError, warn
 from cnnjax.runtime.paths import to_path
 
-# JAX leaves out what compiles in less than a second: most of a small network.
+# JAX would not keep programs that compile in less than a second: most of a small network.
 MIN_SECONDS = 0.0
 COMPILING = "/jax/core/compile/"  # what begins the names of JAX's events of a duration
 ASKED = "/jax/compilation_cache/compile_requests_use_cache"
@@ -28,19 +28,19 @@ BROKEN = re.compile(
 
 
 def use_cache(where: str | None) -> "Clock":
-  """Compiled programs are kept in a folder, and taken from there; before anything is compiled.
+  """Keeps compiled programs in a folder and reads them from there. Call it before compiling.
 
-  JAX's key of a program holds its code and options, the versions, XLA's flags and the instructions
-  that the processor has. On CPU as well the program that is read is the one that was written, so
-  that a run with it ends in the same bits. The folder holds code that will be run: nobody else
-  should be able to write to it.
+  JAX's key of a program holds its code and options, the versions, XLA's flags and the processor's
+  instructions. A program that is read is the one that was written, on CPU as well, so a run with it
+  ends in the same bits. The folder holds code that will be run: nobody else should be able to write
+  to it.
 
   Args:
-    where: the folder; "auto": where JAX has been told to (JAX_COMPILATION_CACHE_DIR), or
-      cnnjax/xla in the user's folder of caches; None: nothing is kept.
+    where: the folder; "auto": JAX_COMPILATION_CACHE_DIR, or cnnjax/xla in the user's cache folder;
+      None: keeps nothing.
 
   Returns:
-    A clock that runs from here on.
+    A clock that runs from this call on.
   """
   folder = where if where != "auto" else jax.config.jax_compilation_cache_dir or _default()
   if folder is not None and jax.config.jax_enable_compilation_cache and "://" not in folder:
@@ -65,11 +65,11 @@ def _default() -> str:
 
 
 def _mend(show: Callable, message: Any, *where: Any) -> None:
-  """In the place of `warnings.showwarning`: says what is wrong with the cache, and mends it.
+  """Replaces `warnings.showwarning`: reports what is wrong with the cache, and mends it.
 
-  JAX goes on without what it cannot read or write. But it never writes a file that is there, so
-  that one that a kill or a full disk cut off would stay, and be complained of for ever; and it
-  would try to write each program anew.
+  JAX goes on without files that it cannot read or write. It never overwrites one, so a file that a
+  kill or a full disk cut off would stay and cause a warning in every run; and JAX would try to
+  write each program again.
   """
   if not (found := BROKEN.match(str(message))):
     show(message, *where)
@@ -87,7 +87,7 @@ def _mend(show: Callable, message: Any, *where: Any) -> None:
 
 
 class _Spans:
-  """The time that the process spent on compiling, from JAX's events; one may be within another."""
+  """Adds up the time that JAX's events took; one event may lie within another."""
 
   def __init__(self) -> None:
     self.all: list[tuple[float, float]] = []  # (start, seconds), one after the other
@@ -112,18 +112,18 @@ _spans = _Spans()
 
 
 class Clock:
-  """Counts what is compiled from here on, in the whole process."""
+  """Counts the programs that the process compiles from now on, and the time that it takes."""
 
   def __init__(self) -> None:
     self._began, self._asked, self._found = time.monotonic(), _spans.asked, _spans.found
 
   @property
   def seconds(self) -> float:
-    """Spent on tracing, lowering and compiling, or on reading what was compiled before."""
+    """The seconds of tracing, lowering and compiling, and of reading compiled programs."""
     return sum(seconds for start, seconds in _spans.all if start >= self._began)
 
   def describe(self) -> str:
-    """How long it took so far, and how much of it came from where."""
+    """Returns in words how long it took so far, and how many programs came from the cache."""
     text = f"compiled in {self.seconds:.1f} s"
     folder = jax.config.jax_compilation_cache_dir
     if not folder or not jax.config.jax_enable_compilation_cache:

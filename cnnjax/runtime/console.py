@@ -11,11 +11,11 @@ WIDE = 10_000  # columns where there is no terminal: nothing is cut or wrapped
 
 
 class Console(rich.console.Console):
-  """rich's console for plain text: names stay as they are, and in a file nothing is wrapped.
+  """rich's console for plain text: no markup in names, no wrapping in files.
 
   Args:
-    reader_left: called once nobody reads what is printed, which is discarded from then on; None:
-      the BrokenPipeError is raised, and `errors.run` ends the command.
+    reader_left: called once when nobody reads the output any more, which is then discarded; None:
+      raises BrokenPipeError, by which `errors.run` ends the command.
     **options: those of rich.
   """
 
@@ -28,7 +28,7 @@ class Console(rich.console.Console):
 
   @property
   def animated(self) -> bool:
-    """Whether a bar can move: it is a terminal, and no file that FORCE_COLOR wants in colour."""
+    """Whether a bar can move: on a terminal, not in a file that FORCE_COLOR colours."""
     return self.is_terminal and self.file.isatty()
 
   def on_broken_pipe(self) -> None:

@@ -1,4 +1,4 @@
-"""Paths as people give them."""
+"""Reads paths as people write them: `~`, names that C++ cannot take, quotes for a shell."""
 
 import argparse
 import os
@@ -12,11 +12,11 @@ PathLike = str | os.PathLike[str]
 
 
 class NoHome(UserError, argparse.ArgumentTypeError):
-  """A path that begins with the `~` of nobody; a flag of argparse shows the words of this error."""
+  """The error for `~name` where there is no such user; argparse shows its words."""
 
 
 def to_path(given: PathLike) -> pathlib.Path:
-  """The path, with the home folder for `~`, which a shell leaves alone in `--workdir=~/run`.
+  """Returns the path with the home folder for `~`, which a shell keeps in `--workdir=~/run`.
 
   Raises:
     NoHome: there is no such user. A folder whose name begins with `~` is given as `./~name`.
@@ -31,7 +31,7 @@ def to_path(given: PathLike) -> pathlib.Path:
 
 
 def check_text(path: pathlib.Path) -> None:
-  """Raises UserError for a path that C++ cannot be given, such as the libraries for checkpoints."""
+  """Raises UserError for a path that C++ libraries, such as that of checkpoints, cannot take."""
   text = str(path.absolute())
   try:
     text.encode()
@@ -47,5 +47,5 @@ def check_text(path: pathlib.Path) -> None:
 
 
 def quoted(path: PathLike) -> str:
-  """The path as a shell takes it, for commands that are printed to be copied."""
+  """Returns the path quoted for a shell, in commands that people copy."""
   return shlex.quote(os.fspath(path))

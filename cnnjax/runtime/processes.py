@@ -30,15 +30,16 @@ JOINING = 600  # seconds to wait for all to come: pods and hosts may start minut
 def start(
   coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> None:
-  """Joins the other processes, if there are any; before anything asks JAX for devices.
+  """Joins the other processes, if there are any. Call it before JAX looks for devices.
 
   Args:
-    coordinator: HOST:PORT where the first process listens; None: of the environment, as the others.
-    processes: how many there are.
-    process: which this is, from 0.
+    coordinator: HOST:PORT where the first process listens; None reads the environment, as for the
+      other two.
+    processes: their number.
+    process: the index of this one, from 0.
 
   Raises:
-    UserError: something of it is missing or wrong, or the others cannot be reached.
+    UserError: one of them is missing or wrong, or the other processes cannot be reached.
   """
   found, asked = ranks.with_environment(coordinator, processes, process)
   if not asked and ranks.rank_in_cluster(os.environ) is None:
@@ -47,7 +48,7 @@ def start(
   if found["processes"] == 1:
     return
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  # Signals are ours: see signals.py and `worst`.
+  # Signals are ours: see signals.py and `max_over_processes`.
   jax.config.update("jax_enable_preemption_service", False)
   with _ended_by_signals():  # while it waits for the others, Python's handlers would not run
     try:
@@ -70,7 +71,7 @@ def start(
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-  """Signals end the process at once, as they do where nobody handles them."""
+  """Lets signals end the process at once inside, as where nothing handles them."""
   names = ("SIGINT", "SIGTERM", "SIGHUP")
   numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
   before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
@@ -84,7 +85,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _checked(found: dict[str, Any]) -> dict[str, Any]:
-  """Numbers as numbers; UserError where one is missing or wrong."""
+  """Returns the arguments as numbers; UserError where one is missing or wrong."""
   for name in ranks.VARIABLES:
     if found[name] is None:
       raise UserError(
@@ -104,22 +105,22 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def several() -> bool:
-  """Whether there are others."""
+  """Whether the run has more than one process."""
   return jax.process_count() > 1
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes."""
+  """Whether this is the process that writes logs."""
   return jax.process_index() == 0
 
 
-def meet() -> None:
-  """Returns when all have called it."""
-  worst(0)
+def barrier() -> None:
+  """Returns when all processes have called it."""
+  max_over_processes(0)
 
 
-def of_first(value: Any) -> Any:
-  """What the first process has: a number, or a tree of them; all have to call it."""
+def broadcast_from_first(value: Any) -> Any:
+  """Returns the first process's value, a number or a tree of numbers. All processes call it."""
   if not several():
     return value
   found = multihost_utils.broadcast_one_to_all(value)
@@ -127,10 +128,10 @@ def of_first(value: Any) -> Any:
 
 
 def made_by_first(make: Callable[[], pathlib.Path]) -> pathlib.Path:
-  """The path that the first process makes when all have come here; the others wait for it."""
+  """Returns the path that the first process makes once all have come here; the others wait."""
   if not several():
     return make()
-  meet()
+  barrier()
   text = np.zeros(4096, np.uint8)  # as long as a path may be
   if is_first():
     raw = str(make()).encode()
@@ -140,23 +141,23 @@ def made_by_first(make: Callable[[], pathlib.Path]) -> pathlib.Path:
 
 
 def asked_to_stop(caught: list[signal.Signals]) -> signal.Signals | None:
-  """The signal that this or another process caught, if one did; all have to call it."""
-  number = worst(max(caught, default=0))
+  """Returns the signal that any process caught, or None. All processes call it."""
+  number = max_over_processes(max(caught, default=0))
   return signal.Signals(number) if number else None
 
 
-def worst(number: int) -> int:
-  """The largest of the numbers that the processes have; all have to call it."""
+def max_over_processes(number: int) -> int:
+  """Returns the largest `number` of all processes. All processes call it."""
   if not several():
     return number
   return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def check_same(seen: Mapping[str, Any]) -> None:
-  """Compares what the processes see, as `repr` has it, by name; all have to call it.
+  """Compares the `repr` of each named value over the processes. All processes call it.
 
   Raises:
-    UserError: one sees something else; in all of them.
+    UserError: a value differs; raised in all processes.
   """
   if not several():
     return
@@ -175,11 +176,11 @@ def check_same(seen: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def one_for_all() -> Iterator[None]:
-  """Ends this process at once if the work inside fails, so that the others notice and end too.
+  """Ends this process at once if the body fails, so that the others notice and end too.
 
-  Alone, it does nothing. With others, JAX would wait for them on the way out, and they for it. What
-  they see then is a failed connection; a machine that vanished is noticed after HEARTBEAT seconds,
-  by JAX, which ends the process.
+  Without it JAX would wait for the other processes at the exit, and they for this one. They then
+  see a failed connection; JAX notices a machine that vanished after HEARTBEAT seconds, and ends the
+  process. Does nothing in a run of one process.
   """
   try:
     yield
@@ -201,9 +202,9 @@ def one_for_all() -> Iterator[None]:
 
 
 def _of_another(error: BaseException | None) -> BaseException | None:
-  """What an error came from, if it may be that another process, or a device, is gone.
+  """Returns the error below `error` that says that another process or a device is gone, or None.
 
-  It shows in whatever needs the others first: a step, or the save or the evaluation after it.
+  It comes up wherever the other processes are needed first: in a step, a save or an evaluation.
   """
   while error is not None:
     text = str(error)

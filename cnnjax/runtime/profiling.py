@@ -1,4 +1,4 @@
-"""A trace of some steps of a run by jax.profiler: what the host and the devices did, and when."""
+"""Traces some steps of a run by jax.profiler: what host and devices did, and when."""
 
 import contextlib
 import pathlib
@@ -15,7 +15,7 @@ FOLDER = "profile"  # in the workdir
 
 
 def check(config: ConfigDict, total: int) -> None:
-  """Raises UserError if the steps of `config.profile` are none of the run's `total`."""
+  """Raises UserError if `config.profile` begins after the run's `total` steps."""
   if config.start is not None and config.start >= total:
     raise UserError(
       f"profile.start={config.start} is not before the end of the run, which has {total} steps"
@@ -23,14 +23,14 @@ def check(config: ConfigDict, total: int) -> None:
 
 
 class Trace:
-  """Traces `config.steps` steps from `config.start` on, of the first process.
+  """Traces `config.steps` steps from `config.start` on, in the first process.
 
-  A run that goes on within them traces the rest; one that ends within them keeps what there is.
+  A run that resumes among these steps traces the rest; one that ends among them keeps its part.
 
   Args:
-    config: `config.profile`; None: nothing is traced.
+    config: `config.profile`; None traces nothing.
     workdir: the trace is written to its folder `FOLDER`.
-    say: takes a line for the person who watches, and the step that the trace ended with.
+    say: prints a line; takes it and the last step of the trace.
   """
 
   def __init__(
@@ -42,13 +42,13 @@ class Trace:
     self._traced: range | None = None  # while a trace is taken
 
   def left(self, step: int) -> float:
-    """Steps from `step` to where the trace begins or ends; infinity if it lies behind."""
+    """Returns the steps from `step` to the trace's begin or end; infinity after the trace."""
     ends = (end - step for end in (self._steps.start, self._steps.stop) if end > step)
     return min(ends, default=float("inf"))
 
   @contextlib.contextmanager
   def of(self, step: int, n: int) -> Iterator[None]:
-    """Around the `n` steps from `step` on, `left(step)` at most."""
+    """Traces the body, which takes `n` steps from `step` on; n is `left(step)` at most."""
     if step not in self._steps or not processes.is_first():  # which all take alike
       yield
       return
@@ -61,7 +61,7 @@ class Trace:
       self.close()
 
   def close(self) -> None:
-    """Writes what was traced and is not written."""
+    """Writes a trace that has begun."""
     if self._traced is None:
       return
     traced, self._traced = self._traced, None

@@ -1,4 +1,4 @@
-"""Which of several processes this is, as flags and the environment say it. No JAX."""
+"""Finds out which of several processes this is, by flags and the environment. No JAX."""
 
 import os
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ VARIABLES = {  # what a start script or cnnjax.launch sets, beside the flags
 def with_environment(
   coordinator: str | None, processes: int | None, process: int | None
 ) -> tuple[dict[str, str | int | None], bool]:
-  """Returns the flags, from the environment where they are None, and whether they ask for others.
+  """Returns the flags, from the environment where None, and whether they ask for several processes.
 
-  The index of a process alone does not: a job may number runs of one process each.
+  The index of a process alone does not say so: a job may number runs of one process each.
   """
   found = {"coordinator": coordinator, "processes": processes, "process": process}
   for name, variables in VARIABLES.items():
@@ -28,7 +28,7 @@ def with_environment(
 
 
 def rank_in_cluster(environ: Mapping[str, str]) -> str | None:
-  """Returns the rank under SLURM, Open MPI or on a TPU pod that runs several of us; None: no such.
+  """Returns the rank under SLURM, Open MPI or on a TPU pod with several processes, else None.
 
   JAX finds the rest by itself.
   """
@@ -43,7 +43,7 @@ def rank_in_cluster(environ: Mapping[str, str]) -> str | None:
 
 
 def may_be_first(coordinator: str | None, processes: int | None, process: int | None) -> bool:
-  """Whether this is the first process, or the only one, as far as it can be known without JAX."""
+  """Whether this is the first or only process, as far as the environment tells without JAX."""
   found, asked = with_environment(coordinator, processes, process)
   rank = found["process"] if asked else rank_in_cluster(os.environ)
   return rank is None or str(rank) == "0"

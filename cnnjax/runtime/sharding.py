@@ -1,10 +1,10 @@
-"""Where arrays live: the mesh, the rules, and how what is on the host gets there.
+"""Places arrays on devices: the mesh, the shardings of a state and a batch, host to device.
 
-The mesh has two axes, and a batch is split over both. What is trained is the same on all devices of
-the axis "data". Over the axis "fsdp" the large arrays of the state, which are parameters, optimizer
-state and averages, are split along one of their axes: each device keeps a part, and collects the
-whole of a parameter where a layer needs it (fully sharded data parallelism, arXiv:1910.02054, stage
-3). Small ones, such as batch statistics, are the same on all devices.
+The mesh has two axes, and a batch is split over both. The axis "data" replicates the state. The
+axis "fsdp" splits the large arrays of the state (parameters, optimizer state, averages) along one
+of their axes: each device keeps a part, and collects a whole parameter where a layer needs it
+(fully sharded data parallelism, arXiv:1910.02054, stage 3). Small arrays, such as batch statistics,
+are replicated there too.
 """
 
 import functools
@@ -24,10 +24,10 @@ AXES = ("data", "fsdp")
 
 
 def make_mesh(data: int, fsdp: int = 1) -> Mesh:
-  """A mesh of `data` times `fsdp` devices, of all processes; -1 takes what is left.
+  """Returns a mesh of `data` times `fsdp` devices of all processes; -1 takes the rest.
 
   Raises:
-    UserError: there are fewer devices, or more than the mesh takes in several processes.
+    UserError: there are fewer devices; or several processes have more than the mesh takes.
   """
   devices, given = jax.devices(), f"mesh.data={data}, mesh.fsdp={fsdp}"
   there = f"there are {len(devices)} {jax.default_backend()} devices"
@@ -63,17 +63,20 @@ def check_divides(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The same on every device."""
+  """Returns the sharding of an array that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-  """Split over the devices along `axis`."""
+  """Returns the sharding of an array that all devices split along `axis`."""
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXES))
 
 
 def split_axis(shape: tuple[int, ...], parts: int, min_size: int) -> int | None:
-  """The largest axis that `parts` divides, the last of equals; None for less than `min_size`."""
+  """Returns the largest axis that `parts` divides, the last of equals.
+
+  None for an array of fewer than `min_size` values, or where no axis can be divided.
+  """
   if parts == 1 or math.prod(shape) < min_size:
     return None
   divisible = [axis for axis, length in enumerate(shape) if length and length % parts == 0]
@@ -81,7 +84,7 @@ def split_axis(shape: tuple[int, ...], parts: int, min_size: int) -> int | None:
 
 
 def of_state(tree: Any, mesh: Mesh, config: ConfigDict) -> Any:
-  """Where each array of a state, or a part of it, lies. `config` is `config.mesh`."""
+  """Returns the sharding of each array of a state, or of a part of it. Takes `config.mesh`."""
 
   def where(x: Any) -> NamedSharding:
     axis = split_axis(x.shape, mesh.shape["fsdp"], config.fsdp_min_size)
@@ -91,20 +94,21 @@ def of_state(tree: Any, mesh: Mesh, config: ConfigDict) -> Any:
 
 
 def over_fsdp(mesh: Mesh, axis: int) -> NamedSharding:
-  """Split along `axis` over the devices of the axis "fsdp"."""
+  """Returns the sharding of an array split along `axis` over the mesh axis "fsdp"."""
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
 
 
 def laid_out(tree: Any, where: Any) -> Any:
-  """Shapes, with the shardings of `where`."""
+  """Returns `shapes` with the shardings of `where`."""
   give = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
   return jax.tree.map(give, tree, where)
 
 
 def gatherer(mesh: Mesh, config: ConfigDict) -> Callable[[Any], Any] | None:
-  """Parts of parameters -> whole ones, for use inside a program; None where all are whole.
+  """Returns a function from split parameters to whole ones, or None where none is split.
 
-  Its transpose sums the gradients and leaves each device its part: a reduce-scatter.
+  It is called inside a program. Its transpose is a reduce-scatter: sums the gradients and leaves
+  each device its part.
   """
   if mesh.shape["fsdp"] == 1:
     return None
@@ -121,23 +125,23 @@ def gatherer(mesh: Mesh, config: ConfigDict) -> Callable[[Any], Any] | None:
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-  """Which rows of a batch lie on the devices of this process, in order."""
+  """Returns the rows of a batch that lie on this process's devices, in order."""
   places = over_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
   return np.unique(np.concatenate([np.arange(batch_size)[place] for place in places]))
 
 
 def padded(n: int, mesh: Mesh) -> int:
-  """The least number from `n` on that the devices can share equally."""
+  """Rounds `n` up to a number that the devices can share equally."""
   return math.ceil(n / mesh.size) * mesh.size
 
 
 def put_rows(tree: Any, sharding: NamedSharding) -> Any:
-  """Each process's rows of host arrays as global arrays."""
+  """Puts each process's rows of host arrays into global arrays."""
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-  """Host arrays, which every process has, as global arrays."""
+  """Puts host arrays, of which every process has the whole, into global arrays."""
   if sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)
 
@@ -149,7 +153,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def table(tree: Any) -> list[tuple[str, tuple[int, ...], tuple[int, ...], str]]:
-  """(path, shape, shape on a device, where) of each array of a tree that has shardings."""
+  """Returns (path, shape, shape on a device, sharding in words) of each array of a sharded tree."""
   return [
     (
       jax.tree_util.keystr(path, simple=True, separator="/"),
@@ -169,9 +173,9 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-  """(number, bytes that come out of them on a device) of each kind, in a compiled program.
+  """Returns {kind: (number, bytes of results on a device)} of the collectives of a program.
 
-  `program`: `compiled.as_text()`, which is XLA's HLO.
+  `program` is XLA's HLO, as of `compiled.as_text()`.
   """
   found = dict.fromkeys(COLLECTIVES, (0, 0))
   shape = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
@@ -186,20 +190,20 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 
 
 def bytes_per_device(tree: Any) -> int:
-  """What a tree that has shardings takes on each device."""
+  """Returns the bytes that a sharded tree takes on each device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
 
 
 def size_text(size: float, whole: float | None = None) -> str:
-  """Bytes in GiB or MiB: 3 * 2**29 is "1.500 GiB". In the unit of a `whole`, if it is a part."""
+  """Returns bytes in GiB or MiB, of a part in the unit of its `whole`: 3 * 2**29 is "1.500 GiB"."""
   unit, name = (2**30, "GiB") if (whole or size) >= 2**30 else (2**20, "MiB")
   return f"{size / unit:.3f} {name}"
 
 
 def describe(mesh: Mesh, batch_size: int) -> str:
-  """The devices in words."""
+  """Returns the devices of the mesh in words."""
   device, processes = mesh.devices.flat[0], jax.process_count()
   axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
   axes = f" ({axes})" if mesh.shape["fsdp"] > 1 else ""
@@ -209,7 +213,7 @@ def describe(mesh: Mesh, batch_size: int) -> str:
 
 
 def describe_parts(params: Any, mesh: Mesh, config: ConfigDict) -> dict[str, str]:
-  """How the parameters are split, in words, where they are. `config` is `config.mesh`."""
+  """Returns in words how the parameters are split, if they are. Takes `config.mesh`."""
   if mesh.shape["fsdp"] == 1:
     return {}
   found = laid_out(params, of_state(params, mesh, config))

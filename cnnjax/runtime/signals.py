@@ -1,8 +1,8 @@
-"""Being asked to stop: signals become something that the loop can look at.
+"""Turns signals that ask a run to stop into a list that the loop looks at.
 
-Ctrl-C, SIGTERM, SIGHUP (a terminal that is gone; not under nohup, which ignores it), and SIGUSR1
-and SIGUSR2, by which schedulers tell of the end before it comes, as SLURM does with
-`--signal=USR1@120`. The exit code is 128 + the number of the signal.
+These are Ctrl-C, SIGTERM, SIGHUP (the terminal is gone; ignored under nohup), and SIGUSR1 and
+SIGUSR2, by which schedulers announce the end of a job, as SLURM does with `--signal=USR1@120`. The
+exit code is 128 + the number of the signal.
 """
 
 import contextlib
@@ -20,26 +20,26 @@ STOPPING = tuple(
   for name in ("SIGHUP", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGTERM")
   if hasattr(signal, name)
 )
-ASKED = (signal.SIGINT, signal.SIGTERM)  # a second one leaves at once; the others are notices
+ASKED = (signal.SIGINT, signal.SIGTERM)  # a second one leaves at once; the rest are notices
 
 
 def heard() -> list[signal.Signals]:
-  """Those of `STOPPING` that count in this process: all but a SIGHUP that is ignored."""
+  """Returns the signals of `STOPPING` without a SIGHUP that this process ignores."""
   ignored = lambda s: s.name == "SIGHUP" and signal.getsignal(s) == signal.SIG_IGN
   return [s for s in STOPPING if not ignored(s)]
 
 
 def leave(number: int, _: FrameType | None) -> NoReturn:
-  """Ends the process as by `sys.exit`, with 128 + number."""
+  """Leaves the process by `sys.exit` with the code 128 + `number`."""
   raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager
 def leave_by_exception() -> Iterator[None]:
-  """For command lines, before training: what is under way is cleaned up on the way out.
+  """Turns signals into SystemExit inside, so that a command cleans up on its way out.
 
-  Behind it, where Python cleans up itself, a signal just ends the process: an exception there is
-  a traceback from whatever library it meets.
+  After it, while Python shuts down, a signal ends the process at once: an exception there would be
+  a traceback of whatever library it met.
   """
   for s in heard():
     if s != signal.SIGINT:  # which raises KeyboardInterrupt
@@ -53,11 +53,11 @@ def leave_by_exception() -> Iterator[None]:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[signal.Signals]]:
-  """Signals are noted in the list, to save and leave.
+  """Yields a list to which the signals that come are added, so that the loop saves and leaves.
 
-  A second Ctrl-C or SIGTERM leaves at once: of a command line in `leave_by_exception` with
-  `os._exit`, also while the main thread is in the compiler, where Python runs no handler; of other
-  programs, such as notebooks, as they would have without this.
+  A second Ctrl-C or SIGTERM leaves at once. A command inside `leave_by_exception` does so by
+  `os._exit`, also while the main thread compiles, where Python runs no handler; other programs,
+  such as notebooks, as they would without this.
   """
   caught: list[signal.Signals] = []
   if threading.current_thread() is not threading.main_thread():
@@ -90,9 +90,9 @@ def catch_signals() -> Iterator[list[signal.Signals]]:
 
 
 def _answer(arrived: int, numbers: list[signal.Signals], command_line: bool) -> None:
-  """In a thread: says what was heard at once, whatever the main thread does, and leaves if asked.
+  """Answers each signal at once from a thread, whatever the main thread does; leaves if asked to.
 
-  The kernel's handler writes each signal's number into the pipe `arrived`.
+  The handler writes the number of each signal into the pipe `arrived`.
   """
   asked = 0
   while number := os.read(arrived, 1):

@@ -1,4 +1,4 @@
-"""JSON that every reader takes: Python's own writes NaN and Infinity, which JSON has not."""
+"""Writes JSON that every reader takes: Python's own has NaN and Infinity, which JSON lacks."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def dumps(value: Any, **options: Any) -> str:
-  """`json.dumps(value, **options)`, with null for what is NaN or infinite."""
+  """Returns `json.dumps(value, **options)` with null for NaN and infinity."""
   return json.dumps(_finite(value), allow_nan=False, **options)
 
 

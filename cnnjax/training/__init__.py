@@ -1,4 +1,4 @@
-"""What a training run is made of: state, step, several runs at once, health, going on.
+"""The parts of a training run: state, step, runs side by side, health, resuming.
 
-It touches data, models, tasks, optimizers and checkpoints, and knows no command.
+This room imports data, models, tasks, optimizers and checkpoints, and no command.
 """

@@ -1,4 +1,4 @@
-"""Compiles the functions of a run: all with the same precision, for one run or several."""
+"""Compiles the functions of a run with one precision, for one run or several."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from cnnjax.training import members
 
 @dataclasses.dataclass(frozen=True)
 class Compiler:
-  """Compiles all functions of a run alike, wherever it is trained, evaluated or examined."""
+  """Compiles all functions of a run alike: in training, evaluation and diagnosis."""
 
   members: members.Members
   precision: str | None  # of matrix products, in JAX's words; None: JAX's own
@@ -20,7 +20,7 @@ class Compiler:
 
   @classmethod
   def of(cls, config: ConfigDict) -> "Compiler":
-    """Returns the compiler of a run with this config, the whole one."""
+    """Returns the compiler of a run. Takes the whole config."""
     precision = config.matmul_precision
     precision = "tensorfloat32" if precision == "tf32" else precision
     return cls(members.create(config), precision, config.deterministic)

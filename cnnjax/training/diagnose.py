@@ -1,4 +1,4 @@
-"""Finds out how a run is doing: warnings, norms of layers, where NaN began."""
+"""Diagnoses a run: warnings, norms of layers, where NaN began."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from cnnjax.training.program import Program
 
 
 def watch(program: Program) -> health.Watch | health.Watches | None:
-  """What warns in words, unless the config wants none."""
+  """Returns the warnings of a run, or None where the config wants none."""
   if not program.config.health.warnings:
     return None
   config = program.config
@@ -30,14 +30,14 @@ def watch(program: Program) -> health.Watch | health.Watches | None:
 
 
 def examine(program: Program, now: state.TrainState, feed: Any) -> dict[str, float]:
-  """Norms and dead units of each layer, in a step from `now` on a batch of `feed`, not taken."""
+  """Returns norms and dead units of each layer in the step after `now`, without taking it."""
   return health.counted(program.examine_step(now, feed, program.constants))
 
 
 def check_finite(program: Program, now: state.TrainState, saved: checkpoints.Checkpoints) -> None:
-  """Raises UserError if a loss or update so far was NaN or infinite, and says where it began.
+  """Raises UserError if a loss or update was NaN or infinite, and says where that began.
 
-  Of learning rates that are tried, if all of them came to that: the others go on.
+  A sweep of learning rates goes on unless all of them came to that.
   """
   bad = int(now.bad_step.max() if program.config.rates else now.bad_step.min())
   if bad == state.NEVER:
@@ -57,7 +57,7 @@ def check_finite(program: Program, now: state.TrainState, saved: checkpoints.Che
 
 
 def trace(program: Program, saved: checkpoints.Checkpoints, bad: int) -> str:
-  """Where NaN or infinity began in step `bad`, from 0: the run goes there once more."""
+  """Returns in words where NaN or infinity began in step `bad`, from 0, which it computes again."""
   now = program.new_state(abstract=True)
   now = saved.restore(now) if saved.any() else program.new_state()
   for step in range(now.steps_done, bad):

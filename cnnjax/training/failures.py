@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 
 from cnnjax.errors import TransientError, UserError
 
-# What XLA's errors begin with where a device, or a wire to it, is at fault: those of a program that
-# it cannot run are INVALID_ARGUMENT or UNIMPLEMENTED.
+# XLA's errors begin so where a device, or the connection to it, is at fault. A program that it
+# cannot run gives INVALID_ARGUMENT or UNIMPLEMENTED.
 FAILED = ("INTERNAL", "UNAVAILABLE", "ABORTED", "DATA_LOSS", "UNKNOWN", "CANCELLED", "DEADLINE")
 
 
 @contextlib.contextmanager
 def named_failures(config: ConfigDict, *, evaluating: bool = False) -> Iterator[None]:
-  """What to try, where a device has too little memory or fails in the middle of a computation."""
+  """Turns errors of a device that lacks memory, or fails, into errors that say what to try."""
   try:
     yield
   except jax.errors.JaxRuntimeError as e:

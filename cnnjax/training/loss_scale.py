@@ -1,6 +1,6 @@
 """Dynamic loss scaling for float16: arXiv:1710.03740, section 3.2.
 
-flax.training.dynamic_scale has no upper bound, and grows to infinity where gradients are small.
+flax.training.dynamic_scale has no upper bound: it grows to infinity where gradients are small.
 """
 
 import flax.struct
@@ -14,7 +14,7 @@ MINIMUM = 1.0
 
 @flax.struct.dataclass
 class LossScale:
-  """What the loss is multiplied by before gradients are taken of it."""
+  """The factor of the loss before gradients are taken, and the steps since it changed."""
 
   scale: jax.Array  # [] float32
   finite_steps: jax.Array  # [] int32, since the scale was changed
@@ -22,7 +22,10 @@ class LossScale:
   maximum: float = flax.struct.field(pytree_node=False)
 
   def adjust(self, finite: jax.Array) -> "LossScale":
-    """After a step: halved if its gradients were not finite, doubled after enough that were."""
+    """Returns the scale after a step.
+
+    It is halved if gradients were not finite, and doubled after `growth_steps` steps that were.
+    """
     grows = finite & (self.finite_steps + 1 >= self.growth_steps)
     scale = jnp.where(
       grows, self.scale * FACTOR, jnp.where(finite, self.scale, self.scale / FACTOR)
@@ -34,7 +37,7 @@ class LossScale:
 
 
 def create(config: ConfigDict, dtype: str) -> LossScale | None:
-  """That of `config.loss_scale`; None where the dtype needs none."""
+  """Returns the scale that `config.loss_scale` begins with; None for a dtype that needs none."""
   if dtype != "float16":
     return None
   scale = jnp.asarray(min(config.initial, config.maximum), jnp.float32)

@@ -1,7 +1,7 @@
-"""Several runs trained side by side: other seeds, or other learning rates.
+"""Trains several runs side by side, which differ in seed or in learning rate.
 
-Their state has a leading axis of runs, and so have the results. Each run is reported, and of seeds
-the mean with a 95 % interval. A run alone has no such axis.
+Their state and their results have a leading axis of runs; a single run has none. The report has
+the values of each run, and of seeds also the mean with a 95 % interval.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 
 
 def in_turns() -> bool:
-  """Whether runs take turns; see `Members.jit`."""
+  """Whether the runs take turns, as on CPU; see `Members.jit`."""
   return jax.default_backend() == "cpu"
 
 
@@ -30,8 +30,8 @@ class Members:
 
   seeds: tuple[int, ...]
   rates: tuple[float, ...]
-  base: float  # optim.learning_rate, which each is a multiple of
-  names: tuple[str, ...]  # "seed=0", "rate=0.1"; none where there is one run
+  base: float  # optim.learning_rate, of which each rate is a multiple
+  names: tuple[str, ...]  # "seed=0", "rate=0.1"; () for one run
 
   @property
   def several(self) -> bool:
@@ -39,18 +39,22 @@ class Members:
 
   @property
   def arguments(self) -> tuple[jax.Array, jax.Array]:
-    """Seeds and factors of the rate, `[runs]` each; of one run, `[]`."""
+    """The seeds and the factors of the rate, `[runs]` each; `[]` for one run."""
     seeds = jnp.asarray(self.seeds, jnp.uint32)
     factors = jnp.asarray([rate / self.base for rate in self.rates], jnp.float32)
     return (seeds, factors) if self.several else (seeds[0], factors[0])
 
   def jit(self, function: Callable, in_axes: Any = 0, **options: Any) -> Callable:
-    """`jax.jit` of a function of one run, as one of all.
+    """Compiles a function of one run into a function of all runs.
 
-    `in_axes` as of `jax.vmap`; one may be a function of its argument. On GPU and TPU that makes it
-    one program. On CPU the runs take their turns in one compiled function: there vmap makes grouped
-    convolutions of them, which are slow (ResNet-20, three runs, CPU time of a step: 1.6 times that
-    of single steps at 8x8 pixels, 2.7 at 32x32).
+    On GPU and TPU it becomes one program by `jax.vmap`. On CPU the runs take turns in one compiled
+    function: there vmap makes grouped convolutions, which are slow; see
+    experiments/benchmarks/train_step.
+
+    Args:
+      function: of one run.
+      in_axes: as of `jax.vmap`; an axis may be a function of its argument.
+      **options: of `jax.jit`.
     """
     if not self.several:
       return jax.jit(function, **options)
@@ -80,31 +84,31 @@ class Members:
     return in_turn
 
   def stacked(self, tree: Any) -> Any:
-    """What every run has of its own, from that of one."""
+    """Repeats one run's tree along the axis of runs."""
     n = len(self.names)
     return jax.tree.map(lambda x: jnp.stack([x] * n), tree) if self.several else tree
 
   def shapes(self, tree: Any) -> Any:
-    """The shapes of what every run has of its own, from those of one."""
+    """Adds the axis of runs to the shapes of one run."""
     stack = lambda x: jax.ShapeDtypeStruct(
       (len(self.names), *x.shape), x.dtype, sharding=x.sharding
     )
     return jax.tree.map(stack, tree) if self.several else tree
 
   def first(self, tree: Any) -> Any:
-    """What the first run has."""
+    """Returns the tree of the first run."""
     return jax.tree.map(lambda x: x[0], tree) if self.several else tree
 
   def describe(self) -> dict[str, str]:
-    """The runs in words, where there are several."""
+    """Returns the runs in words; nothing for one run."""
     how = "in turns" if in_turns() else "as one program"
     return {"runs": f"{', '.join(self.names)}, {how}"} if self.several else {}
 
   def compute(self, collection: Any) -> dict[str, float]:
-    """The values of summed metrics; of several runs as `report` has them."""
+    """Returns the values of summed metrics, for several runs as `report` does."""
     from cnnjax import tasks  # late: tasks need not be there to read a config
 
-    if jax.process_count() > 1:  # what each computes for itself is not a program of all
+    if jax.process_count() > 1:  # each process computes this for itself
       collection = jax.tree.map(jnp.asarray, jax.device_get(collection))
     if not self.several:
       return tasks.compute(collection)
@@ -115,9 +119,10 @@ class Members:
     return self.report(each)
 
   def report(self, each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns every value, named "loss/seed=0"; of seeds also the mean, and half its 95 % interval.
+    """Returns the values of each run, as "loss/seed=0"; of seeds also "loss", "loss_ci95".
 
-    The interval is Student's. Of learning rates there is no mean: it would say nothing of any.
+    These are the mean and half of its 95 % interval by Student's t. Different learning rates have
+    no mean.
     """
     found = {}
     for name in each[0]:
@@ -131,7 +136,7 @@ class Members:
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for what cannot be trained as one program. Takes the whole config."""
+  """Raises UserError for keys that several runs in one program cannot have. Takes the config."""
   if config.seeds == 1 and not config.rates:
     return
   if config.seeds > 1 and config.rates:
@@ -153,7 +158,7 @@ def check(config: ConfigDict) -> None:
 
 
 def create(config: ConfigDict) -> Members:
-  """The runs of a config; rates stand in the place of `optim.learning_rate`, scaled as it is."""
+  """Returns the runs of a config; `rates` replace `optim.learning_rate` and are scaled like it."""
   base = config.optim.learning_rate
   if config.rates:
     names = tuple(f"rate={rate:g}" for rate in config.rates)

@@ -1,4 +1,4 @@
-"""What follows the monitored metric: early stopping, and the rate that falls on a plateau."""
+"""Follows the monitored metric: early stopping, and the rate that falls on a plateau."""
 
 from collections.abc import Iterable
 
@@ -19,11 +19,11 @@ class Monitor:
 
   best: jax.Array  # [] float32, of the metric
   since_best: jax.Array  # [] int32, evaluations without improvement
-  plateau: plateau.Plateau | None  # None: the rate does not fall by itself
+  plateau: plateau.Plateau | None  # None: the rate does not fall on a plateau
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError where the run has no metric or split to go by. Takes the whole config."""
+  """Raises UserError if the run lacks the metric or the split to follow. Takes the whole config."""
   tasks.monitored(config)
   for key in ("early_stopping", "optim.plateau"):
     group = config.optim.plateau if key == "optim.plateau" else config.early_stopping
@@ -38,7 +38,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_metric(metric: str, metrics: Iterable[str], averages: Iterable[str]) -> None:
-  """Raises UserError unless `metric` is one of those that evaluation finds."""
+  """Raises UserError unless evaluation computes `metric`."""
   metrics = tuple(metrics)
   names = [f"validation/{named(w, name)}" for w in ("raw", *averages) for name in metrics]
   if metric not in names:
@@ -46,7 +46,7 @@ def check_metric(metric: str, metrics: Iterable[str], averages: Iterable[str]) -
 
 
 def create(config: ConfigDict) -> Monitor:
-  """That of a run that begins. Takes the whole config."""
+  """Returns the counters of a new run. Takes the whole config."""
   better = tasks.monitored(config).better
   worst = jnp.inf if better == "min" else -jnp.inf
   falls = config.optim.plateau.patience is not None
@@ -58,7 +58,7 @@ def create(config: ConfigDict) -> Monitor:
 
 
 def update(monitor: Monitor, value: jax.Array, config: ConfigDict) -> Monitor:
-  """After an evaluation that found `value`."""
+  """Returns the counters after an evaluation that found `value`."""
   value, better = jnp.asarray(value, jnp.float32), tasks.monitored(config).better
   gain = value - monitor.best if better == "max" else monitor.best - value
   improved = gain > config.early_stopping.min_delta
@@ -71,7 +71,7 @@ def update(monitor: Monitor, value: jax.Array, config: ConfigDict) -> Monitor:
 
 
 def describe(config: ConfigDict) -> dict[str, str]:
-  """What follows the monitored metric, in words."""
+  """Returns in words what follows the monitored metric."""
   found = {}
   if falls := plateau.describe(config.optim.plateau, config.monitor):
     found["plateau"] = f"the rate falls {falls}"
@@ -85,6 +85,6 @@ def describe(config: ConfigDict) -> dict[str, str]:
 
 
 def stopped(monitor: Monitor, config: ConfigDict) -> bool:
-  """Whether patience is at its end."""
+  """Whether the run should stop: `early_stopping.patience` evaluations without improvement."""
   patience = config.early_stopping.patience
   return patience is not None and int(monitor.since_best) >= patience

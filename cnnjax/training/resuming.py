@@ -1,4 +1,4 @@
-"""How a run goes on: from which state, and in words what changes where it goes on longer."""
+"""Resumes a run from its last checkpoint, and says what a new length changes."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from cnnjax.training.teacher import check_teacher
 
 
 def open_checkpoints(program: Program, workdir: pathlib.Path) -> checkpoints.Checkpoints:
-  """Those of the run in `workdir`, to be written."""
+  """Returns the checkpoints of the run in `workdir`, for reading and writing."""
   keep = checkpoints.Keep.of(program.config.keep, program.inputs.length.to_steps)
   return checkpoints.Checkpoints.of(workdir, program.config, keep=keep)
 
@@ -24,7 +24,7 @@ def open_checkpoints(program: Program, workdir: pathlib.Path) -> checkpoints.Che
 def begin(
   program: Program, saved: checkpoints.Checkpoints
 ) -> tuple[state.TrainState, dict[str, Any]]:
-  """The state of the last checkpoint and what was saved beside it, or a new one and nothing."""
+  """Returns the state of the last checkpoint and its `meta`, or a new state and {}."""
   if not saved.any():
     return program.new_state(), {}
   meta = saved.meta(saved.step())
@@ -42,7 +42,7 @@ def begin(
 def restored(
   program: Program, saved: checkpoints.Checkpoints, which: str = "last"
 ) -> state.TrainState:
-  """The state of a checkpoint, also of one without the averages that an optimizer makes."""
+  """Returns the state of a checkpoint; adds averages that an older one lacks."""
   return program.with_optimizer_averages(saved.restore(program.new_state(abstract=True), which))
 
 
@@ -53,13 +53,13 @@ def going_on(
   epochs: float | int | str | None,
   line: dict[str, float],
 ) -> dict[str, str]:
-  """Returns in words what jumps where a run goes on with another length than it had.
+  """Returns in words what jumps when a run resumes with another length.
 
   Args:
-    now: the state that it goes on from.
-    meta: what was saved beside `now`.
+    now: the state that it resumes from.
+    meta: of the checkpoint of `now`.
     epochs: `config.epochs` of its last start.
-    line: the newest values of its metrics.
+    line: the newest value of each metric.
   """
   step, total, per_epoch = (
     now.steps_done,
@@ -98,10 +98,10 @@ def going_on(
 def _length_before(
   program: Program, meta: dict[str, Any], epochs: float | int | str | None, line: dict[str, float]
 ) -> tuple[int, int] | None:
-  """Returns (steps of the run, of an epoch) before it went on, None where nobody knows.
+  """Returns the earlier (steps of the run, steps of an epoch), or None where they are unknown.
 
-  Arguments are as of `going_on`. Checkpoints of older versions do not say it: there the length
-  follows from `epochs`, where an epoch has as many steps still, as `line` shows.
+  Takes the arguments of `going_on`. Checkpoints of older versions do not say them: there the length
+  follows from `epochs`, if `line` shows that an epoch still has as many steps.
   """
   if "steps_per_epoch" in meta:
     return meta["total_steps"], meta["steps_per_epoch"]

@@ -1,4 +1,4 @@
-"""All that a training run carries from one step to the next."""
+"""The training state: all that a run carries from one step to the next."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -34,9 +34,9 @@ CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 class TrainState:
   """Variables of the model, optimizer, averages, counters, and the sums of training metrics.
 
-  With `step` and `seed` this is everything: the order of the data, the augmentation and the dropout
-  are functions of the two. Where several runs are trained as one program, every array has a leading
-  axis of runs; see members.py.
+  Nothing else decides what follows: data order, augmentation and dropout are functions of `step`
+  and `seed`. Where several runs are trained as one program, every array has a leading axis of runs;
+  see members.py.
   """
 
   step: jax.Array  # [] int32, steps done
@@ -44,13 +44,13 @@ class TrainState:
   variables: dict[str, Any]  # {collection: tree}: params, batch_stats, and others that a model has
   opt_state: optax.OptState
   averages: dict[str, Any]  # of the parameters; see optim/averaging.py
-  rate_factor: jax.Array  # [] float32, times the schedule; other than 1 in a sweep of rates
+  rate_factor: jax.Array  # [] float32, times the schedule; differs from 1 in a sweep of rates
   monitor: Monitor
   loss_scale: LossScale | None
   window: Any  # sums of training metrics since they were last written
   epoch: Any  # the same over the steps of this epoch; see steps.py
   bad_step: jax.Array  # [] int32, the first step whose loss or update was not finite, or NEVER
-  # {name: tree}: what the kind of step or the task carries along beside all that, such as a queue.
+  # {name: tree}: what the step or the task carries along besides, such as a queue.
   extra: dict[str, Any] = flax.struct.field(default_factory=dict)
 
   @property
@@ -65,21 +65,21 @@ class TrainState:
 
   @property
   def others(self) -> dict[str, Any]:
-    """The variables that are no parameters, by collection."""
+    """The variables without the parameters, by collection."""
     return {name: tree for name, tree in self.variables.items() if name != "params"}
 
   @property
   def steps_done(self) -> int:
-    """`step` as a number; the same of all runs."""
+    """`step` as an int; all runs have the same."""
     return int(np.asarray(self.step).flat[0])
 
   @property
   def evaluated(self) -> dict[str, Any]:
-    """The variables that are evaluated as "raw": these, or with Lookahead the slow ones."""
+    """The variables that "raw" evaluates: these, or Lookahead's slow ones."""
     return self.averages.get(SLOW, self.variables)
 
   def with_statistics(self, weights: str, batch_stats: Any) -> "TrainState":
-    """The same with other batch statistics beside the "raw" parameters, or beside an average."""
+    """Returns the state with other batch statistics for the "raw" weights or for an average."""
     if weights == "raw" and SLOW not in self.averages:
       return self.replace(variables={**self.variables, "batch_stats": batch_stats})
     weights = SLOW if weights == "raw" else weights
@@ -88,7 +88,7 @@ class TrainState:
 
   @property
   def rate_scale(self) -> jax.Array:
-    """What the rate of the schedule is multiplied by."""
+    """The factor of the schedule's learning rate."""
     fallen = self.monitor.plateau
     return self.rate_factor if fallen is None else self.rate_factor * fallen.scale
 
@@ -103,16 +103,16 @@ def create(
   *,
   abstract: bool = False,
 ) -> TrainState:
-  """A fresh state for images of `[height, width, channels]`, born on the mesh.
+  """Returns a new state, computed where it lies on the mesh.
 
   Args:
-    model: what is trained.
-    image_shape: of the images.
-    rest: (variables, seed) -> the fields of the state that depend on them, or on the config.
-    members: the seeds and rates of the runs that are trained.
-    mesh: where it lies, as a whole or in parts.
-    config: `config.mesh`, which says how large the parts are.
-    abstract: shapes and shardings only; nothing is computed.
+    model: the network to train.
+    image_shape: `[height, width, channels]`.
+    rest: (variables, seed) -> the other fields of the state.
+    members: the seeds and rates of the runs.
+    mesh: the devices that hold it.
+    config: `config.mesh`, which says what they split.
+    abstract: computes nothing; returns shapes with shardings.
   """
 
   def init(seed: jax.Array, rate_factor: jax.Array) -> TrainState:
@@ -126,7 +126,7 @@ def create(
       bad_step=jnp.full((), NEVER, jnp.int32),
     )
 
-  # Of several runs there are no parts, so that the axis of runs is in nobody's way.
+  # Several runs are not split, so no sharding has to know the axis of runs.
   shapes = jax.eval_shape(jax.vmap(init) if members.several else init, *members.arguments)
   where = sharding.of_state(shapes, mesh, config)
   if abstract:
@@ -136,10 +136,10 @@ def create(
 
 
 def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh: Mesh) -> Any:
-  """Returns shapes and shardings of the variables.
+  """Returns the shapes and shardings of the variables.
 
   Raises:
-    UserError: the model cannot take the images, or a collection does not keep its shape.
+    UserError: the model cannot take the images, or a pass changes the shape of a collection.
   """
   shapes = jax.eval_shape(lambda: _init(model, image_shape, 0))
   if shapes.keys() - {"params", "batch_stats"}:
@@ -150,7 +150,7 @@ def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh
 def _check_collections(
   model: nn.Module, variables: dict[str, Any], image_shape: tuple[int, int, int]
 ) -> None:
-  """Raises UserError unless all that moves in a pass is after it as it was before."""
+  """Raises UserError unless a training pass keeps the names, shapes and types of its variables."""
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
   run = lambda *args: models.forward_in_training(model, *args, jax.random.key(0)).moved
   described = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
@@ -164,10 +164,10 @@ def _check_collections(
 
 
 def depths(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-  """Returns the place of each group of parameters, as "stage1_block1", in the forward pass, from 0.
+  """Returns the place in the forward pass, from 0, of each group of parameters by its name.
 
-  A group is what the model calls; where it is or holds a registered model, what that one calls, as
-  "backbone/stage1_block1".
+  A group holds the parameters of a module that the model calls, such as "stage1_block1"; inside a
+  registered model that it wraps, of one that this calls, such as "backbone/stage1_block1".
   """
   called: list[Path] = []
   around: set[Path] = {()}  # registered models, and the modules that hold them
@@ -211,5 +211,5 @@ def _init(
 
 
 def count(params: Any) -> int:
-  """The number of values in a tree of parameters."""
+  """Returns the number of values in a tree of parameters."""
   return sum(x.size for x in jax.tree.leaves(params))
