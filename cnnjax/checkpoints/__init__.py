@@ -1,12 +1,12 @@
 """Checkpoints: written whole or not at all, verified, found again, kept as the config says.
 
-The room of what lies in a workdir. checkpoints.py saves the state of a run and restores it, with
-store.py (files; the only one that knows Orbax), ledger.py (what is whole, what is damaged),
-retention.py (what stays) and layout.py (what a state is on disk, and older formats). integrity.py
-is the manifest of a checkpoint; workdir.py, lock.py and trained_on.py are what lies beside them.
+This room keeps a workdir. checkpoints.py saves and restores the state of a run, with store.py
+(files; alone imports Orbax), ledger.py (whole and damaged checkpoints), retention.py (which ones
+stay) and layout.py (a state on disk, older formats). integrity.py is the manifest of a checkpoint;
+workdir.py, lock.py and trained_on.py keep the files beside the checkpoints.
 
-It may write and rename in a workdir alone, delete what it wrote itself, and nothing of a checkpoint
-that is damaged. It knows a state by its fields, and no model, step or loop.
+It writes and renames only inside a workdir, deletes only files that it wrote, and never a damaged
+checkpoint. It knows a state by its fields, and no model, step or loop.
 """
 
 from cnnjax.checkpoints.checkpoints import WHICH, Checkpoints

@@ -1,6 +1,6 @@
 """Looks into the checkpoints of a run, or averages them: list, show, verify, diff, average.
 
-Nothing is written to the workdir, and a run that is training in it is not disturbed.
+Writes nothing to the workdir, and does not disturb a run that is training in it.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
-  """The checkpoints, with time, size and the monitored metric."""
+  """Lists the checkpoints with time, size and the monitored metric."""
   scores = {step: saved.score(step) for step in saved.steps()}
   finite = {s: score for s, score in scores.items() if score is not None and score < math.inf}
   # Of equals the first, as `Checkpoints.step` has it.
@@ -93,7 +93,7 @@ def list_all(args: argparse.Namespace, saved: Checkpoints, console: Console) -> 
 
 
 def show(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
-  """What a checkpoint holds: each array with its shape, and what was saved beside them."""
+  """Shows the arrays of a checkpoint with their shapes, and its `meta`."""
   step = saved.find(args.step)
   for item, arrays in saved.shapes(step).items():
     total = sum(math.prod(x.shape) for x in arrays.values())
@@ -109,12 +109,12 @@ def show(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
 
 
 def verify(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
-  """Compares all files with what was written; exit code 1 where one is damaged."""
+  """Compares all files with their manifests; exit code 1 if one is damaged."""
   damaged = 0
   for step in saved.steps():
     found = saved.problems(step)
     sealed = integrity.is_sealed(saved.place(step))
-    if not found and not sealed:  # the writer was killed before, so that there is more to look at
+    if not found and not sealed:  # killed while it was written: there is more to look at
       try:
         _arrays(saved, step)
       except UserError as e:
@@ -128,7 +128,7 @@ def verify(args: argparse.Namespace, saved: Checkpoints, console: Console) -> in
 
 
 def diff(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
-  """Which arrays of two checkpoints differ, and how much; exit code 1 where some do."""
+  """Shows which arrays of two checkpoints differ, and how much; exit code 1 if any does."""
   other = saved if args.other is None else _open(args.other)
   steps = saved.find(args.a), other.find(args.b)
   if other is saved and steps[0] == steps[1]:
@@ -151,9 +151,9 @@ def diff(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-  """(path, largest absolute difference, norm of the difference over that of `a`) in words.
+  """Returns (path, largest absolute difference, norm of the difference over that of `a`) in words.
 
-  The weights come first, then what else the model has, its averages, the optimizer.
+  The weights come first, then the model's other variables, its averages, the optimizer.
   """
   place = lambda path: (not path.startswith("variables/params/"), ITEMS.index(path.split("/")[0]))
   for path in sorted({*a, *b}, key=lambda path: (place(path), path)):
@@ -169,7 +169,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, str
 
 
 def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> int:
-  """The mean of the weights of several checkpoints, as a new workdir that can be evaluated."""
+  """Averages the weights of several checkpoints into a new workdir that can be evaluated."""
   if args.last is not None and args.last < 1:
     raise UserError(f"--last={args.last} has to be above 0")
   there = saved.steps()
@@ -204,7 +204,7 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
 
 
 def _table(*columns: str, show_header: bool = True) -> Table:
-  """A table that cuts nothing: where a terminal is too narrow, cells are folded."""
+  """Returns a table that folds cells that are too wide for the terminal, and cuts none."""
   table = Table(box=None, show_header=show_header)
   for column in columns:
     table.add_column(column, overflow="fold")
@@ -219,19 +219,19 @@ def _open(workdir: pathlib.Path) -> Checkpoints:
 
 
 def _read(saved: Checkpoints, step: int, item: str) -> Any:
-  """An item of a checkpoint as numpy arrays."""
+  """Reads an item of a checkpoint as numpy arrays."""
   here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
   return jax.tree.map(np.asarray, saved.arrays(step, item, here))
 
 
 def _evaluated(saved: Checkpoints, step: int) -> Any:
-  """What `TrainState.evaluated` was when a checkpoint was saved."""
+  """Reads the variables of a checkpoint that "raw" evaluates, as `TrainState.evaluated`."""
   slow = SLOW in saved.averages(step)
   return _read(saved, step, "averages")[SLOW] if slow else _read(saved, step, "variables")
 
 
 def _arrays(saved: Checkpoints, step: int) -> dict[str, np.ndarray]:
-  """All arrays of a checkpoint by item and path."""
+  """Reads all arrays of a checkpoint by item and path."""
   items = {item: _read(saved, step, item) for item in ITEMS if item in saved.shapes(step)}
   return paths(items)
 

@@ -1,7 +1,7 @@
 """The checkpoints of one run: saves its state, finds the last or the best one, restores it.
 
-Puts together the files (store.py), what is known to be whole (ledger.py), what stays (retention.py)
-and how a state is laid out (layout.py).
+Puts together the files (store.py), which of them are whole (ledger.py), which stay (retention.py)
+and the layout of a state (layout.py).
 """
 
 import functools
@@ -30,15 +30,15 @@ WHICH = ("last", "best")
 class Checkpoints:
   """The checkpoints of one workdir, written in the background, each one whole or not there.
 
-  Of several processes all call each method; the first one verifies, deletes, renames and speaks.
+  All processes of a run call each method; the first one verifies, deletes, renames and prints.
 
   Args:
     workdir: its folder `checkpoints` holds them.
-    monitor: the metric that says which is the best.
-    better: whether it is to be large or small.
-    read_only: nothing is written, renamed or deleted.
-    keep: which ones stay.
-    say: takes a line for the user where a checkpoint is damaged.
+    monitor: the metric that chooses the best one.
+    better: "max" if large values of it are better, else "min".
+    read_only: writes, renames and deletes nothing.
+    keep: which checkpoints stay.
+    say: prints a line about a damaged checkpoint.
   """
 
   def __init__(
@@ -60,17 +60,17 @@ class Checkpoints:
 
   @classmethod
   def of(cls, workdir: PathLike, config: ConfigDict, **options: Any) -> "Checkpoints":
-    """Returns those of the run in `workdir` with this config; `options` are those of the class."""
+    """Returns the checkpoints of the run in `workdir` by its config; takes the class's options."""
     better = tasks.monitored(config).better
     return cls(workdir, monitor=config.monitor, better=better, **options)
 
   # Which there are.
   def steps(self) -> list[int]:
-    """Returns the steps that have a checkpoint, also a damaged one, in rising order."""
+    """Returns the steps that have a checkpoint, damaged or not, in rising order."""
     return self._store.steps()
 
   def any_gone(self) -> bool:
-    """Whether a run that goes on has deleted one that was there when this was opened."""
+    """Whether a run has deleted a checkpoint since this was opened."""
     return self._store.steps() != self._store.known()
 
   def place(self, step: int) -> pathlib.Path:
@@ -89,7 +89,7 @@ class Checkpoints:
     return self._scores.of(step)
 
   def monitored(self, step: int) -> float | None:
-    """Returns the monitored metric as it was measured; else as `score`."""
+    """Returns the monitored metric with its own sign; otherwise as `score`."""
     score = self._scores.of(step)
     return score if score in (None, math.inf) else self._scores.sign * score
 
@@ -98,10 +98,10 @@ class Checkpoints:
     return self.step() is not None
 
   def step(self, which: str = "last") -> int | None:
-    """Returns the step of the last or the best checkpoint that is whole, None where none is there.
+    """Returns the step of the last or the best whole checkpoint, None if there is no checkpoint.
 
     Raises:
-      UserError: there are some, and none is whole; or a newer cnnjax wrote them.
+      UserError: all of them are damaged, or a newer cnnjax wrote them.
     """
     self._settle()
     step, error = -1, None
@@ -116,7 +116,7 @@ class Checkpoints:
     return None if step == -1 else step
 
   def _choose(self, which: str) -> int:
-    """The step of the first that is whole, or -1; tells what it passes over."""
+    """Returns the step of the first whole checkpoint, or -1; reports those it passes over."""
     candidates = self.steps()[::-1]
     if which == "best":
       scored = [step for step in candidates if self.score(step) is not None]
@@ -140,7 +140,7 @@ class Checkpoints:
     """Returns the step of a checkpoint: "last", "best", or a step as digits.
 
     Raises:
-      UserError: there is none, or that of the step is damaged.
+      UserError: there is no such checkpoint, or it is damaged.
     """
     if which not in WHICH:
       if not which.isdecimal() or (step := int(which)) not in self.steps():
@@ -167,10 +167,10 @@ class Checkpoints:
     *,
     replace: bool = False,
   ) -> None:
-    """Starts to save; a step that is there already is left alone, or replaced.
+    """Starts to save a state; keeps a checkpoint that the step has already, or replaces it.
 
     Raises:
-      UserError: this one or the one before could not be saved; what was there before still is.
+      UserError: this save or the one before failed; earlier checkpoints are still there.
     """
     self.save_items(state.steps_done, layout.items(state), meta, metrics, replace=replace)
 
@@ -183,7 +183,7 @@ class Checkpoints:
     *,
     replace: bool = False,
   ) -> None:
-    """`save` of some of `variables`, `averages` and `training`, each a tree of arrays."""
+    """Saves some of the items `variables`, `averages` and `training`, as `save` does."""
     if step in self._store.known() and not replace:
       return
     self._settle()
@@ -198,7 +198,7 @@ class Checkpoints:
     self._ledger.mark_unknown(step)
 
   def _settle(self) -> None:
-    """Waits until what was started is verified, and deletes what need not stay then."""
+    """Waits until a started save is verified, then deletes checkpoints that need not stay."""
     step, error, failed = self._store.finish()
     if step is None:
       return
@@ -220,11 +220,11 @@ class Checkpoints:
     return UserError(f"{text}: {reason(error)}; {kept}")
 
   def wait(self) -> None:
-    """Returns when what was started is on disk and verified; raises as `save` does."""
+    """Waits until a started save is on disk and verified; raises as `save` does."""
     self._settle()
 
   def close(self) -> None:
-    """`wait`, and no more may follow."""
+    """Waits as `wait` does, and ends; no call may follow."""
     try:
       self._settle()
     finally:
@@ -232,9 +232,9 @@ class Checkpoints:
 
   # Restoring.
   def restore(self, abstract: Any, which: str = "last") -> Any:
-    """Returns the state of the last or the best checkpoint, laid out as `abstract` says.
+    """Returns the state of the last or the best checkpoint, with the shardings of `abstract`.
 
-    Where one is damaged, that of the next one that is not; it is set aside then.
+    Passes over damaged ones, and sets them aside.
 
     Raises:
       UserError: the checkpoint is of another model, or none can be read.
@@ -265,7 +265,7 @@ class Checkpoints:
     return layout.restore(abstract, there, functools.partial(self._store.restore, step))
 
   def _check(self, step: int, variables: Any) -> None:
-    """Compares the shapes that were saved with those that the model has now."""
+    """Raises UserError unless the saved shapes are those of the model."""
     if (saved := self._store.trees(step)["variables"]) is None:
       error = ValueError("it holds no parameters")
       raise self._store.unreadable(step, error) from error
@@ -307,18 +307,18 @@ class Checkpoints:
 
   # Looking into one.
   def arrays(self, step: int, item: str, where: jax.sharding.Sharding) -> Any:
-    """Returns the arrays of an item as they were saved, all laid out as `where` says."""
+    """Returns the arrays of an item as they were saved, all with the sharding `where`."""
     return self._store.arrays(step, item, where)
 
   def shapes(self, step: int) -> dict[str, dict[str, Any]]:
-    """Returns what has `shape` and `dtype`, by item and path, of the arrays of a checkpoint."""
+    """Returns the shape and dtype of each array of a checkpoint by item and path."""
     trees = {item: tree for item, tree in self._store.trees(step).items() if tree is not None}
     return {item: layout.paths(tree) for item, tree in trees.items()}
 
   def meta(self, step: int) -> dict[str, Any]:
-    """Returns what was saved beside the arrays; UserError where a newer cnnjax wrote it."""
+    """Returns the JSON saved beside the arrays; UserError if a newer cnnjax wrote it."""
     return self._store.meta(step)
 
   def time(self, step: int) -> float | None:
-    """Returns when a checkpoint was written, in seconds since 1970; None where nobody knows."""
+    """Returns when a checkpoint was written, in seconds since 1970; None if unknown."""
     return self._store.time(step)

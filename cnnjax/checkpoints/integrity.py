@@ -1,7 +1,7 @@
-"""Whether the files of a checkpoint are those that were written: a manifest of sizes and hashes.
+"""Verifies the files of a checkpoint by a manifest of their sizes and hashes.
 
-It is JSON, and it lies among the files it lists. Checking goes by the files that are there: a name
-in a manifest never opens one.
+The manifest is JSON and lies among the files that it lists. A check reads the files that it finds:
+a name in a manifest never opens one.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ def seal(folder: pathlib.Path) -> None:
   """Writes the manifest of the files in `folder`, once all of them are on disk.
 
   Raises:
-    OSError: they cannot be read, or the disk is full.
+    OSError: a file cannot be read, or the disk is full.
   """
   files = {}
   for name, path in _files(folder).items():
@@ -44,15 +44,12 @@ def sync(folder: pathlib.Path) -> None:
 
 
 def is_sealed(folder: pathlib.Path) -> bool:
-  """Whether there is a manifest; there is none where the writer was killed before."""
+  """Whether there is a manifest; a writer that was killed leaves none."""
   return (folder / MANIFEST).exists()
 
 
 def problems(folder: pathlib.Path, only: str | None = None) -> list[str]:
-  """What is wrong with the files in `folder`, or one of them, in words.
-
-  Nothing where there is no manifest.
-  """
+  """Returns in words what is wrong with the files in `folder`; nothing without a manifest."""
   if not is_sealed(folder):
     return []
   try:
@@ -74,7 +71,7 @@ def problems(folder: pathlib.Path, only: str | None = None) -> list[str]:
 
 
 def _read(folder: pathlib.Path) -> dict[str, list]:
-  """The size and hash of each file; ValueError where the manifest was not written so."""
+  """Reads the size and hash of each file; ValueError if the manifest has another form."""
   try:
     found = json.loads((folder / MANIFEST).read_bytes())
     files = found["files"]
@@ -111,7 +108,7 @@ def _reason(error: Exception) -> str:
 
 
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """All files under `folder` but the manifest, by name with "/"; links are not followed."""
+  """Returns the files under `folder` by name with "/", without the manifest; follows no links."""
   found = {}
   for root, folders, names in os.walk(folder):
     links = [name for name in folders if os.path.islink(os.path.join(root, name))]

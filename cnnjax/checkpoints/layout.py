@@ -1,8 +1,8 @@
-"""How the state of a run lies in a checkpoint, and what reads the formats of older versions.
+"""Lays out the state of a run in a checkpoint, and migrates the formats of older versions.
 
-A checkpoint has three items of arrays: `variables` (what `model.apply` takes), `averages` of them,
-and `training` (the rest of the TrainState), so that evaluation reads no optimizer. `meta` is JSON
-beside them: the normalisation, the classes, the shape of the images. Touches no file.
+A checkpoint has three items of arrays: `variables` (of `model.apply`), `averages` of them, and
+`training` (the rest of the TrainState), so that evaluation reads no optimizer. `meta` is JSON
+beside them: the normalisation, the classes, the shape of the images. Opens no file.
 """
 
 import dataclasses
@@ -15,35 +15,35 @@ import jax.numpy as jnp
 from cnnjax.optim.averaging import SLOW
 
 ITEMS = ("variables", "averages", "training")
-# In `meta`: the weights whose batch statistics were not measured for the step. Not there: unknown.
+# In `meta`: the weights whose batch statistics were not measured for the step; unknown if missing.
 UNMEASURED = "unmeasured"
-FORMAT = 3  # of what is saved; it stands in `meta`
-# From each format to the next. What was saved before there were formats is 0: 1 has the number, 2
+FORMAT = 3  # of checkpoints; it stands in `meta`
+# From each format to the next. Checkpoints without a number are of format 0: 1 has the number, 2
 # the sums of an epoch, 3 any collections of variables, and what a step or a task carries along.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda meta: meta,) * 3
-# Parts of `training` that older formats have not got: they begin at 0.
+# Parts of `training` that older formats lack: they begin at 0.
 _ADDED = ("epoch", "extra")
 
 
 def migrated(meta: dict[str, Any], number: int) -> dict[str, Any]:
-  """Returns what was saved beside the arrays in format `number` as FORMAT has it."""
+  """Returns `meta` of format `number` as format FORMAT has it."""
   for migrate in MIGRATIONS[number:]:
     meta = migrate(meta)
   return meta
 
 
 def items(state: Any) -> dict[str, Any]:
-  """Returns the items of a TrainState, or of its shapes, each a tree."""
+  """Returns the items of a TrainState of arrays or shapes, each a tree."""
   found = {"variables": state.variables, "training": _training(state)}
   return {**found, "averages": state.averages} if state.averages else found
 
 
 def restore(abstract: Any, there: dict[str, Any], read: Callable[..., Any]) -> Any:
-  """Returns the state of a checkpoint, laid out as `abstract` says.
+  """Returns the state of a checkpoint, with the shardings of `abstract`.
 
   Args:
     abstract: a TrainState of shapes and shardings.
-    there: the tree of each item in the checkpoint, None for one that it has not got.
+    there: the tree of each item in the checkpoint, None for a missing one.
     read: takes shapes by item, as keyword arguments, and returns arrays by item.
   """
   training = _training(abstract)
@@ -69,6 +69,6 @@ def paths(tree: Any) -> dict[str, Any]:
 
 
 def _training(state: Any) -> dict[str, Any]:
-  """All but the variables and the averages."""
+  """Returns the fields of a state without the variables and the averages."""
   kept = {"variables", "averages"}
   return {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name not in kept}

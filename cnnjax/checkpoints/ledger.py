@@ -1,7 +1,7 @@
-"""Which checkpoints are whole, which are damaged, and which of these the user was told of.
+"""Keeps account of whole and damaged checkpoints, and of the damage that the user knows.
 
-Reads the files of each checkpoint once; the only change that it makes is the name of a damaged one
-that is set aside.
+Reads the files of each checkpoint once; changes nothing but the name of a damaged one, to set it
+aside.
 """
 
 from cnnjax.checkpoints import integrity
@@ -9,16 +9,16 @@ from cnnjax.checkpoints.store import FOLDER, META, Store, Unreadable, reason
 
 
 class Ledger:
-  """What is known of the checkpoints in a store."""
+  """The known state of each checkpoint in a store: whole, damaged, reported."""
 
   def __init__(self, store: Store):
     self._store = store
     self._whole: set[int] = set()
-    self.damaged: dict[int, str] = {}  # and the reason
-    self._told: set[int] = set()  # damaged ones that the user knows of
+    self.damaged: dict[int, str] = {}  # step: the reason
+    self._told: set[int] = set()  # damaged steps that were reported
 
   def is_whole(self, step: int) -> bool:
-    """Whether a checkpoint is as it was written; notes the reason where it is not."""
+    """Whether a checkpoint is as it was written; notes the reason if not."""
     if step not in self._whole and step not in self.damaged:
       if found := self.problems(step):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -51,14 +51,14 @@ class Ledger:
     self.damaged[step] = why
 
   def new_damage(self) -> list[int]:
-    """Returns the damaged steps that the user does not know of yet, and notes that he does now."""
+    """Returns the damaged steps that were not reported yet, and marks them as reported."""
     found = sorted(set(self.damaged) - self._told)
     self._told |= set(self.damaged)
     # A run that goes on may have deleted one while it was read.
     return [step for step in found if self._store.place(step).exists()]
 
   def set_aside(self) -> None:
-    """Renames the damaged ones, so that their steps can be saved again."""
+    """Renames the damaged checkpoints, so that their steps can be saved again."""
     names = {}
     for step in sorted(self.damaged):
       free = (f"{step}.damaged{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))

@@ -1,16 +1,18 @@
-"""One run at a time in a workdir: a lock that no crash leaves closed, on network disks too.
+"""Locks a workdir for one run at a time; no crash leaves it locked, on network disks too.
 
-Two things hold `run.lock`, and each covers what the other does not see:
+Two things hold `run.lock`, and each covers cases that the other does not see:
 
-- flock(2), which the kernel takes away when the process ends, however it ends. A start on the same
-  machine therefore never waits, and of several at once one gets it. NFS, CephFS, GPFS and Lustre
-  (mounted with "flock") know it on all machines; others on one machine alone, or not at all.
-- A record of who holds it, touched every few seconds. A start on another machine that gets the
-  flock watches the record: while it is touched the start is refused; after a minute without, the
-  lock is taken over. No clocks of two machines are compared: how old it is, is read from the file
-  system's own, and then it is waited for a change.
+- flock(2), which the kernel releases when the process ends, however it ends. A start on the same
+  machine therefore never waits, and one of several starts at once gets it. NFS, CephFS, GPFS and
+  Lustre (mounted with "flock") share it between machines; other file systems know it on one machine
+  alone, or not at all.
+- A record of the holder, which the holder touches every few seconds. A start on another machine
+  that gets the flock watches the record: it is refused while the record is touched, and takes over
+  after a minute without. It compares no clocks of two machines: the age comes from the file
+  system's clock, and then the start waits for a change.
 
-The file is removed at the end. Who is overtaken, or whose file is removed, notices it in seconds.
+The file is removed at the end. A run that lost the lock, or whose file was removed, notices it in
+seconds.
 """
 
 import contextlib
@@ -42,7 +44,7 @@ BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 @dataclasses.dataclass(frozen=True)
 class _Holder:
-  """What is said of who holds a lock."""
+  """The record of the run that holds a lock."""
 
   host: str
   kernel: str  # the same for all that share flocks for sure
@@ -57,7 +59,7 @@ class _Holder:
 
   @classmethod
   def read(cls, fd: int) -> "_Holder | None":
-    """The one in the file, None where there is none, or half of one."""
+    """Reads the record; None if it is missing or incomplete."""
     os.lseek(fd, 0, os.SEEK_SET)
     try:
       return cls(**json.loads(os.read(fd, 4096)))
@@ -81,7 +83,7 @@ def _kernel() -> str:
 
 
 class Lock:
-  """One that is held: it is touched by a thread of its own, and says when it is lost."""
+  """A lock that is held: a thread touches its record and notices when it is lost."""
 
   def __init__(self, path: pathlib.Path, fd: int, holder: _Holder):
     self._path, self._fd, self._holder = path, fd, holder
@@ -90,7 +92,7 @@ class Lock:
     self._thread.start()
 
   def check(self) -> None:
-    """Raises UserError if the lock was lost: what is in the workdir is another run's now."""
+    """Raises UserError if the lock was lost: the workdir is another run's now."""
     if self._lost:
       raise UserError(
         f"this run no longer holds {self._path}: {self._lost}. It stops here and saves nothing "
@@ -99,7 +101,7 @@ class Lock:
       )
 
   def release(self) -> None:
-    """Removes the file, if it is still ours."""
+    """Removes the file, unless another run took it over."""
     self._released.set()
     self._thread.join()
     with contextlib.suppress(OSError):
@@ -108,7 +110,7 @@ class Lock:
     os.close(self._fd)
 
   def _taken(self) -> str:
-    """How it was lost, if it was."""
+    """Returns in words how the lock was lost; "" if it was not."""
     if not _is_at(self._fd, self._path):
       return "the file was removed" if not self._path.exists() else "another one was put there"
     holder = _Holder.read(self._fd)
@@ -126,12 +128,12 @@ class Lock:
 
 @contextlib.contextmanager
 def hold(folder: pathlib.Path) -> Iterator[Lock]:
-  """Holds the lock of `folder`, which is there.
+  """Holds the lock of an existing `folder`.
 
-  Where the record is of another machine that may be gone, it waits for up to a minute.
+  Waits for up to a minute if the record is of another machine, which may be gone.
 
   Raises:
-    UserError: another run holds it: who, since when, and what to do.
+    UserError: another run holds it; says which, since when, and what to do.
   """
   path, me = folder / FILE, _Holder.me()
   while (fd := _taken_by(path, me)) is None:
@@ -144,7 +146,7 @@ def hold(folder: pathlib.Path) -> Iterator[Lock]:
 
 
 def _taken_by(path: pathlib.Path, me: _Holder) -> int | None:
-  """The open file that `me` stands in now; None: it changed under us, try again."""
+  """Returns the open file with the record `me`; None if the file changed meanwhile: try again."""
   fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
   try:
     certain = _flock(fd)
@@ -171,7 +173,7 @@ def _taken_by(path: pathlib.Path, me: _Holder) -> int | None:
 
 
 def _flock(fd: int) -> bool | None:
-  """True: we have it. None: another has it. False: there is none on this file system."""
+  """Takes the flock: True. None: another process has it. False: the file system has none."""
   if fcntl is None:
     return False
   try:
@@ -202,10 +204,10 @@ def _age(path: pathlib.Path) -> float:
 
 
 def _wait_for(path: pathlib.Path, fd: int, holder: _Holder) -> bool:
-  """Whether a minute went by since the holder touched it; False where the file is gone.
+  """Whether the holder did not touch the record for a minute; False if the file is gone.
 
   Raises:
-    UserError: it was touched meanwhile: the holder is there.
+    UserError: the holder touched it meanwhile.
   """
   left = STALE - max(0.0, _age(path))
   if left > 0:

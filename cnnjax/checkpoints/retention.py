@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest, the best by the monitored metric, and one now and then."""
+"""Chooses the checkpoints that stay: the newest, the best by the monitored metric, every n-th."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from cnnjax.runtime import processes
 
 @dataclasses.dataclass(frozen=True)
 class Keep:
-  """Which checkpoints stay."""
+  """The rule by which checkpoints stay."""
 
   last: int = 2  # so many of the newest; -1: all
   best: int = 1  # so many of the best by the monitored metric
@@ -22,15 +22,15 @@ class Keep:
 
   @classmethod
   def of(cls, config: ConfigDict, to_steps: Callable[[Any, str], int]) -> "Keep":
-    """Returns that of `config.keep`; `to_steps` is (duration, key) -> steps."""
+    """Returns the rule of `config.keep`; `to_steps` is (duration, key) -> steps."""
     every = None if config.every is None else max(1, to_steps(config.every, "keep.every"))
     return cls(config.last, config.best, every)
 
   def choose(self, scores: dict[int, float | None]) -> set[int]:
-    """Returns the steps that stay, of all in rising order, with a score where one was measured.
+    """Returns the steps that stay, of `steps` in rising order, some with a score.
 
-    Of equals the first counts as best, as it does for early stopping. As long as there are no more
-    steps than the best that may stay, all do, measured or not.
+    The first of equal scores counts as best, as in early stopping. All steps stay, with a score or
+    without, while there are no more than `best`.
     """
     steps = list(scores)
     if self.last == -1 or len(steps) <= max(self.last, self.best):
@@ -48,9 +48,9 @@ class Scores:
   """The monitored metric of each checkpoint, the higher the better.
 
   Args:
-    store: where they are read.
+    store: reads them.
     monitor: the metric, such as validation/accuracy.
-    better: whether it is to be large or small.
+    better: "max" if large values of it are better, else "min".
   """
 
   def __init__(self, store: Store, monitor: str, better: Literal["max", "min"]):
@@ -61,7 +61,7 @@ class Scores:
   def of(self, step: int) -> float | None:
     """Returns the score of a checkpoint, None if it was not measured.
 
-    Infinite where it cannot be read any more, so that it is looked at, and not deleted.
+    Infinite if it cannot be read any more, so that it is examined and not deleted.
     """
     if step not in self._known:
       try:
@@ -73,7 +73,7 @@ class Scores:
     return self._known[step]
 
   def to_save(self, metrics: dict[str, float]) -> dict[str, float | None] | None:
-    """Returns what of `metrics` is saved: the monitored one, None where it was not measured."""
+    """Returns the part of `metrics` to save: the monitored one, None if it was not measured."""
     if (value := metrics.get(self._monitor)) is None:
       return None
     return {self._monitor: value if math.isfinite(value) else None}  # JSON has no more
@@ -94,7 +94,7 @@ class Scores:
 
 
 def delete_others(store: Store, keep: Keep, scores: Scores, damaged: dict[int, str]) -> None:
-  """Deletes the checkpoints that need not stay; `damaged` ones are no measure, and stay."""
+  """Deletes the checkpoints that need not stay; `damaged` ones stay and do not count."""
   steps = store.known()
   known = {step: scores.of(step) for step in steps if step not in damaged}
   stay = keep.choose({step: score for step, score in known.items() if score != math.inf})

@@ -1,7 +1,7 @@
-"""The files of checkpoints: written by Orbax, each one whole or not there, read, renamed, deleted.
+"""Writes, reads, renames and deletes the files of checkpoints by Orbax, each whole or not there.
 
-Orbax writes a checkpoint beside and renames it; then a manifest of its files follows
-(integrity.py). The only file that imports orbax.
+Orbax writes a checkpoint under another name and renames it; then the manifest of its files follows
+(integrity.py). No other file imports orbax.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ from cnnjax.runtime.paths import PathLike, to_path
 
 FOLDER = "checkpoints"  # in a workdir
 META, METRICS = "meta/metadata", "metrics/metrics"  # where Orbax keeps them
-_DELETED = "deleted"  # what goes is renamed into it first, so that no part of it can pass as whole
+_DELETED = "deleted"  # deleted ones are renamed into it first, so that none is there in part
 
 
 class Unreadable(UserError):
-  """A checkpoint whose files cannot be read, so that another one may do."""
+  """The error of a checkpoint whose files cannot be read; another checkpoint may do."""
 
 
 class Store:
   """The checkpoints in one folder, as files.
 
-  Of several processes all call each method; the first one seals, deletes and renames.
+  All processes of a run call each method; the first one seals, deletes and renames.
 
   Args:
-    folder: an absolute one (Orbax fails late on others), which is made where it is to be written.
-    read_only: nothing is written, renamed or deleted.
+    folder: absolute (Orbax fails late on others); made unless `read_only`.
+    read_only: writes, renames and deletes nothing.
   """
 
   def __init__(self, folder: pathlib.Path, *, read_only: bool):
@@ -68,11 +68,11 @@ class Store:
     return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
   def known(self) -> list[int]:
-    """Returns the steps that were there when this was opened, or were saved since."""
+    """Returns the steps that existed when this was opened, or were saved since."""
     return sorted(self._manager.all_steps())
 
   def steps(self) -> list[int]:
-    """Returns the steps that are there, also damaged ones, in rising order."""
+    """Returns the steps of the checkpoints on disk, damaged or not, in rising order."""
     # A run that goes on may have deleted some since this one looked.
     return [step for step in self.known() if self.place(step).exists()]
 
@@ -84,13 +84,13 @@ class Store:
   def start(
     self, step: int, items: dict[str, Any], meta: dict[str, Any], metrics: dict[str, Any] | None
   ) -> None:
-    """Begins to write a checkpoint; raises what Orbax does, of any kind.
+    """Begins to write a checkpoint; raises any error that Orbax does.
 
     Args:
-      step: its name; no other one may have it.
+      step: its name, which no other one may have.
       items: some of `layout.ITEMS`, each a tree of arrays.
-      meta: what is saved beside them.
-      metrics: None where nothing was measured.
+      meta: JSON to save beside them.
+      metrics: None if nothing was measured.
     """
     arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     meta = ocp.args.JsonSave({"format": layout.FORMAT, **meta})
@@ -106,10 +106,10 @@ class Store:
     integrity.seal(self.place(step))
 
   def finish(self) -> tuple[int | None, Exception | None, bool]:
-    """Waits for what was started.
+    """Waits for the write that was started.
 
     Returns:
-      Its step, None where nothing was started; what went wrong here; whether it did in any process.
+      Its step, None if none was started; this process's error; whether any process had one.
     """
     if self._saving is None:
       return None, None, False
@@ -130,7 +130,7 @@ class Store:
     self.rename({step: f"{step}.replaced"})
 
   def rename(self, names: dict[int, str]) -> None:
-    """Gives checkpoints names by which they count as none from here on."""
+    """Renames checkpoints so that they do not count as such any more."""
     if processes.is_first():
       for step, new in names.items():
         self.place(step).rename(self.folder / new)
@@ -140,7 +140,7 @@ class Store:
     self._manager = self._open()
 
   def _put_back(self) -> None:
-    """A step that was being replaced when the process was killed is there again."""
+    """Restores a checkpoint that was being replaced when the process was killed."""
     if processes.is_first():
       shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
       for old in self.folder.glob("*.replaced"):
@@ -151,23 +151,23 @@ class Store:
     processes.barrier()
 
   def delete(self, step: int) -> None:
-    """Renames a checkpoint so that it counts as none; `empty` takes its files away."""
+    """Renames a checkpoint so that it does not count any more; `empty` removes its files."""
     self._manager.delete(step)
 
   def empty(self) -> None:
-    """Takes the files of deleted checkpoints away."""
+    """Removes the files of deleted checkpoints."""
     if processes.is_first():
       shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
 
   def close(self) -> None:
-    """Ends the threads; nothing may follow."""
+    """Ends the threads; no call may follow."""
     self._thread.shutdown()
     with contextlib.suppress(Exception):  # Orbax tells once more of a save that failed
       self._manager.close()
 
   # Reading.
   def restore(self, step: int, **shapes: Any) -> dict[str, Any]:
-    """Returns items of a checkpoint as arrays of these shapes and shardings."""
+    """Reads items of a checkpoint into arrays of these shapes and shardings."""
     args = {item: ocp.args.StandardRestore(tree) for item, tree in shapes.items()}
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**args))
@@ -175,12 +175,12 @@ class Store:
       raise self.unreadable(step, e) from e
 
   def arrays(self, step: int, item: str, where: jax.sharding.Sharding) -> Any:
-    """Returns the arrays of an item as they were saved, all laid out as `where` says."""
+    """Reads the arrays of an item as they were saved, all with the sharding `where`."""
     rest = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
     return self.restore(step, **{item: jax.tree.map(rest, self.trees(step)[item])})[item]
 
   def trees(self, step: int) -> dict[str, Any]:
-    """Returns the tree of shapes of each item of arrays, None for one that is not there."""
+    """Returns the tree of shapes of each item of arrays, None for a missing item."""
     try:
       found = self._manager.item_metadata(step)
       trees = {item: found.get(item) for item in layout.ITEMS}
@@ -195,7 +195,7 @@ class Store:
     return {item: None if tree is None else dict(plain(tree)) for item, tree in trees.items()}
 
   def meta(self, step: int) -> dict[str, Any]:
-    """Returns what was saved beside the arrays; UserError where a newer cnnjax wrote it."""
+    """Reads the JSON beside the arrays; UserError if a newer cnnjax wrote it."""
     try:  # not by Orbax, whose processes wait for each other in a restore
       found = json.loads((self.place(step) / META).read_bytes())
     except (OSError, ValueError, RecursionError) as e:
@@ -211,18 +211,18 @@ class Store:
     return layout.migrated(found, number)
 
   def metrics(self, step: int) -> dict[str, Any] | None:
-    """Returns what was measured; raises what Orbax does, of any kind."""
+    """Reads the metrics of a checkpoint; raises any error that Orbax does."""
     return self._manager.metrics(step)
 
   def time(self, step: int) -> float | None:
-    """Returns when a checkpoint was written, in seconds since 1970; None where nobody knows."""
+    """Returns when a checkpoint was written, in seconds since 1970; None if unknown."""
     try:
       return self._manager.metadata(step).commit_timestamp_nsecs / 1e9
     except Exception:
       return None
 
   def unreadable(self, step: int, error: Exception) -> Unreadable:
-    """Returns the error of a checkpoint that cannot be read because of `error`."""
+    """Returns an `Unreadable` for a checkpoint that cannot be read because of `error`."""
     return Unreadable(
       f"cannot read the checkpoint of step {step} in {self.folder}: {reason(error)}"
     )
@@ -234,7 +234,7 @@ def last_step(workdir: PathLike) -> int | None:
 
 
 def newest_format(workdir: PathLike) -> int:
-  """Returns the highest format of the checkpoints in a workdir; 0 where none says it."""
+  """Returns the highest format of the checkpoints in a workdir; 0 if none names its format."""
   formats = [0]
   for file in (to_path(workdir) / FOLDER).glob(f"*/{META}"):
     with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -244,7 +244,7 @@ def newest_format(workdir: PathLike) -> int:
 
 
 def reason(error: BaseException | None) -> str:
-  """Returns the first line of an error; None: it was another process's."""
+  """Returns the first line of an error; for None, that it happened in another process."""
   if error is None:
     return "another process met an error"
   return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -252,7 +252,7 @@ def reason(error: BaseException | None) -> str:
 
 @functools.cache
 def _hush() -> None:
-  """Orbax raises what goes wrong; what it tells beside that, in many tracebacks, is left out."""
+  """Silences what Orbax logs, in many tracebacks, beside the errors that it raises."""
   logging.getLogger("absl").setLevel(logging.CRITICAL)  # each phase of a save as well
   before = sys.unraisablehook
 

@@ -1,4 +1,4 @@
-"""Keeps in a workdir what its run was trained on, so that none of it is evaluated on later."""
+"""Keeps in a workdir which examples its run was trained on, so that none is evaluated on later."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ def read(workdir: pathlib.Path) -> History:
   """Reads the history of a run that has a checkpoint.
 
   Raises:
-    UserError: it is damaged, or not there, and the run is none of those that kept none.
+    UserError: it is damaged, or missing and the run is not of an older version that kept none.
   """
   file = workdir / FILE
   try:
@@ -42,7 +42,7 @@ def read(workdir: pathlib.Path) -> History:
 
 
 def write(workdir: pathlib.Path, history: History) -> None:
-  """Puts it into `workdir`; a kill leaves the old one or the new."""
+  """Writes the history into `workdir`; a kill leaves the old file or the new one."""
   file, new = workdir / FILE, workdir / f"{FILE}.new"
   new.write_text(strict_json.dumps(history.as_json()))
   new.replace(file)

@@ -1,4 +1,4 @@
-"""The folder of a run: its config, a record of each start, and the rule for going on in it."""
+"""The workdir of a run: its config, a record of each start, and the rule for resuming in it."""
 
 import contextlib
 import datetime
@@ -28,17 +28,17 @@ CONFIG = "config.json"
 WRITTEN = f"{CONFIG}.new"  # it is written there first, so that a kill leaves the old one or the new
 STARTS = "starts.jsonl"
 SHOWN = 6  # keys that differ, at most
-# What a file that is no config raises, wherever in it the mistake is.
+# Errors of a file that is no config, wherever in it the mistake is.
 BROKEN = (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
 def check(folder: pathlib.Path, config: ConfigDict) -> None:
-  """Looks whether a run of `config` may start or go on in `folder`; touches nothing.
+  """Checks whether a run of `config` may start or resume in `folder`; changes nothing.
 
   Raises:
-    UserError: it cannot be written, holds something else than a run, or a run whose config differs
-      in more than `config.may_change` says.
+    UserError: the folder cannot be written, holds something else than a run, or a run whose config
+      differs in keys that may not change.
   """
   check_text(folder)
   try:
@@ -70,9 +70,9 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
 
 
 def as_begun(folder: pathlib.Path, config: ConfigDict) -> tuple[ConfigDict, dict[str, str]]:
-  """Returns `config` as a run in `folder` goes on, and in words what it keeps to.
+  """Returns `config` as the run in `folder` began, and in words which older behaviour it keeps.
 
-  A run that began before a key was there goes on as it was, where `config` has the key's default.
+  A run that began before a key existed resumes as before, where `config` has the key's default.
   """
   if not os.path.isfile(folder / CONFIG):  # unlike Path.is_file, false for a name that is too long
     return config, {}
@@ -87,7 +87,7 @@ def as_begun(folder: pathlib.Path, config: ConfigDict) -> tuple[ConfigDict, dict
 
 
 def make(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
-  """Makes `folder`, if it is not there; None: a fresh one under runs/. Returns it.
+  """Makes `folder` unless it exists, or for None a new one under runs/; returns it.
 
   Raises:
     UserError: it cannot be made.
@@ -103,13 +103,13 @@ def make(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
 
 @contextlib.contextmanager
 def lock(folder: pathlib.Path, config: ConfigDict) -> Iterator[Callable[[], None]]:
-  """Keeps other runs out of `folder`, which is there, and claims it for a run of `config`.
+  """Locks an existing `folder`, and claims it for a run of `config`.
 
-  Of several processes the first one does. It gives a function that raises UserError once the lock
-  is lost.
+  The first process of several does so. Yields a function that raises UserError once the lock is
+  lost.
 
   Raises:
-    UserError: another run is in it, or was since it was checked.
+    UserError: another run uses the folder, or did since it was checked.
   """
   with contextlib.ExitStack() as stack:
     held = lambda: None
@@ -124,10 +124,10 @@ def lock(folder: pathlib.Path, config: ConfigDict) -> Iterator[Callable[[], None
 
 
 def claim(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
-  """Makes `folder` (None: a fresh one under runs/) the place of this run; returns it.
+  """Makes `folder` (None: a new one under runs/) the workdir of this run; returns it.
 
-  The resolved config is saved, with every field of the model; the start is recorded with its
-  command, versions and devices.
+  Saves the resolved config with every field of the model, and records the start with its command,
+  versions and devices.
 
   Raises:
     UserError: it cannot be written.
@@ -157,7 +157,7 @@ def claim(folder: pathlib.Path | None, config: ConfigDict) -> pathlib.Path:
 
 
 def _fresh(config: ConfigDict) -> pathlib.Path:
-  """Makes a folder such as runs/resnet20-digits-20150101-120000, of this run alone."""
+  """Makes a new folder such as runs/resnet20-digits-20150101-120000."""
   data = config.data.name if config.data.source == "tfds" else config.data.source
   data = data.replace("/", "_").replace(":", "_")
   now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -169,7 +169,7 @@ def _fresh(config: ConfigDict) -> pathlib.Path:
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-  """The config with every field of its model, so that no default can change under a run."""
+  """Returns the config with every field of its model, so that no default can change under a run."""
   resolved = configs.from_json(configs.to_json(config))
   resolved.model = {"name": config.model.name, **models.fields(config.model.name), **config.model}
   return resolved
@@ -180,10 +180,10 @@ def _unwritable(folder: pathlib.Path | None, error: OSError) -> UserError:
 
 
 def load_config(folder: PathLike) -> ConfigDict:
-  """The config of the run in `folder`.
+  """Reads the config of the run in `folder`, after importing the modules that it names.
 
   Raises:
-    UserError: there is no run, its config cannot be read, or what it imports is not there.
+    UserError: there is no run, its config cannot be read, or a module is missing.
   """
   folder = to_path(folder)
   file = folder / CONFIG
@@ -214,7 +214,7 @@ def load_config(folder: PathLike) -> ConfigDict:
 
 
 def _check_imports(folder: pathlib.Path, modules: Sequence[str]) -> None:
-  """What is imported is installed, or is the user's own, and did not come with the run."""
+  """Raises UserError for a module that lies in the workdir: reading a run runs no code of it."""
   for name in modules:
     spec = importlib.util.find_spec(name.split(".")[0])
     places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
