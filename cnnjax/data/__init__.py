@@ -1,12 +1,12 @@
-"""Examples in: a source gives splits, a pipeline gives the batch of any step.
+"""Turns data sets into batches: a source gives splits, a pipeline the batch of any step.
 
-The batch of a step is a pure function of (config, seed, step) in both pipelines: it does not know
-the number of devices, processes, threads or restarts. This room knows config/ and runtime/, and
-nothing of models, tasks or training: it hands out arrays by the names of `fields`.
+The batch of a step is a pure function of (config, seed, step) in both pipelines: it does not depend
+on the number of devices, processes, threads or restarts. This room imports config/ and runtime/,
+and nothing of models, tasks or training: it hands out arrays by the names of `fields`.
 
     loading    the splits of a run, from a source (arrays, digits, folder, synthetic, tfds)
-    placement  whether a split stays on the device (resident) or is read as it goes (streaming)
-    inputs     both pipelines of a run, opened, with what follows from the data
+    placement  whether a split stays on the device (resident) or is streamed from the host
+    inputs     the pipelines of a run, its length, normalisation and classes
 """
 
 from cnnjax.data import history, holdout, identity, imbalance, levels, order

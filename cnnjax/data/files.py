@@ -1,4 +1,4 @@
-"""Records in image files: read when they are asked for, known apart by content or by place."""
+"""Reads examples from image files when they are needed; identifies them by content or by place."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ class Files:
     return found
 
   def _read(self, path: str, i: int) -> bytes | UnreadableImage:
-    """The bytes of a file of example i, or why there are none."""
+    """Returns the bytes of a file of example i, or why they cannot be read."""
     try:
       return read(path)
     except UnreadableImage as e:
@@ -54,7 +54,7 @@ class Files:
       return UnreadableImage(e.strerror)
 
   def _gone(self, i: int) -> pathlib.Path | None:
-    """The first folder above image i that is not there, if those of others are not there either."""
+    """Returns the first missing folder above image i, if those of other images are missing too."""
     above = [pathlib.Path(self.paths[at]).parent for at in (i, 0, -1)]
     if any(folder.is_dir() for folder in above):
       return None
@@ -96,7 +96,7 @@ class Files:
 
   @functools.cached_property
   def _sizes(self) -> list[int | None]:
-    """In bytes; None of what is no file, or not there."""
+    """The size of each file in bytes; None if it is missing or no file."""
     found = identity.in_parts(lambda at: [_size(self.paths[i]) for i in at], len(self))
     return list(itertools.chain.from_iterable(found))
 

@@ -1,14 +1,14 @@
-"""Image files: a folder of class folders, or a CSV or JSONL file of paths and labels.
+"""Reads image files from a folder of class folders, or by a CSV or JSONL file of paths.
 
     PATH/train/<class>/*.jpg, PATH/val/..., PATH/test/...    splits
     PATH/<class>/*.jpg                                       no splits: a fifth is held out as test
     PATH/*.jpg                                               images without labels
     PATH.csv, PATH.jsonl                                     path, label, mask, value and split
 
-Images lie at any depth below the folder of their class. Files without the ending of an image, what
-is hidden and what other programs leave are not read, and counted at the start. The classes are
-those of the training split, of which others may lack some. Without a test split the validation
-split is tested.
+Images lie at any depth below the folder of their class. Files without the ending of an image,
+hidden files and litter of other programs are counted at the start and not read. The classes are
+those of the training split; other splits may lack some. Without a test split the validation split
+is tested.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class Listing:
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for a path that holds no images, or a split that is not there."""
+  """Raises UserError for a path without images, or an unknown split."""
   _listing.cache_clear()  # files may have come and gone since, as in a notebook
   _listed(config)
   if config.image_size is None:
@@ -81,7 +81,7 @@ def load(config: ConfigDict, split: str) -> Split:
 
 
 def _declared(config: ConfigDict, listing: Listing) -> dict[str, Field]:
-  """The fields of a folder or list."""
+  """Returns the fields of a folder or list."""
   train = listing.files[config.train]
   found = {"image": fields.image(None, None, config.channels or 3, config.dtype or "uint8")}
   if train.labels is not None:
@@ -95,7 +95,7 @@ def _declared(config: ConfigDict, listing: Listing) -> dict[str, Field]:
 
 
 def test_share(config: ConfigDict) -> float | None:
-  """Returns the share to hold out as the test split where there are no splits, else None."""
+  """Returns the share to hold out as the test split of data without splits, else None."""
   return TEST_SHARE if isinstance(config.test, str) and _listed(config).whole else None
 
 
@@ -117,13 +117,13 @@ def whole(config: ConfigDict) -> Split:
 
 
 def has_splits(path: str) -> bool:
-  """Whether a folder or list says what is trained on and what tested."""
+  """Whether a folder or list has splits."""
   return "" not in _look(path).own
 
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-  """What lies at a path."""
+  """The splits found at a path, before they are read."""
 
   below: str  # the folder that paths start at
   own: Mapping[str, str | Pairs]  # the folder or the images of each split; "" is all, without
@@ -137,7 +137,7 @@ class _Found:
   values: Mapping[str, tuple[float, ...]] | None = None
 
   def files(self, pairs: Pairs, classes: tuple[str, ...], *, several: bool) -> Files:
-    """The records of some images, which have labels if there are `classes`."""
+    """Returns the records of some images, with labels if there are `classes`."""
     paths = tuple(file for file, _ in pairs)
     labels = _labels(pairs, classes, several) if classes else None
     masks = self.masks
@@ -152,9 +152,9 @@ class _Found:
   def read(
     self, places: Iterable[tuple[str, str]]
   ) -> tuple[dict[str, Pairs], tuple[str, ...], dict[str, str]]:
-    """(the images of some splits; their classes in order; remarks).
+    """Returns (the images of some splits, their classes in order, remarks).
 
-    `places` are (key of the config, key of `own`).
+    `places` are pairs (key of the config, key of `own`).
     """
     left, splits, keys = Leftovers(), {}, {}
     left.add(self.left)
@@ -181,7 +181,7 @@ class _Found:
     return pairs, tuple(dict.fromkeys(called.values())), remarks
 
   def _check_labels(self, splits: Mapping[str, Pairs], keys: Mapping[str, str]) -> None:
-    """Raises UserError where a split is a folder of images and another one has classes."""
+    """Raises UserError if one split is a folder of images and another one has classes."""
     flat = [place for place, found in splits.items() if not any(labels for _, labels in found)]
     if 0 < len(flat) < len(splits) and isinstance(path := self.own[flat[0]], str):
       raise UserError(
@@ -225,7 +225,7 @@ def _listing(
   group: str | None = None,
   masks: str | None = None,
 ) -> Listing:
-  """`named` are (key, split) of the config; other splits are not looked at."""
+  """Reads the splits that a config names; `named` are its pairs (key, split)."""
   looked = _look(path, group, masks)
   if looked.folds and "test" in dict(named):
     raise UserError(
@@ -268,7 +268,7 @@ def _too_few(path: str, known: set[str]) -> UserError:
 
 
 def _existing(path: str | None) -> str:
-  """The path with `~` filled in, which exists."""
+  """Returns the path with the home folder for `~`; UserError unless it exists."""
   if not path:
     raise UserError("data.source=folder needs data.path, a folder of images or a CSV or JSONL file")
   root = str(to_path(path))
@@ -288,7 +288,7 @@ def _existing(path: str | None) -> str:
 
 
 def _places(path: str, own: Mapping[str, Any], named: dict[str, str]) -> dict[str, str]:
-  """The key in `own` of each split that the config names."""
+  """Returns the key in `own` of each split that the config names."""
   if "" in own:
     for key, name in named.items():
       if name != key or key == "validation":
@@ -325,7 +325,7 @@ def _hold_out(key: str) -> str:
 
 
 def _labels(pairs: Pairs, classes: tuple[str, ...], several: bool) -> np.ndarray:
-  """[n] int32, or [n, num_classes] uint8 where there are `several` an image."""
+  """Returns labels [n] int32, or [n, num_classes] uint8 where an image has `several`."""
   place = {name: i for i, name in enumerate(classes)}
   if not several:
     return np.array([place[name] for _, (name,) in pairs], np.int32)
@@ -336,7 +336,7 @@ def _labels(pairs: Pairs, classes: tuple[str, ...], several: bool) -> np.ndarray
 
 
 def _of_folder(path: str, key: str, left: Leftovers) -> Pairs:
-  """The images of a split by class; `left` counts what is not read."""
+  """Returns the images of a split with their classes; `left` counts files that are not read."""
   here, found, empty = walk.loose(path), {}, []
   flat = bool(here.outside)
   for name, folder in walk.subfolders(path).items():

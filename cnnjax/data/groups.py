@@ -1,4 +1,4 @@
-"""Groups of images that a hold-out never parts: of one patient, recording, scene."""
+"""Groups images that a hold-out never parts: those of one patient, recording or scene."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ from cnnjax.errors import UserError
 
 
 class Files(Protocol):
-  """What has groups; see `files.Files`."""
+  """The part of `files.Files` that groups need."""
 
   paths: Sequence[str]
 
@@ -21,7 +21,7 @@ class Files(Protocol):
 
 
 def of_files(group: str, files: Files, column: Mapping[str, str] | None) -> tuple[np.ndarray, str]:
-  """Returns the group of each file, [n] uint64, 0 where it has none; and in words how many.
+  """Returns the group of each file, [n] uint64, 0 for none; and their number in words.
 
   Args:
     group: a regular expression; its first group in parentheses, or all that it matches, is the

@@ -1,4 +1,4 @@
-"""What a run was trained on, so that none of it is evaluated on later."""
+"""Records which examples a run was trained on, so that none is evaluated on later."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -13,9 +13,9 @@ from cnnjax.errors import UserError, listed
 
 @dataclasses.dataclass(frozen=True)
 class History:
-  """The examples that a run was trained on and evaluated on, and how those were drawn.
+  """The examples that a run was trained and evaluated on, and how these were drawn.
 
-  Of a run that kept no such record yet, `by` is "" and `ids` are empty.
+  A run of an older version kept no such record: then `by` is "" and `ids` are empty.
   """
 
   by: str  # what examples are known by, see `identity`
@@ -25,15 +25,15 @@ class History:
   held: Mapping[str, np.ndarray]  # sorted ids of its other splits, by name
 
   def sides(self, key: str, carved: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(ids that are never held out for `key`, ids that always are): nothing moves within a run.
+    """Returns (ids never held out for `key`, ids always held out): no example changes sides.
 
-    `carved`: all splits that are held out of the training split.
+    `carved` are the splits that are held out of the training split.
     """
     held = {name: self.held.get(name, NOTHING) for name in carved}
     return np.concatenate([self.ids, *(held[name] for name in held if name != key)]), held[key]
 
   def as_json(self) -> dict[str, Any]:
-    """As it is kept."""
+    """Returns the history as JSON."""
     text = lambda ids: ids.astype("<u8").tobytes().hex()
     return {
       "by": self.by,
@@ -44,15 +44,15 @@ class History:
     }
 
   def share(self, split: Split) -> float:
-    """Returns the share of the run's training and test images that a split has, the smaller one.
+    """Returns how much of the run's data a split has, in [0, 1]; 0 if unknown.
 
-    In [0, 1]; 0 where nobody knows.
+    It is the smaller of two shares: of the training images and of the test images.
     """
     own = [ids for ids in (self.ids, self.held.get("test", NOTHING)) if len(ids)]
     return min((float(np.isin(ids, split.ids(self.by)).mean()) for ids in own), default=0.0)
 
   def changed(self, name: str, split: Split) -> str:
-    """Says how a split differs from the one that the run evaluated; "" where it does not."""
+    """Returns in words how a split differs from the one that the run evaluated, or ""."""
     if name not in self.held:
       return ""
     before, now = self.held[name], np.unique(split.ids(self.by))
@@ -62,7 +62,7 @@ class History:
     return f"of {len(before):,} {name} images that the run had, {gone:,} are gone; {new:,} are new"
 
   def overlap(self, split: Split, who: str = "this run") -> str:
-    """Says which examples of a split that is evaluated `who` was trained on; "" if on none."""
+    """Returns in words which examples of a split `who` was trained on; "" if on none."""
     if not self.by:
       return ""
     ids = split.ids(self.by)
@@ -72,7 +72,7 @@ class History:
     return f"{of} were trained on by {who}: {names}" if len(found) else ""
 
   def check(self, split: Split) -> None:
-    """Raises UserError if examples of a split that is held out were trained on."""
+    """Raises UserError if the run was trained on examples of a held-out split."""
     if overlap := self.overlap(split):
       raise UserError(
         "Remove these images, restore the original data, or train anew in another --workdir: "
@@ -90,12 +90,12 @@ def of_run(
   """Returns the history after this run, and remarks for the start by name.
 
   Args:
-    before: what it was trained on so far.
-    train: what it trains on now.
-    others: what it evaluates, by name.
+    before: the history of the run so far.
+    train: its training split.
+    others: the splits that it evaluates, by name.
 
   Raises:
-    UserError: what it was trained on is evaluated now.
+    UserError: one of these has examples that the run was trained on.
   """
   known = before is not None and before.by != ""
   by = before.by if known else train.by

@@ -1,9 +1,9 @@
-"""What is held out of a training split: each example's side follows from the example alone.
+"""Holds out a part of a training split: the side of an example follows from the example alone.
 
-Of a share, an example that comes, goes, or gets another name or label moves no other one. A number,
-and a class's last example, depend on the list: within a run its history keeps each example where it
-was. Exact copies are on one side, and so are the examples of a group; what is known by place (see
-`identity`) is no copy of anything, and a file that gets another name is another example.
+With a share, adding, removing, renaming or relabelling an example moves no other one. A number, and
+the last example of a class, depend on the list: within a run its history keeps each example on its
+side. Exact copies stay on one side, and so do the examples of a group. Examples known by place (see
+`identity`) count as no copies, and a file with another name as another example.
 """
 
 import dataclasses
@@ -35,23 +35,23 @@ def carve(
   *,
   older: bool = False,
 ) -> tuple[Split, Split]:
-  """(what is kept, what is held out) of a split, for a share or a number.
+  """Splits off a share or a number of examples; returns (the rest, the held-out examples).
 
-  A number drawn from the example, `key` and `seed` decides: below the share it is held out; of a
-  number of examples, those with the smallest are. Classes have their shares but for chance; one
-  that would have nothing left to be trained on keeps the example, or the group, that comes last.
-  Of a share, the example that comes first is held out in any case.
+  A number drawn from the example, `key` and `seed` decides. A share holds out the examples below
+  it, and at least the smallest one; a number of examples, the smallest ones. Classes have their
+  shares but for chance; a class that would have no training example left keeps the last one, or its
+  group.
 
   Args:
-    split: of which a part is held out.
-    amount: a share, or a number of examples: at most so many, where some are bound to others.
+    split: the one to divide.
+    amount: a share, or a number of examples: at most so many, where groups or copies stay together.
     key: "test" or "validation".
     seed: of the draw, `data.split_seed`.
-    by: what examples are known by, see `identity`.
-    never: ids that are not held out, as the run was trained on them; nor what is bound to them.
-    always: ids that are held out, as the run did so before; first of a number.
-    older: runs that began by an older rule keep it: a draw of places in the list, stratified over
-      the classes, which moves when the list does. What a run recorded since then stays.
+    by: the kind of ids, see `identity`.
+    never: ids that stay, with their group, as the run was trained on them.
+    always: ids that are held out, as they were before in this run; a number begins with them.
+    older: keeps the rule of runs that began with an older version: a draw of places in the list,
+      stratified over the classes, which moves with the list. Examples recorded since then stay.
 
   Raises:
     UserError: nothing can be held out, or nothing would be left.
@@ -67,7 +67,7 @@ def carve(
   else:
     if amount >= len(split):
       raise refused(": nothing would be left to train on")
-    names, units = _units(split, by)  # what stays together, and where each example belongs
+    names, units = _units(split, by)  # the units that stay together, and the one of each example
     numbers = identity.drawn(names, key, seed)
     rows = _by_example(split, amount, numbers, units, known, refused)
     if not rows.any():
@@ -83,7 +83,7 @@ def carve(
 
 
 def _remarks(split: Split, by: str, copies: int) -> dict[str, str]:
-  """The remarks on what is kept of a split: on its `copies`, and on what names cannot tell."""
+  """Returns remarks on the rest of a split: on its `copies`, and on ids by place."""
   found = dict(split.remarks)
   if split.groups is None and copies:
     words = (
@@ -108,7 +108,10 @@ def _by_example(
   known: tuple[np.ndarray, np.ndarray],
   refused: Callable[[str], UserError],
 ) -> np.ndarray:
-  """[n] bool, true for what is held out: `numbers` of units decide, of `known` what is known."""
+  """Returns which examples are held out, [n] bool, by the `numbers` of their units.
+
+  `known` ones stay where they were.
+  """
   trained, stays = known
   barred, fixed = (np.bincount(units, rows, len(numbers)) > 0 for rows in (trained, stays))
   if isinstance(amount, float):
@@ -130,7 +133,7 @@ def _by_example(
 def _keep_classes(
   held: np.ndarray, split: Split, numbers: np.ndarray, units: np.ndarray, fixed: np.ndarray
 ) -> None:
-  """Lets a class that lost all of its units to `held` keep the last one that is not `fixed`."""
+  """Gives a class that lost all of its units to `held` the last one back that is not `fixed`."""
   count = lambda rows: imbalance.counts(split.labels[rows], len(split.classes))
   for lost in np.flatnonzero((count(slice(None)) > 0) & (count(~held[units]) == 0)):
     labels = split.labels
@@ -146,7 +149,7 @@ def _by_place(
   known: tuple[np.ndarray, np.ndarray],
   refused: Callable[[str], UserError],
 ) -> np.ndarray:
-  """[n] bool, true for what is held out by the older rule."""
+  """Returns which examples the older rule holds out, [n] bool."""
   try:
     _, held = train_test_split(
       np.arange(len(split)),
@@ -163,7 +166,7 @@ def _by_place(
 def _known(
   split: Split, by: str, never: np.ndarray, always: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns which examples `never` names, and which of the others `always` does, [n] bool each."""
+  """Returns which examples are in `never`, and which of the others in `always`, [n] bool each."""
   if not len(never) and not len(always):
     return (np.zeros(len(split), bool),) * 2
   ids = split.ids(by)
@@ -172,7 +175,7 @@ def _known(
 
 
 def _units(split: Split, by: str) -> tuple[np.ndarray, np.ndarray]:
-  """(what each unit that stays together is known by, the unit of each example).
+  """Returns (the id of each unit that stays together, the unit of each example).
 
   A unit is an image with its copies, or a group; groups that share an image are one.
   """
@@ -191,7 +194,7 @@ def _units(split: Split, by: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tail_by_place(labels: np.ndarray, seed: int) -> np.ndarray:
-  """[n] numbers as of `identity.drawn`, for a long tail by the older rule."""
+  """Returns [n] numbers like `identity.drawn`, for a long tail by the older rule."""
   rng, numbers = np.random.default_rng(seed), np.empty(len(labels), np.uint64)
   for label in np.unique(labels):
     own = rng.permutation(np.flatnonzero(labels == label))

@@ -1,9 +1,9 @@
 """Identifies an example by its content or its path, whatever its place in a list.
 
-By the content of its image (of a file, its bytes; of an array, its pixels), so that a file that is
-renamed, moved to another class or copied is the same example still. Content has to be read, at each
-start: images of more than `LARGE` bytes together are known by where they lie (the path below the
-root and the size; the place in a file of TFDS), and copies are then examples of their own.
+The content is that of its image: the bytes of a file, the pixels of an array. A file that is
+renamed, moved to another class or copied stays the same example. Content has to be read at each
+start, so images of more than `LARGE` bytes together are identified by their place instead: the path
+below the root and the size, or the place in a file of TFDS. Copies are then different examples.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def fingerprint(*parts: bytes) -> int:
 
 
 def fingerprints(contents: Callable[[range], Iterable[bytes]], n: int) -> np.ndarray:
-  """[n] uint64; `contents` gives the bytes of the images at some of the places."""
+  """Returns the fingerprints of images, [n] uint64; `contents` gives the bytes at some places."""
   found = in_parts(lambda places: [fingerprint(content) for content in contents(places)], n)
   return np.array([number for part in found for number in part], np.uint64)
 
@@ -52,7 +52,7 @@ def in_parts(read: Callable[[range], T], n: int) -> Iterator[T]:
 
 
 def _shown(items: Iterable[T], total: int) -> Iterable[T]:
-  """`items`, with a progress bar on a terminal if there are many."""
+  """Yields `items`, with a progress bar on a terminal if there are many."""
   console = Console()
   if total <= 20 or not console.animated:
     return items

@@ -1,4 +1,4 @@
-"""Class imbalance: counting it, making it, and SMOTE against it."""
+"""Counts class imbalance, makes long tails, and oversamples features by SMOTE."""
 
 import math
 
@@ -8,7 +8,7 @@ from cnnjax.errors import UserError, listed
 
 
 def counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-  """Examples of each class, int64 `[num_classes]`.
+  """Counts the examples of each class, int64 `[num_classes]`.
 
   Args:
     labels: `[n]` ints, or multi-hot `[n, num_classes]`, where an example counts in several.
@@ -28,13 +28,13 @@ def counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def lacking(every: np.ndarray, some: np.ndarray, classes: tuple[str, ...]) -> str:
-  """The classes that the labels `every` have and the labels `some` lack, in words; "" if none."""
+  """Returns in words the classes of the labels `every` that `some` lack; "" if none."""
   there, left = (counts(labels, len(classes)) > 0 for labels in (every, some))
   return listed([classes[c] for c in np.flatnonzero(there & ~left)])
 
 
 def describe(counts: np.ndarray, classes: tuple[str, ...]) -> str:
-  """`counts` of the `classes` in words: the largest, the smallest, their ratio, and the empty."""
+  """Returns in words the largest and the smallest class, their ratio, and the empty classes."""
   present = np.flatnonzero(counts)
   if not len(present):
     return "no labels"
@@ -51,7 +51,7 @@ def describe(counts: np.ndarray, classes: tuple[str, ...]) -> str:
 
 
 def long_tail(labels: np.ndarray, ratio: float, numbers: np.ndarray) -> np.ndarray:
-  """Indices, sorted, of a long-tailed part of a data set: arXiv:1901.05555, section 5.1.
+  """Returns the sorted indices of a long-tailed part of a data set: arXiv:1901.05555, section 5.1.
 
   Class c of C keeps n_c = n_0 / ratio^(c / (C - 1)) examples, rounded down, at least one: those
   whose `numbers` are the smallest, one for each example. A higher ratio keeps a part of what a

@@ -1,4 +1,4 @@
-"""The inputs of a run: the pipelines of its splits, and what follows from its data."""
+"""Opens the inputs of a run: the pipelines of its splits, its length, normalisation, classes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from cnnjax.runtime import processes, sharding
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """What a run trains and evaluates on, and what follows from it."""
+  """The pipelines that a run trains and evaluates on, and what its data decide."""
 
   train: Resident | Streaming
   evaluations: dict[str, Resident | Streaming]  # the splits that are evaluated
   skipped: Skipped  # images that cannot be read
   classes: tuple[str, ...]
-  counts: np.ndarray | None  # training examples of each class, where the loss asks for them
+  counts: np.ndarray | None  # training examples of each class, if the loss needs them
   fields: dict[str, Field]  # of the batches that the run ends with, by name
-  sizes: tuple[int, ...]  # others that the model sees
+  sizes: tuple[int, ...]  # other sizes of images that the model gets
   meta: dict[str, tuple]  # mean and deviation per channel, class names; for checkpoints
   length: Length  # of the run
   summary: dict[str, str]  # in words
@@ -48,7 +48,11 @@ class Inputs:
     return any(field.kind == "multi_label" for field in self.fields.values())
 
   def history(self, before: History | None) -> tuple[History, dict[str, str]]:
-    """See `history.of_run`; may read all images. UserError where other processes have others."""
+    """Returns what `history.of_run` does; may read all images.
+
+    Raises:
+      UserError: also if the processes of a run have different images.
+    """
     others = {name: batches.split for name, batches in self.evaluations.items()}
     if processes.several():
       by = (before and before.by) or self.train.split.by
@@ -72,10 +76,10 @@ def open_inputs(
   Args:
     config: of the run.
     mesh: each batch is split over its devices.
-    given: what `from_arrays` made, in the place of a source.
-    seeds: of the runs that are trained as one program, where there are several.
-    counted: the loss asks for the number of examples of each class.
-    before: what the run was trained on so far.
+    given: the splits of `from_arrays`, instead of a source.
+    seeds: of each run, where several runs are trained as one program.
+    counted: the loss needs the number of examples of each class.
+    before: the history of a run that resumes.
     needs: the kinds of fields that the task needs, see `load`.
 
   Raises:
@@ -129,7 +133,7 @@ def open_inputs(
 
 
 def _check_dispatch(config: ConfigDict, batches: Resident | Streaming) -> None:
-  """Raises UserError where several steps in one program would need batches that are not there."""
+  """Raises UserError for several steps in one program where batches are streamed one by one."""
   if (config.steps_per_dispatch or 1) > 1 and isinstance(batches, Streaming):
     raise UserError(
       f"steps_per_dispatch={config.steps_per_dispatch} needs the training split on the device, and "
@@ -138,7 +142,7 @@ def _check_dispatch(config: ConfigDict, batches: Resident | Streaming) -> None:
 
 
 def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
-  """The data in words."""
+  """Returns the data in words."""
   name = config.name or config.path or config.npz or config.source
   train = splits["train"]
   cropped = Examples.of(config, train.fields).cropped(config.image_size)
@@ -156,7 +160,7 @@ def describe(config: ConfigDict, splits: dict[str, Split]) -> str:
 
 
 def _imbalance(train: Split) -> dict[str, str]:
-  """The classes in words, unless the labels would have to be read for it."""
+  """Returns the classes in words, unless the labels would have to be read for it."""
   if not train.knows_labels:
     return {}
   counts = imbalance.counts(train.listed, len(train.classes))

@@ -1,4 +1,4 @@
-"""Several splits as one, with the numbers that a run has for its classes, to evaluate them all."""
+"""Joins splits into one with the class numbers of a run, to evaluate them together."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What lies in a folder of images and is not read: other formats, and what other programs leave."""
+"""Counts the files in a folder of images that are not read: other formats, litter of programs."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ def is_litter(name: str) -> bool:
 
 @dataclasses.dataclass
 class Leftovers:
-  """Counts of what is not read in a folder, by kind."""
+  """Counts of the files in a folder that are not read, by kind."""
 
   files: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by ending
   passed: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by name
@@ -67,6 +67,6 @@ class Leftovers:
 
 
 def _counted(names: dict[str, int]) -> str:
-  """Names by number, the most frequent ones first."""
+  """Returns names with their counts in words, the most frequent first."""
   ordered = sorted(names.items(), key=lambda item: (-item[1], item[0]))
   return listed([f"{n:,} {name}" for name, n in ordered])

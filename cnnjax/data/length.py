@@ -8,7 +8,7 @@ from cnnjax.data.order import Order
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-  """How long a run is, as its config and its data decide."""
+  """The length of a run, which its config and its data decide."""
 
   total: int  # steps of the whole run
   steps_per_epoch: int

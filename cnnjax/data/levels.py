@@ -1,4 +1,4 @@
-"""The values of the training images: their mean and deviation, and whether there is a picture."""
+"""Measures the values of the training images: mean, deviation, and whether they are blank."""
 
 import contextlib
 import dataclasses
@@ -50,7 +50,7 @@ class Levels:
 
   @classmethod
   def of(cls, images: np.ndarray) -> "Levels":
-    """Those of images `[n, height, width, channels]` of a type of `fields`."""
+    """Returns the levels of images `[n, height, width, channels]` of a type of `fields`."""
     if images.dtype == np.float32:
       return cls._of_floats(images)
     # In parts: NumPy counts in 8 bytes a value.
@@ -80,12 +80,12 @@ class Levels:
 
   @property
   def single(self) -> np.ndarray:
-    """Which channels have one value everywhere."""
+    """Whether each channel has one value everywhere, `[channels]` bool."""
     return self.low == self.high
 
 
 def count(config: ConfigDict, train: Split) -> Levels:
-  """Returns the levels of the training images, of some of them where they are streamed.
+  """Returns the levels of the training images, from a sample of a streamed split.
 
   Raises:
     UserError: all of them are one and the same colour.
@@ -108,7 +108,7 @@ def _blank(images: np.ndarray, total: int) -> str:
 
 
 def _advice(config: ConfigDict, split: Split) -> str:
-  """What may help where images are blank, dark or bright: it goes by what their files have."""
+  """Returns what may help against blank, dark or bright images, by the values in their files."""
   if isinstance(split.records, Arrays) and split.records.source is not None:
     split = split.records.source
   found, files = set(), 0
@@ -130,9 +130,9 @@ def _advice(config: ConfigDict, split: Split) -> str:
 
 
 def compare(config: ConfigDict, name: str, split: Split, mean: Sequence[float]) -> None:
-  """Warns of a split that is blank, or unlike what is trained on, as of files of another range.
+  """Warns of a split that is blank, or unlike the training images, as of files of another range.
 
-  It is dark where no value reaches the `mean` of that, and bright where none comes down to it.
+  It is dark if no value reaches the `mean` of the training images, bright if all lie above it.
   """
   images = _some(config, split, GLANCE)
   low, high, white = images.min(), images.max(), fields.WHITE[str(images.dtype)]
@@ -179,7 +179,7 @@ def normalization(
 
 
 def describe(config: ConfigDict, train: Split, levels: Levels) -> str:
-  """Returns the values of the training images in words, and what is odd about them."""
+  """Returns the values of the training images in words, with what is odd about them."""
   low, high, white = levels.low.min(), levels.high.max(), fields.WHITE[levels.dtype]
   of = "float32 values" if levels.counts is None else ""
   if levels.counts is not None:
@@ -193,5 +193,5 @@ def describe(config: ConfigDict, train: Split, levels: Levels) -> str:
 
 
 def _text(value: np.number | float) -> str:
-  """A value of an image in words."""
+  """Returns a value of an image in words."""
   return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)

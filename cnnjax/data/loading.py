@@ -1,6 +1,6 @@
 """Loads the splits of a run: from its source, held out of the training split, or given.
 
-It decodes those that stay on the device, see `placement`, and reads no image of the others.
+Decodes the splits that stay on the device, see `placement`, and reads no image of the others.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from cnnjax.fields import Need
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for a source, data set or split that is not there; downloads nothing."""
+  """Raises UserError for an unknown source, data set or split; downloads nothing."""
   if config.progressive and config.image_size is None:
     raise UserError("data.progressive grows to data.image_size; set it as well")
   if config.progressive and max(config.progressive) >= config.image_size:
@@ -52,22 +52,22 @@ def load(
   needs: Iterable[Need] | None = None,
   who: str = "this run",
 ) -> dict[str, Split | None]:
-  """The splits asked for; "validation" is None where the config has none.
+  """Returns the splits by name; "validation" is None where the config has none.
 
   Splits given as a share or a number are held out of the training split, see `holdout`; they are
-  the same for every seed of a run, so that seeds compare. Those that stay on the device are
-  decoded here, and images that cannot be read are left out and named in `skipped`.
+  the same for every seed of a run, so that seeds compare. Resident splits are decoded here; images
+  that cannot be read are left out and named in `skipped`.
 
   Args:
     config: `config.data`.
     splits: which of "train", "validation" and "test".
-    skipped: where images that cannot be read are named.
-    given: what `from_arrays` made, in the place of a source.
-    evaluating: the training split is cropped as those that are evaluated.
-    devices: that a resident split lies on, in parts if `config.shard_resident`.
-    before: of the run, where it has trained: what it holds out stays what it was.
-    needs: kinds that the splits need; of others a label alone is loaded. None: all fields are.
-    who: needs them, in words.
+    skipped: collects the images that cannot be read.
+    given: the splits of `from_arrays`, instead of a source.
+    evaluating: crops the training split like the others.
+    devices: the number that hold a resident split, in parts if `config.shard_resident`.
+    before: the history of a run that resumes: the same examples stay held out.
+    needs: kinds of fields to load, and a label where there is one; None loads all.
+    who: the task that needs them, in words.
 
   Raises:
     UserError: the data do not fit the config, or lack a kind that is needed.
@@ -85,7 +85,7 @@ def load(
   if needs is not None:
     found = {name: _needed(split, tuple(needs), who) for name, split in found.items()}
   return {
-    name: placement.settled(
+    name: placement.decode_if_resident(
       found.get(name), config, skipped, devices, train=name == "train" and not evaluating
     )
     for name in splits
@@ -103,9 +103,9 @@ def whole(
   needs: Iterable[Need] | None = None,
   who: str = "this run",
 ) -> Split:
-  """All that the data have, of every split, for a run on `classes`; arguments as of `load`.
+  """Returns all examples of all splits, for a run on `classes`; arguments as of `load`.
 
-  Of a folder or list also the splits that the config does not name. `several`: an image of the
+  A folder or list gives also the splits that the config does not name. `several`: an image of the
   run may have several labels.
   """
   if given is None and config.source == "folder":
@@ -115,11 +115,11 @@ def whole(
     parts = [_loaded(config, split, given) for split in given or named]
   joined = join(parts, classes, several=several)
   joined = joined if needs is None else _needed(joined, tuple(needs), who)
-  return placement.settled(joined, config, skipped, devices, train=False)
+  return placement.decode_if_resident(joined, config, skipped, devices, train=False)
 
 
 def _needed(split: Split, needs: tuple[Need, ...], who: str) -> Split:
-  """The split with the fields of the kinds that are needed, and its label, which costs little."""
+  """Returns the split with the fields of the needed kinds, and its label, which costs little."""
   fields.check(needs, split.fields, who)
   kinds = {kind for need in needs for kind in (need if isinstance(need, tuple) else (need,))}
   return split.with_fields(*fields.of_kind(split.fields, *kinds, *LABELS))
@@ -128,7 +128,7 @@ def _needed(split: Split, needs: tuple[Need, ...], who: str) -> Split:
 def _parted(
   train: Split, held: dict[str, float | int], config: ConfigDict, before: History | None
 ) -> dict[str, Split]:
-  """What is held out of the training split, and the rest of it, which may be a long tail."""
+  """Returns the held-out splits and the rest of the training split, which may be a long tail."""
   seed, found = config.split_seed, {}
   by = (before and before.by) or train.by
   older = before is not None and before.older
@@ -152,7 +152,7 @@ def _parted(
 
 
 def _with_lacking(split: Split, train: Split) -> Split:
-  """Notes the classes that `train` has and `split` lacks, unless labels have to be read for it."""
+  """Notes the classes of `train` that `split` lacks, unless labels would have to be read for it."""
   if not (split.knows_labels and train.knows_labels):
     return split
   lacking = imbalance.lacking(train.labels, split.labels, split.classes)
@@ -161,7 +161,7 @@ def _with_lacking(split: Split, train: Split) -> Split:
 
 
 def _held_out(config: ConfigDict, given: dict[str, Split] | None) -> dict[str, float | int]:
-  """The share or number that is held out of train for "test", then for "validation".
+  """Returns the share or number held out of the training split for "test", then "validation".
 
   The test split comes first, so that it is the same with and without a validation split.
   """
@@ -181,7 +181,7 @@ def _loaded(config: ConfigDict, split: str, given: dict[str, Split] | None) -> S
 
 
 def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict:
-  """The config of a run on `given` arrays, which no source has."""
+  """Returns the config of a run on `given` arrays, which has no source."""
   if given is None:
     return config
   config = config.copy_and_resolve_references()
@@ -199,12 +199,12 @@ def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict
 
 
 def has_splits(config: ConfigDict) -> bool:
-  """Whether the data of a run say what is trained on and what tested."""
+  """Whether the data of a run have splits of their own."""
   return config.source != "folder" or sources.module("folder").has_splits(config.path)
 
 
 def without_source(config: ConfigDict) -> ConfigDict:
-  """The config of a run as if on arrays: to check the rest of it where no split need be there."""
+  """Returns the config of a run as if on arrays, to check its other keys without any data."""
   config = config.copy_and_resolve_references()
   standard = keys.default().data
   own = [name.removeprefix("data.") for name in registry.keys_of("source")]

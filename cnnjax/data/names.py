@@ -1,4 +1,4 @@
-"""What people call their splits and classes, and which spellings mean the same."""
+"""Reads the names of splits and classes as people write them, whatever the spelling."""
 
 import collections
 import decimal
@@ -14,9 +14,9 @@ ALIASES = {
   "validation": ("validation", "val", "valid", "dev", "publictest"),
   "test": ("test", "testing", "eval", "privatetest"),
 }
-# What stands behind them, as in train_images, test set, val2017.
+# The suffixes of names of splits, as in train_images, test set, val2017.
 _SUFFIX = r"[ _-]?(set|data|images|imgs|photos|split|20\d\d)?"
-# How programs write a label that is missing; pandas reads these as none.
+# How programs write a missing label; pandas reads these as none.
 MISSING = {
   "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
   "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null",
@@ -25,12 +25,12 @@ _MOST = 5  # doubts that are told
 
 
 def split_of(name: str) -> str | None:
-  """Returns the split that a name means, "train", "validation" or "test"; None of other names."""
+  """Returns the split that a name means, "train", "validation" or "test"; None for other names."""
   return _parsed(name)[0]
 
 
 def same_split(name: str) -> str:
-  """Returns what the spellings of one split have in common: "train" of training and train_images.
+  """Returns one name for all spellings of a split: "train" for training and train_images.
 
   Words such as val and dev, and years, keep splits apart.
   """
@@ -42,7 +42,7 @@ def same_split(name: str) -> str:
 
 
 def _parsed(name: str) -> tuple[str | None, str, str]:
-  """(the split that a name means, its alias in the name, what follows it)."""
+  """Returns (the split that a name means, its alias in the name, the suffix)."""
   for split, aliases in ALIASES.items():
     if found := re.fullmatch(f"({'|'.join(aliases)}){_SUFFIX}", name.strip().lower()):
       return split, found[1], found[2] or ""
@@ -50,7 +50,7 @@ def _parsed(name: str) -> tuple[str | None, str, str]:
 
 
 def same(name: str) -> str:
-  """Returns what the spellings of one class have in common: Unicode's form NFC, 1 for 1.0."""
+  """Returns one name for all spellings of a class: Unicode's form NFC, 1 for 1.0."""
   if match := re.fullmatch(r"([+-]?)(0|[1-9][0-9]*)(\.0*)?", name):
     sign, whole, _ = match.groups()
     return f"-{whole}" if sign == "-" and whole != "0" else whole
@@ -74,7 +74,7 @@ def classes(names: Iterable[str]) -> dict[str, str]:
 
 
 def _order(name: str) -> tuple:
-  """Sorts numbers by value, and equal ones and other names by the alphabet."""
+  """Returns the sort key of a class: numbers by value, equal ones and other names by alphabet."""
   if len(name) < 1000 and re.fullmatch(r"[+-]?\d+(\.\d*)?", name):
     return (0, decimal.Decimal(name), name)
   return (1, 0, name)
@@ -115,7 +115,7 @@ def _in_one_form(name: str) -> str:
 
 
 def _quoted(names: Iterable[str]) -> str:
-  """Names in words, with escapes where they look the same."""
+  """Returns names in words, with escapes where they look the same."""
   seen = {unicodedata.normalize("NFC", name) for name in names}
   return " and ".join(map(repr if len(seen) == len(names) else ascii, names))
 

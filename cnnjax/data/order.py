@@ -1,4 +1,4 @@
-"""Which example stands where in an epoch: pure functions of the data and (seed, epoch)."""
+"""Orders the examples of an epoch: pure functions of the data and (seed, epoch)."""
 
 import dataclasses
 import math
@@ -26,10 +26,10 @@ def check(sampling: str) -> None:
 def epoch_order(
   examples: int | np.ndarray, *, seed: int, epoch: int, sampling: str = UNIFORM, repeats: int = 1
 ) -> np.ndarray:
-  """The indices of the examples of one epoch in their order, int32 `[epoch_length(...)]`.
+  """Returns the indices of the examples of one epoch in order, int32 `[epoch_length(...)]`.
 
   Args:
-    examples: how many there are, or their labels `[n]`, which every sampling but uniform needs.
+    examples: their number, or their labels `[n]`, which every sampling but uniform needs.
     seed: of the run.
     epoch: counts from 0.
     sampling: "uniform" has every example once. "oversample" brings every class to the size of
@@ -37,9 +37,9 @@ def epoch_order(
       cuts it to the smallest, to another part in each epoch. "class_balanced" draws a class
       uniformly, then an example of it; "square_root" draws the class by the root of its size
       (arXiv:1910.09217, section 3.1). Classes without examples are left out.
-    repeats: each example that is chosen stands so many times in a row, to be augmented each time
-      anew (repeated augmentation, arXiv:1901.09335). The epoch keeps its length, so that it has
-      `1 / repeats` of the examples.
+    repeats: how often a chosen example follows itself, augmented differently each time (repeated
+      augmentation, arXiv:1901.09335). The epoch keeps its length, so it has `1 / repeats` of the
+      examples.
 
   Raises:
     UserError: `sampling` is unknown, or needs labels of another kind.
@@ -54,19 +54,22 @@ def epoch_order(
 
 
 def shares(counts: np.ndarray, sampling: str) -> np.ndarray:
-  """The share of each class in what is drawn of `counts` examples, float64 `[num_classes]`."""
+  """Returns the share of each class in an epoch, float64 `[num_classes]`.
+
+  `counts` are the examples of each class, `[num_classes]`.
+  """
   power = {UNIFORM: 1.0, **dict.fromkeys(RESIZE, 0.0), **POWER}[sampling]
   drawn = np.where(counts > 0, np.asarray(counts, np.float64) ** power, 0.0)
   return drawn / drawn.sum()
 
 
 def epoch_length(examples: int | np.ndarray, *, sampling: str = UNIFORM) -> int:
-  """The length of every `epoch_order`, which draws nothing; raises as that does."""
+  """Returns the length of `epoch_order` without drawing it; raises as that does."""
   if sampling in RESIZE:
     sizes = list(map(len, _classes(examples, sampling)))
     return len(sizes) * RESIZE[sampling](sizes)
   if sampling != UNIFORM:
-    _classes(examples, sampling)  # so that it is refused here as well
+    _classes(examples, sampling)  # raises for labels of the wrong kind, as `epoch_order` would
   return _size(examples)
 
 
@@ -75,7 +78,7 @@ def _size(examples: int | np.ndarray) -> int:
 
 
 def _classes(examples: int | np.ndarray, sampling: str) -> list[np.ndarray]:
-  """The indices of each class that has examples."""
+  """Returns the indices of each class that has examples."""
   check(sampling)
   if not isinstance(examples, np.ndarray) or examples.ndim != 1:
     raise UserError(
@@ -99,7 +102,7 @@ def _draw(rng: np.random.Generator, classes: list[np.ndarray], sampling: str) ->
 
 @dataclasses.dataclass
 class Order:
-  """What stands in the batch of every step of a run: which examples, in which size.
+  """The examples in the batch of each step of a run, and the size of their images.
 
   `examples` are as in `epoch_order`; `sizes` are those of `data.progressive` and then
   `data.image_size`, each for an equal part of `total` steps.
@@ -116,7 +119,7 @@ class Order:
 
   @classmethod
   def of(cls, split: Split, config: ConfigDict, batch_size: int, seed: int) -> "Order":
-    """The order in which a run takes a split, by `config.data`; see `for_run`.
+    """Returns the order of a split in a run, by `config.data`; see `for_run`.
 
     Raises:
       UserError: the split is smaller than a batch, or its labels do not fit the sampling.
@@ -143,11 +146,11 @@ class Order:
     return order
 
   def for_run(self, total: int) -> "Order":
-    """The same of a run of `total` steps."""
+    """Returns the order of a run of `total` steps."""
     return dataclasses.replace(self, total=total)
 
   def with_seed(self, seed: int) -> "Order":
-    """The same of a run with another seed."""
+    """Returns the order of a run with another seed."""
     return dataclasses.replace(self, seed=seed)
 
   def __post_init__(self):
@@ -158,9 +161,9 @@ class Order:
     self._epochs: dict[int, np.ndarray] = {}
 
   def epoch(self, epoch: int) -> np.ndarray:
-    """The examples of an epoch, int32 [steps_per_epoch, batch_size].
+    """Returns the examples of an epoch, int32 [steps_per_epoch, batch_size].
 
-    Without `pad` it leaves out the remainder, another one each time.
+    Without `pad` it leaves out the remainder, which differs between epochs.
     """
     found = self._epochs
     if epoch not in found:
@@ -174,9 +177,9 @@ class Order:
     return found[epoch]
 
   def at(self, step: int) -> np.ndarray:
-    """The examples in the batch of `step`, int32 [batch_size]."""
+    """Returns the examples in the batch of `step`, int32 [batch_size]."""
     return self.epoch(step // self.steps_per_epoch)[step % self.steps_per_epoch]
 
   def size(self, step: int) -> int | None:
-    """The size of the images of `step` in pixels; None: as they are."""
+    """Returns the side of the images of `step` in pixels; None: as they are."""
     return self.sizes[min(step // self.phase, len(self.sizes) - 1)]

@@ -1,4 +1,4 @@
-"""Where a split stays: on the device, decoded, or on the host, from which it is streamed."""
+"""Decides where a split stays: decoded on the device, or on the host, which streams it."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ from cnnjax.data.streaming import Streaming
 from cnnjax.errors import UserError
 
 
-def settled(
+def decode_if_resident(
   split: Split | None, config: ConfigDict, skipped: Skipped, devices: int, *, train: bool
 ) -> Split | None:
-  """The split decoded, if it is to stay on the device; else as it is."""
-  if split is None or not _stays(split, config, devices, train=train):
+  """Decodes a split that stays on the device; returns others as they are."""
+  if split is None or not _is_resident(split, config, devices, train=train):
     return split
   examples, size = Examples.of(config, split.fields), _size(config, train=train)
   check_fits((len(split), fields.nbytes(examples.cropped(size))), _max_gib(config, devices))
@@ -34,11 +34,11 @@ def pipeline(
   order: Order | None = None,
   seeds: Sequence[int] = (),
 ) -> Resident | Streaming:
-  """Batches of a split that `load` gave, of one that is trained on in its `order`.
+  """Returns the pipeline of a split from `load`; a training split has an `order`.
 
-  `seeds`: of the runs that are trained as one program, where there are several.
+  `seeds` has the seed of each run where several runs are trained as one program.
   """
-  if _stays(split, config, mesh.size, train=order is not None):
+  if _is_resident(split, config, mesh.size, train=order is not None):
     return Resident(split, config, mesh, order, [order.with_seed(seed) for seed in seeds])
   if seeds:
     raise UserError(
@@ -48,8 +48,8 @@ def pipeline(
   return Streaming(split, config, mesh, skipped, order)
 
 
-def _stays(split: Split, config: ConfigDict, devices: int, *, train: bool) -> bool:
-  """Whether a split stays on the device; the answer is the same once it is decoded."""
+def _is_resident(split: Split, config: ConfigDict, devices: int, *, train: bool) -> bool:
+  """Whether a split stays on the device; the same before and after it is decoded."""
   if config.pipeline != "auto":
     return config.pipeline == "resident"
   cropped = Examples.of(config, split.fields).cropped(_size(config, train=train))
@@ -62,5 +62,5 @@ def _size(config: ConfigDict, *, train: bool) -> int | None:
 
 
 def _max_gib(config: ConfigDict, devices: int) -> float:
-  """What may stay on all devices together, where each holds a part; else on each."""
+  """Returns the GiB that may stay on each device, or on all together where each holds a part."""
   return config.max_gib * (devices if config.shard_resident else 1)

@@ -1,4 +1,4 @@
-"""The resident pipeline: the whole split stays on the devices, images and masks as they are."""
+"""The resident pipeline: keeps a whole split on the devices, images and masks as stored."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ from cnnjax.runtime import sharding
 
 @flax.struct.dataclass
 class Feed:
-  """What the steps of an epoch take: all examples, who stands where, and the size of the images."""
+  """The data that the steps of an epoch read: all examples, their order, the size of images."""
 
   arrays: dict[str, jax.Array]
   order: jax.Array  # [steps, batch] int32; of several runs [runs, steps, batch]
@@ -29,14 +29,14 @@ class Feed:
 
   @property
   def axes(self) -> "Feed":
-    """Where each array has the axis of runs; None: it has none."""
+    """The axis of runs of each array; None where an array has none."""
     return self.replace(arrays=None, order=0)
 
 
 class Resident:
-  """Batches of a split in memory, which every device holds, or its part; see `Streaming`.
+  """Batches of a split in memory, which each device holds whole or in part; see `Streaming`.
 
-  `orders`: of the runs that are trained as one program, where there are several.
+  `orders` has the order of each run where several runs are trained as one program.
   """
 
   def __init__(
@@ -58,13 +58,13 @@ class Resident:
 
   @functools.cached_property
   def _arrays(self) -> dict[str, jax.Array]:
-    """The split on the devices, where it is put when it is first asked for."""
+    """The arrays of the split on the devices, put there at the first access."""
     more = self._rows - len(self.split)
     pad = lambda x: x if not more else np.pad(x, [(0, more), *[(0, 0)] * (x.ndim - 1)])  # a copy
     return sharding.put({k: pad(x) for k, x in self.split.arrays.items()}, self._where)
 
   def shapes(self, step: int) -> Feed:
-    """What `feed` gives, as shapes that say where they lie; nothing is put there."""
+    """Returns `feed` as shapes with shardings; puts nothing on the devices."""
     arrays = {
       name: jax.ShapeDtypeStruct((self._rows, *shape), dtype, sharding=self._where)
       for name, (shape, dtype) in fields.arrays(self.split.fields).items()
@@ -78,7 +78,7 @@ class Resident:
     return Feed(arrays, order, self._size(step))
 
   def feed(self, step: int) -> Feed:
-    """What `take` needs for the steps of the epoch that `step` is in."""
+    """Returns the input of `take` for the steps of the epoch of `step`."""
     epoch = step // self.order.steps_per_epoch
     if self._epoch[0] != epoch:
       order = (
@@ -91,12 +91,12 @@ class Resident:
     return Feed(self._arrays, self._epoch[1], self._size(step))
 
   def _size(self, step: int) -> int | None:
-    """The size that images have to be scaled to, if it is not theirs."""
+    """Returns the size to which images have to be scaled; None if they have it already."""
     size = self.order.size(step)
     return size if size != self.split.shape[0] else None
 
   def take(self, feed: Feed, step: jax.Array) -> dict[str, jax.Array]:
-    """The batch of `step`; pure, called inside the training program."""
+    """Returns the batch of `step`; pure, called inside the training program."""
     batch = gather(feed.arrays, feed.order[step % self.order.steps_per_epoch])
     if feed.size:
       for name, field in self.split.fields.items():
@@ -105,7 +105,7 @@ class Resident:
     return jax.lax.with_sharding_constraint(batch, sharding.over_batch(self._mesh))
 
   def once(self, batch_size: int) -> Iterator[tuple[dict[str, jax.Array], jax.Array]]:
-    """(batch, mask) over the split in order: every example once, the last batch padded."""
+    """Yields (batch, mask) over the split in order: every example once, the last batch padded."""
     size = len(self.split)
     batch_size = sharding.padded(min(batch_size, size), self._mesh)
     where = sharding.over_batch(self._mesh)
@@ -116,21 +116,21 @@ class Resident:
       yield self._take(self._arrays, indices), mask
 
   def waits(self) -> dict[str, float]:
-    """Nothing is waited for."""
+    """Returns {}: no step waits for its batch."""
     return {}
 
   def close(self) -> None:
-    """There is nothing to end."""
+    """Does nothing: there is no thread to end."""
 
   def describe(self) -> str:
-    """Where batches come from, and what it takes."""
+    """Returns in words where batches come from, and the memory that this takes."""
     size = sharding.size_text(len(self.split) * fields.nbytes(self.split.fields))
     parts = f", in {self._mesh.size} parts" if self._parts else " on each device"
     return f"resident, {size}{parts}"
 
 
 def in_gib(shape: tuple[int, ...]) -> float:
-  """The size of arrays of `shape` in bytes, such as of uint8 images."""
+  """Returns the GiB of arrays of bytes of this `shape`, such as uint8 images."""
   return math.prod(shape) / 2**30
 
 
@@ -145,12 +145,12 @@ def check_fits(shape: tuple[int, ...], max_gib: float) -> None:
 
 
 def gather(arrays: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:
-  """The examples at `indices`."""
+  """Returns the examples at `indices`."""
   return jax.tree.map(lambda x: x[indices], arrays)
 
 
 def _resized(images: jax.Array, size: int) -> jax.Array:
-  """Images as square ones of `size`, antialiased, of the same type."""
+  """Scales images to squares of `size`, antialiased; keeps their type."""
   shape = (len(images), size, size, images.shape[-1])
   resized = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
   if jnp.issubdtype(images.dtype, jnp.integer):
@@ -159,7 +159,7 @@ def _resized(images: jax.Array, size: int) -> jax.Array:
 
 
 def _nearest(masks: jax.Array, size: int) -> jax.Array:
-  """Masks as square ones of `size`: of each pixel, the value at its centre."""
+  """Scales masks to squares of `size` by nearest neighbour."""
   rows, columns = (
     jnp.floor((jnp.arange(size) + 0.5) * n / size).astype(jnp.int32) for n in masks.shape[1:]
   )

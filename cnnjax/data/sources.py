@@ -1,7 +1,7 @@
 """The sources of images by name.
 
 A source is a function (config, split) -> the `Split` of a split expression, where `config` is the
-group `data`; `check` raises UserError for names that are wrong, before anything is downloaded.
+group `data`; its `check` raises UserError for wrong names, before anything is downloaded.
 Built-in ones are modules of this room with `check` and `load`, imported when they are chosen.
 """
 
@@ -21,7 +21,7 @@ def module(name: str) -> ModuleType:
 
 
 def _built_in(name: str) -> tuple[Callable, Callable]:
-  """(load, check) of a built-in source, which import it when they are called."""
+  """Returns (load, check) of a built-in source, which import it when they are called."""
   return (
     lambda config, split: module(name).load(config, split),
     lambda config: module(name).check(config),
@@ -42,7 +42,7 @@ for _name, _uses in {
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for a source that is not there, keys of another one, or wrong names."""
+  """Raises UserError for an unknown source, keys of another one, or wrong names."""
   part = registry.part("source", config.source)
   registry.check_idle("source", (config.source,), config)
   if "check" in part.options:

@@ -1,4 +1,4 @@
-"""A split: examples that are in memory or read one by one, and the fields that they have."""
+"""A split: examples in memory or read one by one, and their fields."""
 
 import collections
 import dataclasses
@@ -26,7 +26,7 @@ NEAR = 1024  # examples among which another image with the same several labels i
 
 
 class Records(Protocol):
-  """What a source reads its examples from. Threads read it, and worker processes get a copy."""
+  """The interface of examples in a source. Threads read them; worker processes get a copy."""
 
   labels: np.ndarray  # [n] int32 or [n, num_classes] uint8; reading them may read the whole split
   contents: np.ndarray  # [n] uint64, what examples are known by: see `identity`; reads them all
@@ -37,17 +37,17 @@ class Records(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, i: int) -> Example | tuple[Image, Label]:
-    """An example, of which `(image, label)` is the short form."""
+    """Returns an example; `(image, label)` is its short form."""
 
   def name(self, i: int) -> str:
-    """What a person would look for: the path of a file, or the place in a data set."""
+    """Returns the name by which a person finds an example: a path, or a place in a data set."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
   """Records in memory: `arrays` [n, ...] by the names of `fields.arrays`, among them "image".
 
-  `listed` are the labels before others took the place of images that cannot be read, if they did.
+  `listed` are the labels of the source, where other examples replaced images that cannot be read.
   """
 
   arrays: Mapping[str, np.ndarray]
@@ -73,7 +73,7 @@ class Arrays:
 
   @functools.cached_property
   def contents(self) -> np.ndarray:
-    """Those of the files that they were decoded from, else of their pixels."""
+    """Fingerprints of the files that they were decoded from, else of their pixels."""
     if self.source is not None:
       return self.source.ids(identity.CONTENT)
     return identity.fingerprints(lambda at: [self.images[i].tobytes() for i in at], len(self))
@@ -96,8 +96,8 @@ class Split:
   """The `records` at `indices` (None: all), in that order.
 
   `shape` is (height, width, channels) of the images; height and width are None where they differ.
-  `classes` are those of the labels, the masks or the boxes. `declared` are the fields; None: an
-  image of 8 bits, and a label or several.
+  `classes` are those of the labels, the masks or the boxes. `declared` are the fields; None means
+  an image of 8 bits and one or several labels.
   """
 
   records: Records
@@ -110,20 +110,20 @@ class Split:
 
   @classmethod
   def of(cls, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> "Split":
-    """A split of images with labels that are in memory."""
+    """Returns a split of images and labels in memory."""
     label = fields.multi_label(classes) if labels.ndim == 2 else fields.label(classes)
     declared = {"image": fields.image(*images.shape[1:], str(images.dtype)), "label": label}
     return cls.of_fields(Arrays({"image": images, "label": labels}), declared)
 
   @classmethod
   def of_fields(cls, records: Records, declared: Mapping[str, Field], **rest: Any) -> "Split":
-    """A split whose fields are `declared`; `rest` is as of the class."""
+    """Returns a split with the fields `declared`; `rest` is as of the class."""
     having = [field.classes for field in declared.values() if field.classes is not None]
     return cls(records, next(iter(having), ()), declared["image"].shape, **rest, declared=declared)
 
   @functools.cached_property
   def fields(self) -> dict[str, Field]:
-    """What each example has, by name. Where it is not declared, a label may be read for it."""
+    """The fields of an example by name. Without `declared` this may read a label."""
     if self.declared is not None:
       return dict(self.declared)
     ndim = self.labels.ndim - 1 if self.knows_labels else np.ndim(self[0]["label"])
@@ -132,16 +132,16 @@ class Split:
 
   @property
   def has_label(self) -> bool:
-    """Whether an example has a `label`, a class or several."""
+    """Whether an example has a `label`, one class or several."""
     return self.declared is None or "label" in fields.of_kind(self.declared, *LABELS)
 
   @property
   def label(self) -> Field | None:
-    """The field that says of which class an example is, if there is one."""
+    """The field of labels, if there is one."""
     return self.fields["label"] if self.has_label else None
 
   def with_fields(self, *names: str) -> "Split":
-    """The same with some of its fields alone."""
+    """Returns the split with only some of its fields."""
     return dataclasses.replace(self, declared={name: self.fields[name] for name in names})
 
   def __len__(self) -> int:
@@ -154,7 +154,7 @@ class Split:
     return self._named(self.records[self._at(i)])
 
   def _named(self, found: Example | tuple[Image, Label]) -> Example:
-    """An example by the names of its fields, and no more than those."""
+    """Returns the declared fields of an example by name."""
     if isinstance(found, tuple):
       found = {"image": found[0], "label": found[1]}
     if self.declared is None:
@@ -162,7 +162,7 @@ class Split:
     return {name: found[name] for name in fields.arrays(self.declared) if name in found}
 
   def _some(self, places: range) -> list[Example]:
-    """The examples at `places`: records that can read several at once do so."""
+    """Reads the examples at `places`, at once if the records can."""
     several = getattr(self.records, "__getitems__", lambda at: [self.records[i] for i in at])
     return [self._named(found) for found in several([self._at(i) for i in places])]
 
@@ -171,13 +171,12 @@ class Split:
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """[n] int32, or [n, num_classes] uint8 where an image may have several, of a split with a
-    `label`."""
+    """The labels, [n] int32, or [n, num_classes] uint8 where an image may have several."""
     return self._chosen(self.records.labels)
 
   @property
   def knows_labels(self) -> bool:
-    """Whether `labels` are in memory: else there are none, or the whole split is read for them."""
+    """Whether `labels` are in memory; if not, there are none or they cost reading the split."""
     if isinstance(self.records, Arrays):
       return "label" in self.records.arrays
     return vars(self.records).get("labels") is not None
@@ -187,7 +186,7 @@ class Split:
     return {}
 
   def _label(self, i: int) -> Label:
-    """The label of one example; reads no other."""
+    """Returns the label of one example; reads no other."""
     if self.knows_labels:
       return self.labels[i]
     if i not in self._labels_read:
@@ -195,22 +194,22 @@ class Split:
     return self._labels_read[i]
 
   def ids(self, by: str) -> np.ndarray:
-    """[n] uint64: what each example is known by, `identity.CONTENT` or `identity.PLACE`."""
+    """Returns the ids of the examples, [n] uint64, by `identity.CONTENT` or `identity.PLACE`."""
     return self._chosen(self.records.contents if by == identity.CONTENT else self.records.places)
 
   @property
   def by(self) -> str:
-    """What its examples are known by, where a run does not say it."""
+    """The kind of its ids, where a run does not say it: by content unless the split is large."""
     return identity.PLACE if self.records.large else identity.CONTENT
 
   @property
   def groups(self) -> np.ndarray | None:
-    """[n] uint64 of the group that each example belongs to, 0: none; None: there are no groups."""
+    """The group of each example, [n] uint64, 0 for none; None: there are no groups."""
     return None if self.records.groups is None else self._chosen(self.records.groups)
 
   @property
   def listed(self) -> np.ndarray:
-    """`labels` as the source has them, whichever images can be read: what orders go by."""
+    """The labels of the source, whichever images can be read; the order goes by them."""
     listed = self.records.listed if isinstance(self.records, Arrays) else None
     return self.labels if listed is None else self._chosen(listed)
 
@@ -219,12 +218,12 @@ class Split:
 
   @property
   def images(self) -> np.ndarray:
-    """[n, height, width, channels] of a split that is in memory."""
+    """The images of a split in memory, [n, height, width, channels]."""
     return self._chosen(self._in_memory.images)
 
   @property
   def arrays(self) -> dict[str, np.ndarray]:
-    """The arrays of its fields, [n, ...], of a split that is in memory."""
+    """The arrays of the fields of a split in memory, [n, ...]."""
     there = self._in_memory.arrays
     return {name: self._chosen(there[name]) for name in fields.arrays(self.fields)}
 
@@ -235,7 +234,7 @@ class Split:
     return self.records
 
   def take(self, indices: np.ndarray) -> "Split":
-    """The examples at `indices`."""
+    """Returns the split of the examples at `indices`."""
     indices = np.asarray(indices) if self.indices is None else self.indices[indices]
     return dataclasses.replace(self, indices=indices)
 
@@ -246,10 +245,10 @@ class Split:
     *,
     replace: bool = False,
   ) -> "Split":
-    """All of it in memory, each example as `crop` makes it.
+    """Returns the split in memory, each example cropped by `crop`.
 
-    One that cannot be decoded is left out, and its class named if that loses all of its images;
-    with `replace` another one stands there as well: see `stand_in`.
+    An image that cannot be decoded is left out; a class that loses all of its images is named. With
+    `replace` another example takes its place: see `stand_in`.
     """
     if isinstance(self.records, Arrays):
       first = self[0]
@@ -296,10 +295,10 @@ class Split:
     return Split.of_fields(records, declared, note=note, remarks=self.remarks)
 
   def lost(self, missing: Iterable[int]) -> str:
-    """The classes whose examples are all among the `missing` ones, in words; "" without labels.
+    """Returns in words the classes whose examples are all `missing`; "" without labels.
 
-    Where labels have to be read, those after a missing example are, until there is another one of
-    its class; all of them only if that takes too long.
+    Where labels have to be read, it reads those after a missing example until another one of its
+    class comes, and all of them only if that takes too long.
     """
     missing = {*map(int, missing)}
     if not missing or not self.has_label:
@@ -311,7 +310,7 @@ class Split:
     return f"without any of {lost}" if lost else ""
 
   def _may_lose(self, missing: set[int]) -> bool:
-    """Whether no other example of some class of the missing ones is found near them."""
+    """Whether some class of the missing examples has no other one near them."""
     n, several = len(self), np.ndim(self._label(min(missing))) == 1
     has = lambda i, c: self._label(i)[c] > 0 if several else self._label(i) == c
     near = {}  # a class: the place of a missing example that has it
@@ -324,10 +323,9 @@ class Split:
   def stand_in(self, i: int, readable: Callable[[int], bool], reason: str) -> int:
     """Returns the example to train on where example `i` cannot be read: the next of its class.
 
-    Where an image may have several labels, the one with the same labels among the next `NEAR`, or
-    if there is none, the next of all; without labels, the next. "Next" goes around the end. No more
-    is read than needed.
-    `reason`: why example `i` cannot be read.
+    Where an image may have several labels, it is the one with the same labels among the next
+    `NEAR`, or else the next of all; without labels, the next. "Next" wraps around the end. Reads no
+    more than needed. `reason` says why example `i` cannot be read.
 
     Raises:
       UserError: none of the images of a class can be read.
@@ -344,7 +342,7 @@ class Split:
     return found
 
   def _alike(self, i: int, find: Callable[..., int | None], reason: str) -> int | None:
-    """The example that stands in for example `i` by its label; arguments as of `stand_in`."""
+    """Returns the example that replaces example `i` by its label; arguments as of `stand_in`."""
     own, n = self._label(i), len(self)
     several = np.ndim(own) == 1
     same = lambda at: np.array_equal(self._label(at), own)
@@ -361,13 +359,13 @@ class Split:
 
 
 class Skipped(dict[str, str]):
-  """Images that could not be read, by name, and why: at most `limit` of them."""
+  """The images that could not be read, with the reason by name; `limit` of them at most."""
 
   def __init__(self, limit: int):
     self.limit = limit
 
   def add(self, name: str, reason: Any) -> None:
-    """Raises UserError once there are more than `limit`."""
+    """Adds an image; raises UserError once there are more than `limit`."""
     self[name] = str(reason)
     if len(self) > self.limit:
       by_reason = collections.defaultdict(list)
@@ -382,7 +380,7 @@ class Skipped(dict[str, str]):
 
 
 def check_named_splits(config: ConfigDict) -> None:
-  """Raises UserError unless each split is a whole one of a source that has "train" and "test"."""
+  """Raises UserError unless each split is "train" or "test", the only ones of the source."""
   chosen = {
     key: config[key] for key in ("train", "validation", "test") if isinstance(config[key], str)
   }
