@@ -12,7 +12,9 @@ import pickle
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
+import types
 
 import jax
 import jax.numpy as jnp
@@ -407,6 +409,16 @@ def test_what_orbax_tells_once_more_hides_nothing(tmp_path, monkeypatch):
   monkeypatch.setattr(saved._store._manager, "close", again)
   with pytest.raises(UserError, match="the disk is full"), contextlib.closing(saved):
     raise UserError("the disk is full")
+
+
+def test_only_reads_that_nobody_waits_for_fail_in_silence(monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(found.exc_value))
+  store._hush.__wrapped__()  # what the first store of a process does
+  lost = MemoryError("no memory for the image")
+  for error in (RuntimeError("Event loop is closed"), lost):
+    sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+  assert told == [lost]
 
 
 @pytest.fixture

@@ -410,6 +410,15 @@ def test_an_antialiased_crop_is_that_of_pillow(shrink, channels):
     assert crop(stripes, antialias=True).std() < 12 < 30 < crop(stripes).std()
 
 
+@pytest.mark.parametrize("shape", [(30, 72), (72, 30)], ids=["wide", "high"])
+def test_a_crop_that_shrinks_along_one_side_alone_is_filtered(shape):
+  image, ratio = photo(*shape), shape[1] / shape[0]
+  options = {"scale": (1, 1), "ratio": (ratio, ratio), "antialias": True}
+  found = random_resized_crop(image, 40, 3, np.random.default_rng(0), **options)
+  theirs = Image.fromarray(image).resize((40, 40), Image.Resampling.BILINEAR)
+  np.testing.assert_array_equal(found, np.asarray(theirs))
+
+
 @pytest.mark.parametrize("scale", [(0.9, 1), (0.3, 0.5)])
 def test_the_part_of_a_scaled_decoding_is_the_part_that_was_drawn(scale):
   """Of an image whose colours are its coordinates."""

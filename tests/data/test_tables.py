@@ -442,9 +442,10 @@ def test_masks_and_values_stand_in_columns(kind):
     np.testing.assert_array_equal(found[pixels(name).tobytes()][1], np.float32(value))
 
 
-def test_a_column_of_values_that_are_no_numbers_is_not_used():
+@pytest.mark.parametrize("odd", ["a", "", "nan", "1;-inf", "1e999"])
+def test_a_column_of_values_that_are_no_numbers_is_not_used(odd):
   names = put(*some("in", 4))
-  rows = [f"{n},{'xy'[i % 2]},{'a' if i else 1}" for i, n in enumerate(names)]
+  rows = [f"{n},{'xy'[i % 2]},{odd if i else 1}" for i, n in enumerate(names)]
   c = config(table("path,label,value\n" + "\n".join(rows)))
   split = folder.load(c, "train")
   assert [*split.fields] == ["image", "label"] and split.remarks["not used"] == "columns 'value'"
