@@ -1,13 +1,13 @@
-"""Configs: keys and their values, config files, the command line, JSON; no JAX, and no room above.
+"""Configs: keys and their values, config files, the command line, JSON. No JAX, no other room.
 
-A config file is Python with `get_config(preset)`; it starts from `default()` and changes what
-differs. Values of the command line come on top. `build.validate` looks at the whole once, before
+A config file is Python with `get_config(preset)`, which starts from `default()` and changes some
+values; the command line changes more. `build.validate` checks the whole config once, before
 anything is downloaded or compiled.
 
     keys.py       the base config: the keys of all rooms at their defaults
-    values.py     a value from text, set, checked
+    values.py     reads values from text, sets and checks them
     files.py      config files, presets, the command line and its help
-    saved.py      config.json of a run, and what differs between two
+    saved.py      config.json of a run, and the differences between two
     durations.py  "500 steps", "2.5 epochs"
 """
 

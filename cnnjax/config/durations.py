@@ -7,7 +7,7 @@ from cnnjax.errors import UserError
 
 
 def parse(value: float | int | str, key: str) -> tuple[float, str]:
-  """(amount, unit) of a duration, the unit being steps, epochs or examples."""
+  """Returns (amount, unit) of a duration; the unit is steps, epochs or examples."""
   try:
     if isinstance(value, str):
       match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(step|epoch|example)s?\s*", value)
@@ -25,15 +25,15 @@ def parse(value: float | int | str, key: str) -> tuple[float, str]:
 
 
 def text(value: float | int | str) -> str:
-  """A duration in words."""
+  """Returns a duration in words."""
   return value if isinstance(value, str) else f"{value:g} epoch{'s' if value != 1 else ''}"
 
 
 def in_steps(value: float | int | str, key: str, steps_per_epoch: int, batch_size: int) -> int:
-  """A duration as a whole number of steps, rounded to the nearest."""
+  """Returns a duration in whole steps, rounded to the nearest."""
   amount, unit = parse(value, key)
   per_unit = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / batch_size}[unit]
   steps = amount * per_unit
-  if not steps < 2**31 - 1:  # they are counted in int32
+  if not steps < 2**31 - 1:  # steps are int32
     raise UserError(f"{key} {value!r} is more than 2**31 steps")
   return round(steps)

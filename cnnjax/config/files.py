@@ -1,4 +1,4 @@
-"""Finds config files, runs them, and puts the values of a command line on top."""
+"""Finds and runs config files, and applies the values of a command line."""
 
 import contextlib
 import importlib.util
@@ -24,24 +24,26 @@ FOLDER = "configs"  # of a clone, and of the package that a wheel installs
 
 
 def split_argument(argument: str) -> tuple[str, str]:
-  """(FILE, PRESET) of `FILE` or `FILE:PRESET`, where the path may have colons of its own."""
+  """Splits `FILE` or `FILE:PRESET` into (FILE, PRESET); the path may have colons of its own."""
   colons = [at for at, letter in enumerate(argument) if letter == ":"]
   for at in (*colons, len(argument)):
-    if os.path.isfile(to_path(argument[:at])):  # unlike Path.is_file, also for too long a name
+    if os.path.isfile(
+      to_path(argument[:at])
+    ):  # unlike Path.is_file, false for a name that is too long
       return argument[:at], argument[at + 1 :]
   path, suffix, preset = argument.rpartition(".py:")
   return (path + ".py", preset) if suffix else (argument, "")
 
 
 def load(argument: PathLike) -> ConfigDict:
-  """The config of `FILE` or `FILE:PRESET`. Config files are Python, and they are run.
+  """Returns the config of `FILE` or `FILE:PRESET`. Runs the file, which is Python.
 
-  As in a script, what they import is looked for beside them first; of several configs each has the
-  modules beside itself. `configs/NAME.py` is found from any folder: where the working directory
-  has none, it is the one that came with cnnjax.
+  As in a script, imports are looked for beside the file first; each of several configs gets the
+  modules beside itself. `configs/NAME.py` is found from any folder: if the working directory has
+  none, it is the one that came with cnnjax.
 
   Raises:
-    UserError: there is no such file, it is wrong, or it has no such preset.
+    UserError: there is no such file, it fails, or it has no such preset.
   """
   path, preset = split_argument(os.fspath(argument))
   file = _found(path)
@@ -69,7 +71,7 @@ def load(argument: PathLike) -> ConfigDict:
 
 
 def presets() -> pathlib.Path:
-  """The folder of the config files that came with cnnjax: of an installed wheel, or of a clone."""
+  """Returns the folder of the config files that came with cnnjax, of a wheel or of a clone."""
   package = pathlib.Path(__file__).parents[1]
   in_wheel, in_clone = package / FOLDER, package.parent / FOLDER
   # Beside an installed package lies what others have installed.
@@ -77,10 +79,10 @@ def presets() -> pathlib.Path:
 
 
 def _found(path: str) -> pathlib.Path:
-  """The config file at `path`, else the one of that name that came with cnnjax.
+  """Returns the config file at `path`, else the one of that name that came with cnnjax.
 
   Raises:
-    UserError: there is neither.
+    UserError: both are missing.
   """
   file = to_path(path)
   if os.path.isfile(file):  # unlike Path.is_file, also for too long a name
@@ -93,7 +95,7 @@ def _found(path: str) -> pathlib.Path:
   raise unknown("config file", path, choices)
 
 
-# By folder: what its configs have imported from there.
+# The modules that configs have imported from their folder, by folder.
 _beside: dict[pathlib.Path, dict[str, types.ModuleType]] = {}
 
 
@@ -127,7 +129,7 @@ def _lies_in(folder: pathlib.Path, module: types.ModuleType) -> bool:
 
 
 def _line(error: Exception, file: pathlib.Path) -> str:
-  """The line of a config file that an error comes from."""
+  """Returns in words the line of a config file that an error comes from."""
   lines = [
     frame.lineno
     for frame in traceback.extract_tb(error.__traceback__)
@@ -139,7 +141,7 @@ def _line(error: Exception, file: pathlib.Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-  """An error in words; a key that the locked base config does not have, as `unknown_key` has it."""
+  """Returns an error in words; for a key that the base config lacks, those of `unknown_key`."""
   while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps a KeyError
     error = error.args[0]
   text = str(error.args[0]) if error.args else ""
@@ -151,7 +153,7 @@ def _reason(error: Exception) -> str:
 def pick(
   preset: str, presets: Mapping[str, Callable[[ConfigDict], None]], config: ConfigDict
 ) -> ConfigDict:
-  """`config` after the preset of that name has changed it."""
+  """Applies the preset of that name to `config`, and returns it."""
   if preset not in presets:
     raise unknown("preset", preset, presets)
   presets[preset](config)
@@ -159,10 +161,10 @@ def pick(
 
 
 def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[str]) -> ConfigDict:
-  """The config of `load(argument)` after the overrides among the `words` of a command line.
+  """Returns the config of `load(argument)` with the overrides among the `words` of a command line.
 
-  What the config imports is imported before the overrides are looked at: they may be of keys that
-  come with it. `flags` are what else the command takes, for its errors.
+  Modules in `imports` are imported before the overrides are read, which may name their keys.
+  `flags` are the other flags of the command, for its errors.
   """
   texts = _overrides(words, flags)
   if not argument:
@@ -181,7 +183,7 @@ def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[s
 
 
 def _overrides(words: Sequence[str], flags: Sequence[str]) -> dict[str, str]:
-  """The overrides of a command line as text, by key."""
+  """Returns the overrides of a command line as text by key."""
   given: dict[str, str] = {}
   rest = iter(words)
   for word in rest:
@@ -200,14 +202,14 @@ def _overrides(words: Sequence[str], flags: Sequence[str]) -> dict[str, str]:
 
 
 def import_parts(config: ConfigDict) -> None:
-  """Imports what `config` imports, and adds the keys of its parts to it."""
+  """Imports the modules in `config.imports`, and adds the keys of their parts."""
   registry.keys()["imports"].check("imports", config.imports)
   registry.import_modules(config.imports)
   complete(config)
 
 
 def _set_back(config: ConfigDict, values: Mapping[str, Any]) -> None:
-  """Sets keys to their defaults that a preset had for its own choice, where another is made."""
+  """Resets the keys that a preset set for its own part, if the command line chooses another."""
   flat, known = flatten(config), registry.keys()
   for kind, row in registry.KINDS.items():
     if row.resets and row.switch in values and values[row.switch] != flat[row.switch]:
@@ -216,7 +218,7 @@ def _set_back(config: ConfigDict, values: Mapping[str, Any]) -> None:
 
 
 def keys_help(words: Sequence[str]) -> str:
-  """The config keys with their defaults and comments, also those of what `words` import."""
+  """Returns the config keys for --help, with those of modules that `words` import."""
   for word in words:
     flag, _, value = word.partition("=")
     if flag == "--config.imports":

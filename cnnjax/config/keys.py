@@ -1,4 +1,4 @@
-"""The base config: the keys of all rooms at their defaults, and which of them a run may change.
+"""The base config: the keys of all rooms at their defaults, and those that a run may change.
 
 A key is declared beside the part that reads it: those of a run in training/keys.py, those of
 optimizers in optim/keys.py, and so on; `registry.Key` says what a declaration holds.
@@ -15,7 +15,7 @@ from cnnjax import registry
 
 
 def default() -> ConfigDict:
-  """Returns every key with its default, as a config that takes no other keys.
+  """Returns a config with every key at its default; it takes no other keys.
 
   Durations are epochs, as a number that may be a fraction, or a string: "500 steps",
   "2.5 epochs", "1e6 examples".
@@ -35,12 +35,12 @@ def default() -> ConfigDict:
 
 
 def defaults() -> dict[str, Any]:
-  """The default of every key, by its name with dots."""
+  """Returns the default of every key by its dotted name."""
   return {name: key.default for name, key in registry.keys().items()}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """The leaves of a nested config by their names with dots."""
+  """Returns the leaves of a nested config by their dotted names."""
   flat = {}
   for key, value in config.items():
     nested = isinstance(value, Mapping | ConfigDict) and len(value)
@@ -61,10 +61,10 @@ def complete(config: ConfigDict) -> None:
 
 
 def may_change() -> list[str]:
-  """The keys that a run which goes on may change: where it ends, and what changes no arithmetic."""
+  """Returns the keys that a run may change when it resumes: they change no step already taken."""
   return [name for name, key in registry.keys().items() if key.may_change]
 
 
 def before() -> dict[str, tuple[Any, str, str]]:
-  """What runs did before a key was there: its value, the key that it acts with, its value."""
+  """Returns the behaviour of runs from before a key existed: see `Key.before`."""
   return {name: key.before for name, key in registry.keys().items() if key.before}

@@ -1,4 +1,4 @@
-"""A config as JSON, in the folder of a run: writes it, reads it, compares two of them."""
+"""Writes a config as JSON into a workdir, reads it, and compares two of them."""
 
 import functools
 import json
@@ -14,10 +14,10 @@ from cnnjax.runtime import strict_json
 
 
 def to_json(config: ConfigDict) -> str:
-  """The resolved config as JSON, in the order of its keys.
+  """Returns the resolved config as JSON, in the order of its keys.
 
-  Without the keys of parts from outside that are not chosen: a run that has nothing to do with a
-  part can be read where its module is not imported.
+  Leaves out the keys of outside parts that are not chosen: a run that does not use a part can be
+  read without its module.
   """
   values = config.to_dict()
   for name in registry.unread(flatten(values)):
@@ -27,10 +27,10 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-  """The config that `to_json` wrote; keys that are newer than it have what was done before.
+  """Returns the config that `to_json` wrote; newer keys get the behaviour from before they existed.
 
   Raises:
-    UserError: it has a key that there is not.
+    UserError: it has an unknown key.
     ValueError, AttributeError, TypeError, KeyError, RecursionError: it is not the JSON of a config.
   """
   config = default()
@@ -48,7 +48,7 @@ def from_json(text: str) -> ConfigDict:
 
 
 def imports(text: str) -> tuple[str, ...]:
-  """The modules that a saved config imports, without which `from_json` may lack keys.
+  """Returns the modules that a saved config imports; `from_json` may need their keys.
 
   Raises: as `from_json`.
   """
@@ -60,7 +60,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
-  """The keys that differ and that a run which goes on may not change, as {key: (old, new)}."""
+  """Returns {key: (old, new)} of the keys that differ and may not when a run resumes."""
   was, now = (flatten(json.loads(to_json(c))) for c in (old, new))
   free = may_change()
   return {

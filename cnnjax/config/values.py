@@ -1,4 +1,4 @@
-"""Values of keys: reads them from text, sets them, checks their types and rules."""
+"""Reads the values of keys from text, sets them, and checks their types and rules."""
 
 import ast
 import difflib
@@ -15,10 +15,10 @@ from cnnjax.errors import UserError
 
 
 def parse_value(text: str, key: str) -> Any:
-  """The value of a key from the command line.
+  """Returns the value of a key from the text of a command line.
 
-  A Python literal, true/false/none in any case, or the text: also where the key takes text and
-  not what the literal is, as a folder named 2024.
+  It is a Python literal, or true, false or none in any case, or else the text; also the text for a
+  key that takes text and not the type of the literal, such as a folder named 2024.
   """
   words = {"true": True, "false": False, "none": None, "null": None}
   known = registry.keys().get(key)
@@ -37,7 +37,7 @@ def parse_value(text: str, key: str) -> Any:
 
 
 def override(config: ConfigDict, key: str, value: Any) -> None:
-  """Sets one dotted key, which must exist; under `model` any, since `validate` asks the model."""
+  """Sets a dotted key, which must exist; any below `model`, which `validate` checks."""
   *parents, leaf = key.split(".")
   flat = flatten(config)
   if key not in flat and parents != ["model"]:
@@ -65,7 +65,7 @@ def override(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> UserError:
-  """The error for a key that is not there; a right last part counts, whatever its group."""
+  """Returns the error for an unknown key, with the nearest one; its last part counts most."""
   last = {k: k.split(".")[-1] for k in (key, *known)}
   initials = lambda name: "".join(word[0] for word in name.split("_"))  # lr: learning_rate
   near = (
@@ -80,7 +80,7 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> UserError:
 
 
 def check_values(config: ConfigDict) -> None:
-  """As `build.validate`, of keys, types and values alone: imports nothing, and reads no files."""
+  """Checks keys, types and values, as `build.validate` does; imports nothing and reads no files."""
   known, flat = registry.keys(), flatten(config)
   for name, value in flat.items():
     if name not in known and not name.startswith("model."):
@@ -103,7 +103,7 @@ def check_values(config: ConfigDict) -> None:
 
 
 def _check_printable(name: str, value: Any) -> None:
-  """Errors quote values, and Python writes no number of more than 4,300 digits."""
+  """Raises UserError for a value that errors cannot quote, such as a number of 5,000 digits."""
   try:
     repr(value)
   except (ValueError, RecursionError):
@@ -111,7 +111,7 @@ def _check_printable(name: str, value: Any) -> None:
 
 
 def _check_value(name: str, key: registry.Key, value: Any) -> None:
-  """The type of a value, its rule and its choices, and whether it is a duration."""
+  """Raises UserError for a wrong type, a value against its rule or choices, or no duration."""
   key.check(name, value)
   if key.duration and value is not None:
     amount, _ = durations.parse(value, name)
@@ -120,7 +120,7 @@ def _check_value(name: str, key: registry.Key, value: Any) -> None:
 
 
 def _check_needs(flat: dict[str, Any]) -> None:
-  """Raises UserError for a key that has no effect, since the one that it needs is not set."""
+  """Raises UserError for a key without effect, because the key that it needs is not set."""
   known = registry.keys()
   for name, key in known.items():
     if not key.needs or name not in flat or flat[name] == key.default:

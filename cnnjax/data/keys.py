@@ -55,7 +55,7 @@ declare(
   ),
   data_dir=Key(
     None,
-    "tfds: where data sets lie; None: TFDS's own default",
+    "tfds: folder of the data sets; None: TFDS's default",
     types=str,
     idle=("",),
     may_change=True,
@@ -87,7 +87,7 @@ declare(
   ),
   test=Key(
     "test",
-    "split of the final result, never used to choose; or a share or number",
+    "split of the final result, never used to choose; also a share or number",
     types=(str, float, int),
     rule=HELD_OUT,
   ),
@@ -98,7 +98,7 @@ declare(
   kind="source",
   group=Key(
     None,
-    "folder: what a hold-out never parts; a column of a list, a pattern of paths",
+    "folder: groups that a hold-out never parts: a column, a pattern of paths",
     types=str,
     idle=("",),
   ),
@@ -106,7 +106,7 @@ declare(
 
 declare(
   "data",
-  split_seed=Key(0, "of what is held out as a share or number, and of long_tail", rule=SEED),
+  split_seed=Key(0, "of held-out shares and numbers, and of long_tail", rule=SEED),
   long_tail=Key(
     None,
     "keep a long tail of train: the largest class over the smallest, as 100",
@@ -114,10 +114,12 @@ declare(
     rule=AT_LEAST_1,
   ),
   image_size=Key(
-    None, "pixels, square, that are trained on; None: as they are", types=int, rule=ABOVE_0
+    None, "side of square training images in pixels; None: as stored", types=int, rule=ABOVE_0
   ),
-  progressive=Key((), "smaller sizes first, in equal parts of the run: (128, 160)", rule=SIZES),
-  channels=Key(None, "1 or 3; None: those of the data set, of files 3", types=int, rule=CHANNELS),
+  progressive=Key(
+    (), "smaller sizes to begin with, in equal parts of the run: (128, 160)", rule=SIZES
+  ),
+  channels=Key(None, "1 or 3; None: those of the data set; 3 for files", types=int, rule=CHANNELS),
 )
 
 declare(
@@ -125,7 +127,7 @@ declare(
   kind="source",
   orientation=Key(
     None,
-    "of EXIF: apply, ignore; None: applied to the photos of a folder",
+    "EXIF orientation: apply, ignore; None: apply to photos of a folder",
     types=str,
     choices=("apply", "ignore"),
     idle=("ignore",),
@@ -133,30 +135,30 @@ declare(
   ),
   alpha=Key(
     "drop",
-    "what is transparent: drop (has a colour all the same), white, black",
+    "transparency: drop (keep the colour below), white, black",
     choices=("drop", "white", "black"),
   ),
   range=Key(
     None,
-    "of files over 8 bits: bits used (12) or (low, high); None: the upper 8",
+    "files over 8 bits: bits in use (12), or (low, high); None: the upper 8",
     types=(int, tuple),
     rule=BITS,
   ),
   dtype=Key(
     None,
-    "of the images of files: uint8, uint16, float32; None: uint8",
+    "of images from files: uint8, uint16, float32; None: uint8",
     types=str,
     choices=("uint8", "uint16", "float32"),
   ),
   masks=Key(
     None,
-    'folder: where the mask of an image lies: "{folder}/../masks/{name}.png"',
+    'folder: path of the mask of an image: "{folder}/../masks/{name}.png"',
     types=str,
     idle=("",),
   ),
   classes=Key(
     None,
-    "of masks: their names, or how many; None: those in the training masks",
+    "of masks: names or number; None: those in the training masks",
     types=(tuple, int),
     rule=CLASSES,
   ),
@@ -180,7 +182,7 @@ declare(
   ),
   antialias=Key(
     False,
-    "random_resized, when it shrinks: 1.1 to 1.8 of a crop's time",
+    "random_resized: filter when a crop shrinks; slower",
     needs="data.crop=random_resized",
   ),
   interpolation=Key(
@@ -189,14 +191,14 @@ declare(
     choices=("nearest", "bilinear", "bicubic", "lanczos", "area"),
   ),
   eval_size=Key(
-    None, "pixels, square, that are evaluated on; None: image_size", types=int, rule=ABOVE_0
+    None, "side of square evaluation images in pixels; None: image_size", types=int, rule=ABOVE_0
   ),
   eval_crop=Key(
     1.0, "evaluation: the crop over the short side, as 0.875 on ImageNet", rule=ABOVE_0_TO_1
   ),
   mean=Key(
     None,
-    "per channel, images in [0, 1]; None: that of the training split",
+    "per channel, of images in [0, 1]; None: of the training split",
     types=tuple,
     rule=NUMBERS,
   ),
@@ -206,35 +208,37 @@ declare(
     "of classes: oversample, undersample, class_balanced, square_root",
     choices=("uniform", "oversample", "undersample", "class_balanced", "square_root"),
   ),
-  repeats=Key(1, "of an example in a batch, each augmented anew (arXiv:1901.09335)", rule=ABOVE_0),
+  repeats=Key(
+    1, "copies of an example in a batch, augmented differently (arXiv:1901.09335)", rule=ABOVE_0
+  ),
   remainder=Key(
-    "drop", "examples at the end of an epoch: drop, pad (with others)", choices=("drop", "pad")
+    "drop",
+    "last incomplete batch of an epoch: drop, pad (with other examples)",
+    choices=("drop", "pad"),
   ),
   pipeline=Key(
     "auto",
     "resident (on the device), streaming; auto: resident if it fits",
     choices=("auto", "resident", "streaming"),
   ),
-  max_gib=Key(8.0, "the largest split to keep on a device, in GiB", rule=ABOVE_0),
-  shard_resident=Key(
-    False, "each device keeps a part of a resident split, not all of it", may_change=True
-  ),
+  max_gib=Key(8.0, "largest split to keep on a device, in GiB", rule=ABOVE_0),
+  shard_resident=Key(False, "split a resident split over the devices", may_change=True),
   threads=Key(
     None,
-    "streaming: that decode images; None: one a core",
+    "streaming: threads that decode images; None: one per core",
     types=int,
     rule=ABOVE_0,
     may_change=True,
   ),
   workers=Key(
     0,
-    "streaming: processes that decode, with so many threads each; 0: none",
+    "streaming: processes that decode, each with `threads` threads; 0: none",
     rule=AT_LEAST_0,
     may_change=True,
   ),
   max_unreadable=Key(
     10,
-    "images that are skipped at most; they are named in the workdir",
+    "unreadable images to skip at most; the workdir names them",
     rule=AT_LEAST_0,
     may_change=True,
   ),

@@ -1,7 +1,7 @@
-"""The one registry: every part that a config can name, and every key that it can set.
+"""Registers every part that a config can name, and every key that it can set.
 
 A part is a task, loss, metric, source, augmentation, optimizer, schedule, step or model. It
-brings its own config keys, from inside or from a module of yours:
+brings its own config keys, from cnnjax or from a module of yours:
 
     from cnnjax import Key, register
 
@@ -9,9 +9,9 @@ brings its own config keys, from inside or from a module of yours:
     def poly1(task, logits, targets): ...
 
 `--config.imports=my_module --config.task.loss=poly1 --config.task.epsilon=2` trains with it. The
-key is checked, shown by `--help`, saved, resumed and compared like any other, and refused where
-another loss is chosen. Nothing here imports JAX: the keys of built-in parts stand in the keys.py of
-their rooms, which is run without the room. key.py says what a key is.
+key is checked, shown by `--help`, saved, resumed and compared like any other, and refused when
+another loss is chosen. Nothing here imports JAX: the keys of built-in parts are in the keys.py of
+their rooms, which runs without the room. key.py defines a key.
 """
 
 import importlib
@@ -120,7 +120,7 @@ _READ: set[str] = set()  # the rooms whose keys are in
 
 
 def _read_rooms() -> None:
-  """Runs keys.py of each room, without the room, which may import JAX."""
+  """Runs the keys.py of each room without the room, which may import JAX."""
   for room in ROOMS:
     if room not in _READ:
       _READ.add(room)
@@ -149,7 +149,7 @@ def declare(group: str, heading: str = "", /, *, kind: str = "", **keys: Key) ->
 
 
 def _dotted(group: str, keys: Mapping[str, Key], what: str) -> dict[str, Key]:
-  """The keys by their names with dots; UserError where one exists or its default is wrong."""
+  """Returns the keys by dotted name; UserError if one exists or its default is wrong."""
   dotted = {f"{group}.{leaf}" if group else leaf: key for leaf, key in keys.items()}
   for name, key in dotted.items():
     if name in _KEYS or any(other.startswith(f"{name}.") for other in _KEYS):
@@ -162,7 +162,7 @@ def _dotted(group: str, keys: Mapping[str, Key], what: str) -> dict[str, Key]:
 
 
 def register(kind: str, name: str, /, *, uses: Iterable[str] = (), **given: Any) -> Callable:
-  """Decorator that registers a part of a kind under a name.
+  """Returns a decorator that registers a part of a kind under a name.
 
   Args:
     kind: one of KINDS.
@@ -207,7 +207,7 @@ def register(kind: str, name: str, /, *, uses: Iterable[str] = (), **given: Any)
 
 
 def add(kind: str, name: str, part: Part, *, of: str = "") -> None:
-  """Enters a part; UserError where there is one of its name."""
+  """Adds a part; UserError if its name is taken."""
   if (taken := _PARTS.get((kind, of, name))) is not None:
     raise UserError(
       f"a {kind} named {name!r} is already registered, by {taken.module}; choose another name"
@@ -216,12 +216,12 @@ def add(kind: str, name: str, part: Part, *, of: str = "") -> None:
 
 
 def parts(kind: str, of: str = "") -> dict[str, Part]:
-  """The parts of a kind by name, of losses and metrics those of the task `of`."""
+  """Returns the parts of a kind by name; losses and metrics those of the task `of`."""
   return {name: part for (k, o, name), part in _PARTS.items() if (k, o) == (kind, of)}
 
 
 def part(kind: str, name: Any, of: str = "") -> Part:
-  """The part of that name; UserError where there is none."""
+  """Returns the part of that name; UserError if there is none."""
   found = parts(kind, of)
   if not isinstance(name, str) or name not in found:
     row = KINDS[kind]
@@ -230,23 +230,26 @@ def part(kind: str, name: Any, of: str = "") -> Part:
 
 
 def keys() -> Mapping[str, Key]:
-  """Every key by its name with dots."""
+  """Returns every key by its dotted name."""
   _read_rooms()
   return MappingProxyType(_KEYS)
 
 
 def keys_of(kind: str) -> list[str]:
-  """The keys that only some parts of a kind read, by their names with dots."""
+  """Returns the dotted names of the keys that only some parts of a kind read."""
   return [name for name in keys() if _KIND_OF.get(name) == kind]
 
 
 def came_with(name: str) -> str:
-  """The part that a key came with, as "loss 'poly1' of my_module"; "" for one of the house."""
+  """Returns the part that a key came with, as "loss 'poly1' of my_module"; "" for our own keys."""
   return " of ".join(_OWNERS[name]) if name in _OWNERS else ""
 
 
 def unread(flat: Mapping[str, Any]) -> list[str]:
-  """The keys of parts from outside that nothing reads which a config, by dotted names, chooses."""
+  """Returns the keys of outside parts that no part chosen in a config reads.
+
+  `flat` is the config by dotted names.
+  """
   found = []
   for name in flat.keys() & _OWNERS.keys():
     kind, leaf = _KIND_OF[name], name.rpartition(".")[2]
@@ -259,12 +262,12 @@ def unread(flat: Mapping[str, Any]) -> list[str]:
 
 
 def starts() -> Mapping[str, str]:
-  """The first key of those that stand together in --help, and what they are about."""
+  """Returns the headings of --help by the first key below each."""
   return MappingProxyType(_STARTS)
 
 
 def check_idle(kind: str, chosen: Iterable[str], config: Mapping[str, Any], of: str = "") -> None:
-  """Raises UserError for a key that no chosen part reads and that is not at its default.
+  """Raises UserError for a key that no chosen part reads, unless it is at its default.
 
   `config` is the group of the kind.
   """
@@ -289,7 +292,7 @@ def import_modules(modules: Iterable[str]) -> None:
   """Imports modules of a fork or another package, which register their parts.
 
   Raises:
-    UserError: one cannot be imported. What it had registered until then is forgotten.
+    UserError: a module cannot be imported; the parts that it has registered are removed.
   """
   for name in modules:
     before = {*_PARTS}
@@ -314,7 +317,7 @@ def import_modules(modules: Iterable[str]) -> None:
 
 
 def _forget_what_failed() -> None:
-  """Takes back what modules registered that Python could not import to their end."""
+  """Removes the parts and keys of modules that Python could not import to their end."""
   for name, (_, module) in list(_OWNERS.items()):
     if module not in sys.modules:
       for table in (_KEYS, _KIND_OF, _OWNERS, _STARTS):
@@ -325,7 +328,7 @@ def _forget_what_failed() -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-  """The text in a value, also of nested ones; numbers may be too long to be written."""
+  """Yields the texts in a value, also nested ones; numbers may be too long to write."""
   if isinstance(value, str):
     yield value
   elif isinstance(value, tuple | list | Mapping):
@@ -334,7 +337,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def check_used(modules: Iterable[str], values: Iterable[Any]) -> None:
-  """Raises UserError for a module that registers nothing that one of a config's `values` names."""
+  """Raises UserError for a module of which a config's `values` name no part."""
   text = " ".join(_texts(tuple(values)))
   for module in modules:
     inside = lambda part, module=module: f"{part.module}.".startswith(f"{module}.")

@@ -16,21 +16,21 @@ class Key:
   """A config key: its default, its meaning, and the values that it takes.
 
   Args:
-    default: its value where nobody sets another. None says that it may be None.
+    default: its value unless set. A default of None means that it may be None.
     comment: its meaning, one line of --help.
-    types: of its values; None stands for None. By default the type of `default`, and any type
-      where that is None. A float takes an int as well.
-    rule: a condition on values that are not None, and its words: `(lambda v: v > 0, "above 0")`.
+    types: of its values; None stands for None. By default the type of `default`, or any type if
+      that is None. A float takes an int as well.
+    rule: a condition on values other than None, and its words: `(lambda v: v > 0, "above 0")`.
     choices: the values that it takes.
     duration: it is a duration, as 3 (epochs) or "500 steps".
     may_be_0: a duration that may be 0.
     names: it is a tuple of names, which may be written "one,other".
     needs: the key without which this one has no effect, "optim.lookahead", or that key with its
       value, "dtype=float16".
-    idle: values that have no effect, beside the default.
-    may_change: a run that goes on may change it: it changes no arithmetic, or where the run ends.
-    before: what runs did before the key was there, where the default is something else: the value,
-      the key that it acts with, and the value of that.
+    idle: values without effect, beside the default.
+    may_change: a run that resumes may change it: it changes no arithmetic, or only the run's end.
+    before: the behaviour of runs from before the key existed, if it differs from the default: the
+      value, the key that it acts with, and the value of that.
   """
 
   default: Any
@@ -48,7 +48,7 @@ class Key:
 
   @property
   def takes(self) -> tuple[type | None, ...]:
-    """The types of its values, None among them where it may be None."""
+    """The types of its values, with None if it may be None."""
     types = self.types if isinstance(self.types, tuple) else (self.types,)
     if self.duration:
       types = DURATION
@@ -57,7 +57,7 @@ class Key:
     return types or (type(self.default),)
 
   def check(self, name: str, value: Any) -> None:
-    """Raises UserError unless it takes `value`; `name` is its own, with dots."""
+    """Raises UserError unless the key takes `value`; `name` is its dotted name."""
     if not is_of(value, self.takes):
       names = " or ".join("None" if t is None else t.__name__ for t in self.takes)
       raise UserError(f"config key {name!r} takes {names}, not {value!r}")
@@ -71,7 +71,7 @@ class Key:
 
 
 def is_of(value: Any, types: tuple[type | None, ...]) -> bool:
-  """Whether a value is of one of the types; an int is a float as well, and a bool is no number."""
+  """Whether a value has one of the types; an int is a float as well, a bool is no number."""
   return any(
     value is None
     if t is None
@@ -91,7 +91,7 @@ def check_finite(name: str, value: Any) -> None:
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
-  """The numbers of a value, also of nested ones."""
+  """Yields the numbers in a value, also nested ones."""
   if isinstance(value, tuple | list):
     for item in value:
       yield from _numbers(item)

@@ -21,19 +21,19 @@ OF_VALIDATION: Rule = (
 
 declare(
   "",
-  seed=Key(0, "every random choice of a run follows from it", rule=SEED),
+  seed=Key(0, "of every random choice in a run", rule=SEED),
   seeds=Key(
     1,
-    "so many runs, of seed, seed + 1, ..., trained as one program; means are reported",
+    "number of runs, of seed, seed + 1, ..., in one program, with their means",
     rule=ABOVE_0,
   ),
-  rates=Key((), "learning rates of so many runs, trained as one program", rule=NUMBERS_ABOVE_0),
+  rates=Key((), "learning rates to try, a run each, in one program", rule=NUMBERS_ABOVE_0),
   batch_size=Key(128, "examples per step, over all devices", rule=ABOVE_0),
-  accumulate=Key(1, "micro-batches that a batch is taken in, to save memory", rule=ABOVE_0),
-  epochs=Key(10, "how long to train; a duration", duration=True, may_change=True),
+  accumulate=Key(1, "micro-batches of a batch, to save memory", rule=ABOVE_0),
+  epochs=Key(10, "length of the run; a duration", duration=True, may_change=True),
   dtype=Key(
     "float32",
-    "what the model computes in, or bfloat16, float16; parameters are float32",
+    "of the computation, or bfloat16, float16; parameters are float32",
     choices=("float32", "bfloat16", "float16"),
   ),
   matmul_precision=Key(
@@ -42,32 +42,32 @@ declare(
     types=str,
     choices=("default", "tf32", "highest"),
   ),
-  deterministic=Key(False, "on GPU, the same bits in each run; slower"),
+  deterministic=Key(False, "on GPU, the same bits in every run; slower"),
 )
 
 declare(
   "loss_scale",
-  "float16: the loss is multiplied by it",
+  "float16: the factor of the loss",
   initial=Key(2.0**15, "at the start", rule=ABOVE_0, needs="dtype=float16"),
   growth_steps=Key(
     2000,
-    "finite steps before it is doubled; halved when one is not",
+    "finite steps until it doubles; NaN or infinity halves it",
     rule=ABOVE_0,
     needs="dtype=float16",
   ),
-  maximum=Key(2.0**24, "it is never above", rule=ABOVE_0, needs="dtype=float16"),
+  maximum=Key(2.0**24, "its upper bound", rule=ABOVE_0, needs="dtype=float16"),
 )
 
 declare(
   "step",
-  name=Key("standard", "how a step of training is taken; modules in imports may register more"),
+  name=Key("standard", "kind of training step; modules in imports may register more"),
 )
 
 declare(
   "",
   imports=Key(
     (),
-    'modules to import first, such as a fork\'s that registers models: ("my_nets",)',
+    'modules to import, such as one that registers models: ("my_nets",)',
     names=True,
     rule=NAMES,
     may_change=True,
@@ -76,39 +76,39 @@ declare(
 
 declare(
   "model",
-  name=Key("resnet20", "any field of the model may stand beside it: model.drop_path=0.1"),
+  name=Key("resnet20", "registered model; its fields are keys too: model.drop_path=0.1"),
 )
 
 declare(
   "batch_norm",
-  ghost=Key(
-    None, "examples that are normalised together; None: the (micro-)batch", types=int, rule=ABOVE_0
-  ),
+  ghost=Key(None, "examples normalised together; None: the (micro-)batch", types=int, rule=ABOVE_0),
   accumulated=Key(
     "each",
     "moving averages follow each micro-batch; matched: the batch",
     choices=("each", "matched"),
   ),
-  precise=Key(False, "statistics of the raw weights measured afresh: arXiv:2105.07576"),
-  batches=Key(100, "they are measured on: precise, SWA, schedule-free, Lookahead", rule=ABOVE_0),
+  precise=Key(False, "measure the raw weights' statistics anew: arXiv:2105.07576"),
+  batches=Key(
+    100, "for measuring statistics: precise, SWA, schedule-free, Lookahead", rule=ABOVE_0
+  ),
 )
 
 declare(
   "mesh",
   data=Key(
     -1,
-    "devices with the whole state, which share the batch; -1: all that are left",
+    "devices that hold the whole state and share the batch; -1: the rest",
     rule=ABOVE_0_OR_ALL,
     may_change=True,
   ),
   fsdp=Key(
     1,
-    "devices that share the state as well, each with a part of each large array",
+    "devices that also split each large array of the state",
     rule=ABOVE_0_OR_ALL,
     may_change=True,
   ),
   fsdp_min_size=Key(
-    4096, "values of an array below which it is not split", rule=AT_LEAST_0, may_change=True
+    4096, "arrays with fewer values are not split", rule=AT_LEAST_0, may_change=True
   ),
 )
 
@@ -121,25 +121,34 @@ declare(
     rule=ABOVE_0,
     may_change=True,
   ),
-  eval_batch_size=Key(500, "changes nothing but memory and speed", rule=ABOVE_0, may_change=True),
+  eval_batch_size=Key(
+    500,
+    "examples per batch in evaluation; results do not depend on it",
+    rule=ABOVE_0,
+    may_change=True,
+  ),
   eval_views=Key(
-    None, 'predictions are means over views: "flip", "five_crop(0.9)"; cnnjax/augment', types=str
+    None, 'average predictions over views: "flip", "five_crop(0.9)"; cnnjax/augment', types=str
   ),
   log_every=Key(
-    "100 steps", "a duration; an epoch's end is always logged", duration=True, may_change=True
+    "100 steps",
+    "time between training lines; a duration; each epoch's end has one",
+    duration=True,
+    may_change=True,
   ),
-  eval_every=Key(1, "a duration", duration=True, may_change=True),
-  checkpoint_every=Key(1, "a duration", duration=True, may_change=True),
+  eval_every=Key(1, "time between evaluations; a duration", duration=True, may_change=True),
+  checkpoint_every=Key(1, "time between checkpoints; a duration", duration=True, may_change=True),
 )
 
 declare(
   "keep",
-  last=Key(
-    2, "checkpoints that stay, the newest; -1: all of them", rule=ABOVE_0_OR_ALL, may_change=True
-  ),
-  best=Key(1, "and the best ones by monitor", rule=AT_LEAST_0, may_change=True),
+  last=Key(2, "newest checkpoints to keep; -1: all", rule=ABOVE_0_OR_ALL, may_change=True),
+  best=Key(1, "best checkpoints to keep, by monitor", rule=AT_LEAST_0, may_change=True),
   every=Key(
-    None, "and each at a multiple of this duration, for ever", duration=True, may_change=True
+    None,
+    "also keep each one at a multiple of this duration; None: none",
+    duration=True,
+    may_change=True,
   ),
 )
 
@@ -156,22 +165,22 @@ declare(
 
 declare(
   "profile",
-  "a jax.profiler trace, in the workdir",
+  "a jax.profiler trace in the workdir",
   start=Key(
     None,
-    "steps before it; 0: it shows compiling as well; None: no trace",
+    "steps before the trace; 0: with compiling; None: no trace",
     types=int,
     rule=AT_LEAST_0,
     may_change=True,
   ),
-  steps=Key(5, "that it shows", rule=ABOVE_0, may_change=True),
+  steps=Key(5, "length of the trace", rule=ABOVE_0, may_change=True),
 )
 
 declare(
   "",
   monitor=Key(
     "validation/accuracy",
-    "best checkpoint, early stopping and plateau go by it",
+    "metric for the best checkpoint, early stopping and plateau",
     rule=OF_VALIDATION,
   ),
 )
@@ -185,15 +194,15 @@ declare(
     rule=ABOVE_0,
     may_change=True,
   ),
-  min_delta=Key(0.0, "what counts as improvement", rule=AT_LEAST_0),
-  restore_best=Key(True, "the result is that of the best checkpoint"),
+  min_delta=Key(0.0, "smallest change that counts as improvement", rule=AT_LEAST_0),
+  restore_best=Key(True, "take the result from the best checkpoint"),
 )
 
 declare(
   "health",
   every=Key(
-    None, "norms and dead units of each layer, so often; a duration; None: never", duration=True
+    None, "time between norms and dead units of layers; a duration; None: never", duration=True
   ),
-  trace=Key(False, "name the layer where NaN or infinity began, by going there once more"),
-  warnings=Key(True, "say in words when a run diverges or stands still"),
+  trace=Key(False, "on NaN or infinity, compute the step again and name the layer"),
+  warnings=Key(True, "warn when a run diverges or stands still"),
 )
