@@ -1,10 +1,10 @@
 """Shows a run and keeps its metrics: console, metrics.jsonl, TensorBoard.
 
-`Writers` is what the loop calls. It puts together a meter (clock and speed), the display (block,
-bar, progress), results in words, the list of unreadable images, and the sinks, which keep lines of
+The loop calls `Writers`. It puts together a meter (clock and speed), the display (block, bar,
+progress), results in words, the list of unreadable images, and the sinks, which keep lines of
 metrics. A new sink is one class like those of sinks.py and an entry in `writers.open_sinks`.
 
-It may touch training (a program's pieces, and the watch that warns) and all below; it is given
+This room imports training (a program's pieces, the warnings) and what that imports; it takes
 numbers, never states, batches or models.
 """
 

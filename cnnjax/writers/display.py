@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: the start-up block, and a bar or lines of progress."""
+"""Shows a run while it trains: the start-up block, and a bar or lines of progress."""
 
 import math
 import pathlib
@@ -18,13 +18,13 @@ PEEK_EVERY = 0.5  # seconds between looks at the loss for the progress bar
 
 
 class Display:
-  """Prints lines; on a terminal below them moves a progress bar, between `open` and `close`.
+  """Prints lines; on a terminal moves a progress bar below them, between `open` and `close`.
 
   Args:
     meter: of the run.
     steps_per_epoch: to show epochs.
-    folder: the workdir, which is named once nobody reads what is printed.
-    quiet: nothing is printed.
+    folder: the workdir, named when the reader of the output leaves.
+    quiet: prints nothing.
   """
 
   def __init__(self, meter: Meter, steps_per_epoch: int, folder: pathlib.Path, *, quiet: bool):
@@ -45,16 +45,16 @@ class Display:
     self._shown = time.monotonic()
 
   def _unread(self) -> None:
-    """Says that the reader of the output left, as `| head` does: the run is worth more."""
+    """Warns that the reader of the output left, as `| head` does; the run goes on."""
     warn(f"nobody reads the output any more; the run goes on, with its metrics in {self._folder}")
 
   def open(self) -> None:
-    """Shows the bar, if there is a terminal."""
+    """Shows the bar on a terminal."""
     if self._console.animated:
       self._bar.start()
 
   def close(self) -> None:
-    """Takes the bar away."""
+    """Removes the bar."""
     if self._bar.live.is_started:
       self._bar.stop()
 
@@ -63,9 +63,9 @@ class Display:
     self._console.print(text)
 
   def block(self, lines: Mapping[str, str], *, finished: bool, before: int) -> None:
-    """Prints the start-up block, a name and a text a line, and where the run stands.
+    """Prints the start-up block, a name and a text per line, and the step that the run begins at.
 
-    `before`: the step that a run had come to whose checkpoints are gone; 0: there was none.
+    `before` is the last step of an earlier run whose checkpoints are gone, 0 for none.
     """
     width = max(map(len, lines))
     for name, text in lines.items():
@@ -83,9 +83,9 @@ class Display:
       )
 
   def progress(self, step: int, read: Callable[[], Mapping[str, float]]) -> None:
-    """Moves the bar, or prints a line now and then; metrics are `read` only to be shown.
+    """Moves the bar, or prints a line now and then; calls `read` for metrics only to show them.
 
-    The meter has taken in the step.
+    The meter must have advanced to the step.
     """
     meter, animated, now = self._meter, self._console.animated, time.monotonic()
     if animated:

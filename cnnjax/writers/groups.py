@@ -2,23 +2,23 @@
 
 from cnnjax.tasks.metric import OF_RUN
 
-# metrics.jsonl has these names without a group, and keeps them: scripts, and runs that go on, read
-# files of years. Groups are added on the way to a tool, here and nowhere else.
+# metrics.jsonl keeps these names without a group: scripts and resumed runs read old files. Groups
+# are added on the way to a tool, here and nowhere else.
 GROUPS = {
   "optim": ("learning_rate", "grad_norm", "param_norm", "update_ratio", "loss_scale"),
   "speed": ("images_per_second", "data_wait"),
   "health": ("dead_relu",),
 }
 OF_LAYERS = ("grad_norm", "update_ratio", "dead")  # go to health, as in health/grad_norm/conv1
-REST = "run"  # the group of what no group has, such as restored_step
+REST = "run"  # the group of all other metrics, such as restored_step
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 
 def grouped(name: str) -> str:
   """Returns the name of a metric with its group in front.
 
-  A name that has a group stays: train/loss. Of one of several runs or the mean of seeds it is as of
-  one run: optim/grad_norm/seed=0, optim/grad_norm_ci95.
+  A name with a group stays: train/loss. Several runs and the mean of seeds have the groups of one
+  run: optim/grad_norm/seed=0, optim/grad_norm_ci95.
   """
   match = OF_RUN.fullmatch(name)
   metric, of_layer, _ = (match[1] if match else name).partition("/")

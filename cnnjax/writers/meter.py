@@ -1,4 +1,4 @@
-"""Measures how fast a run trains, and how long it will take."""
+"""Measures the speed of a run, and estimates the time left."""
 
 import datetime
 import statistics
@@ -13,15 +13,14 @@ TIMED = 10_000  # dispatches whose times are kept, for the median
 class Meter:
   """The clock of a run: images per second, the median step, the time left.
 
-  Neither compiling nor what happens between steps counts: `restart` the clock after evaluating or
-  saving.
+  Counts neither compiling nor the time between steps: `restart` it after evaluating or saving.
 
   Args:
-    start: the step the run starts or goes on from.
+    start: the step that the run starts or resumes at.
     total: the steps of the whole run.
-    batch_size: to give images per second.
-    devices: that share a batch.
-    compiled: the clock of what was compiled since the run began; None: since now.
+    batch_size: to compute images per second.
+    devices: the number that share a batch.
+    compiled: the clock of compiling since the run began; None starts one now.
   """
 
   def __init__(
@@ -37,17 +36,17 @@ class Meter:
     self._began = self._restarted = time.monotonic()
     self._restarted_at = start
     self._compiled = compiled or compiling.Clock()
-    self._ready: float | None = None  # when compiling was done
-    self.ready_at = start  # the step it was done with
+    self._ready: float | None = None  # the time when compiling ended
+    self.ready_at = start  # the step that ended it
     self._mark, self._mark_step = self._began, start  # of the newest step, or what followed it
     self._times: deque[float] = deque(maxlen=TIMED)  # seconds of a step
 
   def restart(self, step: int) -> None:
-    """From here on time counts as training."""
+    """Counts the time from now on as training."""
     self._restarted, self._restarted_at = self._mark, self._mark_step = time.monotonic(), step
 
   def advance(self, step: int) -> bool:
-    """Takes in that `step` is done; returns whether it is the first, which is not timed."""
+    """Notes that `step` is done; returns whether it is the first, which is not timed."""
     now, first = time.monotonic(), self._ready is None
     if first:
       self.restart(step)
@@ -62,31 +61,31 @@ class Meter:
     return step > self._restarted_at
 
   def rate(self, step: int) -> float:
-    """Images per second of training since the clock was restarted."""
+    """Returns the images per second of training since the clock was restarted."""
     seconds = max(time.monotonic() - self._restarted, 1e-9)
     return (step - self._restarted_at) * self._batch_size / seconds
 
   def took(self) -> datetime.timedelta:
-    """The time since the run began, to the second."""
+    """Returns the time since the run began, to the second."""
     return datetime.timedelta(seconds=round(time.monotonic() - self._began))
 
   def left(self, step: int) -> datetime.timedelta:
-    """The time from `step` to the end of the run, at the speed since compiling was done."""
+    """Returns the time from `step` to the end of the run, at the speed since compiling ended."""
     passed = time.monotonic() - self._ready
     seconds = passed / (step - self.ready_at) * (self.total - step)
     return datetime.timedelta(seconds=round(seconds))
 
   def in_words(self, rate: float) -> str:
-    """Images per second in words, of all devices and of one."""
+    """Returns images per second in words, of all devices and of one."""
     each = f", {rate / self._devices:,.0f} on each device" if self._devices > 1 else ""
     return f"{rate:,.0f} images/s{each}"
 
   def describe_compiling(self) -> str:
-    """How long compiling took so far, and how much of it came from the cache."""
+    """Returns in words the time of compiling so far, and what came from the cache."""
     return self._compiled.describe()
 
   def describe(self) -> str:
-    """How long compiling took, and a step."""
+    """Returns in words the time of compiling and of a step."""
     text = f"compiling {self._compiled.seconds:.1f} s"
     if not self._times:
       return text

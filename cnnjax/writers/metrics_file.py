@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of JSON for each line of metrics, and how it is read back."""
+"""Writes and reads metrics.jsonl: one line of JSON for each line of metrics."""
 
 import json
 import math
@@ -13,12 +13,12 @@ BEFORE = f"{METRICS}.before"  # of a run whose checkpoints are gone
 
 
 class MetricsFile:
-  """Appends lines to metrics.jsonl; each is in the file as soon as it is written.
+  """Appends lines to metrics.jsonl, each in the file at once.
 
   Args:
     folder: the workdir.
-    kept: the lines that the file begins with. Later ones are of work that was lost with the process
-      that did it, and are dropped: it will be done again.
+    kept: the first lines of the file to keep. Later ones are dropped: they are of steps that were
+      lost with their process, and will be taken again.
   """
 
   def __init__(self, folder: pathlib.Path, kept: Iterable[Mapping[str, float]]):
@@ -35,9 +35,9 @@ class MetricsFile:
 
 
 def read_metrics(folder: PathLike, name: str = METRICS) -> list[dict[str, float]]:
-  """The lines of a run's metrics.jsonl, up to the first that was cut off or is damaged.
+  """Reads the lines of a run's metrics.jsonl, up to the first that is incomplete or damaged.
 
-  What is null there was NaN or infinite, and is NaN here.
+  null there was NaN or infinity, and becomes NaN.
   """
   file = to_path(folder) / name
   lines = file.read_bytes().split(b"\n") if file.is_file() else []
@@ -54,9 +54,9 @@ def read_metrics(folder: PathLike, name: str = METRICS) -> list[dict[str, float]
 
 
 def set_aside(folder: pathlib.Path) -> int:
-  """Keeps the metrics of a run without checkpoints as `BEFORE`, of several such runs the longest.
+  """Renames the metrics of a run without checkpoints to `BEFORE`, and keeps the longest such file.
 
-  Returns the step that the newest of them had come to, 0 if there is none.
+  Returns the last step of the newest one, 0 if there is none.
   """
   lines = read_metrics(folder)
   reached = lines[-1]["step"] if lines else 0

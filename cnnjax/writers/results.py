@@ -1,4 +1,4 @@
-"""Puts the results of a run into words: the lines of an evaluation, and the last words."""
+"""Puts the results of a run into words: the lines of an evaluation, and the final report."""
 
 import math
 import pathlib
@@ -11,11 +11,11 @@ INTERVAL = "_ci95"  # ends the name of half the interval of a mean over seeds
 
 
 class Results:
-  """Knows which metrics are said, and which of several learning rates is the best.
+  """Chooses the metrics to print, and the best of several learning rates.
 
   Args:
-    metrics: of the task and the weights that are evaluated, by name; the headlines are said.
-    monitor: the metric that says which of several learning rates is the best.
+    metrics: of the task and of the weights that are evaluated, by name; prints the headlines.
+    monitor: the metric that chooses the best of several learning rates.
   """
 
   def __init__(self, metrics: Mapping[str, Metric], monitor: str):
@@ -31,15 +31,15 @@ class Results:
     losses: bool,
     chosen: bool,
   ) -> list[str]:
-    """Returns the lines of an evaluation; of several rates one each.
+    """Returns the lines of an evaluation, one for each of several rates.
 
     Args:
-      at: when it was, such as "epoch 2 of 10".
+      at: its time, such as "epoch 2 of 10".
       name: of the split, and of the weights if they are an average.
       metrics: of the split, by their names without it.
       latest: the newest value of every metric.
-      losses: whether the training losses of the epoch are said as well.
-      chosen: whether of several rates the best alone is said, as of the test split.
+      losses: adds the training losses of the epoch.
+      chosen: has the best of several rates alone, as for the test split.
     """
     each, train, prefix = of_each(metrics), of_each(latest), "train/epoch_loss"
     lines = {}
@@ -98,7 +98,7 @@ class Results:
     return "the test split was not evaluated"
 
   def of_best(self, latest: Mapping[str, float], best: int | None, *, arrays: bool) -> list[str]:
-    """Returns which rate, or which step, is the best by validation, if there is one."""
+    """Returns in words the rate or the step that is the best by validation, if there is one."""
     if rate := self.best_rate(latest):
       score = {self._monitor: self._of_runs(latest)[rate][self._monitor]}
       return [f"best by validation: {rate}, {in_words(score, self._metrics, 'validation/')}"]
@@ -109,13 +109,13 @@ class Results:
 
   @staticmethod
   def _of_runs(latest: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """The metrics of each of several runs; older versions wrote a mean over rates: it is none."""
+    """Returns the metrics of each of several runs, without a mean over rates (older versions)."""
     each = of_each(latest)
     return each | {"": {}} if any(run.startswith("rate=") for run in each) else each
 
 
 def of_stop(name: str, folder: pathlib.Path, step: int, total: int, *, arrays: bool) -> str:
-  """Returns what is said of a run that the signal `name` stopped, and how it goes on."""
+  """Returns in words that the signal `name` stopped a run, and how to resume it."""
   command = f"command with --workdir={quoted(folder)}"
   same = f"call with workdir={str(folder)!r}" if arrays else command
   return (

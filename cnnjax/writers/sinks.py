@@ -1,20 +1,20 @@
-"""The interface of whatever keeps the metrics of a run: a file, TensorBoard, a server."""
+"""The interface of sinks, which keep the metrics of a run: a file, TensorBoard, a server."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
-PARTIAL = "partial"  # marks a line that was written before it was due, as the run ended
-PLACE = ("step", "epoch", PARTIAL)  # what a line has beside metrics
+PARTIAL = "partial"  # marks a line that was written early, because the run stopped
+PLACE = ("step", "epoch", PARTIAL)  # the names in a line beside metrics
 
 
 class Sink(Protocol):
   """Keeps the lines of a run. Only the first of several processes has sinks."""
 
   def write(self, line: Mapping[str, float]) -> None:
-    """Keeps a line: `PLACE`, and metrics by their names in metrics.jsonl; NaN may be among them."""
+    """Keeps a line: `PLACE`, and metrics, also NaN, by their names in metrics.jsonl."""
 
   def close(self, *, finished: bool) -> None:
-    """Writes what is not written yet. Nothing is called afterwards.
+    """Writes all pending lines; no call follows.
 
-    `finished`: the run is at its end; otherwise it broke off, and may go on.
+    `finished` says that the run has ended; otherwise it stopped early, and may resume.
     """

@@ -1,4 +1,4 @@
-"""TensorBoard events: scalars, the config as text, and what the HParams tab shows.
+"""Writes TensorBoard events: scalars, the config as text, and the HParams tab.
 
 The only import of tensorboardX.
 """
@@ -15,8 +15,8 @@ from cnnjax.config import flatten, to_json
 from cnnjax.writers.groups import grouped
 from cnnjax.writers.sinks import PLACE
 
-# Where torch is installed, tensorboardX imports it, for writers that are not used here: seconds at
-# start-up, and a second framework in the process. None in its place says that there is none.
+# Where torch is installed, tensorboardX imports it for writers that are not used here: seconds at
+# start-up, and a second framework in the process. None in sys.modules means that there is none.
 _hidden = sys.modules.setdefault("torch", None) is None
 from tensorboardX import event_file_writer  # noqa: E402
 from tensorboardX.proto import (  # noqa: E402
@@ -31,7 +31,7 @@ from tensorboardX.proto import (  # noqa: E402
 if _hidden:
   del sys.modules["torch"]
 
-FLUSH_EVERY = 10.0  # seconds until TensorBoard sees what was written
+FLUSH_EVERY = 10.0  # seconds between writes to the disk
 
 
 # The hyperparameters that stand beside the metrics at first; all others are one click away.
@@ -40,16 +40,16 @@ _DIFFERS = b"\x38\x01"  # HParamInfo.differs = true, a field newer than those of
 
 
 class TensorBoard:
-  """Writes events of the steps from `start` on; those of before have files of their own.
+  """Writes events of the steps from `start` on; earlier ones have files of their own.
 
-  It writes in the calling thread: the thread of tensorboardX.SummaryWriter dies of a full disk, and
-  then whoever writes waits for ever (2.6.5).
+  Writes in the calling thread: a full disk kills the thread of tensorboardX.SummaryWriter, and the
+  caller would then wait for ever (2.6.5).
 
   Args:
     folder: the workdir.
-    start: the first step that is written here.
-    config: of the run, which is written as text and as hyperparameters; None: neither is.
-    headlines: the metrics that stand beside the hyperparameters, by their names in metrics.jsonl.
+    start: the first step to write.
+    config: of the run, written as text and as hyperparameters; None writes neither.
+    headlines: the metrics beside the hyperparameters, by their names in metrics.jsonl.
   """
 
   def __init__(
@@ -61,7 +61,9 @@ class TensorBoard:
   ):
     # The suffix: a file of the same second may be there.
     self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{start}")
-    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # hides what was done in vain
+    log = event_pb2.SessionLog(
+      status=event_pb2.SessionLog.START
+    )  # hides events of later steps that were lost
     self._file.write_event(event_pb2.Event(step=start, session_log=log, wall_time=time.time()))
     self._step, self._has_config = start, config is not None
     if config is not None:
@@ -95,7 +97,7 @@ class TensorBoard:
 
 
 def _text(tag: str, markdown: str) -> summary_pb2.Summary:
-  """A text for the Text tab."""
+  """Returns a text for the Text tab."""
   content = plugin_text_pb2.TextPluginData(version=0).SerializeToString()
   shape = {"dim": [{"size": 1}]}
   tensor = tensor_pb2.TensorProto(
@@ -107,7 +109,7 @@ def _text(tag: str, markdown: str) -> summary_pb2.Summary:
 
 
 def _experiment(values: Mapping[str, Any], headlines: Iterable[str]) -> summary_pb2.Summary:
-  """The columns of the HParams tab. Of several runs in one folder the first one's count for all."""
+  """Returns the columns of the HParams tab; the first run in a folder decides them for all."""
   found = api_pb2.Experiment(time_created_secs=time.time())
   for key, value in values.items():
     column = api_pb2.HParamInfo.FromString(_DIFFERS if key in COLUMNS else b"")
@@ -119,7 +121,7 @@ def _experiment(values: Mapping[str, Any], headlines: Iterable[str]) -> summary_
 
 
 def _session_start(values: Mapping[str, Any]) -> summary_pb2.Summary:
-  """The hyperparameters of this run; what is None stays empty."""
+  """Returns the hyperparameters of this run; None stays empty."""
   start = plugin_hparams_pb2.SessionStartInfo(start_time_secs=time.time())
   for key, value in values.items():
     if isinstance(value, bool):
@@ -141,7 +143,7 @@ def _type_of(value: Any) -> int:
 
 
 def _hparams(kind: str, data: Any) -> summary_pb2.Summary:
-  """A summary that is all metadata, as the HParams tab reads them."""
+  """Returns a summary of metadata alone, as the HParams tab reads it."""
   content = plugin_hparams_pb2.HParamsPluginData(version=0, **{kind: data}).SerializeToString()
   return summary_pb2.Summary(
     value=[{"tag": f"_hparams_/{kind}", "metadata": _metadata("hparams", content)}]

@@ -11,7 +11,7 @@ class Unreadable:
 
   Args:
     folder: the workdir.
-    say: takes a line for the person who watches.
+    say: prints a line.
   """
 
   def __init__(self, folder: pathlib.Path, say: Callable[[str], None]):
@@ -19,7 +19,7 @@ class Unreadable:
     self._named: set[str] = set()
 
   def name(self, skipped: Mapping[str, str]) -> None:
-    """Takes in all images so far that could not be read, with the reason of each."""
+    """Names the new ones among all images so far that could not be read, with their reasons."""
     if len(skipped) == len(self._named):
       return
     new = {name: reason for name, reason in list(skipped.items()) if name not in self._named}

@@ -1,4 +1,4 @@
-"""The writers of a run: what the loop calls to show its metrics and to keep them."""
+"""The writers of a run, which the loop calls to show its metrics and to keep them."""
 
 import contextlib
 import math
@@ -31,14 +31,14 @@ def open_sinks(
   config: ConfigDict | None,
   headlines: Sequence[str],
 ) -> list[Sink]:
-  """Opens what keeps the metrics of a run; a new kind of sink is one more entry here.
+  """Opens the sinks of a run; a new kind of sink is one more entry here.
 
   Args:
     folder: the workdir.
-    kept: the lines of metrics.jsonl that the run goes on from.
+    kept: the lines of metrics.jsonl that the run resumes after.
     first_step: of the lines to come.
     config: of the run, with every field of its model, if it is known.
-    headlines: the metrics that are the result, by their names in metrics.jsonl.
+    headlines: the metrics of the result, by their names in metrics.jsonl.
   """
   return [
     metrics_file.MetricsFile(folder, kept),
@@ -47,7 +47,7 @@ def open_sinks(
 
 
 def _headlines(program: Program) -> list[str]:
-  """The metrics that are the result of a program: on each split, of several rates each one's."""
+  """Returns the metrics of the result: on each split, and of each of several rates."""
   metrics, names = program.metrics, program.members.names
   runs = [f"/{name}" for name in names] if program.config.rates else [""]
   shown = [name for name, metric in metrics.items() if metric.headline] or [*metrics]
@@ -58,23 +58,23 @@ def _headlines(program: Program) -> list[str]:
 class Writers:
   """Shows the metrics of a run and writes them to the sinks.
 
-  Of several processes the first one does; the others take part in silence.
+  The first process does so; the others take part in silence.
 
   Args:
     folder: the workdir.
-    start: the step the run starts or goes on from. Lines of later steps are of work that was
-      lost with the process that did it, and are dropped: it will be done again.
+    start: the step that the run starts or resumes at. Lines of later steps are dropped: they were
+      lost with their process, and will be taken again.
     total: the steps of the whole run.
     steps_per_epoch: to show epochs.
     batch_size: to show images per second.
-    watch: reads each line and returns warnings; None: nothing warns.
-    devices: that share a batch.
-    profile: `config.profile`; None: no steps are traced.
-    clock: of what was compiled since the run began; None: since now.
-    metrics: of the task and the weights that are evaluated, by name; the headlines are said.
-    monitor: the metric that says which of several learning rates is the best.
+    watch: reads each line and returns warnings; None warns of nothing.
+    devices: the number that share a batch.
+    profile: `config.profile`; None traces no steps.
+    clock: of compiling since the run began; None starts one now.
+    metrics: of the task and of the weights that are evaluated, by name; prints the headlines.
+    monitor: the metric that chooses the best of several learning rates.
     config: of the run, with every field of its model, for sinks that show it.
-    headlines: the metrics that are the result, by their names in metrics.jsonl.
+    headlines: the metrics of the result, by their names in metrics.jsonl.
   """
 
   def __init__(
@@ -152,10 +152,10 @@ class Writers:
         raise
 
   def _write_rest(self, error: type[BaseException] | None) -> None:
-    """Writes a line of the steps since the last one, where a run ends before its next is due.
+    """Writes a line of the steps since the last one, when a run stops before the next is due.
 
-    It is marked as partial. Nothing is written where the loss is no number, where the workdir may
-    be another run's by now, or where the step was broken off.
+    Marks it as partial. Writes nothing if the loss is no number, if another run may have the
+    workdir by now, or if the step was broken off.
     """
     gone = error and (issubclass(error, TransientError) or not issubclass(error, Exception))
     if gone or not self._unwritten:
@@ -167,29 +167,29 @@ class Writers:
         self._put({**self._line(step, metrics), PARTIAL: True})
 
   def say(self, text: str) -> None:
-    """Prints a line for the person who watches."""
+    """Prints a line."""
     self._display.say(text)
 
   def block(self, lines: Mapping[str, str], *, finished: bool) -> None:
-    """Prints the start-up block, a name and a text in each line, and where the run stands."""
+    """Prints the start-up block, a name and a text per line, and where the run begins."""
     self._display.block(lines, finished=finished, before=self._before)
 
   def name_unreadable(self, skipped: Mapping[str, str]) -> None:
-    """Says which further images cannot be read, and lists them in the workdir."""
+    """Names further images that cannot be read, and lists them in the workdir."""
     if self._unreadable:
       self._unreadable.name(skipped)
 
   def restart_clock(self, step: int) -> None:
-    """Counts the time from here on as training: call it after evaluating or saving."""
+    """Counts the time from now on as training; call it after evaluating or saving."""
     self._meter.restart(step)
 
   def _traced(self, text: str, step: int) -> None:
-    """Says where a trace that ended with `step` is; writing it takes seconds."""
+    """Prints the place of a trace that ended with `step`; restarts the clock, as writing is slow."""
     self.say(text)
     self.restart_clock(step)
 
   def progress(self, step: int, read: Callable[[], Mapping[str, float]]) -> None:
-    """Moves the bar, or prints a line now and then; metrics are `read` only to be shown."""
+    """Moves the bar, or prints a line now and then; calls `read` for metrics only to show them."""
     self._unwritten = step, read
     if self._meter.advance(step):
       self.say(self._meter.describe_compiling())
@@ -210,10 +210,10 @@ class Writers:
     *,
     of: int | None = None,
   ) -> dict[str, float]:
-    """Writes and says the metrics of a split; returns them under their full names.
+    """Writes and prints the metrics of a split; returns them under their full names.
 
-    `weights`: "raw", or the name of an average, which then stands in the names of the metrics:
-    validation/ema_accuracy. `of`: the step of the weights, where an earlier one was restored.
+    `weights` is "raw" or the name of an average, which becomes a part of the metrics' names:
+    validation/ema_accuracy. `of` is the step of the weights, where an earlier one was restored.
     """
     of = step if of is None else of
     found = {f"{split}/{named(weights, name)}": value for name, value in metrics.items()}
@@ -230,11 +230,11 @@ class Writers:
     return found
 
   def has(self, step: int, split: str) -> bool:
-    """Whether the metrics of a split at `step` are written."""
+    """Whether the metrics of a split at `step` have been written."""
     return self.latest.get("step") == step and split in self._measured
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes a line to the sinks, and says the warnings that it gives rise to."""
+    """Writes a line to the sinks, and prints its warnings."""
     line = self._line(step, metrics)
     for warning in self._note(line):
       self.say(f"warning: {warning}")
@@ -248,7 +248,7 @@ class Writers:
       sink.write(line)
 
   def _note(self, line: Mapping[str, float]) -> list[str]:
-    """Takes in a line, new or old; returns the warnings that it gives rise to."""
+    """Notes a line, new or old; returns its warnings."""
     if line["step"] != self.latest.get("step"):
       self._measured = set()
     self._measured |= {name.split("/")[0] for name in line}
@@ -265,9 +265,9 @@ class Writers:
     restored: int | None = None,
     arrays: bool = False,
   ) -> None:
-    """Says the result, of the step that was `restored` or of the last one, and where it is.
+    """Prints the result, of the `restored` step or of the last one, and where it is.
 
-    `arrays`: the run is on arrays, which only Python can give again.
+    `arrays` says that the run is on arrays, which only Python can pass again.
     """
     self._display.close()
     meter, latest = self._meter, self.latest
