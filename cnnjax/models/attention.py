@@ -1,6 +1,6 @@
-"""Channel and spatial attention: layers that weight a feature map by what it shows.
+"""Channel and spatial attention: layers that weight a feature map by its content.
 
-`attend("cbam", x, train=train, ...)` stands at the end of a residual branch, in any family.
+Families call `attend("cbam", x, train=train, ...)` at the end of a residual branch.
 
 - Squeeze-and-excitation, arXiv:1709.01507 section 3.
 - CBAM, arXiv:1807.06521 section 3: channel attention, then spatial; either alone by name.
@@ -23,7 +23,7 @@ Attention = Literal["none", "se", "eca", "cbam", "cbam_channel", "cbam_spatial"]
 def attend(
   kind: Attention, x: jax.Array, *, train: bool, dtype: Any, reduction: int = 16
 ) -> jax.Array:
-  """x [batch, height, width, channels], weighted. Call it in a compact method."""
+  """Weights x [batch, height, width, channels]. Call it in a compact method."""
   if kind == "se":
     x = SqueezeExcite(max(1, x.shape[-1] // reduction), dtype=dtype, name="se")(x)
   elif kind == "eca":

@@ -1,4 +1,4 @@
-"""What the families share: a trunk that hands out the feature maps of its stages, and a head.
+"""The base of the families: a trunk that returns the feature maps of its stages, and a head.
 
     class TwoScales(nn.Module):
       def setup(self):
@@ -24,18 +24,18 @@ Mark = Callable[..., jax.Array]  # mark(name, x, stride=...) returns x, the outp
 class Backbone(nn.Module):
   """A network whose feature maps other modules can use, in initialisation, training and gradients.
 
-  A family writes two methods, which share one scope: what they call needs names of its own.
+  A family defines two methods, which share one scope: their submodules need different names.
   """
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Images to what `classify` takes; passes the output of each stage through `mark`.
+    """Returns the input of `classify`; passes the output of each stage through `mark`.
 
-    Float [batch, height, width, channels].
+    x is images, float [batch, height, width, channels].
     """
     raise NotImplementedError
 
   def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """What the trunk returns to float32 logits [batch, classes]; to pooled features for 0."""
+    """Turns the output of the trunk into float32 logits [batch, classes]; 0: pooled features."""
     raise NotImplementedError
 
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -43,10 +43,10 @@ class Backbone(nn.Module):
     return self._run(x, train=train)[0]
 
   def feature_maps(self, x: jax.Array, *, train: bool) -> dict[str, Feature]:
-    """Returns the output of each stage by name, from the stem up; none of a network without maps.
+    """Returns the output of each stage by name, from the stem up; {} for a network without maps.
 
-    Runs the trunk alone, as `__call__` does: batch statistics move once, dropout draws the same.
-    Initialised by this method, a network has no parameters behind its trunk.
+    Runs the trunk alone, as `__call__` does: batch statistics move once, dropout draws the same
+    numbers. Initialised by this method, a network has no parameters after its trunk.
     """
     return self._run(x, train=train, head=False)[1]
 
@@ -80,18 +80,18 @@ def run_stages(
   remat: bool,
   drop_path: Sequence[float | None] = (),
 ) -> tuple[jax.Array, int]:
-  """Runs the blocks of each stage and marks what the stage puts out, as "stage1" and so on.
+  """Runs the blocks of each stage and marks its output, as "stage1" and so on.
 
   Args:
     block: makes a block, as `block(stage, number, width, strides=..., name=...)`: block `number` of
       `stage`, both from 0, whose input has `width` channels.
     strides: of each block, by stage, such as `[[1, 1], [2, 1, 1]]`.
-    x: what the first block takes, [batch, height, width, channels].
+    x: the input of the first block, [batch, height, width, channels].
     mark: as in `Backbone.trunk`.
     stride: pixels of the image between two of x.
     train: as in `Backbone.__call__`.
     remat: see `layers.run_block`.
-    drop_path: the rate of each block, None for one that takes none; empty where no block does.
+    drop_path: the rate of each block, None for a block without; empty if no block has one.
 
   Returns:
     The last map and its stride.
@@ -110,8 +110,8 @@ def run_stages(
 
 
 def first_strided(strides: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-  """The strides of the blocks of stages of those sizes, of which the first has that of its stage.
+  """Returns the strides of all blocks by stage; the first block has the stride of its stage.
 
-  first_strided([1, 2], [2, 3]) is [[1, 1], [2, 1, 1]].
+  `sizes` are the numbers of blocks: first_strided([1, 2], [2, 3]) is [[1, 1], [2, 1, 1]].
   """
   return [[first, *[1] * (size - 1)] for first, size in zip(strides, sizes, strict=True)]

@@ -1,9 +1,9 @@
-"""Batch statistics treated from outside the models: frozen, by ghost batches, measured, pooled.
+"""Controls batch norm from outside the models: frozen, ghost batches, measured statistics.
 
-No model knows of it: `treated` intercepts the calls of nn.BatchNorm, whichever model makes them.
+No model knows of it: `treated` intercepts the calls of nn.BatchNorm in any model.
 Moments are trees like the collection batch_stats whose leaves are {"mean", "mean_square"}, the
 float32 means over a batch of each channel of a module's input and of its square, and "momentum".
-Of blocks in a scan all have the axis of the blocks in front.
+For blocks in a scan all have a leading axis of blocks.
 """
 
 import contextlib
@@ -24,18 +24,20 @@ Frozen = Callable[[str], bool]  # of the path of a module, such as "stage1_block
 def treated(
   frozen: Frozen | None = None, ghost: int | None = None
 ) -> contextlib.AbstractContextManager:
-  """Within it, the nn.BatchNorm modules that `model.apply` calls in training are treated so:
+  """Changes the nn.BatchNorm modules that `model.apply` calls in training inside this context.
 
-  - `frozen(path)` true: as in evaluation. It normalises by its running statistics, which stay.
-  - `ghost`: consecutive groups of so many examples are normalised each by their own statistics
-    (arXiv:1705.08741 section 4.1); the running ones move towards the mean of theirs over groups,
-    one step a batch (the paper's algorithm 1 takes one a group).
-  - "moments" among the mutable collections: each that is not frozen leaves those of its batch
-    there, the whole batch also with `ghost`. `scan_blocks` hands them on.
+  - `frozen(path)` true: as in evaluation, by the running statistics, which do not move.
+  - `ghost`: normalises consecutive groups of so many examples by their own statistics
+    (arXiv:1705.08741 section 4.1); the running ones move towards the mean over the groups, one step
+    per batch (the paper's algorithm 1 takes one per group).
+  - "moments" among the mutable collections: each module that is not frozen leaves the moments of
+    its batch there, of the whole batch also with `ghost`. `scan_blocks` passes them on.
 
-  Others, and all of them while initialising and in evaluation, run as they are. The context acts
-  while a program is traced: enter it inside the function that is jitted.
-  UserError when `ghost` does not divide the batch.
+  All other modules, and all in initialisation and evaluation, run unchanged. The context acts while
+  a program is traced: enter it inside the function that is jitted.
+
+  Raises:
+    UserError: `ghost` does not divide the batch.
   """
 
   def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> jax.Array:
@@ -76,7 +78,7 @@ def _variance(mean: jax.Array, mean_square: jax.Array) -> jax.Array:
 
 
 def _normalized(module: nn.BatchNorm, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-  """What nn.BatchNorm does with statistics once it has them, step for step."""
+  """Normalises by given statistics, operation by operation as nn.BatchNorm does."""
   multiplier = jax.lax.rsqrt(var + module.epsilon)
   args = [x]
   if module.use_scale:
@@ -106,7 +108,7 @@ def _moved(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:
 
 
 def check_ghost(ghost: int, batch: int) -> None:
-  """UserError unless groups of `ghost` examples make up the (micro-)batch."""
+  """Raises UserError unless groups of `ghost` examples fill the (micro-)batch."""
   if ghost < 1 or batch % ghost:
     sizes = [n for n in range(1, batch + 1) if batch % n == 0]
     below, above = [n for n in sizes if n < ghost][-1:], [n for n in sizes if n > ghost][:1]
@@ -117,7 +119,7 @@ def check_ghost(ghost: int, batch: int) -> None:
 
 
 def pooled(moments: Tree | Sequence[Tree], batch_stats: Tree | None = None) -> Tree:
-  """Statistics over equal batches as one population: mean, and mean of squares less its square.
+  """Returns the statistics of equal batches as one population: mean and variance.
 
   For precise batch norm (arXiv:2105.07576 section 3; fvcore's update_bn_stats too lets each module
   see a batch normalised by the batch) and the last pass of SWA (arXiv:1803.05407 section 3.2).
@@ -134,7 +136,7 @@ def pooled(moments: Tree | Sequence[Tree], batch_stats: Tree | None = None) -> T
 
 
 def moved(batch_stats: Tree, moments: Tree | Sequence[Tree]) -> Tree:
-  """Running statistics after one update by the pooled moments, as by one batch of all examples.
+  """Returns running statistics after one update by the pooled moments, as by one large batch.
 
   `moments` as in `pooled`, or of one batch. Modules without them (frozen) stay as they are.
   """
@@ -160,7 +162,7 @@ def _mean_over_batches(moments: Tree | Sequence[Tree]) -> Tree:
 
 
 def _with(batch_stats: Tree, update: Callable[[Tree, Tree], Tree], moments: Tree) -> Tree:
-  """`batch_stats` with `update(old, moments)` of each module that has moments."""
+  """Returns `batch_stats` with `update(old, moments)` for each module that has moments."""
   old, new = _by_module(batch_stats), _by_module(moments)
   return unflatten_dict(
     {path: values for path, values in old.items()}
@@ -169,7 +171,7 @@ def _with(batch_stats: Tree, update: Callable[[Tree, Tree], Tree], moments: Tree
 
 
 def _by_module(tree: Tree) -> dict[tuple[str, ...], dict[str, Any]]:
-  """{path: {name of a variable: value}} of the modules that own a variable."""
+  """Returns {path: {name of a variable: value}} of the modules that own a variable."""
   modules: dict[tuple[str, ...], dict[str, Any]] = {}
   for (*path, name), value in flatten_dict(tree).items():
     modules.setdefault(tuple(path), {})[name] = value
@@ -177,10 +179,10 @@ def _by_module(tree: Tree) -> dict[tuple[str, ...], dict[str, Any]]:
 
 
 def frozen_modules(params: Tree, batch_stats: Tree, frozen: Tree) -> Frozen:
-  """Whether the batch norm at a path is to be frozen: if all of its own parameters are.
+  """Returns the function `frozen` of `treated`: a batch norm is frozen if all its parameters are.
 
-  One without parameters is, if all of the nearest module around it that has some are.
-  `frozen`: true or false for each of `params` (`optim.masks.frozen`); the trees may be of shapes.
+  One without parameters goes by the nearest module around it that has some. `frozen` is true or
+  false for each of `params` (`optim.masks.frozen`); the trees may be of shapes.
   """
   flags = flatten_dict(jax.tree.map(lambda _, flag: bool(flag), params, frozen))
 

@@ -22,10 +22,8 @@ Initialisation: He normal by fan out, as in the authors' github.com/liuzhuang13/
 concatenation of all maps before it and its normalised copy: of order l^2 maps. `memory_efficient`
 (arXiv:1707.06990) keeps the outputs of the convolutions, of order l, and computes concatenation,
 norm and relu again in the backward pass; no convolution is computed twice. Outputs, statistics and
-gradients are the same. A training step of `densenet_bc100_k12`, batch 64, float32 on CPU, by XLA's
-own count of temporary memory: 3,119 to 646 MB, 21 %, for 2 % more FLOPs (jax 0.12; 39 % and 8 % on
-0.10; experiments/benchmarks/train_step). Published: 5,453 to 1,655 MB, 30 %, of all memory on a
-GPU (the authors' models/README.md).
+gradients are the same. Published: 5,453 to 1,655 MB, 30 %, of all memory on a GPU (the authors'
+models/README.md); ours on CPU is in experiments/benchmarks/train_step/README.md.
 """
 
 import functools

@@ -1,10 +1,10 @@
-"""Reading out the stages of a model: for detection, segmentation, Grad-CAM. One way for all.
+"""Reads the feature maps of any model's stages, for detection, segmentation, Grad-CAM.
 
     maps = models.features(model, variables, images)      # {"stage1": [batch, h, w, channels], ...}
     info = models.feature_info(model, (224, 224, 3))      # {"stage1": FeatureInfo(4, 256), ...}
 
 Stages of a network inside another module, such as `backbone`, are named "backbone/stage1". A
-module that is to compute with them, in training too, asks its backbone for `feature_maps`
+module that computes with them, also in training, calls `feature_maps` of its backbone
 (backbone.py).
 
 Gradients with respect to a stage: put zeros of its shape into the variables as
@@ -21,22 +21,22 @@ from flax.traverse_util import flatten_dict
 
 
 class FeatureInfo(NamedTuple):
-  """What a stage puts out."""
+  """The stride and width of a stage's output."""
 
   stride: int  # pixels of the input between two of its pixels
   width: int  # channels
 
 
 def features(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-  """The outputs of the stages in evaluation, [batch, height, width, channels].
+  """Returns the outputs of the stages in evaluation, [batch, height, width, channels].
 
-  From the stem up; jax.jit puts the keys of what it returns in alphabetical order.
+  From the stem up; inside jax.jit the names come back in alphabetical order.
   """
   return {name: found.x for name, found in _run(model, variables, images).items()}
 
 
 def feature_info(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, FeatureInfo]:
-  """Stride and width of each stage, in order; nothing is computed."""
+  """Returns the stride and width of each stage, in order, without computing it."""
 
   info = {}
 

@@ -42,17 +42,17 @@ torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
-  """A width as the nearest multiple of `divisor`, at least `divisor`.
+  """Rounds a width to the nearest multiple of `divisor`, at least `divisor`.
 
-  Not below 90 % of `value`: then the next multiple. The rule of MobileNet (arXiv:1801.04381, the
-  authors' code) and of all that scale widths as it does.
+  Takes the next multiple if that is below 90 % of `value`: the rule of MobileNet
+  (arXiv:1801.04381, the authors' code) and of networks that scale widths like it.
   """
   rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
   return rounded if rounded >= 0.9 * value else rounded + divisor
 
 
 def check_images(x: jax.Array, *, smallest: int = 1) -> None:
-  """UserError unless x is float [batch, height, width, channels], height and width large enough."""
+  """Raises UserError unless x is float [batch, height, width, channels] of at least this size."""
   if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
     raise UserError(
       f"a model takes normalised float images [batch, height, width, channels], got {x.dtype} "
@@ -68,7 +68,7 @@ def check_images(x: jax.Array, *, smallest: int = 1) -> None:
 def _check_inputs(
   layer: nn.Module, x: jax.Array, what: str, *, groups: int = 1, hint: str = ""
 ) -> None:
-  """UserError unless the last axis of x is what the layer's kernel, if it has one yet, takes."""
+  """Raises UserError unless the last axis of x fits the layer's kernel, if it has one yet."""
   if layer.has_variable("params", "kernel"):
     taken = layer.get_variable("params", "kernel").shape[-2] * groups
     if x.shape[-1] != taken:
@@ -85,7 +85,7 @@ class Conv(nn.Conv):
 
 
 def identity(x: jax.Array) -> jax.Array:
-  """x."""
+  """Returns x."""
   return x
 
 
@@ -104,10 +104,10 @@ def conv(
   transform: Callable[[jax.Array], jax.Array] = identity,
   name: str | None = None,
 ) -> nn.Module:
-  """A 2-D convolution.
+  """Returns a 2-D convolution.
 
-  `padding`: an int for each side as in torch, "SAME" as in TensorFlow, "VALID", or pairs.
-  `transform`: of the kernel before it is used, such as `standardized`.
+  `padding` is an int for each side as in torch, "SAME" as in TensorFlow, "VALID", or pairs.
+  `transform` is applied to the kernel before use, such as `standardized`.
   """
   kernel_size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
 
@@ -140,7 +140,7 @@ def batch_norm(
   scale_init: nn.initializers.Initializer = nn.initializers.ones,
   name: str | None = None,
 ) -> nn.Module:
-  """Batch normalisation (arXiv:1502.03167), statistics in float32.
+  """Returns batch normalisation (arXiv:1502.03167) with statistics in float32.
 
   `momentum` is the weight of the old running average, so 0.9 here is momentum=0.1 in torch. The
   running variance is the biased one; torch keeps the unbiased one, n / (n - 1) times as large.
@@ -168,7 +168,7 @@ def norm(
   scale_init: nn.initializers.Initializer = nn.initializers.ones,
   name: str | None = None,
 ) -> Callable[[jax.Array], jax.Array]:
-  """The normalisation of that kind, a bias and (`use_scale`) a scale a channel, in float32.
+  """Returns a normalisation with a bias and (`use_scale`) a scale per channel, in float32.
 
   "batch": see `batch_norm`. "group": arXiv:1803.08494, 32 groups, or the largest divisor of 32 that
   divides the channels. "layer": over the channels of each pixel, as in ConvNeXt (arXiv:2201.03545).
@@ -186,17 +186,17 @@ def norm(
 
 
 def no_norm(**_: Any) -> Callable[[jax.Array], jax.Array]:
-  """In the place of `norm` where there is none: the identity."""
+  """Returns the identity, for networks without normalisation."""
   return identity
 
 
 def local_response_norm(
   x: jax.Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> jax.Array:
-  """x / (k + alpha * s)^beta, s the sum of the squares of `size` neighbouring channels.
+  """Returns x / (k + alpha * s)^beta, s the sum of the squares of `size` neighbouring channels.
 
-  The formula and the constants of section 3.3 of Krizhevsky et al. 2012. Caffe and torch take the
-  mean for the sum, so that their alpha is `size` times ours.
+  Formula and constants of Krizhevsky et al. 2012, section 3.3. Caffe and torch take the mean
+  instead of the sum, so their alpha is `size` times ours.
   x is [batch, height, width, channels]; its shape stays.
   """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -206,9 +206,9 @@ def local_response_norm(
 
 
 class ConvNormAct(nn.Module):
-  """Convolution, normalisation, activation: what most of these networks are made of.
+  """Convolution, normalisation, activation: the unit of most of these networks.
 
-  `conv` and `norm` are partials of the functions above that bind what a whole network shares:
+  `conv` and `norm` are partials of the functions above that bind the settings of a whole network:
   dtype, initialiser, kind, momentum, epsilon.
 
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up,
@@ -240,7 +240,7 @@ class ConvNormAct(nn.Module):
 
 
 def half(kernel_size: int | tuple[int, int]) -> list[tuple[int, int]]:
-  """The padding that keeps the size at stride 1: (k - 1) // 2 on each side, k odd."""
+  """Returns the padding that keeps the size at stride 1: (k - 1) // 2 on each side, k odd."""
   sizes = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
   return [((k - 1) // 2, (k - 1) // 2) for k in sizes]
 
@@ -262,7 +262,7 @@ def dense(
   bias_init: nn.initializers.Initializer = nn.initializers.zeros,
   name: str | None = None,
 ) -> nn.Module:
-  """A fully connected layer with bias. Kernel as torch.nn.Linear draws it; bias zero."""
+  """Returns a dense layer with bias; its kernel is drawn as by torch.nn.Linear, its bias zero."""
   return Dense(
     features=features,
     dot_general=lambda x, kernel, *_, **__: ops.product(x, kernel),
@@ -277,7 +277,7 @@ def dense(
 def head(
   num_classes: int, *, kernel_init: nn.initializers.Initializer = torch_linear
 ) -> Callable[[jax.Array], jax.Array]:
-  """The last layer, named `head`. It computes in float32; with 0 classes it only casts."""
+  """Returns the last layer, named `head`. It computes in float32; with 0 classes it only casts."""
   if num_classes == 0:
     return lambda x: x.astype(jnp.float32)
   return dense(num_classes, dtype=jnp.float32, kernel_init=kernel_init, name="head")
@@ -286,16 +286,16 @@ def head(
 def head_init(
   published: nn.initializers.Initializer, num_classes: int
 ) -> nn.initializers.Initializer:
-  """Returns what a paper draws its last layer from, for the 1000 classes of ImageNet or more.
+  """Returns the paper's initialiser of the last layer for 1000 classes or more, as in ImageNet.
 
-  With fewer it is `torch_linear`: kernels of large values, or of values that grow where classes are
-  few, begin far above the loss of guessing.
+  With fewer classes returns `torch_linear`: large values, and values that grow as the classes get
+  fewer, begin far above the loss of guessing.
   """
   return published if num_classes >= 1000 else torch_linear
 
 
 def global_pool(x: jax.Array, kind: Pool = "avg") -> jax.Array:
-  """[batch, height, width, channels] to [batch, channels], float32. Call it in a compact method.
+  """Pools [batch, height, width, channels] to [batch, channels] float32, in a compact method.
 
   "avg+max" is the mean of both, as "avgmax" in timm. "gem": arXiv:1711.02512, the mean of p-th
   powers, to the 1/p, with one trainable p (`gem/p`) from 3; values below 1e-6 are raised.
@@ -320,7 +320,7 @@ class GeM(nn.Module):
 
 
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
-  """Average pooling to size x size pixels from any number of them, as AdaptiveAvgPool2d in torch.
+  """Pools averages to size x size pixels from any number, as AdaptiveAvgPool2d in torch.
 
   Window i is the pixels from floor(i n / size) to ceil((i + 1) n / size): windows overlap where n
   is not a multiple, and repeat pixels where there are fewer than `size`.
@@ -347,8 +347,8 @@ class Feature:
 def feature(module: nn.Module, name: str, x: jax.Array, *, stride: int) -> jax.Array:
   """Marks x as the output of a stage, for `models.features`; returns x.
 
-  Costs nothing unless asked for. A perturbation of the same name is added where there is one, so
-  that a gradient with respect to the stage can be taken (Grad-CAM).
+  Costs nothing unless the map is read. Adds a perturbation of the same name if there is one, for
+  gradients with respect to the stage (Grad-CAM).
   """
   if module.has_variable("perturbations", name):
     x = x + module.get_variable("perturbations", name).astype(x.dtype)
@@ -357,7 +357,7 @@ def feature(module: nn.Module, name: str, x: jax.Array, *, stride: int) -> jax.A
 
 
 def stages_of(depth: int) -> dict[int, str]:
-  """Where a network of `depth` equal blocks is read out: the last block, from 1, of each quarter.
+  """Returns the blocks, from 1, whose outputs are stages: the last one of each quarter.
 
   {3: "stage1", 6: "stage2", 9: "stage3", 12: "stage4"} for 12; below 4 blocks each is a stage.
   """
@@ -366,7 +366,7 @@ def stages_of(depth: int) -> dict[int, str]:
 
 
 def auxiliary(module: nn.Module, name: str, logits: jax.Array) -> None:
-  """Hands the logits of an auxiliary head to the training step, which adds their loss."""
+  """Passes the logits of an auxiliary head to the training step, which adds their loss."""
   _keep(module, "aux_logits", name, logits)
 
 
@@ -378,10 +378,10 @@ def _keep(module: nn.Module, collection: str, name: str, value: Any) -> None:
 
 
 def run_block(block: nn.Module, x: jax.Array, *, remat: bool, **options: Any) -> jax.Array:
-  """block(x, **options); with `remat`, computed again in the backward pass and not kept.
+  """Runs block(x, **options); with `remat` keeps no activations and recomputes them backward.
 
-  jax.checkpoint (arXiv:1604.06174): the same outputs and gradients, memory for time. On CPU before
-  jax 0.12 XLA merges the second computation with the first again, and nothing is saved.
+  jax.checkpoint (arXiv:1604.06174): the same outputs and gradients in less memory and more time. On
+  CPU before jax 0.12 XLA merges the two computations again, and saves nothing.
   """
   if not remat:
     return block(x, **options)
@@ -391,7 +391,7 @@ def run_block(block: nn.Module, x: jax.Array, *, remat: bool, **options: Any) ->
 def scan_blocks(
   block: nn.Module, x: jax.Array, *, train: bool, remat: bool, drop_path: Sequence[float]
 ) -> jax.Array:
-  """Equal blocks, one for each rate of `drop_path`, as a loop over stacked parameters.
+  """Runs equal blocks, one for each rate of `drop_path`, in a loop over stacked parameters.
 
   Compile time does not grow with their number. On CPU convolutions in a loop are slow.
   """
@@ -411,39 +411,39 @@ def scan_blocks(
 
 
 def flatten(x: jax.Array) -> jax.Array:
-  """[batch, ...] to [batch, features]. UserError when the layers before left no pixel."""
+  """Flattens [batch, ...] to [batch, features]; UserError if no pixel is left."""
   if x.size == 0:
     raise UserError("the input is too small for this model: the layers before leave no pixel of it")
   return x.reshape(x.shape[0], -1)
 
 
 def dropout(x: jax.Array, rate: float, *, train: bool, kind: DropoutKind = "element") -> jax.Array:
-  """Dropout with inverse scaling, rng collection "dropout". Call it inside a compact method.
+  """Applies dropout with inverse scaling, rng collection "dropout", in a compact method.
 
-  `kind`: of single values, or of whole channels, see `spatial_dropout`.
+  `kind` drops single values, or whole channels: see `spatial_dropout`.
   """
   axes = tuple(range(1, x.ndim - 1)) if kind == "channel" else ()
   return nn.Dropout(rate=rate, broadcast_dims=axes, deterministic=not train)(x)
 
 
 def spatial_dropout(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
-  """Dropout of whole channels (arXiv:1411.4280 section 3.2), of each example others.
+  """Drops whole channels of each example (arXiv:1411.4280 section 3.2).
 
-  Neighbouring pixels are alike, so that dropping one alone takes little away. What is kept is
-  scaled by 1 / (1 - rate). x is [batch, height, width, channels]; its shape stays.
+  Neighbouring pixels are alike, so dropping single ones has little effect. Kept channels are scaled
+  by 1 / (1 - rate). x is [batch, height, width, channels]; its shape stays.
   """
   return dropout(x, rate, train=train, kind="channel")
 
 
 def drop_block(x: jax.Array, rate: float, block_size: int, *, train: bool) -> jax.Array:
-  """DropBlock (arXiv:1810.12890 algorithm 1): drops squares of block_size x block_size pixels.
+  """Drops squares of block_size x block_size pixels: DropBlock (arXiv:1810.12890 algorithm 1).
 
   Each channel of each example has squares of its own, which works better than the same in all
-  channels (section 3). They lie wholly inside; on maps with a shorter side than `block_size`, that
-  side is theirs. `rate`: 1 - keep_prob, what falls if no two squares overlap; they do, and a little
-  less falls. What is kept is divided by the share that is kept, over the whole batch.
-  The paper lets `rate` grow linearly from 0 over the training. A model knows no step: it is
-  constant here. Rng collection "dropout". Call it in a compact method.
+  channels (section 3). They lie wholly inside; maps smaller than `block_size` have squares of their
+  shorter side. `rate` is 1 - keep_prob, the share dropped if no squares overlap; as some do, a
+  little less is dropped. The rest is divided by the share that is kept over the whole batch. The
+  paper lets `rate` grow linearly from 0 over the training; a model knows no step, so it is constant
+  here. Rng collection "dropout"; call it in a compact method.
   x is [batch, height, width, channels]; its shape stays.
   """
   return DropBlock(rate, block_size)(x, train=train)
@@ -472,7 +472,7 @@ class DropBlock(nn.Module):
 
 
 def drop_block_rates(rate: float, stages: int) -> list[float]:
-  """Of each stage: a quarter of `rate` in the last but one, `rate` in the last.
+  """Returns the rate of each stage: `rate` in the last, a quarter of it in the one before.
 
   As in the authors' code (github.com/tensorflow/tpu, models/official/resnet) for groups 3 and 4 of
   a ResNet: there a map has 4 times the pixels.
@@ -483,11 +483,11 @@ def drop_block_rates(rate: float, stages: int) -> list[float]:
 def drop_path_rates(
   rate: float, depth: int, mode: DropPathMode, *, first: int = 1, divisor: int | None = None
 ) -> list[float]:
-  """The rates of stochastic depth of `depth` blocks (arXiv:1603.09382 section 3).
+  """Returns the rates of stochastic depth of `depth` blocks (arXiv:1603.09382 section 3).
 
   "constant": all have `rate`, which the paper calls uniform. "linear": block i, from 0, has
-  rate * (first + i) / divisor. So the first has rate / depth, as in the paper (equation 4), or with
-  `first` 0 nothing. The last has `rate`, unless `divisor` says otherwise.
+  rate * (first + i) / divisor. So the first has rate / depth, as in the paper (equation 4), or 0
+  with `first` 0. The last has `rate`, unless `divisor` is set.
   """
   if mode == "constant":
     return [rate] * depth
@@ -496,9 +496,9 @@ def drop_path_rates(
 
 
 def drop_path(x: jax.Array, rate: Drop, *, train: bool) -> jax.Array:
-  """Stochastic depth (arXiv:1603.09382): drops the whole of x for each example with chance `rate`.
+  """Drops all of x for each example with probability `rate`: stochastic depth, arXiv:1603.09382.
 
-  What survives is scaled by 1 / (1 - rate), so that evaluation is the identity (the paper scales at
+  The rest is scaled by 1 / (1 - rate), so that evaluation is the identity (the paper scales at
   test time instead). Rng collection "dropout". Call it on a residual branch, in a compact method.
   x is [batch, ...], such as [batch, height, width, channels]; its shape stays.
   """

@@ -1,7 +1,7 @@
 """Convolutions and pools as functions of arrays, written as the platform runs them fastest.
 
-Values and gradients are those of XLA's own operations, to rounding; `without` switches
-some of the rewriting off, and experiments/benchmarks/train_step shows each choice with and without.
+Values and gradients are those of XLA's own operations, to rounding. `without` switches some of the
+rewriting off; experiments/benchmarks/train_step/README.md has the figures of each choice.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from cnnjax.errors import unknown
 
-# What is rewritten, and asked of the compiler, on CPU; `without` leaves some of it out.
+# The rewriting and the compiler options on CPU; `without` leaves some of them out.
 CHOICES = (
   "barrier", "dot", "depthwise", "grouped", "product", "pool", "order", "library", "vectors",
 )  # fmt: skip
@@ -27,7 +27,7 @@ _left_out: frozenset[str] = frozenset()
 
 @contextlib.contextmanager
 def without(*choices: str) -> Iterator[None]:
-  """While it lasts, what is traced leaves these CHOICES to XLA.
+  """Leaves these CHOICES to XLA in programs traced inside.
 
   Raises:
     UserError: there is no such choice.
@@ -44,7 +44,7 @@ def without(*choices: str) -> Iterator[None]:
 
 
 def plain() -> contextlib.AbstractContextManager[None]:
-  """While it lasts, what is traced uses XLA's own operations on every platform."""
+  """Uses XLA's own operations, on every platform, in programs traced inside."""
   return without(*CHOICES)
 
 
@@ -53,17 +53,14 @@ def _rewrites(choice: str) -> bool:
 
 
 def compiler_options(model: nn.Module, params: Any) -> dict[str, Any]:
-  """What `jax.jit` is to tell XLA about a program that trains `model`, with `params` of any shapes.
+  """Returns the compiler options of a program that trains `model`; `params` may be shapes.
 
-  - order: operations run in an order that needs little memory. Only for depthwise convolutions,
-    whose shifted products it keeps few of at a time. MobileNet-v2, batch 16, 96x96: 248 to 197 ms
-    on jax 0.12, temporary memory 445 to 169 MB; ResNet-20, batch 128: 344 to 358 ms. And not for a
-    model that recomputes, itself or a backbone inside it: in that order XLA does so early, and
-    nothing is saved (DenseNet-BC of 40 layers, batch 64: 275 MB without it, 632 with, 793 if not
-    memory-efficient).
-  - library: sums and matrix products by YNNPACK. ResNet-20, batch 128: 427 to 353 ms.
-  - vectors: as wide as the processor has them; LLVM takes half of AVX-512 by itself. ResNet-20,
-    batch 128: 0.99 of the time, DenseNet-121 0.99.
+  - order: runs operations in an order that needs little memory. Only for depthwise convolutions, of
+    whose shifted products it keeps few at a time; other networks are slower in it. And not for a
+    model that recomputes, itself or a backbone inside it: XLA then recomputes early, and saves
+    nothing.
+  - library: computes sums and matrix products by YNNPACK.
+  - vectors: uses the full width of the processor's vectors; LLVM by itself takes half of AVX-512.
   """
   options: dict[str, Any] = {}
   kernels = [p.shape for p in jax.tree.leaves(params) if p.ndim == 4]
@@ -102,19 +99,16 @@ def _recomputes(model: nn.Module) -> bool:
 def convolve(
   x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, *, train: bool, **options
 ) -> jax.Array:
-  """`jax.lax.conv_general_dilated` of `[batch, height, width, channels]`, quicker on CPU.
+  """Computes `jax.lax.conv_general_dilated` of `[batch, height, width, channels]`, faster on CPU.
 
-  Values are the same. What it does there, by the shapes:
-  - barrier: XLA fuses what stands before a convolution into the transposes that its weight gradient
-    needs, and computes it again for each; a barrier keeps them apart. Training step of a ResNet-20,
-    batch 64: 372 to 327 ms on jax 0.12, no change on 0.10.
-  - dot: a 1x1 convolution is a matrix product. ResNet-50, batch 16, 96x96: 879 to 610 ms on 0.12.
+  Values are the same. On CPU the shapes decide:
+  - barrier: XLA fuses the operations before a convolution into the transposes of its weight
+    gradient, and computes them again for each; a barrier keeps them apart.
+  - dot: a 1x1 convolution is a matrix product.
   - depthwise: a sum of shifted products; XLA expands its own gradient to dense FLOPs.
-    MobileNet-v2, batch 16, 96x96, with the dot: 915 to 239 ms.
-  - grouped: a product for each group. ResNeXt-50: 21 to under 5 s.
-  - product: a kernel that is larger than the image, which takes a slow path otherwise, as a product
-    of shifted copies. 3x3 with 64 features on 2x2 pixels, batch 64, forward and backward: 22.6 to
-    1.6 ms on 0.10, 14.9 to 1.8 on 0.12. Larger images are quicker as convolutions.
+  - grouped: a product for each group.
+  - product: a kernel larger than the image, for which XLA takes a slow path, is a product of
+    shifted copies. On larger images a convolution is faster.
   """
   if train and _rewrites("barrier"):
     x = jax.lax.optimization_barrier(x)
@@ -169,7 +163,7 @@ def product(x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _shifted(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
-  """For each place in a window, the pixels that stand there, over all windows."""
+  """Returns for each place in a window its pixels in all windows."""
   rows, columns = ((n - w) // s + 1 for n, w, s in zip(x.shape[1:3], window, strides, strict=True))
   if rows < 1 or columns < 1:  # no window fits
     return [x[:, :0, :0]] * (window[0] * window[1])
@@ -183,11 +177,11 @@ def _shifted(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> lis
 def max_pool(
   x: jax.Array, window: int, *, strides: int, padding: int | str = 0, ceil: bool = False
 ) -> jax.Array:
-  """Max pooling over square windows; the padding is -inf. Of pixels that tie the first counts.
+  """Computes max pooling over square windows; pads with -inf. The first of equal pixels counts.
 
   [batch, height, width, channels] to the same with (n + 2 * padding - window) // strides + 1 pixels
   for n, on each axis; "VALID" is padding 0, and "SAME" gives n / strides, rounded up.
-  `ceil`: a last window that hangs over the edge counts as well, as ceil_mode in torch.
+  `ceil` counts a last window over the edge as well, as ceil_mode in torch.
   """
   pads = _pool_pads(x.shape[1:3], window, strides, padding, ceil)
   if _rewrites("pool"):
@@ -205,11 +199,11 @@ def avg_pool(
   ceil: bool = False,
   count_padding: bool = True,
 ) -> jax.Array:
-  """Average pooling over square windows.
+  """Computes average pooling over square windows.
 
-  [batch, height, width, channels] to the sizes of `max_pool`.
-  `count_padding`: padded pixels count as zeros, as in torch by default; else the mean is that of
-  the pixels that are there, as in TensorFlow. `ceil` as in `max_pool`, with `count_padding` false.
+  [batch, height, width, channels] to the sizes of `max_pool`. `count_padding` counts padded pixels
+  as zeros, as torch does by default; without it the mean is over the pixels inside, as in
+  TensorFlow. `ceil` is as in `max_pool`, and needs `count_padding` false.
   """
   pads = _pool_pads(x.shape[1:3], window, strides, padding, ceil)
   if _rewrites("pool"):
@@ -229,11 +223,7 @@ def avg_pool(
 
 
 def _over_windows(combine: Callable, x: jax.Array, window: int, strides: int) -> jax.Array:
-  """Along rows, then columns, shifted copies are combined: 2 n of them, where a window has n * n.
-
-  On CPU, batch 16, forward and backward, jax 0.12: max 3x3 on 48x48 with 64 features 44 to 3 ms,
-  average 3x3 on 12x12 with 256 features 5.3 to 1.9 ms.
-  """
+  """Combines shifted copies along rows, then columns: 2 n of them for a window of n * n pixels."""
   for size, step in (((1, window), (1, strides)), ((window, 1), (strides, 1))):
     x = functools.reduce(combine, _shifted(x, size, step))
   return x
@@ -241,7 +231,7 @@ def _over_windows(combine: Callable, x: jax.Array, window: int, strides: int) ->
 
 @jax.custom_jvp
 def _maximum(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Of a tie, `a` takes the whole gradient.
+  """Returns the maximum; of a tie, `a` takes the whole gradient.
 
   JAX's own rule asks which of the two equals the maximum. XLA may compute a pixel twice, rounded in
   two ways, and then neither does: Inception-v3 on jax 0.10 lost a sixth of its stem's gradient so.

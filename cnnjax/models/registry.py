@@ -1,7 +1,7 @@
-"""The table of models: a name, what builds it, and the defaults of that variant.
+"""Registers models: a name, its builder, and the defaults of that variant.
 
-One mechanism serves a fork and a family. A fork decorates a linen Module class, or a function that
-returns one:
+One decorator serves forks and families. A fork decorates a linen Module class, or a function that
+returns a module:
 
     @models.register("my_net", input_shape=(32, 32, 3), reference="my notebook, page 3")
     class MyNet(nn.Module):
@@ -9,14 +9,14 @@ returns one:
       width: registry.Size = 64
       dtype: Any = jnp.float32
 
-A family calls the same decorator once a row of its variant table, with the row as defaults. What
-a variant accepts is read from the signature: every argument but `num_classes` and `dtype` has a
-default, and its annotation says what `create` lets through: bool, int, float, str,
+A family calls it for each row of its variant table, with the row as defaults. The signature says
+which options a variant takes: every argument but `num_classes` and `dtype` has a default, and its
+annotation says which values `create` accepts: bool, int, float, str,
 `tuple[int, ...]` (at least one; `tuple[int, ...] | tuple[()]` for none as well),
 `Literal["max", "avg"]`, a NamedTuple of these, or one of `Rate`, `Size`, `Count`, `Odd`, `Scale`
 and `Factor` below. Values with any other annotation pass unchecked.
 
-An option may need another one to do anything. Its class says so, by a value or a Check, and
+An option may have no effect without another one. Its class says so, by a value or a Check, and
 `create` refuses it where it would be ignored: `NEEDS = (("lrn_alpha", "lrn", True),)`.
 """
 
@@ -45,7 +45,7 @@ from cnnjax.errors import UserError, unknown
 
 
 class Check(NamedTuple):
-  """A condition on a value, and how to say it."""
+  """A condition on a value, and its words."""
 
   holds: Callable[[Any], bool]
   text: str
@@ -85,11 +85,13 @@ def register(
   reference: str = "",
   **defaults: Any,
 ) -> Callable[[Builder], Builder]:
-  """Decorator that registers a linen Module class, or a function returning a module, as `name`.
+  """Returns a decorator that registers a linen Module class, or a function returning a module.
 
-  `defaults` replace defaults of the builder for this variant. Raises UserError for a name that is
-  taken, for defaults that the builder does not accept, and for a builder that takes no num_classes
-  or no dtype, or a Module that is not called with `train`.
+  `defaults` replace defaults of the builder for this variant.
+
+  Raises:
+    UserError: the name is taken, the builder does not accept the defaults or takes no num_classes
+      or dtype, or the Module is not called with `train`.
   """
 
   def decorator(builder: Builder) -> Builder:
@@ -119,10 +121,10 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
 
   Args:
     name: a registered name, see `names`.
-    num_classes: the number of logits; 0 for a model without the last layer, which returns what
-      that layer would see: the pooled features, float32 [batch, width].
+    num_classes: the number of logits; 0 for a model without the last layer, which returns the
+      pooled features, float32 [batch, width].
     dtype: the dtype of the computation, float32, bfloat16 or float16, as a jnp dtype or a string.
-      Parameters, batch statistics and logits are float32 whatever it is.
+      Parameters, batch statistics and logits are always float32.
     **overrides: any of `fields(name)`.
 
   Returns:
@@ -130,8 +132,8 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
     [batch, height, width, channels]; it returns float32 logits [batch, num_classes].
 
   Raises:
-    UserError: unknown name or override, a value of the wrong type or out of range, or one that
-      does nothing with the other values.
+    UserError: unknown name or override, a value of the wrong type or out of range, or one without
+      effect beside the other values.
   """
   entry = lookup(name)
   values = entry.defaults | _checked_overrides(name, entry.builder, overrides)
@@ -152,18 +154,18 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
 
 
 def is_registered(module: nn.Module) -> bool:
-  """Whether `module` is a registered model, wherever it stands: by itself, or inside another."""
+  """Whether `module` is a registered model, by itself or inside another."""
   builders = {part.value.builder for part in registry.parts("model").values()}
   return type(module) in {*_CLASSES, *builders}
 
 
 def lookup(name: str) -> Entry:
-  """The entry of `name`: builder, defaults, usual input shape, reference."""
+  """Returns the entry of `name`: builder, defaults, usual input shape, reference."""
   return registry.part("model", name).value
 
 
 def names(pattern: str = "*") -> list[str]:
-  """The registered names that match a shell pattern, in natural order (resnet18 < resnet101)."""
+  """Returns the registered names that match a shell pattern, in natural order."""
 
   def natural(name: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
@@ -172,7 +174,7 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def fields(name: str) -> dict[str, Any]:
-  """What `create(name, ...)` lets you override, with the defaults of that variant."""
+  """Returns the options of `create(name, ...)` with the defaults of that variant."""
   return dict(lookup(name).defaults)
 
 
@@ -195,7 +197,7 @@ def _checked_overrides(
 
 
 def _checked(what: str, value: Any, annotation: Any) -> Any:
-  """`value` as `annotation` wants it (list to tuple, int to float, numpy's), or a UserError."""
+  """Converts `value` to its `annotation` (list to tuple, int to float, numpy's), or UserError."""
   origin, args = get_origin(annotation), get_args(annotation)
   if isinstance(value, np.generic):
     value = value.item()
@@ -230,7 +232,7 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
 
 
 def _row(what: str, value: Any, kind: type) -> Any:
-  """`value` as the NamedTuple `kind`: a config file that was saved has a list in its place."""
+  """Converts `value` to the NamedTuple `kind`; a saved config has a list instead."""
   names = kind._fields
   needed = len(names) - len(kind._field_defaults)
   if not isinstance(value, tuple | list) or not needed <= len(value) <= len(names):

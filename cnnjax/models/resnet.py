@@ -198,9 +198,8 @@ class ResNet(Backbone):
   drop_block_size: Size = 7  # pixels on each side, arXiv:1810.12890 section 4.1
   remat: bool = False  # compute blocks again in the backward pass: less memory, more time
   # One program for the equal blocks of a stage, whose parameters are stacked as `stageN_rest`, so
-  # that compile time does not grow with depth: a training step takes resnet1202 the time of an
-  # unscanned resnet56, preact_resnet1001 1.6 times that (7 and 10 s of CPU). On CPU, loops around
-  # convolutions are slow: a step of resnet56, batch 16, 0.3 to 4.4 s of CPU (jax 0.12; 0.10 alike).
+  # that compile time does not grow with depth. On CPU, loops around convolutions are slow:
+  # experiments/benchmarks/train_step/README.md.
   scan: bool = False
   dtype: Any = jnp.float32
   NEEDS = (

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a model, from its shapes alone."""
+"""Counts the parameters and multiply-accumulates of a model, from its shapes alone."""
 
 import functools
 import math
@@ -21,9 +21,9 @@ class Summary(NamedTuple):
 
 
 def summarize(model: nn.Module, input_shape: tuple[int, int, int]) -> Summary:
-  """Counts for one image of `[height, width, channels]`; nothing is computed.
+  """Counts for one image of `[height, width, channels]`, without computing it.
 
-  Auxiliary heads count among the parameters, not among the MACs, as they do not run in evaluation.
+  Auxiliary heads count in the parameters and not in the MACs, as they do not run in evaluation.
   """
   images = jnp.zeros((1, *input_shape))
   variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)

@@ -49,7 +49,7 @@ class Members:
 
     On GPU and TPU it becomes one program by `jax.vmap`. On CPU the runs take turns in one compiled
     function: there vmap makes grouped convolutions, which are slow; see
-    experiments/benchmarks/train_step.
+    experiments/benchmarks/train_step/README.md.
 
     Args:
       function: of one run.

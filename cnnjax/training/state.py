@@ -25,8 +25,8 @@ from cnnjax.training.monitor import Monitor
 
 Path = tuple[str, ...]  # of a module
 NEVER = jnp.iinfo(jnp.int32).max
-# At its usual level LLVM spends 5 s (jax 0.10) to 47 s (0.12) on the random bits of a ResNet-20
-# that are drawn once; at level 1 it takes 2.5 s, and they are the same bits.
+# LLVM takes long to optimise the drawing of parameters, which runs once. At level 1 it is quick and
+# gives the same bits: experiments/benchmarks/train_step/README.md.
 CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 
 

@@ -184,7 +184,7 @@ class Writers:
     self._meter.restart(step)
 
   def _traced(self, text: str, step: int) -> None:
-    """Prints the place of a trace that ended with `step`; restarts the clock, as writing is slow."""
+    """Prints where a trace up to `step` is; restarts the clock, as writing it is slow."""
     self.say(text)
     self.restart_clock(step)
 
