@@ -4,12 +4,12 @@ A batch is a dict of fields, and `kinds` gives the kind of each; see `cnnjax.fie
 float32 in [0, 1], `[batch, height, width, channels]`, not yet normalised; targets are
 distributions over the classes, `[batch, num_classes]`. A config names the operations in order:
 `"pad_crop(4) | flip | rotate(15, p=0.5) | choice(mixup(0.8), cutmix(1.0))"`. With `p`, an operation
-is done to each example with that probability; those that mix a batch say what p is for them.
+acts on each example with that probability; operations that mix a batch define their own p.
 
-An operation draws its numbers once and acts on each field by its kind: those of geometry on image,
-mask and boxes alike, those of colour on images alone, and those that mix a batch refuse what they
-cannot mix. It is made by a function of its arguments, which checks them, and which is registered:
-`@register("augmentation", "invert")`. Views of an image for evaluation are in `views`.
+An operation draws its numbers once and acts on each field by its kind: geometry on image, mask and
+boxes alike, colour on images alone; mixing refuses kinds that it cannot mix. A registered function
+makes an operation of its arguments, and checks them: `@register("augmentation", "invert")`. Views
+of an image for evaluation are in `views`.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ for _name, _make in OPERATIONS.items():
 
 
 def parse(spec: str | None) -> list[Callable]:
-  """The operations that `spec` names, with their arguments bound; parser.py says how it is read.
+  """Returns the operations that `spec` names, with their arguments; see parser.py.
 
   Raises:
     UserError: text that cannot be read, an unknown operation, or arguments that it does not take.
@@ -75,23 +75,23 @@ def parse(spec: str | None) -> list[Callable]:
 
 
 def create(spec: str | None) -> compose.Chain:
-  """One function (key, batch, kinds) -> batch that does all that `spec` names.
+  """Returns one function (key, batch, kinds) -> batch of all operations in `spec`.
 
-  `kinds` is {name: kind} of the fields that are augmented; what else is in the batch stays.
+  `kinds` is {name: kind} of the fields to augment; all others stay.
   """
   return compose.Chain(parse(spec))
 
 
 def check(spec: str | None, kinds: Kinds, channels: int | Mapping[str, int] | None = None) -> None:
-  """Raises UserError where an operation of `spec` cannot act on such data.
+  """Raises UserError if an operation of `spec` cannot act on such data.
 
   Args:
     spec: as of `create`.
-    kinds: the kind of each field that is augmented, by its name.
-    channels: of the images; where fields differ, by the name of the field; None if not known.
+    kinds: the kind of each field to augment, by its name.
+    channels: of the images; by the name of the field if they differ; None if unknown.
 
   Raises:
-    UserError: it names the operation, the field, its kind or its channels, and what would do.
+    UserError: names the operation, the field, its kind or its channels, and the mend.
   """
   if isinstance(channels, int):
     channels = {name: channels for name, kind in kinds.items() if kind == "image"}

@@ -1,8 +1,8 @@
-"""Boxes that move with the pixels of their images.
+"""Moves boxes with the pixels of their images.
 
-A box is (ymin, xmin, ymax, xmax) in [0, 1] of the image, as in TFDS, and `valid` says which boxes
-there are. After an operation a box is drawn tightly around what is left of it in the image. With
-less than a tenth of its area left, it is no longer valid, and zero.
+A box is (ymin, xmin, ymax, xmax) in [0, 1] of the image, as in TFDS; `valid` is true for boxes that
+exist. After an operation a box tightly encloses its part that is left in the image. With less than
+a tenth of its area left, it becomes invalid and zero.
 """
 
 import jax
@@ -17,18 +17,20 @@ _EDGE = 1e-3  # pixels; a side that lies on the border may be rounded to beyond 
 
 
 def _bounds(points: jax.Array, among: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The lowest and the highest x and y, `[..., 2]` each, of those `points` `[..., n, 2]`."""
+  """Returns the lowest and the highest x and y, `[..., 2]` each, of `points` `[..., n, 2]`.
+
+  Only points count that are true in `among`.
+  """
   among = among[..., None]
   low = jnp.where(among, points, jnp.inf).min(-2)
   return low, jnp.where(among, points, -jnp.inf).max(-2)
 
 
 def _visible(corners: jax.Array, half: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Bounds of the part of each convex quadrilateral that lies within +-`half`; (low, high).
+  """Returns (low, high), the bounds of the part of each convex quadrilateral within +-`half`.
 
-  That part is a polygon. Its corners are the ends of the sides of the quadrilateral, cut at the
-  border (Liang and Barsky, 1984), and the corners of the image that lie inside. Without any,
-  `low` is infinite.
+  That part is a polygon. Its corners are the ends of the quadrilateral's sides, cut at the border
+  (Liang and Barsky, 1984), and the corners of the image inside it. Without any, `low` is infinite.
   """
   side = jnp.roll(corners, -1, axis=-2) - corners  # [..., 4, 2]
   # Of a side, the shares of its length where it enters and leaves the strip of x, and that of y.
@@ -56,14 +58,15 @@ def _visible(corners: jax.Array, half: jax.Array) -> tuple[jax.Array, jax.Array]
 def moved(
   boxes: jax.Array, valid: jax.Array, matrices: jax.Array, size: tuple[int, int]
 ) -> tuple[jax.Array, jax.Array]:
-  """Boxes `[batch, m, 4]` and `valid` `[batch, m]` of images that were warped.
+  """Returns boxes `[batch, m, 4]` and `valid` `[batch, m]` of warped images.
 
-  What is left is measured by the box around it beside the box around all of the moved one.
+  The share that is left is the area of the box around the visible part, over that of the box around
+  the whole moved one.
 
   Args:
     boxes: of the images before.
-    valid: which there are.
-    matrices: `[batch, 2, 3]`, where the pixels come from, as of `geometry.warp`.
+    valid: true for boxes that exist.
+    matrices: `[batch, 2, 3]`, from pixels of the result to those of the image, see `geometry.warp`.
     size: height and width of the images in pixels.
   """
   extent = jnp.array([size[1], size[0]], jnp.float32)  # along x, along y
@@ -88,9 +91,9 @@ def moved(
 
 
 def covered(boxes: jax.Array, valid: jax.Array, erased: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Boxes of images of which the pixels `erased` `[batch, height, width]` are gone.
+  """Returns the boxes of images whose pixels `erased` `[batch, height, width]` are gone.
 
-  They stay where they are, but for those of whose area less than a tenth is not erased.
+  They keep their place; a box with less than a tenth of its area left becomes invalid.
   """
 
   def overlap(low: jax.Array, high: jax.Array, size: int) -> jax.Array:  # [batch, m, size], pixels

@@ -1,4 +1,4 @@
-"""What the arguments of augmentations may be; a wrong one is told before anything compiles."""
+"""Checks the arguments of augmentations, before anything compiles."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +18,7 @@ def number(
   high: float | None = None,
   integer: bool = False,
 ) -> None:
-  """UserError unless `value` is a finite number, or an integer, from `low` to `high`."""
+  """Raises UserError unless `value` is a finite number, or an integer, from `low` to `high`."""
   limit = 1e9 if high is None else high
   if not (_is_number(value, integer) and low <= value <= limit):
     kind = "an integer" if integer else "a number"
@@ -29,7 +29,7 @@ def number(
 def interval(
   operation: str, what: str, value: Any, low: float, high: float | None = None
 ) -> tuple[float, float]:
-  """`value` as (lowest, highest), both numbers from `low` to `high`; else a UserError."""
+  """Returns `value` as (lowest, highest), both from `low` to `high`; else raises UserError."""
   limit = 1e9 if high is None else high
   if not (
     isinstance(value, tuple | list)
@@ -47,9 +47,9 @@ def interval(
 def pair(
   operation: str, what: str, value: Any, high: float, other: Any = None
 ) -> tuple[float, float]:
-  """`value` as (along x, along y), each from 0 to `high`; one number is for x, and for y `other`.
+  """Returns `value` as (along x, along y), each from 0 to `high`.
 
-  With `other` None the number counts for both.
+  A single number is for x, and y gets `other`, or with None the number too.
   """
   if _is_number(value, integer=False):
     value = (value, value if other is None else other)
@@ -63,6 +63,6 @@ def pair(
 
 
 def one_of(kind: str, name: Any, choices: Iterable[str]) -> None:
-  """UserError unless `name` is one of `choices`."""
+  """Raises UserError unless `name` is one of `choices`."""
   if name not in tuple(choices):
     raise unknown(kind, name, choices)

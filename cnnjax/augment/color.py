@@ -1,10 +1,10 @@
-"""Colour, tone, noise and blur, each example on its own.
+"""Colour, tone, noise and blur, for each example on its own.
 
-The first part are the operations themselves: functions of images `[batch, height, width, channels]`
-in [0, 1] and of one parameter an example, `[batch, 1, 1, 1]`. Those that treat every value of a
-channel alike also work on `RAMP`: its 256 levels through an operation are the lookup table of that
-operation, which is how policies.py does several of them at the price of one. The second part are
-the random operations of a config. Semantics are torchvision's, and Pillow's where the two differ.
+The first half of the file are functions of images `[batch, height, width, channels]` in [0, 1] and
+of one parameter per example, `[batch, 1, 1, 1]`. Functions that change every value of a channel
+alike also work on `RAMP`: its 256 levels become a lookup table, by which policies.py applies
+several at the price of one. The second half are the random operations of a config. Semantics are
+torchvision's, and Pillow's where the two differ.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what Pillow and torchvision convert t
 
 
 def _rgb(images: jax.Array) -> list[jax.Array]:
-  """The three channels, `[batch, height, width, 1]` each; a UserError where there are not three."""
+  """Returns the three channels, `[batch, height, width, 1]` each; UserError for another number."""
   channels = images.shape[-1]
   if channels != 3:
     raise UserError(
@@ -35,41 +35,41 @@ def _rgb(images: jax.Array) -> list[jax.Array]:
 
 
 def luminance(images: jax.Array) -> jax.Array:
-  """The grey value `[batch, height, width, 1]`; an image of one channel is its own.
+  """Returns the grey value `[batch, height, width, 1]`; that of one channel is itself.
 
   Raises:
     UserError: neither 1 nor 3 channels, for which no grey value is defined.
   """
   if images.shape[-1] == 1:
     return images
-  # Neither a dot, which a GPU rounds to 10 bits, nor a sum over so short an axis: on CPU 12 times
-  # slower than these slices (128 images of 32x32).
+  # Neither a dot, which a GPU rounds to 10 bits, nor a sum over so short an axis, which is slow on
+  # CPU.
   red, green, blue = _rgb(images)
   return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
 def blend(images: jax.Array, other: jax.Array, factor: jax.Array | float) -> jax.Array:
-  """`images` at factor 1, `other` at 0, and beyond either: Pillow's Image.blend, clipped."""
+  """Blends: `images` at factor 1, `other` at 0, and beyond, as Pillow's Image.blend, clipped."""
   return jnp.clip(factor * images + (1 - factor) * other, 0, 1)
 
 
 def adjust_brightness(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-  """Away from black by `factor`."""
+  """Scales the difference from black by `factor`."""
   return blend(images, 0.0, factor)
 
 
 def mean_luminance(images: jax.Array) -> jax.Array:
-  """Of each image, `[batch, 1, 1, 1]`."""
+  """Returns the mean grey value of each image, `[batch, 1, 1, 1]`."""
   return luminance(images.mean((1, 2), keepdims=True))
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-  """Away from the mean grey value of the image by `factor`."""
+  """Scales the difference from the mean grey value of the image by `factor`."""
   return blend(images, mean_luminance(images), factor)
 
 
 def adjust_saturation(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-  """Away from grey by `factor`; grey images stay."""
+  """Scales the difference from grey by `factor`; grey images stay."""
   return blend(images, luminance(images), factor)
 
 
@@ -95,7 +95,7 @@ def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
 
 
 def smooth(images: jax.Array) -> jax.Array:
-  """Pillow's ImageFilter.SMOOTH: 3x3, the centre of weight 5 and the others of 1; borders stay."""
+  """Smooths as Pillow's ImageFilter.SMOOTH: 3x3, weight 5 in the centre, else 1; borders stay."""
   if min(images.shape[1:3]) <= 2:
     return images
   shifts = lambda x, axis: sum(
@@ -106,12 +106,12 @@ def smooth(images: jax.Array) -> jax.Array:
 
 
 def adjust_sharpness(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-  """Away from the smoothed image by `factor`."""
+  """Scales the difference from the smoothed image by `factor`."""
   return blend(images, smooth(images), factor)
 
 
 def blurred(images: jax.Array, sigma: jax.Array, kernel_size: int) -> jax.Array:
-  """A Gaussian of `sigma` pixels `[batch]`, cut to `kernel_size`, reflected at the borders."""
+  """Blurs by a Gaussian of `sigma` pixels `[batch]`, cut to `kernel_size`; reflects at borders."""
   half = kernel_size // 2
   offsets = np.arange(-half, half + 1)
   kernel = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)  # sigma 0: identity
@@ -127,7 +127,7 @@ def blurred(images: jax.Array, sigma: jax.Array, kernel_size: int) -> jax.Array:
 
 
 def to_levels(images: jax.Array) -> jax.Array:
-  """Values in [0, 1] as int32 levels from 0 to 255, rounded."""
+  """Rounds values in [0, 1] to int32 levels from 0 to 255."""
   return jnp.round(images * 255).astype(jnp.int32)
 
 
@@ -142,7 +142,7 @@ def posterize_to(images: jax.Array, bits: jax.Array | int) -> jax.Array:
 
 
 def extremes(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The lowest and the highest value of each channel, `[batch, 1, 1, channels]`."""
+  """Returns the lowest and the highest value of each channel, `[batch, 1, 1, channels]`."""
   return images.min((1, 2), keepdims=True), images.max((1, 2), keepdims=True)
 
 
@@ -153,7 +153,7 @@ def stretch(images: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
 
 
 def histogram(levels: jax.Array) -> jax.Array:
-  """How often each level occurs, of each image and channel: `[batch, 256, 1, channels]` int32."""
+  """Counts each level of each image and channel, `[batch, 256, 1, channels]` int32."""
   batch, _, _, channels = levels.shape
   # One count an image, which stays on the device of the image: one index over the whole batch made
   # XLA reduce over the devices. On CPU ten times faster than one-hot dots.
@@ -165,7 +165,7 @@ def histogram(levels: jax.Array) -> jax.Array:
 
 
 def equalizing_table(levels: jax.Array) -> jax.Array:
-  """What `equalize` maps each level to, `[batch, 256, 1, channels]` in [0, 1]: Pillow's rule."""
+  """Returns the table of `equalize`, `[batch, 256, 1, channels]` in [0, 1], by Pillow's rule."""
   counts = histogram(levels)
   before = jnp.cumsum(counts, axis=1) - counts
   below_highest = jnp.max(jnp.where(counts > 0, before, 0), axis=1, keepdims=True)
@@ -175,7 +175,7 @@ def equalizing_table(levels: jax.Array) -> jax.Array:
 
 
 def look_up(tables: jax.Array, levels: jax.Array) -> jax.Array:
-  """Each level through the table `[batch, 256, 1, channels]` of its image and channel."""
+  """Maps each level by the table `[batch, 256, 1, channels]` of its image and channel."""
   batch, height, width, channels = levels.shape
   # A gather: on CPU a dot with one-hot vectors takes a hundred times as long. Barriers before and
   # after it, or XLA computes the entry anew for each pixel, and the result for each use of it.
@@ -185,7 +185,7 @@ def look_up(tables: jax.Array, levels: jax.Array) -> jax.Array:
 
 
 def _uniform(adjust: Callable, low: float, high: float, *channels: Any) -> Operation:
-  """`adjust(images, parameter)`, the parameter of each example uniform in [low, high]."""
+  """Returns an operation `adjust(images, parameter)`, the parameter uniform in [low, high]."""
 
   def draw(key: jax.Array, shape: Shape) -> jax.Array:
     return jax.random.uniform(key, (shape[0], 1, 1, 1), minval=low, maxval=high)
@@ -196,7 +196,10 @@ def _uniform(adjust: Callable, low: float, high: float, *channels: Any) -> Opera
 def _by_factor(
   name: str, what: str, adjust: Callable, strength: float, *channels: Any
 ) -> Operation:
-  """The factor is uniform in [max(0, 1 - strength), 1 + strength]: torchvision's ColorJitter."""
+  """Returns an operation with a factor uniform in [max(0, 1 - strength), 1 + strength].
+
+  As torchvision's ColorJitter.
+  """
   checks.number(name, what, strength, 0)
   return _uniform(adjust, max(0.0, 1.0 - strength), 1.0 + strength, *channels)
 
@@ -207,7 +210,7 @@ def _turn_hue(name: str, what: str, strength: float) -> Operation:
 
 
 def _always(change: Callable, *channels: Any) -> Operation:
-  """An operation without anything random."""
+  """Returns an operation without random numbers."""
   return of_values(lambda key, shape: None, lambda images, _: change(images), *channels)
 
 
@@ -217,17 +220,17 @@ def brightness(strength: float) -> Operation:
 
 
 def contrast(strength: float) -> Operation:
-  """As `brightness`, away from the mean grey value of each image (1 or 3 channels)."""
+  """Scales the difference from the mean grey value of each image, with `brightness`'s factor."""
   return _by_factor("contrast", "strength", adjust_contrast, strength, *WITH_COLOUR)
 
 
 def saturation(strength: float) -> Operation:
-  """As `brightness`, away from grey; 3 channels, and images of 1 stay."""
+  """Scales the difference from grey, with `brightness`'s factor; images of 1 channel stay."""
   return _by_factor("saturation", "strength", adjust_saturation, strength, *WITH_COLOUR)
 
 
 def sharpness(strength: float) -> Operation:
-  """As `brightness`, away from the smoothed image."""
+  """Scales the difference from the smoothed image, with `brightness`'s factor."""
   return _by_factor("sharpness", "strength", adjust_sharpness, strength)
 
 
@@ -239,9 +242,9 @@ def hue(strength: float) -> Operation:
 def color_jitter(
   brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
 ) -> Operation:
-  """The four in random order: torchvision's ColorJitter, but with one order for the whole batch.
+  """Applies brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter.
 
-  An order for each image would compute every operation in every place.
+  The whole batch has one order: an order for each image would compute every operation four times.
   """
   name = "color_jitter"
   jitters = (
@@ -268,12 +271,12 @@ def color_jitter(
 
 
 def grayscale() -> Operation:
-  """All channels become the grey value; 3 channels, and images of 1 stay."""
+  """Sets all channels to the grey value; images of 1 channel stay."""
   return _always(lambda images: jnp.broadcast_to(luminance(images), images.shape), *WITH_COLOUR)
 
 
 def gaussian_noise(std: float) -> Operation:
-  """Adds normal noise of `std`, of the whole range from black to white, and clips."""
+  """Adds normal noise of `std`, a share of the range from black to white, and clips."""
   checks.number("gaussian_noise", "std", std, 0)
 
   def change(images: jax.Array, key: jax.Array) -> jax.Array:
@@ -284,7 +287,7 @@ def gaussian_noise(std: float) -> Operation:
 
 
 def gaussian_blur(kernel_size: int, sigma: tuple[float, float] = (0.1, 2.0)) -> Operation:
-  """A Gaussian blur whose width in pixels is uniform in `sigma`: torchvision's GaussianBlur."""
+  """Blurs by a Gaussian whose width in pixels is uniform in `sigma`: torchvision's GaussianBlur."""
   name = "gaussian_blur"
   checks.number(name, "kernel_size", kernel_size, 1, integer=True)
   if kernel_size % 2 == 0:
@@ -304,7 +307,7 @@ def solarize(threshold: float) -> Operation:
 
 
 def posterize(bits: int) -> Operation:
-  """Keeps the first `bits` of the 8 of each value, rounded to 8 bits first; 8 keeps all."""
+  """Keeps the first `bits` of each value rounded to 8 bits; 8 keeps all."""
   checks.number("posterize", "bits", bits, 1, 8, integer=True)
   return _always(lambda images: posterize_to(images, bits))
 
@@ -325,5 +328,5 @@ def autocontrast() -> Operation:
 
 
 def invert() -> Operation:
-  """The negative of each image."""
+  """Inverts each image."""
   return _always(lambda images: 1 - images)

@@ -1,4 +1,4 @@
-"""Operations made of operations: one after another, with a probability, or one of several."""
+"""Composes operations: one after another, with a probability, or one of several."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chain:
-  """All of `operations` in order, each with a key of its own: the key folded with its place."""
+  """Applies `operations` in order, each with its own key: the key folded with its place."""
 
   operations: Sequence[Callable]
 
@@ -33,10 +33,7 @@ class Chain:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sometimes:
-  """`operation` on each example with probability `p`, drawn for each on its own.
-
-  It is done to all fields of an example or to none.
-  """
+  """Applies `operation` to each example with probability `p`, to all of its fields or none."""
 
   operation: Callable
   p: float
@@ -59,7 +56,7 @@ class Sometimes:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-  """One of `operations` for the whole batch; by its share, and for the rest of them none."""
+  """Applies one of `operations` to the whole batch, by its share, or none for the last share."""
 
   operations: Sequence[Callable]
   shares: Sequence[float]  # one more than there are operations
@@ -81,7 +78,7 @@ class Choice:
 
 
 def named(name: str, make: Callable) -> Callable:
-  """`make`, whose operation then knows how it is called in a config.
+  """Wraps `make` so that its operation knows its name in a config.
 
   Raises:
     UserError: when called, if it makes something else than an operation.
@@ -103,7 +100,7 @@ def named(name: str, make: Callable) -> Callable:
 
 
 def with_probability(name: str, make: Callable) -> Callable:
-  """`make`, which then takes a keyword `p` as well, unless it has one: see `Sometimes`."""
+  """Wraps `make` so that it takes a keyword `p`, unless it has one: see `Sometimes`."""
   signature = inspect.signature(make)
   if "p" in signature.parameters:
     return make
@@ -122,10 +119,10 @@ def with_probability(name: str, make: Callable) -> Callable:
 def choice(
   *operations: Callable, weights: tuple[float, ...] | None = None, p: float = 1.0
 ) -> Choice:
-  """One of `operations` for the whole batch, drawn anew for each; only that one is computed.
+  """Applies one of `operations` to the whole batch, drawn for each batch; computes only that one.
 
-  With `weights` (relative; equal if None) one is likelier than another, and with probability
-  1 - `p` nothing is done. `choice(mixup(0.8), cutmix(1.0))` is the switch of timm's `Mixup`.
+  They have `weights` (relative; equal if None); with probability 1 - `p` none is applied.
+  `choice(mixup(0.8), cutmix(1.0))` is the switch of timm's `Mixup`.
   """
   checks.number("choice", "p", p, 0, 1)
   n = len(operations)

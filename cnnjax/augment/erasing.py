@@ -1,10 +1,10 @@
-"""Cutout, random erasing and GridMask: parts of each image give way to a fill.
+"""Erases parts of each image: cutout, random erasing and GridMask.
 
 `fill` is a value in [0, 1], a tuple of one for each channel, or "noise", every value uniform in
 [0, 1]. The papers erase with 0 after normalisation, the mean of the data. Here images are not yet
 normalised: 0.5, the default, is near the mean of photos; for other data give the mean as a tuple.
-Erased pixels of a mask do not count; boxes stay, but for those of which less than a tenth is left.
-One call draws all numbers that an example needs: on CPU each call takes 0.2 s to compile.
+Erased pixels of a mask do not count; boxes stay, unless less than a tenth is left. One call draws
+all numbers of an example, as each call takes time to compile.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,9 @@ Fill = float | tuple[float, ...] | str
 def rectangles(
   top: jax.Array, bottom: jax.Array, left: jax.Array, right: jax.Array, height: int, width: int
 ) -> jax.Array:
-  """Masks `[n, height, width]`, true from `top` to below `bottom` and `left` to before `right`.
+  """Returns masks `[n, height, width]`, true from `top` to `bottom` and from `left` to `right`.
 
-  All four are `[n]`, and what lies outside of the image is left out.
+  All four are `[n]` and may lie outside of the image; `bottom` and `right` are exclusive.
   """
   rows, columns = jnp.arange(height), jnp.arange(width)
   inside_rows = (rows >= top[:, None]) & (rows < bottom[:, None])
@@ -47,7 +47,10 @@ def _check_fill(name: str, fill: Fill) -> None:
 
 
 def _erasing(draw: Callable, fill: Fill) -> Operation:
-  """Erases what `draw` gives of (key, shape): (where `[batch, height, width]`, a key for noise)."""
+  """Returns an operation that erases where `draw` says.
+
+  `draw` is (key, shape) -> (where `[batch, height, width]`, a key for noise).
+  """
 
   def image(images: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
     where, key = drawn
@@ -95,8 +98,8 @@ def random_erasing(
   """Erases a rectangle of random area and shape with probability `p` (arXiv:1708.04896, section 3).
 
   As torchvision's RandomErasing: the share of the area is uniform in `scale`, height by width is
-  uniform in its logarithm between the two of `ratio`, and of ten draws the first counts that is
-  smaller than the image along both axes; if none is, nothing is erased. The paper does best with
+  uniform in its logarithm between the two of `ratio`, and the first of ten draws counts that is
+  smaller than the image along both axes; if none is, nothing is erased. The paper's best fill is
   "noise".
   """
   name = "random_erasing"
@@ -128,7 +131,7 @@ def grid(
   d: jax.Array, kept: jax.Array, row: jax.Array, column: jax.Array, angle: jax.Array | None,
   height: int, width: int,
 ) -> jax.Array:  # fmt: skip
-  """Masks `[n, height, width]` of squares, `d - kept` wide, that repeat every `d` pixels.
+  """Returns masks `[n, height, width]` of squares, `d - kept` wide, that repeat every `d` pixels.
 
   Bands of `kept` pixels between them begin at `row` and `column`; the grid is turned
   counterclockwise about the centre of the image by `angle` degrees; None turns nothing. All `[n]`.

@@ -1,9 +1,9 @@
-"""Flips, crops and affine warps, each example on its own: of images, masks and boxes alike.
+"""Flips, crops and warps images, masks and boxes alike, each example on its own.
 
-A mask takes the nearest pixel, and the value that does not count where nothing comes in; boxes move
+A mask takes the nearest pixel, and outside of the image the value that does not count; boxes move
 by the same matrices, see `boxes`.
 
-Conventions are torchvision's: a pixel is a square of side 1, its value is at its centre; x runs to
+Conventions are torchvision's: a pixel is a square of side 1 with its value at its centre; x runs to
 the right and y down; angles are in degrees, and the fixed point is the centre of the image.
 """
 
@@ -19,7 +19,7 @@ INTERPOLATIONS = ("nearest", "bilinear")  # of a warp
 
 
 def integers(uniform: jax.Array, n: jax.Array | int) -> jax.Array:
-  """From numbers uniform in [0, 1), integers from 0 to n - 1, int32."""
+  """Turns numbers uniform in [0, 1) into integers from 0 to n - 1, int32."""
   return (uniform * n).astype(jnp.int32)
 
 
@@ -85,7 +85,7 @@ def pad_crop(pixels: int) -> Operation:
 
 
 def _cubic(distance: jax.Array) -> jax.Array:
-  """Keys's kernel with a = -1/2, which Pillow has, and torchvision where it antialiases."""
+  """Returns Keys's kernel with a = -1/2, as Pillow, and torchvision where it antialiases."""
   distance = jnp.abs(distance)
   near = (1.5 * distance - 2.5) * distance**2 + 1
   far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
@@ -108,10 +108,10 @@ def resized_crop(
   width: jax.Array,
   interpolation: str = "bilinear",
 ) -> jax.Array:
-  """The box of each image, given in whole pixels `[batch]`, enlarged to the size of the image.
+  """Enlarges a box of each image, in whole pixels `[batch]`, to the size of the image.
 
-  Nothing outside of the box counts, as when one crops first. A box is never larger than its
-  image, so there is nothing to antialias.
+  No pixel outside of the box counts, as after a crop. A box is never larger than its image, so it
+  needs no antialiasing.
   """
   kernel = KERNELS[interpolation]
 
@@ -133,7 +133,7 @@ def resized_crop(
 def crop_nearest(
   masks: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array
 ) -> jax.Array:
-  """`resized_crop` of masks `[batch, height, width]` with the nearest pixel."""
+  """Enlarges boxes of masks `[batch, height, width]` by nearest pixels; see `resized_crop`."""
 
   def pixels(start: jax.Array, length: jax.Array, size: int) -> jax.Array:  # [batch, size]
     return start[:, None] + (2 * jnp.arange(size) + 1) * length[:, None] // (2 * size)
@@ -151,10 +151,10 @@ def _boxes(
   scale: tuple[float, float],
   ratio: tuple[float, float],
 ) -> tuple[jax.Array, ...]:
-  """(top, left, height, width) of a box an example, each `[batch]`, by torchvision's rule.
+  """Returns (top, left, height, width) of a box per example, `[batch]`, by torchvision's rule.
 
-  Ten draws of area and ratio, of which the first that fits counts, all at once; if none fits, the
-  largest box in the centre whose ratio is allowed.
+  Draws area and ratio ten times at once and takes the first that fits; if none does, the largest
+  box in the centre with an allowed ratio.
   """
   drawn = jax.random.uniform(key, (batch, 22))  # one call: each takes 0.2 s to compile on CPU
   area = height * width * (scale[0] + (scale[1] - scale[0]) * drawn[:, :10])
@@ -185,10 +185,10 @@ def random_resized_crop(
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
   interpolation: str = "bilinear",
 ) -> Operation:
-  """A box of random area and aspect ratio, enlarged to the old size (arXiv:1409.4842, section 6).
+  """Enlarges a box of random area and ratio to the old size (arXiv:1409.4842, section 6).
 
   `scale` bounds the share of the area and `ratio` width by height, uniform in its logarithm, by
-  torchvision's rule. For sets that are on the device; streamed ones are cropped as they are read.
+  torchvision's rule. For resident data; streamed images are cropped on the host.
   """
   name = "random_resized_crop"
   scale = checks.interval(name, "scale", scale, 0.0001, 1)
@@ -221,11 +221,11 @@ def inverse_matrices(
   shear: tuple[jax.Array | float, jax.Array | float] = (0.0, 0.0),
   center: tuple[jax.Array | float, jax.Array | float] = (0.0, 0.0),
 ) -> jax.Array:
-  """Where the pixels of warped images come from, `[..., 2, 3]`: torchvision's inverse matrix.
+  """Returns matrices from pixels of warped images to the original ones, `[..., 2, 3]`.
 
-  The image is sheared (degrees along x, along y), enlarged by `scale` and turned clockwise by
-  `degrees`, all about `center` (pixels from the centre of the image), then moved by `translate`
-  (pixels). All of one shape, which may be none.
+  These are torchvision's inverse matrices. The image is sheared (degrees along x, along y),
+  enlarged by `scale` and turned clockwise by `degrees`, all about `center` (pixels from the centre
+  of the image), then moved by `translate` (pixels). All arguments have one shape, which may be [].
   """
   angle, shear_x, shear_y = (jnp.deg2rad(jnp.float32(v)) for v in (degrees, *shear))
   a = jnp.cos(angle - shear_y) / jnp.cos(shear_y)
@@ -245,11 +245,11 @@ def inverse_matrices(
 def warp(
   images: jax.Array, matrices: jax.Array, interpolation: str = "bilinear", fill: float = 0.0
 ) -> jax.Array:
-  """Each image `[batch, height, width, channels]` through its own matrix `[batch, 2, 3]`.
+  """Warps each image `[batch, height, width, channels]` by its own matrix `[batch, 2, 3]`.
 
-  A matrix maps (x, y, 1) of a pixel of the result to the place in the image that it shows, both in
-  pixels from the centre of the image. All around the image lies `fill`; bilinear sampling blends
-  into it, as torchvision does for fill 0.
+  A matrix maps (x, y, 1) of a pixel of the result to its place in the image, both in pixels from
+  the centre of the image. The image is surrounded by `fill`; bilinear sampling blends into it, as
+  torchvision does for fill 0.
   """
   batch, height, width, channels = images.shape
   x = jnp.arange(width) - (width - 1) / 2
@@ -277,14 +277,13 @@ def warp(
     upper = at(top, left) * (1 - share_x) + at(top, right) * share_x
     lower = at(bottom, left) * (1 - share_x) + at(bottom, right) * share_x
     warped = upper * (1 - share_y) + lower * share_y
-  # On CPU XLA fuses the gather into each use of the result and computes it anew there: a layer of
-  # policies.py on 128 images of 32x32 takes 16 ms without this barrier and those of color.look_up,
-  # and 3 with them.
+  # On CPU XLA fuses the gather into each use of the result and computes it again there: without
+  # this barrier and those of color.look_up a layer of policies.py takes five times as long.
   return jax.lax.optimization_barrier(warped)
 
 
 def warp_nearest(masks: jax.Array, matrices: jax.Array) -> jax.Array:
-  """`warp` of masks `[batch, height, width]`; all around lies the value that does not count."""
+  """Warps masks `[batch, height, width]`, surrounded by the value that does not count."""
   return warp(masks[..., None], matrices, "nearest", ignored(masks))[..., 0]
 
 
@@ -328,12 +327,12 @@ def affine(
   interpolation: str = "bilinear",
   fill: float = 0.0,
 ) -> Operation:
-  """Rotation, translation, zoom and shear in one warp: torchvision's RandomAffine.
+  """Rotates, translates, zooms and shears in one warp, as torchvision's RandomAffine.
 
   Each is drawn uniformly for each image: the angle from +-`degrees`; the translation, in whole
   pixels, from +-`translate` of the width and of the height (a number, or one for each); the zoom
   from `scale`, above 1 larger; the shear from +-`shear` degrees (a number, along x alone, or
-  one for x and one for y). What comes in from outside is `fill`.
+  one for x and one for y). Pixels from outside are `fill`.
   """
   return _affine("affine", degrees, translate, scale, shear, interpolation, fill)
 

@@ -1,11 +1,11 @@
-"""Mixup and CutMix: every example is mixed with another of its batch, and so are the targets.
+"""Mixes each example with another of its batch, and their targets: Mixup and CutMix.
 
-Both take a mode, which timm's `Mixup` has as well: "batch" draws once a batch; "pair" once for two
-examples that are each other's partner; "elem" once an example. `p` is the probability that a batch,
-a pair or an example is mixed. Partners are drawn anew for each batch. In modes "batch" and "pair"
-the sum of the targets over the batch stays as it was; in mode "elem" that holds on average.
+Both have the modes of timm's `Mixup`: "batch" draws once per batch, "pair" once for two examples
+that are each other's partner, "elem" once per example. `p` is the probability that a batch, a pair
+or an example is mixed. Partners are drawn for each batch. In modes "batch" and "pair" the sum of
+the targets over the batch stays; in mode "elem" it does on average.
 
-Images and targets are mixed, by CutMix masks too. Another field would no longer say what is in the
+Both mix images and targets; CutMix mixes masks too. Another field would no longer describe the
 image, so a batch that has one is refused.
 """
 
@@ -28,12 +28,12 @@ def _check(name: str, alpha: float, mode: str, p: float) -> None:
 
 
 def beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:
-  """Samples of Beta(alpha, alpha), exact for every alpha above 0.
+  """Draws samples of Beta(alpha, alpha), exact for every alpha above 0.
 
   `cos(pi v) sqrt(u**(-1 / alpha) - 1)` is Student's t with 2 alpha degrees of freedom, over the
   root of them (Bailey, Mathematics of Computation 62, 1994), and (1 + t / sqrt(1 + t**2)) / 2 of
-  that is beta (Devroye, One line of code, 1996). `jax.random.beta` rejects in loops, and
-  compiles for 0.8 s on CPU where this takes 0.2.
+  that is beta (Devroye, One line of code, 1996). `jax.random.beta` rejects in loops, and compiles
+  four times as long on CPU.
   """
   radius, angle = jax.random.uniform(key, (2, *shape))
   power = jnp.log1p(-radius) / alpha  # log u**(1 / alpha)
@@ -45,7 +45,7 @@ def beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _ratios(key: jax.Array, alpha: float, p: float, n: int) -> jax.Array:
-  """The shares of the first image, `[n]`; 1 where nothing is mixed, and at alpha 0."""
+  """Draws the shares of the first image, `[n]`; 1 where nothing is mixed, and at alpha 0."""
   if not alpha:
     return jnp.ones(n)
   ratio_key, chosen_key = jax.random.split(key)
@@ -54,7 +54,7 @@ def _ratios(key: jax.Array, alpha: float, p: float, n: int) -> jax.Array:
 
 
 def _partners(key: jax.Array, batch: int, mode: str) -> tuple[jax.Array, jax.Array | slice]:
-  """Whom each example is mixed with, `[batch]`, and which of the draws are the examples'."""
+  """Draws the partner of each example, `[batch]`; returns it with the draw that each one uses."""
   place = jax.random.permutation(key, batch)
   if mode != "pair":
     return place, slice(None)
@@ -68,7 +68,7 @@ def _blend(ratio: jax.Array, x: jax.Array, partner: jax.Array) -> jax.Array:
 
 
 def mixup(alpha: float, mode: str = "batch", p: float = 1.0) -> Operation:
-  """Convex combinations, the ratio from Beta(alpha, alpha) (arXiv:1710.09412, section 2)."""
+  """Mixes convexly with a ratio from Beta(alpha, alpha) (arXiv:1710.09412, section 2)."""
   _check("mixup", alpha, mode, p)
 
   def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
@@ -88,9 +88,9 @@ def mixup(alpha: float, mode: str = "batch", p: float = 1.0) -> Operation:
 def boxes(
   ratio: jax.Array, row: jax.Array, column: jax.Array, height: int, width: int
 ) -> jax.Array:
-  """Masks `[n, height, width]` of boxes with the centres (`row`, `column`), clipped at the border.
+  """Returns masks `[n, height, width]` of boxes about (`row`, `column`), clipped at the border.
 
-  Before that their area is about 1 - `ratio` of the image (arXiv:1905.04899, algorithm A1).
+  Before clipping their area is about 1 - `ratio` of the image (arXiv:1905.04899, algorithm A1).
   """
   side = jnp.sqrt(1 - ratio)
   half_height, half_width = ((size * side).astype(jnp.int32) // 2 for size in (height, width))
@@ -102,7 +102,7 @@ def boxes(
 def cutmix(alpha: float, mode: str = "batch", p: float = 1.0) -> Operation:
   """Pastes a box from another image (arXiv:1905.04899, section 3.1).
 
-  The box is clipped at the border; targets are mixed by the area that was really pasted.
+  The box is clipped at the border; targets are mixed by the area after clipping.
   """
   _check("cutmix", alpha, mode, p)
 

@@ -1,7 +1,7 @@
-"""An operation: numbers drawn once for a batch, and what they do to the fields of each kind.
+"""An operation: draws numbers once for a batch, and changes the fields of each kind by them.
 
-A batch is a dict of arrays and `kinds` says what some of them are; see `cnnjax.fields`. Images are
-float32 in [0, 1]. What an operation does to one kind is a function of the array and of the numbers
+A batch is a dict of arrays, and `kinds` gives the kind of those to augment; see `cnnjax.fields`.
+Images are float32 in [0, 1]. The change of each kind is a function of the array and of the numbers
 drawn, so that image, mask and boxes of an example change together.
 """
 
@@ -19,7 +19,9 @@ Batch = dict[str, jax.Array]
 Kinds = Mapping[str, str]  # the kind of each field by its name
 Shape = tuple[int, int, int, int]  # batch, height, width, channels of the images
 Draw = Callable[[jax.Array, Shape], Any]  # (key, shape) -> parameters
-WITHOUT_PLACE = frozenset({"label", "multi_label", "value", "targets"})  # not somewhere in an image
+WITHOUT_PLACE = frozenset(
+  {"label", "multi_label", "value", "targets"}
+)  # without a place in the image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,10 +32,10 @@ class Operation:
     draw: (key, shape) -> parameters, any tree of arrays; shape is (batch, height, width, channels)
       of the images.
     changes: by kind, (array, parameters) -> array. For boxes `array` is the pair (boxes, valid).
-    leaves: the kinds that rightly stay as they are. Any other is refused.
-    channels: how many channels an image may have; empty: any number.
-    why: these and no others, for the error, such as "grey or RGB".
-    instead: what would do where a kind is refused, by kind; else to leave the operation out.
+    leaves: the kinds that rightly stay. Any other is refused.
+    channels: the numbers of channels that an image may have; empty: any.
+    why: the words for these numbers in errors, such as "grey or RGB".
+    instead: by a refused kind, another operation to use; without it, errors say to leave this out.
     name: of the operation in a config.
   """
 
@@ -61,7 +63,7 @@ class Operation:
     return changed
 
   def check(self, kinds: Kinds, channels: Mapping[str, int]) -> None:
-    """Raises UserError unless it can act on these fields, of images with so many `channels`."""
+    """Raises UserError unless it can act on these fields, of images with this many `channels`."""
     for name, kind in kinds.items():
       if kind not in self.changes and kind not in self.leaves:
         takes = " and ".join(k for k in fields.KINDS if k in self.changes)
@@ -78,7 +80,7 @@ class Operation:
         )
 
   def _shape(self, batch: Batch, kinds: Kinds) -> Shape:
-    """Of the images, or of the masks where no image is; all that change have one size."""
+    """Returns the shape of the images, or of masks without images; all have one size."""
     found = {}
     for name, kind in kinds.items():
       array, floating = batch[name], jnp.issubdtype(batch[name].dtype, jnp.floating)
@@ -116,7 +118,7 @@ def of_values(
   channels: tuple[int, ...] = (),
   why: str = "",
 ) -> Operation:
-  """An operation on the values of images, such as colour or noise; all else stays as it is.
+  """Returns an operation on the values of images, such as colour or noise; other fields stay.
 
   Args:
     draw: see `Operation`.
@@ -134,13 +136,13 @@ def of_places(
   channels: tuple[int, ...] = (),
   why: str = "",
 ) -> Operation:
-  """An operation on places in the image, such as a rotation, of images, masks and boxes alike.
+  """Returns an operation on places, such as a rotation, of images, masks and boxes alike.
 
   Args:
     draw: see `Operation`.
     image: (images, parameters) -> images.
-    mask: (masks `[batch, height, width]`, parameters) -> masks, with `ignored` where nothing is
-      known.
+    mask: (masks `[batch, height, width]`, parameters) -> masks, with `ignored` outside of the
+      image.
     boxes: (boxes `[batch, m, 4]`, valid `[batch, m]`, parameters, (height, width)) -> (boxes,
       valid).
     channels: see `Operation`, as `why`.
@@ -158,5 +160,5 @@ def of_places(
 
 
 def ignored(masks: jax.Array) -> int:
-  """The value of pixels of `masks` that do not count: 255 of uint8, 65535 of uint16."""
+  """Returns the value of pixels of `masks` that do not count: 255 of uint8, 65535 of uint16."""
   return int(jnp.iinfo(masks.dtype).max)

@@ -1,4 +1,4 @@
-"""The text of a config, such as `"pad_crop(4) | flip | choice(mixup(0.8), cutmix(1.0))"`, read."""
+"""Parses text such as `"pad_crop(4) | flip | choice(mixup(0.8), cutmix(1.0))"` in a config."""
 
 import ast
 import inspect
@@ -12,20 +12,20 @@ from cnnjax.errors import UserError, unknown
 def read(
   spec: str | None, makers: Mapping[str, Callable], where: str, kind: str, example: str
 ) -> list[Callable]:
-  """What `spec` names, in order, made with its arguments.
+  """Returns the operations that `spec` names, in order, made with their arguments.
 
-  Arguments are literals; of a maker with a parameter annotated `Callable` (`compose.choice`) the
-  positional ones are operations, or several with | between them.
+  Arguments are literals. The positional ones of a maker with a parameter annotated `Callable`
+  (`compose.choice`) are operations, or several with | between them.
 
   Args:
-    spec: names with arguments, with | between them. None or blank: nothing.
-    makers: what there is, by name. A maker checks its arguments.
-    where: what an error begins with, as "augment".
-    kind: what `makers` make, for errors, as "augmentation".
+    spec: names with arguments, separated by |. None or blank: no operation.
+    makers: by name. A maker checks its arguments.
+    where: the beginning of errors, such as "augment".
+    kind: the word for an operation in errors, such as "augmentation".
     example: a right text, for errors.
 
   Raises:
-    UserError: text that is no such list, an unknown name, or arguments that it does not take.
+    UserError: text that cannot be parsed, an unknown name, or wrong arguments.
   """
   text = " ".join((spec or "").split())  # a long one may be broken into lines
 

@@ -1,11 +1,11 @@
-"""Policies: each example goes through operations drawn for it from a set.
+"""Applies policies: each example gets operations drawn for it from a set.
 
-Operations, magnitudes and chances are torchvision's (torchvision.transforms.v2, 0.28); images are
-rounded to 8 bits where an operation is defined on them.
+Operations, magnitudes and probabilities are torchvision's (torchvision.transforms.v2, 0.28); images
+are rounded to 8 bits for operations that are defined on 8 bits.
 
-A switch between 15 operations on a batch would compute all 15 for every example. Here a layer is
-three things, each of which is the identity for the examples that drew another: one affine warp,
-one lookup table for each image and channel, and one blend with the grey or the smoothed image.
+A switch between 15 operations on a batch would compute all 15 for every example. Here a layer has
+three steps, each the identity for examples that drew another one: an affine warp, a lookup table
+for each image and channel, and a blend with the grey or the smoothed image.
 """
 
 from collections.abc import Callable, Iterable
@@ -116,7 +116,7 @@ POLICIES = {
 
 
 def magnitudes(space: str, bins: int, height: int, width: int) -> np.ndarray:
-  """`[operations, bins]`: how strong each operation is in each bin; 0 where it has no strength.
+  """Returns the strength of each operation in each bin, `[operations, bins]`; 0 if it has none.
 
   Shears as tangents, translations in pixels, angles in degrees, enhancements as factor - 1, bits,
   and thresholds in [0, 1]. `space` is one of "rand_augment" (AutoAugment's too), "trivial_augment"
@@ -138,7 +138,7 @@ def magnitudes(space: str, bins: int, height: int, width: int) -> np.ndarray:
 
 
 def warps(operation: jax.Array, magnitude: jax.Array, height: int, width: int) -> jax.Array:
-  """The matrices of `geometry.warp` of a layer, `[batch, 2, 3]`; see `layer`."""
+  """Returns the matrices of a layer for `geometry.warp`, `[batch, 2, 3]`; see `layer`."""
   drawn = lambda *names: sum(operation == OPERATIONS.index(name) for name in names).astype(bool)
   take = lambda name: jnp.where(drawn(name), magnitude, 0)
 
@@ -161,14 +161,14 @@ def layer(
   interpolation: str = "nearest",
   fill: float = 0.0,
 ) -> jax.Array:
-  """Each image through its own operation, an index into OPERATIONS, at its own magnitude.
+  """Applies to each image its own operation, an index into OPERATIONS, at its own magnitude.
 
   Args:
     images: `[batch, height, width, channels]` in [0, 1], of 1 or 3 channels.
     operation: `[batch]` int.
     magnitude: `[batch]`, signed, in the units of `magnitudes`.
     interpolation: of the geometric operations.
-    fill: what these bring in from outside.
+    fill: the value outside of the image.
   """
   drawn = lambda *names: sum(operation == OPERATIONS.index(name) for name in names).astype(bool)
   take = lambda *names: jnp.where(drawn(*names), magnitude, 0)
@@ -197,7 +197,7 @@ def layer(
 def _magnitude(
   operation: jax.Array, bin_: jax.Array | int, uniform: jax.Array, table: np.ndarray
 ) -> jax.Array:
-  """The magnitude `[batch]` of each operation, half of them negative where there are two ways."""
+  """Returns the magnitude `[batch]` of each operation, half negative for those with a sign."""
   signed = jnp.array([name in SIGNED for name in OPERATIONS])[operation]
   magnitude = jnp.asarray(table)[operation, bin_]
   return jnp.where(signed & (uniform < 0.5), -magnitude, magnitude)
@@ -213,7 +213,7 @@ def _check_warp(name: str, interpolation: str, fill: float) -> None:
 
 
 def _policy(draw: Callable, interpolation: str, fill: float) -> Operation:
-  """The layers that `draw` gives of (key, shape), [(operation, magnitude)], one after the other."""
+  """Returns an operation of the layers that `draw` returns: (key, shape) -> [(op, magnitude)]."""
   Layers = list[tuple[jax.Array, jax.Array]]
 
   def image(images: jax.Array, layers: Layers) -> jax.Array:
@@ -241,7 +241,7 @@ def rand_augment(
   interpolation: str = "nearest",
   fill: float = 0.0,
 ) -> Operation:
-  """`num_ops` of 14 operations one after the other, all of one strength (arXiv:1909.13719).
+  """Applies `num_ops` of 14 operations in turn, all with one strength (arXiv:1909.13719).
 
   Magnitudes go from 0 to `num_magnitude_bins` - 1. The identity is one of the 14.
   """
@@ -265,7 +265,7 @@ def rand_augment(
 def trivial_augment(
   num_magnitude_bins: int = 31, interpolation: str = "nearest", fill: float = 0.0
 ) -> Operation:
-  """One of 14 operations at a random magnitude: TrivialAugment, wide (arXiv:2103.10158)."""
+  """Applies one of 14 operations at a random magnitude: TrivialAugment, wide (arXiv:2103.10158)."""
   name = "trivial_augment"
   checks.number(name, "num_magnitude_bins", num_magnitude_bins, 2, 1000, integer=True)
   _check_warp(name, interpolation, fill)
@@ -284,7 +284,7 @@ def trivial_augment(
 def auto_augment(
   policy: str = "imagenet", interpolation: str = "nearest", fill: float = 0.0
 ) -> Operation:
-  """One of the 25 pairs of operations of a learnt policy, each with its chance (arXiv:1805.09501).
+  """Applies one of 25 pairs of a learnt policy, each with its probabilities (arXiv:1805.09501).
 
   `policy` is "imagenet", "cifar10" or "svhn".
   """
@@ -322,9 +322,9 @@ def augmix(
 
   A chain has `depth` operations, or 1 to 3 for -1, of magnitudes below `severity` out of 10; its
   shares come from a Dirichlet, and the share of the image from a Beta distribution, of `alpha`.
-  `all_ops` as in torchvision; without it, brightness, contrast, colour and sharpness are left out,
-  as in the paper, which tests on images corrupted by them. A mask or a box cannot follow several
-  chains at once: a batch that has one is refused.
+  `all_ops` is as in torchvision; without it brightness, contrast, colour and sharpness are left
+  out, as in the paper, which tests on images corrupted by them. Masks and boxes cannot follow
+  several chains at once: a batch that has them is refused.
   """
   name = "augmix"
   checks.number(name, "severity", severity, 1, 10, integer=True)

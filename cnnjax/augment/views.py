@@ -1,8 +1,8 @@
-"""Test-time augmentation: the same image several times, for a mean of predictions.
+"""Test-time augmentation: several views of an image, to average predictions over.
 
-A text such as `"flip | scales(0.9, 1.0, 1.1)"` names them; views of views are their product, here
-six. Every view has the size of the image, so that one compiled network serves. Views commute with
-normalisation, so they may stand before or after it. Only images have views: see `check`.
+A text such as `"flip | scales(0.9, 1.0, 1.1)"` names them; views of views multiply, here to six.
+Every view has the size of the image, so one compiled network serves all. Views commute with
+normalisation, so they may come before or after it. Only images have views: see `check`.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from cnnjax.errors import UserError
 
 
 def flip() -> Callable:
-  """Each image as it is, and mirrored left to right."""
+  """Returns each image as it is, and mirrored left to right."""
   return lambda images: jnp.stack([images, jnp.flip(images, axis=2)])
 
 
 def five_crop(share: float) -> Callable:
-  """The corners and the centre, `share` of either side, enlarged.
+  """Returns the corners and the centre, `share` of each side, enlarged.
 
   In torchvision's order: top left, top right, bottom left, bottom right, centre.
   """
@@ -41,7 +41,7 @@ def five_crop(share: float) -> Callable:
 
 
 def ten_crop(share: float) -> Callable:
-  """The views of `five_crop`, and all of them mirrored (AlexNet, NIPS 2012, section 4.1).
+  """Returns the views of `five_crop`, and all of them mirrored (AlexNet, NIPS 2012, section 4.1).
 
   The paper crops 224 of 256 pixels: a share of 0.875.
   """
@@ -51,10 +51,10 @@ def ten_crop(share: float) -> Callable:
 
 
 def scales(*factors: float) -> Callable:
-  """The image enlarged about its centre by each of `factors`; below 1 it shrinks.
+  """Returns the image enlarged about its centre by each of `factors`; below 1 it shrinks.
 
-  What comes in from outside repeats the pixels at the border. Several scales at test time:
-  arXiv:1409.1556, section 3.2.
+  Outside of the image the border pixels repeat. Several scales at test time: arXiv:1409.1556,
+  section 3.2.
   """
   if not factors:
     raise UserError("augment: scales takes factors, as scales(0.9, 1.0, 1.1)")
@@ -82,18 +82,18 @@ VIEWS: dict[str, Callable] = {
 
 
 def parse(spec: str | None) -> list[Callable]:
-  """The views that `spec` names: functions from images to `[views, *images.shape]`.
+  """Returns the views that `spec` names: functions from images to `[views, *images.shape]`.
 
   Raises:
-    UserError: an unknown one, or arguments that it does not take.
+    UserError: an unknown view, or wrong arguments.
   """
   return parser.read(spec, VIEWS, "eval_views", "test-time view", "flip | scales(0.9, 1.0, 1.1)")
 
 
 def check(spec: str | None, kinds: Kinds) -> None:
-  """Raises UserError where views are asked for and a field is of places in the image.
+  """Raises UserError for views of data with masks or boxes.
 
-  What a network predicts of a moved image lies in other places, and no mean of it can be taken.
+  Predictions for a moved image lie in other places, so they have no mean.
   """
   if not parse(spec):
     return
@@ -106,9 +106,9 @@ def check(spec: str | None, kinds: Kinds) -> None:
 
 
 def create(spec: str | None) -> Callable:
-  """A function from images `[batch, height, width, channels]` to all views that `spec` names.
+  """Returns a function from images `[batch, height, width, channels]` to the views of `spec`.
 
-  They are `[views, batch, height, width, channels]`; of None, the images alone. The first named
+  These are `[views, batch, height, width, channels]`; the images alone for None. The first name
   varies slowest: "flip | scales(1.0, 1.1)" gives both scales as they are, then both mirrored.
   """
   operations = parse(spec)

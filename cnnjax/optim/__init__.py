@@ -1,10 +1,10 @@
 """The optimizer of a run, from `config.optim`, in this order:
 
-    SAM                     the gradient at a point uphill takes the place of the gradient
-      frozen parameters     leave here: no state, no step, not counted in a norm
+    SAM                     replaces the gradient by the one at a point uphill
+      frozen parameters     leave here: no state, no step, no part in a norm
         lookahead, or schedule-free
           clipping          of the gradient of the data alone, one of: norm, value, adaptive
-          noise             after clipping, so that its size is what is asked for
+          noise             after clipping, which would change its size
           L1, L2            added to the gradient
           direction         SGD, Adam, ...: optimizers.py
           decoupled decay   added to the direction, so times the rate, as in torch
@@ -12,11 +12,11 @@
           multipliers, layer decay
           learning rate     schedule(step) * rate_scale (of a plateau, or a sweep of rates)
           momentum          of rmsprop_tf and LARS, which hold steps
-          max-norm          projects what the step leads to
+          max-norm          projects the parameters after the step
 
 `create(...).update` takes the extra arguments `rate_scale`, `step` (of the run) and, for SAM,
-`grad_fn`. A step of lookahead is a mean of projected ones, so of norm at most max-norm as well,
-once all began below.
+`grad_fn`. Lookahead takes means of projected parameters, so they keep the max-norm too if they
+begin below it.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ CLIPPINGS = ("clip_norm", "clip_value", "agc")
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for unknown names, and for settings that contradict each other."""
+  """Raises UserError for unknown names and contradicting settings."""
   name = config.name
   rule = optimizers.lookup(name)
   if config.weight_decay_kind and config.weight_decay_kind not in rule.decay:
@@ -62,7 +62,10 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_schedule_free(config: ConfigDict) -> None:
-  """What it averages are steps of one rate; arXiv:2405.15682."""
+  """Raises UserError for keys that schedule-free (arXiv:2405.15682) cannot have.
+
+  It averages steps of one learning rate.
+  """
   if config.schedule.name != "constant":
     raise UserError(
       f"optim: {config.name} takes the place of a schedule: optim.schedule.name=constant, with a "
@@ -88,10 +91,10 @@ def create(
   *,
   seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
-  """The chain of `config.optim`.
+  """Returns the optimizer of `config.optim`, as a chain.
 
   Args:
-    config: that has passed `check`.
+    config: `config.optim` after `check`.
     schedule: step -> learning rate.
     params: the parameters, or their shapes.
     depths: of the groups of `params`, as of `state.depths`; layer_decay and muon need them.
@@ -119,7 +122,7 @@ def create(
 
 
 def _gradient(config: ConfigDict, params: Any, seed: int) -> list[optax.GradientTransformation]:
-  """What happens to the gradient in front of the optimizer's own direction."""
+  """Returns the chain that changes the gradient before the optimizer's own direction."""
   chain = []
   if config.clip_norm is not None:
     chain.append(optax.clip_by_global_norm(config.clip_norm))
@@ -144,7 +147,7 @@ def _step(
   params: Any,
   depths: Mapping[str, int] | None,
 ) -> list[optax.GradientTransformation]:
-  """From the gradient to the step."""
+  """Returns the chain from the gradient to the step."""
   rule = optimizers.lookup(config.name)
   chain = [rule.direction(config, params, depths)]
   if kind(config) == "decoupled":

@@ -1,16 +1,16 @@
-"""Averages of the weights along a run, which are evaluated beside the weights themselves.
+"""Averages of the weights along a run, evaluated beside the weights themselves.
 
-- ema: exponential moving average, of the batch statistics and other collections of floats as well,
-  as in TensorFlow's and timm's.
-- swa: the plain mean of the weights from a step on, arXiv:1803.05407. Its batch statistics are
-  measured before it is evaluated (section 3.2 there).
-- schedule_free: what schedule-free optimizers evaluate (arXiv:2405.15682, the x of equation 5);
-  its batch statistics are measured as well, as its authors ask.
-- slow: Lookahead's slow weights (arXiv:1907.08610), which are evaluated in place of the fast ones
-  that are trained, as the paper and optax do: "raw" names them. Their statistics are measured.
+- ema: exponential moving average, also of batch statistics and other collections of floats, as in
+  TensorFlow and timm.
+- swa: the mean of the weights from a step on, arXiv:1803.05407. Its batch statistics are measured
+  before an evaluation (section 3.2 there).
+- schedule_free: the weights that schedule-free optimizers evaluate (arXiv:2405.15682, x of equation
+  5). Their batch statistics are measured too, as the authors ask.
+- slow: Lookahead's slow weights (arXiv:1907.08610), evaluated instead of the fast ones that are
+  trained, as in the paper and optax: "raw" names them. Their statistics are measured.
 
-What else a model has in its collections (integers; and all of them, where only weights are
-averaged) is that of the weights that are trained.
+Other collections (integers; all collections, where only weights are averaged) are those of the
+trained weights.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ SLOW = "slow"
 
 
 def measured(weights: str, config: ConfigDict) -> bool:
-  """Whether the batch statistics of some weights are measured for an evaluation.
+  """Whether an evaluation of these weights needs measured batch statistics.
 
-  `config` is the whole one.
+  Takes the whole config.
   """
   if weights == "raw":
     return config.batch_norm.precise or config.optim.lookahead is not None
@@ -41,7 +41,7 @@ def measured(weights: str, config: ConfigDict) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Averaging:
-  """Which averages a run keeps; see `create`."""
+  """The averages that a run keeps; see `create`."""
 
   optimizer: ConfigDict
   ema: float | None  # decay
@@ -51,26 +51,26 @@ class Averaging:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Of the averages that are evaluated beside the raw weights, in the order of WEIGHTS."""
+    """The names of the averages that are evaluated beside the raw weights, ordered as WEIGHTS."""
     free = self.optimizer.name.startswith("schedule_free")
     kept = {"ema": self.ema is not None, "swa": self.swa_start is not None, "schedule_free": free}
     return tuple(name for name, there in kept.items() if there)
 
   @property
   def all_names(self) -> tuple[str, ...]:
-    """Of all averages that the state has."""
+    """The names of all averages in the state."""
     return (*self.names, *([SLOW] if self.optimizer.lookahead is not None else []))
 
   def init(self, variables: dict[str, Any]) -> Averages:
-    """Of a run that begins with `variables`."""
+    """Returns the averages of a run that begins with `variables`."""
     copied = lambda: jax.tree.map(jnp.copy, variables)  # donated buffers must not be shared
     count = {"swa": {"count": jnp.zeros((), jnp.int32)}}
     return {name: {**copied(), **count.get(name, {})} for name in self.all_names}
 
   def update(self, averages: Averages, variables: dict[str, Any], step: jax.Array) -> Averages:
-    """After `step` steps, with the variables that they led to. What stays the same stays so.
+    """Returns the averages after `step` steps, which led to `variables`.
 
-    That is, a parameter that is frozen does not move by a bit in any average.
+    A frozen parameter does not move by a bit in any average.
     """
     found = dict(averages)
 
@@ -97,7 +97,7 @@ class Averaging:
     return found
 
   def ready(self, averages: Averages) -> tuple[str, ...]:
-    """The averages that there is something in."""
+    """Returns the averages that have begun."""
     return tuple(
       name for name in self.names if name != "swa" or averages["swa"]["count"].reshape(-1)[0] > 0
     )
@@ -105,7 +105,7 @@ class Averaging:
   def with_optimizer_averages(
     self, averages: Averages, opt_state: Any, variables: dict[str, Any]
   ) -> Averages:
-    """The same with the parameters that follow from the optimizer's state, as of its step."""
+    """Returns the averages with those that follow from the optimizer's state, at its step."""
     found = dict(averages)
     for name in averages.keys() & {"schedule_free", SLOW}:
       made = optim.averaged(self.optimizer, opt_state, variables["params"])
@@ -114,7 +114,7 @@ class Averaging:
     return found
 
   def describe(self) -> dict[str, str]:
-    """The averages in words."""
+    """Returns the averages in words."""
     text = {
       "ema": f"exponential moving average, decay {self.ema}{' with warm-up' * self.warmup}",
       "swa": f"SWA from step {self.swa_start}, each {self.swa_every} steps",
@@ -126,14 +126,14 @@ class Averaging:
 
 
 def _unmeasured(variables: dict[str, Any]) -> dict[str, Any]:
-  """The collections that are neither averaged with the weights nor measured for them."""
+  """Returns the collections that are neither averaged with the weights nor measured for them."""
   return {k: tree for k, tree in variables.items() if k not in ("params", "batch_stats")}
 
 
 def create(
   config: ConfigDict, optimizer: ConfigDict, total: int, to_steps: Callable[[Any, str], int]
 ) -> Averaging:
-  """The averages of `config.average` over a run of `total` steps with `config.optim`.
+  """Returns the averages of `config.average` for a run of `total` steps with `config.optim`.
 
   Raises:
     UserError: SWA would begin after the run, or an average goes with schedule-free.

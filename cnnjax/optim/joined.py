@@ -1,13 +1,13 @@
-"""Optimizers side by side: each has its own parameters, settings and rhythm, and all act as one.
+"""Joins optimizers into one; each has its own parameters, settings and rhythm.
 
 `config.optimizers` names those beside `config.optim`, each with a pattern of its parameters and
-with the settings of `config.optim` that are others for it:
+with the settings that differ from `config.optim`:
 
     config.optimizers = (
       ("critic", {"params": "^critic/", "every": 2, "learning_rate": 2e-4, "schedule.warmup": 0}),
     )
 
-`config.optim` has the parameters that none of them takes.
+`config.optim` trains all other parameters.
 """
 
 import re
@@ -24,15 +24,15 @@ from cnnjax.errors import UserError
 from cnnjax.optim import masks
 
 MAIN = "main"  # that of `config.optim`
-# What makes more of the parameters than a step, or asks for another gradient.
+# Settings that change more than a step, or need another gradient.
 ALONE = ("sam_rho", "lookahead", "plateau.patience")
 
 
 class Settings(NamedTuple):
-  """One of `config.optimizers`."""
+  """The settings of one of `config.optimizers`."""
 
   pattern: str  # of the paths of its parameters
-  every: int  # it moves in the steps that are a multiple, from step 0 on
+  every: int  # it moves in every so many steps, from step 0 on
   config: ConfigDict  # like the whole of the run, with its own group `optim`
 
 
@@ -40,7 +40,7 @@ def settings(config: ConfigDict) -> dict[str, Settings]:
   """Reads `config.optimizers`, by name. Takes the whole config.
 
   Raises:
-    UserError: an entry is none, or a setting is unknown; values are not checked.
+    UserError: an entry has another form, or a setting is unknown; does not check values.
   """
   found: dict[str, Settings] = {}
   for entry in config.optimizers:
@@ -66,7 +66,7 @@ def settings(config: ConfigDict) -> dict[str, Settings]:
 
 
 def check(config: ConfigDict, check_optimizer: Callable[[ConfigDict], None]) -> None:
-  """Raises UserError for entries that are wrong; `check_optimizer` looks at a config with each."""
+  """Raises UserError for wrong entries; `check_optimizer` checks a config with each of them."""
   found = settings(config)
   for name, one in found.items():
     try:
@@ -87,7 +87,7 @@ def shares(settings: Mapping[str, Settings], params: Any) -> dict[str, Any]:
   """Returns which parameters each optimizer has, a tree of true and false by name.
 
   Raises:
-    UserError: a pattern matches none, two claim one, or none is left for `config.optim`.
+    UserError: a pattern matches no parameter, two claim one, or `config.optim` has none left.
   """
   found = {
     name: masks.by_path(params, one.pattern, f"optimizers: params of {name}")
@@ -108,7 +108,7 @@ def shares(settings: Mapping[str, Settings], params: Any) -> dict[str, Any]:
 
 
 def share_of(mask: Any, tree: Any) -> Any:
-  """A tree in which a MaskedNode stands for what an optimizer does not have."""
+  """Returns the parameters of an optimizer, with a MaskedNode for each one that is not its own."""
   return masks.trained(tree, jax.tree.map(lambda own: not own, mask))
 
 
@@ -117,15 +117,15 @@ def join(
   masks_by_name: Mapping[str, Any],
   every: Mapping[str, int],
 ) -> optax.GradientTransformationExtraArgs:
-  """Returns all of them as one, whose state is {name: state}.
+  """Joins optimizers into one, whose state is {name: state}.
 
-  Its `update` takes the argument `only`, the name of the one that moves; the others, their states
-  and their parameters stay as they are. One that is not due in a step stays as well.
+  Its `update` takes the argument `only`, the name of the optimizer that moves its parameters; the
+  states and parameters of the others stay, as do those of one that is not due in a step.
 
   Args:
     optimizers: by name, each made for `share_of` the parameters.
     masks_by_name: what `shares` returns.
-    every: steps from one move to the next; 1 where a name is not there.
+    every: steps from one move to the next, by name; 1 if missing.
   """
 
   def init(params: Any) -> dict[str, Any]:

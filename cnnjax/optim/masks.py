@@ -1,7 +1,7 @@
-"""Choosing parameters by their path, `stage1_block1/conv1/kernel`: masks, what is frozen, rates.
+"""Chooses parameters by their path, such as `stage1_block1/conv1/kernel`: masks, frozen, rates.
 
-Where some are frozen, the optimizer sees a tree in which `optax.MaskedNode` stands in their place
-(`trained`); a mask of such a tree has it there as well.
+The optimizer gets a tree with an `optax.MaskedNode` for each frozen parameter (`trained`); a mask
+of such a tree has one there too.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from cnnjax.errors import UserError
 
 
 def compile_pattern(pattern: str, key: str) -> re.Pattern[str]:
-  """Raises UserError, naming the config key, for what is not a regular expression."""
+  """Compiles a regular expression; UserError with the config key if it is none."""
   try:
     return re.compile(pattern)
   except re.error as e:
@@ -26,7 +26,7 @@ def compile_pattern(pattern: str, key: str) -> re.Pattern[str]:
 
 
 def patterns(config: ConfigDict) -> list[tuple[str, str]]:
-  """(key, pattern) of all the patterns in `config.optim`."""
+  """Returns (key, pattern) of all patterns in `config.optim`."""
   return [
     ("optim.weight_decay_mask", config.weight_decay_mask),
     ("optim.agc_mask", config.agc_mask),
@@ -36,15 +36,15 @@ def patterns(config: ConfigDict) -> list[tuple[str, str]]:
 
 
 def paths(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by path; a MaskedNode is none."""
+  """Returns the leaves of a tree by path, without MaskedNodes."""
   return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def by_path(params: Any, pattern: str, key: str) -> Any:
-  """A tree like `params`, true where the pattern is found in the path.
+  """Returns a tree like `params`, true where the pattern is found in the path.
 
   Raises:
-    UserError: it is found in none; the config `key` and the nearest paths are named.
+    UserError: it is found in no path; names the config `key` and the nearest paths.
   """
   regex = compile_pattern(pattern, key)
   mask = jax.tree_util.tree_map_with_path(lambda keys, _: bool(regex.search(_path(keys))), params)
@@ -54,17 +54,17 @@ def by_path(params: Any, pattern: str, key: str) -> Any:
 
 
 def kernels(params: Any) -> Any:
-  """A tree like `params`, true for the kernels of convolutions and dense layers."""
+  """Returns a tree like `params`, true for the kernels of convolutions and dense layers."""
   return jax.tree_util.tree_map_with_path(
     lambda keys, _: _path(keys).split("/")[-1] == "kernel", params
   )
 
 
 def frozen(config: ConfigDict, params: Any) -> Any:
-  """A tree like `params`, true for what `config.freeze` keeps as it is.
+  """Returns a tree like `params`, true for the parameters that `config.freeze` names.
 
   Raises:
-    UserError: a pattern matches nothing, or all of them together everything.
+    UserError: a pattern matches no parameter, or all patterns together match every one.
   """
   mask = jax.tree.map(lambda _: False, params)
   for pattern in config.freeze:
@@ -77,16 +77,16 @@ def frozen(config: ConfigDict, params: Any) -> Any:
 
 
 def trained(params: Any, frozen: Any) -> Any:
-  """`params` with a MaskedNode where `frozen` is true."""
+  """Returns `params` with a MaskedNode where `frozen` is true."""
   return jax.tree.map(lambda stays, p: optax.MaskedNode() if stays else p, frozen, params)
 
 
 def rates(config: ConfigDict, params: Any, depths: Mapping[str, int] | None) -> Any:
-  """A tree like `params` of what the learning rate is multiplied by; None if by 1 everywhere.
+  """Returns a tree like `params` of factors of the learning rate; None if all are 1.
 
-  All the multipliers whose pattern is found, times `layer_decay` to the power of the distance of
-  the parameter's group from the last one, the head (arXiv:2106.08254). Each group
-  that the model calls, such as a block or the normalisation behind the stem, is a layer.
+  A factor is the product of the multipliers whose pattern is found, and of `layer_decay` to the
+  power of the distance of the parameter's group from the last one, the head (arXiv:2106.08254).
+  Each group that the model calls, such as a block or the normalisation after the stem, is a layer.
 
   Raises:
     UserError: a pattern matches nothing.
@@ -109,7 +109,7 @@ def rates(config: ConfigDict, params: Any, depths: Mapping[str, int] | None) -> 
 
 
 def outermost(params: Any, depths: Mapping[str, int] | None) -> Any:
-  """A tree like `params`, true in the first and in the last group: the stem and the head."""
+  """Returns a tree like `params`, true in the first and the last group: the stem and the head."""
   ends = {min(_known(depths).values()), max(depths.values())}
   return jax.tree_util.tree_map_with_path(
     lambda keys, _: depths[group(_path(keys), depths)] in ends, params
@@ -117,7 +117,7 @@ def outermost(params: Any, depths: Mapping[str, int] | None) -> Any:
 
 
 def group(path: str, depths: Mapping[str, int] | None) -> str:
-  """Returns which of the groups in `depths` a parameter is of; without them its first part."""
+  """Returns the group in `depths` that a parameter belongs to; without them its first part."""
   parts = path.split("/")
   names = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
   return next(name for name in names if depths is None or name in depths)
@@ -140,7 +140,7 @@ def _which(params: Any) -> str:
 
 
 def _nearest(params: Any, pattern: str) -> str:
-  """A right name that is near to a word of the pattern, and paths that are near to all of it."""
+  """Returns a name near to a word of the pattern, and paths near to the whole pattern."""
   names = list(paths(params))
   parts = list(dict.fromkeys(part for name in names for part in name.split("/")))
   near = [

@@ -1,4 +1,4 @@
-"""The optimizers by name: the direction of a step given the gradient, almost all of it optax.
+"""The optimizers by name: each turns the gradient into the direction of a step, mostly by optax.
 
 | name | source | |
 |---|---|---|
@@ -36,12 +36,12 @@ class Optimizer(NamedTuple):
   """A registered optimizer.
 
   `direction` takes the config, the trained parameters (or their shapes) and the depths of their
-  groups. Decoupled weight decay, then `ratio`, then the learning rate come behind it.
+  groups. Decoupled weight decay, then `ratio`, then the learning rate follow it.
   """
 
   direction: Callable[[ConfigDict, Any, Mapping[str, int] | None], optax.GradientTransformation]
   decay: tuple[str, ...] = BOTH  # kinds of weight decay that it takes, its own first
-  why: str = ""  # it takes one kind alone
+  why: str = ""  # the reason if it takes one kind alone
   details: str = ""  # its keys in words, as a format; "": their names and values
   ratio: Callable[[Any], optax.GradientTransformation] | None = None
   momentum_of_steps: bool = False  # momentum adds up steps, the rate in them, not gradients
@@ -49,13 +49,13 @@ class Optimizer(NamedTuple):
 
 
 def lookup(name: str) -> Optimizer:
-  """The optimizer of that name; UserError where there is none."""
+  """Returns the optimizer of that name; UserError if there is none."""
   part = registry.part("optimizer", name)
   return Optimizer(part.value, **part.options)
 
 
 def words(config: ConfigDict) -> str:
-  """The keys that the optimizer of a config reads, and their values."""
+  """Returns in words the keys that the optimizer of a config reads, with their values."""
   details = lookup(config.name).details
   if details:
     return details.format(**config)
@@ -63,21 +63,21 @@ def words(config: ConfigDict) -> str:
 
 
 def kind(config: ConfigDict) -> str | None:
-  """The kind of weight decay, l2 or decoupled; None without one."""
+  """Returns the kind of weight decay, l2 or decoupled; None without decay."""
   if not config.weight_decay:
     return None
   return config.weight_decay_kind or lookup(config.name).decay[0]
 
 
 def momentum(config: ConfigDict) -> optax.GradientTransformation:
-  """The sum of what came before, each time `config.momentum` of it."""
+  """Adds up the updates before, times `config.momentum` at each step."""
   if not config.momentum:
     return optax.identity()
   return optax.trace(decay=config.momentum, nesterov=config.nesterov)
 
 
 def decays(config: ConfigDict, params: Any) -> Any:
-  """A tree like `params` of the weight decay of each."""
+  """Returns a tree like `params` of the weight decay of each."""
   if not config.weight_decay:
     return jax.tree.map(lambda _: 0.0, params)
   mask = masks.by_path(params, config.weight_decay_mask, "optim.weight_decay_mask")
@@ -85,10 +85,10 @@ def decays(config: ConfigDict, params: Any) -> Any:
 
 
 def muon_kernels(params: Any, depths: Mapping[str, int] | None) -> Any:
-  """A tree like `params`, true where Muon is used: the kernels between stem and head.
+  """Returns a tree like `params`, true for the kernels that Muon trains, between stem and head.
 
-  As its author says (github.com/KellerJordan/Muon): all convolutions except the first, and
-  AdamW for everything else, the last layer too. Depthwise kernels are no matrices: Adam.
+  Its author (github.com/KellerJordan/Muon) uses it for all convolutions except the first, and AdamW
+  for everything else, the last layer too. Depthwise kernels are no matrices: Adam trains them.
   """
   return jax.tree.map(
     lambda kernel, end, p: kernel and not end and not (p.ndim == 4 and p.shape[2] == 1),
@@ -107,7 +107,7 @@ def muon_kernels(params: Any, depths: Mapping[str, int] | None) -> Any:
   details="momentum {momentum:g}; Adam b1 {b1:g}, b2 {b2:g}, eps {eps:g}",
 )
 def _muon(config, params, depths):
-  """optax.contrib.muon, but with Adam, not its Nesterov form, for the rest."""
+  """Returns optax.contrib.muon with Adam, not its Nesterov form, for other parameters."""
 
   def numbers(tree: Any) -> Any:  # [..., in, out]: all axes but the last are summed over
     return jax.tree.map(

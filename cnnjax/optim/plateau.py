@@ -1,8 +1,8 @@
-"""A rate that falls when the monitored metric stands still, as torch's ReduceLROnPlateau.
+"""Lowers the learning rate when the monitored metric stands still, as torch's ReduceLROnPlateau.
 
-Pure functions of a few arrays, which are checkpointed with the run, one update an evaluation.
-optax.contrib.reduce_on_plateau counts in the same way with a patience of one more, but it belongs
-to the step and its loss, has only falling values improve, and refuses a min_delta of 0.
+Pure functions of a few arrays, checkpointed with the run, with one update per evaluation.
+optax.contrib.reduce_on_plateau counts in the same way with a patience of one more, but follows the
+loss of each step, knows only metrics that fall, and refuses a min_delta of 0.
 """
 
 import flax.struct
@@ -16,12 +16,12 @@ from cnnjax.errors import UserError, unknown
 
 @flax.struct.dataclass
 class Plateau:
-  """What is remembered between evaluations; arrays `[]`, or `[runs]` side by side."""
+  """The state between evaluations; arrays `[]`, or `[runs]` of several runs."""
 
   best: jax.Array  # float32, infinitely bad before the first evaluation
   since_best: jax.Array  # int32, evaluations in a row without improvement, as far as they count
   cooldown_left: jax.Array  # int32, evaluations that will not count
-  scale: jax.Array  # float32, what the rate is multiplied by
+  scale: jax.Array  # float32, factor of the learning rate
   # Those of `config.optim.plateau`.
   patience: int = flax.struct.field(pytree_node=False)
   factor: float = flax.struct.field(pytree_node=False)
@@ -41,19 +41,18 @@ def check(config: ConfigDict) -> None:
 
 
 def create(config: ConfigDict, *, better: str) -> Plateau:
-  """The state before the first evaluation, by `config.optim.plateau`, for `update`."""
+  """Returns the state before the first evaluation, by `config.optim.plateau`."""
   worst = -_sign(better) * jnp.inf
   zero = jnp.zeros((), jnp.int32)
   return Plateau(jnp.float32(worst), zero, zero, jnp.ones((), jnp.float32), **config)
 
 
 def update(state: Plateau, value: jax.typing.ArrayLike, *, better: str) -> Plateau:
-  """The state after an evaluation that found `value`, `[]` or `[runs]`.
+  """Returns the state after an evaluation that found `value`, `[]` or `[runs]`.
 
-  It improves if it is further than `min_delta` above ("max") or below ("min") the best so far,
-  which NaN never is. After `patience` evaluations in a row that do not improve, the next one that
-  does not multiplies `scale` by `factor`, down to `min_scale`; then `cooldown` evaluations do not
-  count.
+  A value improves if it is more than `min_delta` above ("max") or below ("min") the best so far;
+  NaN never does. After `patience` evaluations in a row without improvement, the next one multiplies
+  `scale` by `factor`, down to `min_scale`; then `cooldown` evaluations do not count.
   """
   sign, value = _sign(better), jnp.asarray(value, jnp.float32)
   improved = sign * value > sign * state.best + state.min_delta
@@ -76,7 +75,7 @@ def _sign(better: str) -> int:
 
 
 def describe(config: ConfigDict, metric: str) -> str:
-  """The plateau in words, of the metric that is monitored; nothing if it is off."""
+  """Returns the plateau of the monitored metric in words; nothing if it is off."""
   if config.patience is None:
     return ""
   plural = "" if config.patience == 1 else "s"

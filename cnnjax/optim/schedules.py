@@ -1,12 +1,12 @@
 """Learning rates as functions of the step, from optax.
 
-In front of any of them stands the warm-up, a line to the peak. What falls at given times (step,
-multi_step, piecewise) counts them from the start of the run, warm-up included, as Goyal et al. do
-(arXiv:1706.02677, section 5.1: 30, 60 and 80 epochs after a start with 5 of warm-up), and as
-TensorFlow's EfficientNet and timm do; the warm-up then hides what lies under it. Curves (linear,
-polynomial, exponential, cosine, warm_restarts) begin where the warm-up ends, and fill the rest of
-the run. torchvision's recipes chain the two by SequentialLR, so there the times of step and
-multi_step count from the end of the warm-up as well: add it to boundaries that come from there.
+A warm-up, a line to the peak, comes before each of them. Schedules with given times (step,
+multi_step, piecewise) count from the start of the run, warm-up included, as Goyal et al. do
+(arXiv:1706.02677, section 5.1: 30, 60 and 80 epochs after a start with 5 of warm-up), TensorFlow's
+EfficientNet and timm; the warm-up covers their beginning. Curves (linear, polynomial, exponential,
+cosine, warm_restarts) begin where the warm-up ends, and fill the rest of the run. torchvision's
+recipes chain the two by SequentialLR, so their times of step and multi_step count from the end of
+the warm-up: add it to boundaries from there.
 """
 
 import math
@@ -25,7 +25,7 @@ from cnnjax.registry import register
 ToSteps = Callable[[float | int | str, str], int]  # (duration, its key) -> steps
 _MOST_DROPS, _MOST_RESTARTS = 10_000, 1000
 
-# A schedule takes `config.optim.schedule`, the peak, the steps behind the warm-up, those of the
+# A schedule takes `config.optim.schedule`, the peak, the steps after the warm-up, those of the
 # warm-up, and `to_steps`; it counts from the end of the warm-up.
 
 
@@ -74,9 +74,9 @@ def _cosine(config, peak, length, warmup, to_steps):
   describe=lambda c: f"exponential, x{c.factor:g} in {durations.text(c.period)}{_floor(c)}",
 )
 def _exponential(config, peak, length, warmup, to_steps):
-  """x factor a period, at every step its part of it."""
+  """Multiplies by `factor` per period, evenly over its steps."""
   period = _period(config, to_steps)
-  floor = config.end_factor * peak if config.factor < 1 else None  # a rate that grows has no floor
+  floor = config.end_factor * peak if config.factor < 1 else None  # a growing rate has no floor
   return optax.exponential_decay(peak, period, config.factor, end_value=floor)
 
 
@@ -87,7 +87,7 @@ def _exponential(config, peak, length, warmup, to_steps):
   describe=lambda c: f"x{c.factor:g} every {durations.text(c.period)}{_floor(c)}",
 )
 def _step(config, peak, length, warmup, to_steps):
-  """x factor after every period; a period of 2.4 epochs of 14 steps ends at 34, 67, 101, ..."""
+  """Multiplies by `factor` after each period; 2.4 epochs of 14 steps end at 34, 67, 101, ..."""
   _period(config, to_steps)
   (amount, unit), drops = durations.parse(config.period, "optim.schedule.period"), []
   while not drops or drops[-1] < length + warmup:
@@ -116,11 +116,11 @@ def _multi_step(config, peak, length, warmup, to_steps):
 
 
 def _staircase(peak, factor, drops, warmup, end_factor=0.0):
-  """x factor at each of the steps `drops`, looked up in a table.
+  """Multiplies by `factor` at each of the steps `drops`, by a table.
 
-  optax.exponential_decay(staircase=True) falls a step late for every eighth period when it is
-  compiled (41, 47, 55, 61, ... steps: XLA multiplies by the reciprocal), and
-  optax.piecewise_constant_schedule compiles 0.7 s for 300 boundaries.
+  A compiled optax.exponential_decay(staircase=True) falls a step late for every eighth period (41,
+  47, 55, 61, ... steps: XLA multiplies by the reciprocal), and optax.piecewise_constant_schedule
+  compiles slowly with hundreds of boundaries.
   """
   rates = np.maximum(peak * factor ** np.arange(len(drops) + 1.0), end_factor * peak)
   return lambda step: jnp.asarray(rates, jnp.float32)[
@@ -138,7 +138,7 @@ def _staircase(peak, factor, drops, warmup, end_factor=0.0):
   ),
 )
 def _warm_restarts(config, peak, length, warmup, to_steps):
-  """SGDR (arXiv:1608.03983, equation 5): periods that grow, peaks that may fall."""
+  """SGDR (arXiv:1608.03983, equation 5): growing periods, and peaks that may fall."""
   first = max(1, to_steps(config.first_period, "optim.schedule.first_period"))
   cycles, starts, start, floor = [], [], 0, config.end_factor * peak
   while start < length:
@@ -250,13 +250,13 @@ def check(config: ConfigDict) -> None:
 
 
 def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps) -> optax.Schedule:
-  """The schedule of `config.optim.schedule` over `total_steps`, in steps since the start.
+  """Returns the schedule of `config.optim.schedule` over `total_steps`, in steps since the start.
 
-  It is proportional to `peak`. Its end lies at `total_steps`, one step after the last that is
-  taken (torch's OneCycleLR ends at the last one itself).
+  It is proportional to `peak`. It ends at `total_steps`, one step after the last one taken (torch's
+  OneCycleLR ends at the last one itself).
 
   Raises:
-    UserError: the warm-up is as long as the run, or the times of the schedule do not rise.
+    UserError: the warm-up is as long as the run, or the times of the schedule do not increase.
   """
   warmup = to_steps(config.warmup, "optim.schedule.warmup")
   if warmup >= total_steps:
@@ -273,15 +273,15 @@ def create(config: ConfigDict, peak: float, total_steps: int, to_steps: ToSteps)
 
 
 def jump(before: optax.Schedule, after: optax.Schedule, step: int) -> tuple[float, float] | None:
-  """Returns the rates of the last and of the next step where a run goes on with another length.
+  """Returns the rates of the last and the next step of a run that resumes with another length.
 
-  None where the schedule is the same there, within a tenth: it does not depend on the length, or
-  not yet, as a trapezoid before its cool-down.
+  None if they differ by less than a tenth: the schedule does not depend on the length, or not yet,
+  as a trapezoid before its cool-down.
 
   Args:
-    before: of the run as it was.
-    after: as it is.
-    step: steps that are done.
+    before: the schedule of the earlier length.
+    after: the schedule of the new length.
+    step: the number of steps done.
   """
   last, expected, following = float(before(step - 1)), float(before(step)), float(after(step))
   if abs(following - expected) <= 0.1 * max(following, expected):
@@ -290,10 +290,10 @@ def jump(before: optax.Schedule, after: optax.Schedule, step: int) -> tuple[floa
 
 
 def scaled_rate(config: ConfigDict, batch_size: int) -> float:
-  """The peak of `config.optim` for batches of `batch_size`, all devices and micro-batches together.
+  """Returns the peak rate of `config.optim` for `batch_size` examples per step, on all devices.
 
-  With `scale_from` the learning rate is that of batches of so many examples, and grows in
-  proportion (arXiv:1706.02677, section 2.1), or with the square root (arXiv:1404.5997, section 5).
+  With `scale_from` the learning rate is meant for batches of that size, and grows in proportion
+  (arXiv:1706.02677, section 2.1), or with the square root (arXiv:1404.5997, section 5).
   """
   if config.scale_from is None:
     return config.learning_rate
@@ -302,7 +302,7 @@ def scaled_rate(config: ConfigDict, batch_size: int) -> float:
 
 
 def describe_scaling(config: ConfigDict, batch_size: int) -> str:
-  """Where the peak of `config.optim` comes from, for `describe`; nothing if it is as given."""
+  """Returns in words how the peak was scaled, for `describe`; "" if it was not."""
   if config.scale_from is None:
     return ""
   return (
@@ -312,7 +312,7 @@ def describe_scaling(config: ConfigDict, batch_size: int) -> str:
 
 
 def describe(config: ConfigDict, peaks: Sequence[float], scaling: str = "") -> str:
-  """The schedule in words, of one rate or several; `scaling` is that of `describe_scaling`."""
+  """Returns the schedule in words, of one rate or several; `scaling` is of `describe_scaling`."""
   part = registry.part("schedule", config.name)
   if "describe" in part.options:
     text = part.options["describe"](config)

@@ -1,4 +1,4 @@
-"""The parts of an optimizer that optax has not, or not in the form that the chain needs."""
+"""Parts of optimizers that optax lacks, or has in another form than the chain needs."""
 
 from typing import Any, NamedTuple
 
@@ -11,11 +11,10 @@ STAY = optax.stateless_with_tree_map(lambda g, _: jnp.full_like(g, -0.0))
 
 
 def scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-  """Times -schedule(step) and the extra argument `rate_scale` ([] float32; 1 if not given).
+  """Multiplies by -schedule(step) and the extra argument `rate_scale` ([] float32, default 1).
 
-  The extra argument `step` ([] int32) is that of the run; if not given, updates are counted.
-
-  optax.scale_by_learning_rate with the factor that a plateau and a sweep of rates put on top.
+  The extra argument `step` ([] int32) is that of the run; without it, updates are counted. This is
+  optax.scale_by_learning_rate with a factor for plateaus and sweeps of rates.
   """
 
   def init(params: Any) -> optax.ScaleByScheduleState:
@@ -30,19 +29,19 @@ def scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtra
 
 
 def multiply(factors: Any) -> optax.GradientTransformation:
-  """Times `factors`, a tree of numbers like the parameters."""
+  """Multiplies by `factors`, a tree of numbers like the parameters."""
   return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors))
 
 
 def add_l1(weight: float, mask: Any) -> optax.GradientTransformation:
-  """The gradient of `weight` times the sum of magnitudes of the parameters in `mask`."""
+  """Adds the gradient of `weight` times the sum of magnitudes of the parameters in `mask`."""
   return optax.masked(optax.stateless_with_tree_map(lambda g, p: g + weight * jnp.sign(p)), mask)
 
 
 def add_noise(variance: float, decay: float, seed: int) -> optax.GradientTransformation:
-  """optax.add_noise (arXiv:1511.06807), its numbers a function of (seed, step).
+  """Adds noise (arXiv:1511.06807) that is a function of (seed, step), unlike optax.add_noise.
 
-  So the state is the step, a plain number, where optax keeps a typed key.
+  So the state is the step, a plain number; optax keeps a typed key.
   """
   # Folded, so that these are not the bits of the initial parameters, of the same seed.
   key = jax.random.fold_in(jax.random.key(seed), 0x6E6F6973)
@@ -60,15 +59,15 @@ def add_noise(variance: float, decay: float, seed: int) -> optax.GradientTransfo
 def scale_by_lars(
   coefficient: float, weight_decay: Any, adapted: Any
 ) -> optax.GradientTransformation:
-  """Layer-wise rates, arXiv:1708.03888 algorithm 1, with L2 weight decay inside.
+  """Scales by layer-wise rates, arXiv:1708.03888 algorithm 1, with L2 weight decay inside.
 
-  (g + d w) c |w| / (|g| + d |w|), where optax.lars has |g + d w| below the line: for the
-  weights in front of a normalisation, whose gradient is orthogonal to them, up to 1.4 times more.
+  (g + d w) c |w| / (|g| + d |w|). optax.lars divides by |g + d w|, which gives weights before a
+  normalisation, whose gradient is orthogonal to them, up to 1.4 times larger steps.
 
   Args:
     coefficient: c, the paper's eta.
     weight_decay: a tree like the parameters, d of each.
-    adapted: a tree of bools; elsewhere, and where a norm is 0, the step is g + d w.
+    adapted: a tree of bools; where false, or where a norm is 0, the step is g + d w.
   """
 
   def scale(g, w, decay, layer_wise):
@@ -86,10 +85,10 @@ def scale_by_lars(
 
 
 def max_norm(limit: float) -> optax.GradientTransformation:
-  """The weights of each unit are projected onto |w| <= limit after the step.
+  """Projects the weights of each unit onto |w| <= limit after the step.
 
-  Srivastava et al. 2014 (jmlr.org/papers/v15/srivastava14a.html), section 5.1. A unit is the last
-  axis of a kernel. Last in a chain: it looks at parameters plus updates.
+  Srivastava et al. 2014 (jmlr.org/papers/v15/srivastava14a.html), section 5.1. Units are along the
+  last axis of a kernel. Last in a chain: it projects parameters plus updates.
   """
 
   def project(update, param):
@@ -110,9 +109,9 @@ class LookaheadState(NamedTuple):
 def lookahead(
   fast: optax.GradientTransformationExtraArgs, period: int, rate: float
 ) -> optax.GradientTransformationExtraArgs:
-  """optax.lookahead (arXiv:1907.08610) for plain parameters, the slow ones kept in the state.
+  """Returns Lookahead (arXiv:1907.08610) with the slow parameters in its state.
 
-  Extra arguments reach `fast`, which optax's own does not do.
+  Unlike optax.lookahead it takes plain parameters, and passes extra arguments to `fast`.
   """
 
   def around(optimizer):
@@ -136,10 +135,10 @@ def lookahead(
 def sharpness_aware(
   optimizer: optax.GradientTransformationExtraArgs, rho: float, frozen: Any
 ) -> optax.GradientTransformationExtraArgs:
-  """SAM, arXiv:2010.01412 algorithm 1: steps by the gradient at params + rho g / |g|.
+  """Returns SAM, arXiv:2010.01412 algorithm 1: steps by the gradient at params + rho g / |g|.
 
-  The extra argument `grad_fn(params, 0)` gives it. Not optax.contrib.sam: that one refuses
-  other extra arguments, divides by a norm of 0, and would move `frozen` (a tree of bools).
+  The extra argument `grad_fn(params, 0)` computes that gradient. optax.contrib.sam refuses other
+  extra arguments, divides by a norm of 0, and would move `frozen` (a tree of bools).
   """
 
   def update(grads, state, params, *, grad_fn, **extra_args):

@@ -13,7 +13,7 @@ from cnnjax.optim.optimizers import kind, muon_kernels, words
 def describe(
   config: ConfigDict, params: Any, depths: Mapping[str, int] | None = None
 ) -> dict[str, str]:
-  """The optimizer, and what decays, is frozen and has another rate; arguments as of `create`."""
+  """Returns in words the optimizer, its decay, frozen parameters and rates; as of `create`."""
   frozen = masks.frozen(config, params)
   free = masks.trained(params, frozen)
   text = {"optimizer": ", ".join(_optimizer_text(config, free, depths))}
