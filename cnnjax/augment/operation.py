@@ -19,9 +19,7 @@ Batch = dict[str, jax.Array]
 Kinds = Mapping[str, str]  # the kind of each field by its name
 Shape = tuple[int, int, int, int]  # batch, height, width, channels of the images
 Draw = Callable[[jax.Array, Shape], Any]  # (key, shape) -> parameters
-WITHOUT_PLACE = frozenset(
-  {"label", "multi_label", "value", "targets"}
-)  # without a place in the image
+WITHOUT_PLACE = frozenset({"label", "multi_label", "value", "targets"})  # at no place of an image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

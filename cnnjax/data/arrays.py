@@ -1,4 +1,4 @@
-"""Arrays from Python: `train.train(config, splits=data.from_arrays((images, labels)))`."""
+"""Makes splits of arrays: `train.train(config, splits=data.from_arrays((images, labels)))`."""
 
 import collections
 import dataclasses
@@ -38,15 +38,15 @@ def from_arrays(
   classes: Sequence[str] | None = None,
   kinds: Mapping[str, Kind] | None = None,
 ) -> dict[str, Split]:
-  """Splits of arrays, for `train.train` and `evaluate_checkpoint`.
+  """Returns splits of arrays, for `train.train` and `evaluate_checkpoint`.
 
   Args:
-    train: a pair (images, labels), or a dict of fields, as {"image": ..., "mask": ...}. Of n
-      examples, by kind:
-      image `[n, height, width, bands]` or `[n, height, width]` uint8, uint16 or float32, of which
-        0 is black and 255, 65535 or 1 white, or as `data.range` says;
+    train: a pair (images, labels), or a dict of fields, as {"image": ..., "mask": ...}, of n
+      examples. By kind:
+      image `[n, height, width, bands]` or `[n, height, width]` uint8, uint16 or float32; black is
+        0 and white 255, 65535 or 1, unless `data.range` is set;
       label `[n]` integers from 0; or `[n, num_classes]` of 0 and 1 where an image may have several;
-      mask `[n, height, width]` integers from 0, of which 255 (uint16: 65535) does not count;
+      mask `[n, height, width]` integers from 0; pixels of 255 (uint16: 65535) do not count;
       boxes `[n, m, 4]` float, ymin, xmin, ymax, xmax in [0, 1], with `boxes_label` `[n, m]` (none:
         all are of class 0) and `boxes_valid` `[n, m]` (none: those of an area above 0 are there);
       value `[n]` or `[n, k]` numbers.
@@ -56,7 +56,7 @@ def from_arrays(
     kinds: of fields by name, where the name is not that of a kind; there is one "image".
 
   Raises:
-    UserError: arrays that do not fit each other, or values that are out of range.
+    UserError: arrays that do not fit each other, or values out of range.
   """
   given = {"train": train, "validation": validation, "test": test}
   several = {
@@ -82,7 +82,7 @@ def from_arrays(
 
 @dataclasses.dataclass(frozen=True)
 class _Checked:
-  """A field of some examples, and its arrays by name, the main one first."""
+  """A field of some examples with its checked arrays by name, the main one first."""
 
   kind: Kind
   arrays: dict[str, np.ndarray]
@@ -93,7 +93,7 @@ class _Checked:
 
   @property
   def largest(self) -> int:
-    """The largest class; -1 where there is none."""
+    """The largest class; -1 if there is none."""
     found = self.main
     if self.kind == "boxes":
       _, labels, valid = self.arrays.values()
@@ -103,13 +103,13 @@ class _Checked:
     return int(found.max(initial=0)) if found.size else -1
 
   def field(self, classes: tuple[str, ...]) -> Field:
-    """What one example has of it."""
+    """The field of one example."""
     having = classes if self.kind in fields.WITH_CLASSES else None
     return Field(self.kind, self.main.shape[1:], str(self.main.dtype), having)
 
 
 def _several(key: str, given: Given, kinds: Mapping[str, Kind]) -> dict[str, _Checked]:
-  """The fields of a split by name, each as its kind has it."""
+  """Returns the checked fields of a split by name."""
   if not isinstance(given, Mapping):
     if not isinstance(given, tuple | list) or len(given) != 2:
       raise UserError(f"{key} is a pair (images, labels), or a dict of fields")
@@ -146,7 +146,7 @@ def _several(key: str, given: Given, kinds: Mapping[str, Kind]) -> dict[str, _Ch
 
 
 def _classes(found: dict[str, _Checked]) -> tuple[int, bool]:
-  """(the number of classes that some fields have, whether a label has to tell two apart)."""
+  """Returns (the number of classes of some fields, whether labels must have two or more)."""
   several = [one.main.shape[1] for one in found.values() if one.kind == "multi_label"]
   others = [one.largest + 1 for one in found.values() if one.kind in ("label", "mask", "boxes")]
   single = any(one.kind == "label" for one in found.values())
@@ -184,7 +184,7 @@ def _plural(name: str) -> str:
 
 
 def _images(key: str, given: np.ndarray, examples: int) -> np.ndarray:
-  """Images as `[n, height, width, bands]`."""
+  """Checks images; returns them as `[n, height, width, bands]`."""
   try:
     images = np.asarray(given)
   except ValueError as e:  # lists of several shapes
@@ -208,7 +208,7 @@ def _images(key: str, given: np.ndarray, examples: int) -> np.ndarray:
 
 
 def _labels(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
-  """One class an image, or several."""
+  """Checks labels, one or several per image."""
   what = _plural(name)
   if array.ndim not in (1, 2):
     raise UserError(f"{key}: {len(array)} images and {what} of shape {list(array.shape)}")
@@ -228,7 +228,7 @@ def _check_range(key: str, name: str, array: np.ndarray, end: int) -> None:
 
 
 def _masks(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
-  """A class a pixel."""
+  """Checks masks, a class per pixel."""
   array = array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
   if array.ndim != 3 or array.dtype.kind not in "iub":
     raise UserError(
@@ -242,7 +242,7 @@ def _masks(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
 
 
 def _boxes(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
-  """Boxes, with a label of each and which there are."""
+  """Checks boxes, with the label of each and which of them exist."""
   if array.ndim != 3 or array.shape[2] != 4 or array.dtype.kind not in "fiu":
     raise UserError(
       f"{key}: {name} is [n, m, 4], ymin, xmin, ymax, xmax in [0, 1], not {list(array.shape)}"
@@ -270,7 +270,7 @@ def _boxes(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
 
 
 def _values(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
-  """Numbers that a regression learns."""
+  """Checks the numbers that a regression learns."""
   if array.ndim not in (1, 2) or array.dtype.kind not in "fiub":
     raise UserError(
       f"{key}: {name} is numbers [n] or [n, k], not {array.dtype} {list(array.shape)}"
@@ -290,12 +290,12 @@ _CHECKS = {
 
 
 def in_range(split: Split, limits: tuple[float, float] | None) -> Split:
-  """Returns a split in memory whose black and white are those of its type, not the `limits`.
+  """Maps the `limits` of a split in memory to the black and white of its type.
 
-  Values of float32 beyond the limits stay beyond 0 and 1.
+  float32 values beyond the limits stay beyond 0 and 1.
 
   Raises:
-    UserError: they are float32 beyond 0 and 1, and there are no limits; or uint8, and there are.
+    UserError: float32 images beyond 0 and 1 without limits, or uint8 images with limits.
   """
   if not isinstance(split.records, Arrays):
     return split
@@ -318,7 +318,7 @@ def in_range(split: Split, limits: tuple[float, float] | None) -> Split:
 
 
 def _conversion(images: np.ndarray) -> str:
-  """How to make uint8 of other numbers, in words."""
+  """Returns in words how to convert other numbers to uint8."""
   if not images.size or images.dtype.kind not in "biuf" or images.dtype == np.uint8:
     return ""
   low, high = images.min(), images.max()
@@ -335,10 +335,10 @@ def _conversion(images: np.ndarray) -> str:
 
 
 def _transposition(shape: tuple[int, ...], examples: int) -> tuple[int, ...] | None:
-  """The order of axes that makes images of an array with another order; None: it has this one.
+  """Returns the order of axes that turns an array into images; None if it is right already.
 
-  No image is up to 4 pixels high and has more than 4 channels, nor as many of those as it is wide
-  and more than it is high.
+  No image is at most 4 pixels high with more than 4 channels, nor has it as many channels as it is
+  wide and more than it is high.
   """
   n, first, middle, last = shape
   if last == examples != n:  # the examples come last, as in the .mat files of SVHN

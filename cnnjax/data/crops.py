@@ -1,4 +1,4 @@
-"""How the images of a run are cropped, as `config.data` says, in both pipelines."""
+"""Crops the images of a run by `config.data`, for both pipelines."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from cnnjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """The part of an image that a crop shows, in pixels of the image as it is stored.
+  """The part of an image that a crop shows, in pixels of the stored image.
 
   Pixel (0, 0) reaches from 0 to 1. `of` is the height and width of the image.
   """
@@ -27,13 +27,13 @@ class Window:
 
   @property
   def whole(self) -> bool:
-    """Whether it is all of the image."""
+    """Whether it is the whole image."""
     return (self.top, self.left, self.height, self.width) == (0, 0, *self.of)
 
   def boxes(self, boxes: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the boxes [m, 4] within the part, and which there are of those that are `valid`.
+    """Returns the boxes [m, 4] within the part, and which of the `valid` ones exist there.
 
-    They are clipped at its border; of which less than `fields.LEAST_LEFT` is left are dropped.
+    They are clipped at its border, and dropped if less than `fields.LEAST_LEFT` is left.
     """
     start, length = np.array([self.top, self.left] * 2), np.array([self.height, self.width] * 2)
     moved = (boxes * np.array(self.of * 2) - start) / length
@@ -45,10 +45,10 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-  """From the bytes of a file or from pixels to [height, width, channels] of a type.
+  """Turns the bytes of a file, or pixels, into [height, width, channels] of a type.
 
-  `stored` is the shape of the images as they are, without height and width where they differ. A
-  `size` of None leaves an image as it is.
+  `stored` is the shape of the stored images; height and width are None where they differ. A `size`
+  of None keeps the size of an image.
   """
 
   stored: tuple[int | None, int | None, int]
@@ -65,7 +65,7 @@ class Crops:
   def of(
     cls, config: ConfigDict, stored: tuple[int | None, int | None, int], dtype: str = "uint8"
   ) -> "Crops":
-    """The crops that `config.data` asks for, of images of a `dtype`."""
+    """Returns the crops of `config.data`, for images of a `dtype`."""
     return cls(
       (*stored[:2], config.channels or stored[2]),
       config.crop == "random_resized",
@@ -79,7 +79,7 @@ class Crops:
     )
 
   def shape(self, size: int | None) -> tuple[int, int, int]:
-    """The shape of an image that is cropped to `size`."""
+    """Returns the shape of an image cropped to `size`."""
     if size is None and None in self.stored:
       raise UserError("the images differ in size; set data.image_size, such as 224")
     return self.stored if size is None else (size, size, self.stored[2])
@@ -91,9 +91,9 @@ class Crops:
     seed: tuple[int, ...],
     out: np.ndarray | None = None,
   ) -> np.ndarray:
-    """The crop that is trained on; of `crop="random_resized"` another one for each `seed`.
+    """Returns a training crop; `crop="random_resized"` differs with `seed`.
 
-    It may be written into `out`, and is `out` then.
+    It may be written into `out`, which is returned then.
     """
     if not self.random:
       return self.whole(data, size)
@@ -112,11 +112,11 @@ class Crops:
     )
 
   def whole(self, data: Image, size: int | None) -> np.ndarray:
-    """The largest square in the centre."""
+    """Returns the largest square in the centre."""
     return self._center(data, size, 1.0)
 
   def evaluate(self, data: Image, size: int | None) -> np.ndarray:
-    """The crop that is evaluated on."""
+    """Returns an evaluation crop."""
     return self._center(data, size, self.eval_crop)
 
   def size(self, data: Image) -> tuple[int, int]:
@@ -165,7 +165,7 @@ class Crops:
 
 
 def _reading(config: ConfigDict) -> Reading:
-  """How the files of a run are read."""
+  """Returns the `Reading` of the files of a run."""
   upright = (
     config.source == "folder" if config.orientation is None else config.orientation == "apply"
   )
@@ -173,7 +173,7 @@ def _reading(config: ConfigDict) -> Reading:
 
 
 def limits(config: ConfigDict) -> tuple[float, float] | None:
-  """Returns the values that are black and white by `data.range`; None: those of the type."""
+  """Returns the values of black and white by `data.range`; None: those of the type."""
   if isinstance(config.range, int):
     return 0, 2**config.range - 1
   return config.range and tuple(config.range)

@@ -1,4 +1,4 @@
-"""Whole examples as arrays of one size: image, mask and boxes are cropped alike."""
+"""Crops whole examples to one size: image, mask and boxes alike."""
 
 import dataclasses
 import functools
@@ -18,14 +18,14 @@ from cnnjax.fields import Field
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-  """Makes examples of a source into arrays, by the `crops` of a run."""
+  """Turns the examples of a source into arrays, by the `crops` of a run."""
 
   crops: Crops
   fields: Mapping[str, Field]
 
   @classmethod
   def of(cls, config: ConfigDict, declared: Mapping[str, Field]) -> "Examples":
-    """Those of `config.data`, for a split with the fields `declared`."""
+    """Returns the examples of `config.data`, for a split with the fields `declared`."""
     image = declared["image"]
     return cls(Crops.of(config, image.shape, image.dtype), declared)
 
@@ -42,7 +42,7 @@ class Examples:
   def train(
     self, example: Example, size: int | None, seed: tuple[int, ...], out: np.ndarray | None = None
   ) -> dict[str, np.ndarray]:
-    """Returns an example that is trained on. `seed` and `out` are as of `Crops.train`."""
+    """Returns a training example. `seed` and `out` are as of `Crops.train`."""
     crop = lambda crops, data, out=None: crops.train(data, size, seed, out)
     return self._all(example, crop, lambda of: self.crops.train_window(of, size, seed), out)
 
@@ -52,7 +52,7 @@ class Examples:
     return self._all(example, crop, lambda of: self.crops.whole_window(of, size))
 
   def evaluate(self, example: Example, size: int | None) -> dict[str, np.ndarray]:
-    """Returns an example that is evaluated on."""
+    """Returns an evaluation example."""
     crop = lambda crops, data, out=None: crops.evaluate(data, size)
     return self._all(example, crop, lambda of: self.crops.evaluate_window(of, size))
 
@@ -63,7 +63,7 @@ class Examples:
     window: Callable[[tuple[int, int]], Window],
     out: np.ndarray | None = None,
   ) -> dict[str, np.ndarray]:
-    """The arrays of an example: `crop` takes what is in the `window` of an image of some size."""
+    """Returns the arrays of an example; `crop` cuts out the `window` of an image."""
     found = {"image": crop(self.crops, example["image"], out)}
     for name, field in self.fields.items():
       if field.kind == "mask":
@@ -86,7 +86,7 @@ class Examples:
 def _mask(
   data: bytes | np.ndarray | UnreadableImage, field: Field, size: tuple[int, int]
 ) -> np.ndarray:
-  """A mask as its field has it; `size` is the height and width of its image."""
+  """Returns a mask of its field's type; `size` is the height and width of its image."""
   if isinstance(data, UnreadableImage):
     raise data
   mask = images.decode_mask(data) if isinstance(data, bytes) else data
@@ -110,7 +110,7 @@ def _mask(
 
 
 def _boxes(name: str, example: Example, field: Field, window: Window) -> dict[str, np.ndarray]:
-  """The boxes that `window` shows, as the three arrays of a field."""
+  """Returns the boxes that `window` shows, as the three arrays of a field."""
   boxes, labels = (np.asarray(example[key]) for key in (name, fields.label_of(name)))
   valid = example.get(fields.valid_of(name), np.ones(len(boxes), bool))
   (most, _), number = field.shape, len(boxes)
@@ -127,7 +127,7 @@ def _boxes(name: str, example: Example, field: Field, window: Window) -> dict[st
 
 
 def _padded(array: np.ndarray, most: int, dtype: str) -> np.ndarray:
-  """`array` with `most` rows, those that it lacks being zero."""
+  """Pads `array` with zeros to `most` rows."""
   if len(array) == most and str(array.dtype) == dtype:
     return array
   found = np.zeros((most, *array.shape[1:]), dtype)

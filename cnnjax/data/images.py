@@ -1,8 +1,8 @@
-"""Image files and image arrays on the host: decoding, sizes, crops.
+"""Decodes, scales and crops images on the host.
 
-JPEG is decoded by simplejpeg (libjpeg-turbo), all else by Pillow, and OpenCV scales the crops of
-training; all three let other threads run meanwhile. Colour profiles and gamma are not applied;
-orientation, transparency and depth are as a `Reading` says.
+simplejpeg (libjpeg-turbo) decodes JPEG, Pillow other formats, and OpenCV scales training crops; all
+three let other threads run meanwhile. Colour profiles and gamma are not applied; a `Reading`
+decides orientation, transparency and depth.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from cnnjax.data import pixels
 from cnnjax.data.pixels import Reading, UnreadableImage
 from cnnjax.errors import UserError, unknown
 
-# Pillow's names of the formats that are read, and the endings of their files. No others: some of
-# those that Pillow knows start programs (EPS) or give what is there of a cut file (JPEG 2000).
+# Pillow's names of the supported formats, and the endings of their files. Other formats of Pillow
+# start programs (EPS) or return a part of a truncated file (JPEG 2000).
 FORMATS = {
   "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
   "PNG": (".png",),
@@ -37,7 +37,7 @@ FORMATS = {
   "AVIF": (".avif",),
 }
 IMAGE_ENDINGS = tuple(sorted({ending for endings in FORMATS.values() for ending in endings}))
-# What is over these is refused by its header, before there is memory for it or time lost on it.
+# Files over these limits are refused by their header, before they cost memory or time.
 MAX_PIXELS = 178_956_970  # Pillow's limit, half a GiB of RGB: larger ones are decompression bombs
 MAX_BYTES = 2**30  # of a file; half of it is what that many pixels take uncompressed
 MAX_SCANS = 500  # of a JPEG; a scan of 16 bytes may take 10 ms, and no program writes over 100
@@ -58,8 +58,8 @@ INTERPOLATIONS = {
   "area": (Image.Resampling.BOX, cv2.INTER_AREA),
 }
 
-# What simplejpeg says where no pixel is missing: an odd header, bytes left over, a rare subsampling
-# of colour. Pillow reads these, as most programs do; it too refuses cut files.
+# Errors of simplejpeg where no pixel is missing: an odd header, bytes left over, a rare subsampling
+# of colour. Pillow reads these files, as most programs do, and refuses truncated ones too.
 _HARMLESS = (
   "extraneous bytes before marker",
   "JFIF revision",
@@ -70,11 +70,11 @@ _HARMLESS = (
 
 
 def read(path: str | os.PathLike) -> bytes:
-  """The bytes of an image file.
+  """Reads the bytes of an image file.
 
   Raises:
     UnreadableImage: it is a device or a pipe, which may have no end, or larger than MAX_BYTES.
-    OSError: it is not there, or may not be read.
+    OSError: it is missing, or may not be read.
   """
   # Not to wait for the other end of a pipe; of files it changes nothing.
   opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -96,27 +96,27 @@ def decode(
   fast: bool = False,
   dtype: str = "uint8",
 ) -> np.ndarray:
-  """The pixels of an image file, of an animated one the first frame.
+  """Decodes the pixels of an image file, of an animated one the first frame.
 
   Colour becomes grey by ITU-R 601 (of a JPEG: its luma).
 
   Args:
     data: the whole file.
     channels: 1 or 3.
-    reading: what is done about orientation, transparency and more than 8 bits.
-    min_size: (height, width): a JPEG may come at 1/8 to 4/8 of its size, as long as neither side
-      gets smaller than this; that takes 0.7 to 0.85 of the time.
-    fast: the subsampled colour of a JPEG is repeated rather than interpolated, and its pixels lie
-      in a buffer of this thread, until the next such call: 0.7 of the time, most of it page faults.
-    dtype: of the pixels, one of `fields.WHITE`, in which white is what that says.
+    reading: what to do about orientation, transparency and more than 8 bits.
+    min_size: (height, width): a JPEG may be decoded at 1/8 to 4/8 of its size, if neither side gets
+      smaller than this, which is faster.
+    fast: repeats the subsampled colour of a JPEG instead of interpolating it, and puts the pixels
+      into a buffer of this thread, until the next such call.
+    dtype: of the pixels, one of `fields.WHITE`, which has its white.
 
   Returns:
     [height, width, channels] of `dtype`.
 
   Raises:
     UnreadableImage: the file is empty, truncated, damaged, no image, in a format other than
-      `FORMATS`, or has over MAX_PIXELS pixels. Part of a picture is never returned; of a damaged
-      one all that the format shows: PNG has checksums, the others do not.
+      `FORMATS`, or has over MAX_PIXELS pixels. Never returns a part of a picture. Damage is found
+      as far as the format shows it: PNG has checksums, the others do not.
   """
   if channels not in (1, 3):
     raise UserError(f"images have 1 or 3 channels, not {channels!r}")
@@ -137,7 +137,7 @@ def decode(
 
 
 def decode_mask(data: bytes) -> np.ndarray:
-  """The values of a mask's file: of a palette its places, else grey.
+  """Decodes the values of a mask's file: the indices of a palette, else grey.
 
   Returns:
     [height, width] uint8, or uint16 of a file with more than 8 bits.
@@ -159,7 +159,7 @@ def decode_mask(data: bytes) -> np.ndarray:
 
 
 def image_size(data: bytes, reading: Reading = AS_STORED) -> tuple[int, int]:
-  """(height, width) of an image file, from its header alone. Raises UnreadableImage."""
+  """Returns (height, width) of an image file from its header. Raises UnreadableImage."""
   with _reasons(data):
     if _is_jpeg(data):
       with contextlib.suppress(ValueError):
@@ -172,7 +172,7 @@ def image_size(data: bytes, reading: Reading = AS_STORED) -> tuple[int, int]:
 
 
 def _orientation_of_jpeg(data: bytes) -> int:
-  """As `pixels.orientation`, and quick where there is no EXIF."""
+  """Returns `pixels.orientation`, quickly if there is no EXIF."""
   at = 2
   while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
     if data[at + 1] == 0xE1:  # a segment of EXIF or XMP
@@ -201,9 +201,9 @@ def _check_size(height: int, width: int) -> None:
 
 
 def _check_png(data: bytes) -> None:
-  """Raises for a wrong checksum of a PNG's pixels, at which Pillow does not look.
+  """Raises for a wrong checksum of a PNG's pixels, which Pillow does not check.
 
-  Without it, up to 1 of 40 flipped bits gave other pixels. It takes 0.02 of the time of decoding.
+  Without it, up to 1 of 40 flipped bits gave other pixels. It takes little time.
   """
   at, view = 8, memoryview(data)
   while data.startswith(_STARTS[1]) and at + 12 <= len(data):
@@ -219,7 +219,7 @@ def _check_png(data: bytes) -> None:
 
 @contextlib.contextmanager
 def _reasons(data: bytes) -> Iterator[None]:
-  """Whatever a decoder raises becomes an UnreadableImage."""
+  """Turns all errors of decoders inside into UnreadableImage."""
   try:
     yield
   except (UnreadableImage, UserError, MemoryError):
@@ -269,10 +269,10 @@ def random_box(
   scale: tuple[float, float] = (0.08, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-  """(top, left, height, width) of a random part of an image, arXiv:1409.4842, section 6.
+  """Draws (top, left, height, width) of a random part of an image, arXiv:1409.4842, section 6.
 
-  Drawn as by torchvision's RandomResizedCrop: its area is a share of the image uniform in `scale`,
-  width / height log-uniform in `ratio`; after ten that do not fit, the largest in the centre.
+  As torchvision's RandomResizedCrop: its area is a share of the image uniform in `scale`, width /
+  height log-uniform in `ratio`; after ten draws that do not fit, the largest in the centre.
   """
   if not 0 < scale[0] <= scale[1] <= 1:
     raise UserError(f"the scale of a random crop is two shares, as (0.08, 1.0), not {scale!r}")
@@ -306,20 +306,20 @@ def random_resized_crop(
   antialias: bool = False,
   reading: Reading = AS_STORED,
 ) -> np.ndarray:
-  """A random part of an image, see `random_box`, scaled to [size, size, channels].
+  """Scales a random part of an image, see `random_box`, to [size, size, channels].
 
   Args:
     image: a file, decoded as uint8 with `channels`, or pixels [height, width, channels] of a type
-      of `fields`, which the part has as well.
+      of `fields`, which the result has as well.
     size: pixels of a side.
-    channels: of the image; of a file 1 or 3.
-    rng: the box depends on it and on the size of the image alone.
-    scale: the share of the image that the part has.
-    ratio: its width / height.
+    channels: of the image; 1 or 3 for a file.
+    rng: draws the box, which depends on the size of the image besides.
+    scale: bounds of the share of the image.
+    ratio: bounds of width / height.
     interpolation: one of INTERPOLATIONS.
-    out: where it is written, [size, size, channels]: 0.92 of the time of a new array.
-    antialias: a part that shrinks is filtered as by `center_crop`, not by OpenCV.
-    reading: of a file, as `decode` takes it.
+    out: the array to write to, [size, size, channels].
+    antialias: filters a part that shrinks as `center_crop` does, not by OpenCV.
+    reading: of a file, see `decode`.
 
   Raises:
     UnreadableImage: as `decode`.
@@ -346,9 +346,9 @@ def random_resized_crop(
 
 
 def _scale(image: np.ndarray, interpolation: str, out: np.ndarray, antialias: bool) -> None:
-  """`image` scaled to the square `out`; without `antialias` fast, and to half or less by area.
+  """Scales `image` to the square `out`; without `antialias` fast, and by area to half or less.
 
-  Pillow's filters grow as the image shrinks, OpenCV's do not: what that costs and brings is in
+  Pillow's filters grow as the image shrinks, OpenCV's do not. The cost and the gain are in
   experiments/benchmarks/input/README.md.
   """
   if antialias and max(image.shape[:2]) > len(out):
@@ -373,22 +373,22 @@ def _scale(image: np.ndarray, interpolation: str, out: np.ndarray, antialias: bo
 def center_crop(
   image: np.ndarray, size: int, ratio: float = 1.0, interpolation: str = "bilinear"
 ) -> np.ndarray:
-  """The crop of evaluation: the short side is scaled to `size / ratio`, then the centre cropped.
+  """Scales the short side of an image to `size / ratio` and crops the centre, for evaluation.
 
-  Equal to torchvision's Resize and CenterCrop on Pillow images: antialiased, the long side rounded
+  Equals torchvision's Resize and CenterCrop on Pillow images: antialiased, the long side rounded
   down. With `size` 224, `ratio` 0.875 is the "resize to 256" of the papers.
 
   Args:
     image: [height, width, channels] of a type of `fields`.
     size: pixels of a side.
-    ratio: the share of the short side that the crop has.
+    ratio: the side of the crop over the short side.
     interpolation: one of INTERPOLATIONS.
 
   Returns:
     [size, size, channels] of the same type.
 
   Raises:
-    UnreadableImage: so elongated that scaled it would have over MAX_PIXELS pixels.
+    UnreadableImage: so elongated that it would have over MAX_PIXELS pixels when scaled.
   """
   _check(size, interpolation)
   if not 0 < ratio <= 1:
@@ -402,7 +402,7 @@ def center_crop(
 def center_box(
   height: int, width: int, size: int, ratio: float
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-  """((height, width) that an image is scaled to, (top, left) of the crop there) of `center_crop`.
+  """Returns ((height, width) of the scaled image, (top, left) of the crop) of `center_crop`.
 
   Raises UnreadableImage as that does.
   """
@@ -416,7 +416,7 @@ def center_box(
 
 
 def _by_pillow(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
-  """`image` scaled to `size`, (height, width), antialiased."""
+  """Scales `image` to `size`, (height, width), antialiased."""
   method, channels = INTERPOLATIONS[interpolation][0], image.shape[2]
   if image.dtype == np.uint8 and channels in (1, 3):
     found = Image.fromarray(image[..., 0] if channels == 1 else image).resize(size[::-1], method)

@@ -1,4 +1,4 @@
-"""From the pixels of an open image file to arrays: depth, transparency, orientation."""
+"""Turns the pixels of an open image file into arrays: depth, transparency, orientation."""
 
 import contextlib
 import dataclasses
@@ -19,16 +19,16 @@ _UNDONE = {6: 8, 8: 6}  # the orientation that turns back; the others do it them
 
 
 class UnreadableImage(ValueError):
-  """Why an image file cannot be decoded; of a file that is cut off, it begins with "truncated"."""
+  """The reason why an image file cannot be decoded; "truncated..." for an incomplete file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """How the pixels of a file are read: `data.orientation`, `data.alpha` and `data.range`.
+  """The rules for reading the pixels of a file: `data.orientation`, `data.alpha`, `data.range`.
 
-  `upright`: turned and mirrored as EXIF says. `alpha`: "drop", or the colour behind what is
-  transparent, "white" or "black". `limits`: of files with more than 8 bits a channel, the values
-  that become 0 and 255; None: their upper 8 bits are read.
+  `upright` turns and mirrors as EXIF says. `alpha` is "drop", or the background of transparent
+  pixels, "white" or "black". `limits` are the values that become 0 and 255 in files with more than
+  8 bits a channel; None reads their upper 8 bits.
   """
 
   upright: bool = False
@@ -40,10 +40,10 @@ def to_uint8(image: Image.Image, data: bytes, channels: int, reading: Reading) -
   """Returns the pixels of a file, [height, width, channels] uint8.
 
   Args:
-    image: what Pillow made of `data`, not loaded yet.
+    image: Pillow's image of `data`, not loaded yet.
     data: the whole file.
     channels: 1 or 3.
-    reading: how they are read.
+    reading: the rules.
 
   Raises:
     UnreadableImage: the meaning of the pixels is not known.
@@ -63,8 +63,8 @@ def to_deep(
 ) -> np.ndarray:
   """Returns the pixels of a file, [height, width, channels] uint16 or float32; see `to_uint8`.
 
-  All of its bits are kept: white is 65535 in uint16 and 1 in float32. With limits, black and white
-  are those; float32 has what lies beyond them below 0 and above 1.
+  Keeps all bits: white is 65535 in uint16 and 1 in float32. With limits, these are black and white;
+  values beyond them are below 0 and above 1 in float32.
 
   Args:
     image: as of `to_uint8`, as are `data`, `channels` and `reading`.
@@ -104,7 +104,7 @@ def of_bytes(pixels: np.ndarray, dtype: str) -> np.ndarray:
 def _unit(
   image: Image.Image, values: np.ndarray, tile: str, limits: tuple[float, float] | None
 ) -> np.ndarray:
-  """The values of `deep_values` with black at 0 and white at 1, float64."""
+  """Returns the values of `deep_values` as float64 with black at 0 and white at 1."""
   if not np.isfinite(values).all():
     raise UnreadableImage("pixels that are infinite or NaN")
   if limits is None:
@@ -163,7 +163,7 @@ def deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
 
 
 def _of_8_bits(image: Image.Image, data: bytes, limits: tuple[float, float] | None) -> Image.Image:
-  """The image, loaded, with 8 bits a channel, and with its transparency."""
+  """Returns the image, loaded, with 8 bits a channel and its transparency."""
   tags, tile = getattr(image, "tag_v2", {}), str(image.tile)
   if image.mode == "L" and tags.get(ExifTags.Base.SampleFormat) == (_SIGNED,):
     raise UnreadableImage("signed pixels of 8 bits; save it unsigned")
@@ -183,7 +183,7 @@ def _of_8_bits(image: Image.Image, data: bytes, limits: tuple[float, float] | No
 
 
 def _upper_bits(image: Image.Image, tile: str) -> np.ndarray | None:
-  """The upper 8 bits of grey; None of what Pillow has in 8 bits, as it has colour of 16."""
+  """Returns the upper 8 bits of grey; None for images that Pillow has in 8 bits already."""
   image.load()
   if not image.mode.startswith(("I", "F")):
     return None
@@ -193,7 +193,7 @@ def _upper_bits(image: Image.Image, tile: str) -> np.ndarray | None:
 
 
 def _scaled(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-  """`values` as uint8: `limits` become 0 and 255, and so does what lies beyond."""
+  """Returns `values` as uint8: `limits` become 0 and 255, and so do values beyond them."""
   if not np.isfinite(values).all():
     raise UnreadableImage("pixels that are infinite or NaN")
   low, high = limits
@@ -204,7 +204,7 @@ def _scaled(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 
 def _composed(image: Image.Image, alpha: str) -> Image.Image:
-  """The image on a background of the colour `alpha`; of "drop" without its transparency."""
+  """Returns the image on a background of the colour `alpha`; for "drop" without transparency."""
   if alpha == "drop" or not image.has_transparency_data:
     image.info.pop("transparency", None)  # of which Pillow warns in some forms
     return image

@@ -1,4 +1,4 @@
-"""Waiting for batches: said in words while it lasts, so that a hang has a name."""
+"""Reports a long wait for batches while it lasts, so that a hang has a name."""
 
 import contextlib
 import threading
@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator
 
 from cnnjax import errors
 
-AFTER = 60.0  # seconds of waiting until something is said; then at twice that, and so on
+AFTER = 60.0  # seconds until the first report; the next ones come at twice that, and so on
 
 
 class Watch:
-  """Looks on from a thread while someone waits; it ends with the `with` block that it is used in.
+  """Watches waits from a thread; ends with its `with` block.
 
   Args:
-    hint: what is known of the reason, asked for when there is something to say.
+    hint: returns the likely reason in words, called for a report.
   """
 
   def __init__(self, hint: Callable[[], str]):
     self._hint, self._ended = hint, threading.Event()
-    self._waiting: tuple[str, float] | None = None  # for what, since when
+    self._waiting: tuple[str, float] | None = None  # what waits, since when
     self._thread = threading.Thread(target=self._look, name="stall-watch", daemon=True)
 
   def __enter__(self) -> "Watch":
@@ -32,7 +32,7 @@ class Watch:
 
   @contextlib.contextmanager
   def waiting(self, what: str) -> Iterator[None]:
-    """Around what may take long; `what` waits, such as "step 12"."""
+    """Watches the body, which may take long; `what` waits, such as "step 12"."""
     self._waiting = what, time.monotonic()
     try:
       yield

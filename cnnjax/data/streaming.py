@@ -1,8 +1,8 @@
-"""The streaming pipeline: images are read and cropped on the host while the device trains.
+"""The streaming pipeline: reads and crops images on the host while the device trains.
 
-The only file that imports Grain, whose threads or worker processes run ahead of the training. What
-they make is a pure function of (config, seed, step): nothing is lost when a run stops, it goes on
-at any step at once, and the numbers of threads, workers and processes change no batch.
+The only file that imports Grain, whose threads or worker processes run ahead of the training. Their
+batches are pure functions of (config, seed, step): a run that stops loses nothing and resumes at
+any step at once, and the numbers of threads, workers and processes change no batch.
 """
 
 import contextlib
@@ -45,12 +45,12 @@ ON_DEVICE = 2  # batches on the device, or on their way there, beside the one in
 
 
 class _TooMany(Exception):
-  """More images cannot be read than are allowed."""
+  """Raised when more images cannot be read than allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Chunks:
-  """The rows of the batches of all steps in chunks, in order; what threads and workers decode."""
+  """The rows of the batches of all steps in chunks, in order, for threads and workers to decode."""
 
   split: Split
   indices: Callable[[int], np.ndarray]  # step -> the examples of the global batch; -1: none
@@ -94,7 +94,7 @@ class _Chunks:
   def _example(
     self, index: int, step: int, row: int, out: np.ndarray, skipped: list
   ) -> dict[str, np.ndarray] | None:
-    """The arrays of an example; None where there is no example, or it cannot be read."""
+    """Returns the arrays of an example; None if there is no example, or it cannot be read."""
     found, damaged = None, set()
 
     def readable(at: int) -> bool:
@@ -122,9 +122,9 @@ class _Chunks:
 
 
 def _join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-  """A batch of its chunks; a copy where they lie in memory that a worker shares.
+  """Joins chunks to a batch; copies those in memory that a worker shares.
 
-  JAX may keep what it is given, on CPU, and so keep that memory from being freed when a run ends.
+  JAX may keep the arrays that it gets, on CPU, so that this memory could not be freed at the end.
   """
   if len(chunks) == 1 and type(chunks[0]["arrays"]["image"]) is np.ndarray:
     return chunks[0]
@@ -138,10 +138,10 @@ def _join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _start_tracker() -> None:
-  """Starts Python's process that frees shared memory, deaf to signals that are for the training.
+  """Starts Python's process that frees shared memory, with signals blocked.
 
-  By itself it ignores SIGINT and SIGTERM alone, and would die of a SIGHUP or SIGUSR1 to all
-  processes of a job. What is blocked here stays so in what is started here.
+  By itself it ignores only SIGINT and SIGTERM, and would die of a SIGHUP or SIGUSR1 to all
+  processes of a job. It inherits the signals that are blocked here.
   """
   if not hasattr(signal, "pthread_sigmask"):  # Windows
     return
@@ -151,7 +151,7 @@ def _start_tracker() -> None:
 
 
 def _obey_parent(worker: int, workers: int) -> None:
-  """In a worker: signals, as of Ctrl-C, are for the process that trains; without it all ends."""
+  """Leaves signals to the process that trains, and ends a worker when that process is gone."""
   for number in signals.STOPPING:
     signal.signal(number, signal.SIG_IGN)
   ended = multiprocessing.parent_process().join
@@ -160,7 +160,7 @@ def _obey_parent(worker: int, workers: int) -> None:
 
 @contextlib.contextmanager
 def _workers_watched() -> Iterator[None]:
-  """Says in words that a worker process has died, which Grain notices within a second."""
+  """Turns the death of a worker process, which Grain notices in a second, into a clear error."""
   try:
     yield
   except RuntimeError as e:
@@ -179,11 +179,11 @@ class Streaming:
   """Batches of a split, read as they are needed.
 
   Args:
-    split: what is read.
+    split: the examples.
     config: `config.data`.
-    mesh: each batch is split over its devices, and a process reads its own rows alone.
-    skipped: where images that cannot be read are named.
-    order: for training: what stands in the batch of each step.
+    mesh: each batch is split over its devices; a process reads only its own rows.
+    skipped: collects the images that cannot be read.
+    order: for training, the examples in the batch of each step.
   """
 
   per_dispatch = 1  # steps in one program: each has its batch
@@ -199,7 +199,7 @@ class Streaming:
     self._since, self._waited = None, 0.0
 
   def feed(self, step: int) -> dict[str, jax.Array]:
-    """The batch of `step`; those that follow are under way already."""
+    """Returns the batch of `step`; the following ones are being read already."""
     began, goes_on = time.monotonic(), step == self._next
     if not goes_on:
       self.close()
@@ -231,7 +231,7 @@ class Streaming:
     return batch
 
   def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `feed` gives, as shapes that say where they lie; nothing is read."""
+    """Returns `feed` as shapes with shardings; reads nothing."""
     size, where = self.order.batch_size, sharding.over_batch(self._mesh)
     return {
       name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=where)
@@ -239,13 +239,13 @@ class Streaming:
     }
 
   def waits(self) -> dict[str, float]:
-    """`data_wait`: the share of the time that `feed` waited, since this was last called."""
+    """Returns `data_wait`, the share of the time since the last call that `feed` waited."""
     since, waited = self._since, self._waited
     self._since, self._waited = None, 0.0  # from the next `feed` on: there may be an evaluation
     return {} if since is None else {"data_wait": waited / (time.monotonic() - since)}
 
   def close(self) -> None:
-    """Ends the threads and processes; `feed` starts others."""
+    """Ends the threads and processes; `feed` starts new ones."""
     if self._stream is not None:
       self._stream.close()
     self._stream, self._next = None, -1
@@ -256,11 +256,11 @@ class Streaming:
 
   @staticmethod
   def take(feed: dict[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
-    """The batch, which is what was fed."""
+    """Returns the batch, which is the feed itself."""
     return feed
 
   def once(self, batch_size: int) -> Iterator[tuple[dict[str, jax.Array], jax.Array]]:
-    """(batch, mask) over the split in order: every example once, the last batch padded."""
+    """Yields (batch, mask) over the split in order: every example once, the last batch padded."""
     examples, size = self._examples, self._config.eval_size or self._config.image_size
     batch_size = sharding.padded(min(batch_size, len(self.split)), self._mesh)
     places = np.arange(math.ceil(len(self.split) / batch_size) * batch_size)
@@ -281,7 +281,7 @@ class Streaming:
     self._tell_lost()
 
   def _tell_lost(self) -> None:
-    """Says once which classes a whole split turned out to have no image of."""
+    """Warns once of the classes of which a whole split has no readable image."""
     if self._skipped and not self._told and processes.is_first():
       self._told, split = True, self.split
       missing = [i for i in range(len(split)) if split.name(i) in self._skipped]
@@ -291,7 +291,7 @@ class Streaming:
   def _read(
     self, chunks: _Chunks, workers: int
   ) -> Iterator[tuple[dict[str, jax.Array], jax.Array]]:
-    """(batch, which of its rows are examples) of each step."""
+    """Yields (batch, which of its rows are examples) of each step."""
     options = grain.ReadOptions(self._threads, self._threads + chunks.per_batch)
     data = grain.MapDataset.source(chunks).to_iter_dataset(options)
     if workers:
@@ -313,7 +313,7 @@ class Streaming:
         yield arrays, there
 
   def _hint(self, chunks: _Chunks, workers: int) -> str:
-    """What may be the reason that a batch does not come, and what to try."""
+    """Returns in words why a batch may be late, and what to try."""
     try_ = f"Look at the disk or the server that they are on, raise data.threads={self._threads}"
     try_ += f" or data.workers={self._config.workers}; Ctrl-C twice leaves at once"
     if reading := dict(chunks.reading):
@@ -331,7 +331,7 @@ class Streaming:
 
   @property
   def images_ahead(self) -> int:
-    """The most images that are in memory at a time, decoded, of this process."""
+    """Returns the largest number of decoded images in this process's memory."""
     rows = len(sharding.local_rows(self.order.batch_size, self._mesh))
     per_batch = math.ceil(rows / CHUNK)
     chunks = self._threads + per_batch  # that Grain's threads hold
@@ -341,7 +341,7 @@ class Streaming:
     return chunks * math.ceil(rows / per_batch) + (ON_DEVICE + 4) * rows
 
   def describe(self) -> str:
-    """Where batches come from, and the most memory that decoded images take."""
+    """Returns in words where batches come from, and the most memory of decoded images."""
     nbytes = fields.nbytes(self._examples.cropped(self._config.image_size))
     mib = self.images_ahead * nbytes / 2**20
     workers = f"{self._config.workers} processes of " if self._config.workers else ""

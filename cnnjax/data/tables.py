@@ -1,13 +1,13 @@
-"""Lists of images: a CSV or JSONL file of paths, labels and, if there is one, split.
+"""Reads lists of images: a CSV or JSONL file of paths, labels and, if there is one, split.
 
-Paths start at the folder of the list and may lead out of it: what lies there is decoded as an
-image, and nothing else is done with it. Labels in a CSV file may be several, with ";" between them;
-in JSONL a list, which may be empty. What programs write for a missing label is refused in CSV; in
-JSONL, where null is none, a text is a name.
+Paths start at the folder of the list and may lead out of it: files there are decoded as images, and
+nothing else is done with them. A CSV file may have several labels, with ";" between them; JSONL a
+list, which may be empty. Words that programs write for a missing label are refused in CSV; in
+JSONL, where null means none, any text is a name.
 
-The split stands in a column whose values are names of splits (any column of which all are), or in
-columns of true and false, see `FLAGS`. In a column named split or subset the values may be other
-names, which the config says. Folds of a cross-validation say of no line whether it is trained on.
+The split is in a column whose values are all names of splits, or in columns of true and false, see
+`FLAGS`. A column named split or subset may have other names, which the config then uses. Folds of a
+cross-validation do not say which lines are for training.
 """
 
 import csv
@@ -68,10 +68,10 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
   Args:
     path: of the list.
     group: `data.group`, a column or a pattern of paths.
-    grouped: False: where `group` is no column, there are no groups.
+    grouped: if false, there are no groups where `group` is no column.
 
   Raises:
-    UserError: a line is wrong, a file that it names is not there, or the splits are ambiguous.
+    UserError: a line is wrong, a file is missing, or the splits are ambiguous.
   """
   data = _text(path)
   rows = lambda: (_csv if path.lower().endswith(".csv") else _jsonl)(path, data)
@@ -130,7 +130,7 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
 
 
 def _not_there(path: str, missing: Sequence[str], number: int) -> UserError:
-  """The error for files of `number` that are missing."""
+  """Returns the error for missing files among `number`."""
   windows = os.sep == "/" and os.path.isfile(missing[0].rsplit(" (", 1)[0].replace("\\", "/"))
   return UserError(
     f"{path}: {len(missing):,} of {number:,} files are not there: {listed(missing)}; paths "
@@ -139,7 +139,7 @@ def _not_there(path: str, missing: Sequence[str], number: int) -> UserError:
 
 
 def _columns_of_fields(columns: dict[str, set[str]]) -> dict[str, str | None]:
-  """The column of each of KEYS, that of values only if they are numbers."""
+  """Returns the column of each of KEYS, that of values only if they are numbers."""
   found = {key: next((name for name in KEYS[key] if name in columns), None) for key in KEYS}
   as_cell = lambda word: word.strip("[]").replace(",", ";")  # of a list in JSONL
   if found["value"] and not all(_numbers(as_cell(word)) for word in columns[found["value"]]):
@@ -148,7 +148,7 @@ def _columns_of_fields(columns: dict[str, set[str]]) -> dict[str, str | None]:
 
 
 def _mask(path: str, line: int, row: dict[str, Any], column: str) -> str:
-  """The file of the mask of a line."""
+  """Returns the file of the mask of a line."""
   if not isinstance(name := row.get(column), str) or not name:
     raise UserError(f"{path}, line {line}: no mask in {str(row)[:200]}")
   return os.path.join(os.path.dirname(path), name)
@@ -157,7 +157,7 @@ def _mask(path: str, line: int, row: dict[str, Any], column: str) -> str:
 def _values(
   path: str, line: int, row: dict[str, Any], column: str, others: dict[str, tuple[float, ...]]
 ) -> tuple[float, ...]:
-  """The values of a line, as many as those of the lines before."""
+  """Returns the values of a line, as many as those of the lines before."""
   if not (numbers := _numbers(row.get(column))):
     raise UserError(f"{path}, line {line}: no value in {str(row)[:200]}")
   if others and len(numbers) != len(first := next(iter(others.values()))):
@@ -168,7 +168,7 @@ def _values(
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-  """The numbers in a cell, of which there are several with ";" between or in a list; () of none."""
+  """Returns the numbers in a cell, separated by ";" or in a list; () if it has none."""
   parts = value if isinstance(value, list) else str(value).split(";")
   try:
     found = tuple(float(part) for part in parts if not isinstance(part, bool))
@@ -178,7 +178,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 def _of_splits(by: Sequence[str], spelled: Iterable[Iterable[str]]) -> str:
-  """Where the splits stand and which of their names mean the same, in words."""
+  """Returns in words the columns of the splits, and which of their names mean the same."""
   words = [f"{_quoted(names)} are one split" for names in map(list, spelled) if len(names) > 1]
   if not {*by} <= {*KEYS["split"]}:
     words.insert(0, f"by the column{'s' * (len(by) > 1)} {_quoted(by)}")
@@ -192,7 +192,7 @@ def _quoted(names: Iterable[str]) -> str:
 def _image(
   path: str, line: int, row: dict[str, Any], name: Any, label: Any, *, labelled: bool
 ) -> tuple[str, tuple[str, ...]]:
-  """(file, labels) of a line; no labels, where no line is `labelled`."""
+  """Returns (file, labels) of a line; no labels if no line is `labelled`."""
   if not labelled:
     if not name or not isinstance(name, str):
       raise UserError(f"{path}, line {line}: no path in {str(row)[:200]}")
@@ -213,7 +213,7 @@ def _image(
 
 
 def _label(value: Any) -> str:
-  """A label as text: numbers and true or false as Python writes them; "" of what is none."""
+  """Returns a label as text: numbers and booleans as Python writes them; "" for no label."""
   if not isinstance(value, str | int | float) or value in (math.inf, -math.inf) or value != value:
     return ""
   text = str(value).strip()
@@ -221,7 +221,7 @@ def _label(value: Any) -> str:
 
 
 def _columns(rows: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, set[str]]:
-  """The values of each column in lower case, `_MOST` at most; "" where a line has none."""
+  """Returns the values of each column in lower case, `_MOST` at most; "" for a missing one."""
   columns: dict[str, set[str]] = {}
   for row, (_, values) in enumerate(rows):
     for name in values:
@@ -233,7 +233,7 @@ def _columns(rows: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, set[str]]:
 
 
 def _filled(value: Any) -> str:
-  """A cell as text; "" where nothing stands in it."""
+  """Returns a cell as text; "" if it is empty."""
   text = "" if value is None else str(value).strip()
   return "" if text in MISSING else text
 
@@ -245,7 +245,7 @@ def _word(value: Any) -> str:
 def _group_column(
   path: str, group: str | None, columns: Iterable[str], *, needed: bool
 ) -> str | None:
-  """The column that `group` names; None where it is a pattern of paths, or nothing."""
+  """Returns the column that `group` names; None if it is a pattern of paths, or None."""
   if group is None or _column(group) in columns:
     return group and _column(group)
   if needed and re.fullmatch(r"[\w\s-]+", group):
@@ -254,7 +254,7 @@ def _group_column(
 
 
 def _split_columns(path: str, columns: dict[str, set[str]]) -> list[str]:
-  """The column that says which split a line is of, or those that do so by true and false."""
+  """Returns the column of the split, or the columns that mark splits by true and false."""
   others = [
     (name, values)
     for name, values in columns.items()
@@ -288,7 +288,7 @@ def _says_split(name: str, values: set[str]) -> bool:
 def _split(
   path: str, line: int, row: dict[str, Any], by: Sequence[str], columns: dict[str, set[str]]
 ) -> str:
-  """The split of a line by the columns `by`; "" where nothing stands in them.
+  """Returns the split of a line by the columns `by`; "" if they are empty.
 
   Raises:
     UserError: they contradict each other, or leave it without a split.
@@ -313,7 +313,7 @@ def _split(
 
 
 def _folds(columns: dict[str, set[str]]) -> str:
-  """The column of folds and its values, in words."""
+  """Returns the column of folds and its values in words."""
   for name in (*_FOLDS, *_SPLITS):
     values = columns.get(name, set()) - {""}
     if 1 < len(values) <= _MOST and all(re.fullmatch(r"\d+(\.0)?", value) for value in values):
@@ -333,15 +333,15 @@ def _text(path: str) -> str:
 
 
 def _column(name: str) -> str:
-  """A column's name as `KEYS` spells it."""
+  """Returns a column's name as `KEYS` spells it."""
   return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
 def _by_column(path: str, line: int, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-  """The values of a line by column.
+  """Returns the values of a line by column.
 
   Raises:
-    UserError: two columns have one name, of which one would be lost.
+    UserError: two columns have the same name.
   """
   row: dict[str, Any] = {}
   for name, value in pairs:
@@ -371,7 +371,7 @@ def _csv(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _header(path: str, line: int, cells: list[str]) -> list[str]:
-  """The names of the columns; that of one without a name is its place."""
+  """Returns the names of the columns; a column without a name has its place."""
   names = [cell or f"column {place}" for place, cell in enumerate(cells, 1)]
   columns = _by_column(path, line, zip(names, names, strict=True))
   known = {*KEYS["path"], *KEYS["mask"], *KEYS["value"], *_SPLITS, *_FOLDS, *FLAGS}

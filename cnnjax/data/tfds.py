@@ -1,4 +1,4 @@
-"""TFDS data sets of images, read without TensorFlow. The only file that imports TFDS.
+"""Reads TFDS data sets of images without TensorFlow. The only file that imports TFDS.
 
 TFDS needs TensorFlow to *prepare* most of its data sets, once: `pip install -e '.[prepare]'` and
 `python -m cnnjax.data prepare NAME`. A run that finds nothing prepared starts that command, so that
@@ -58,7 +58,7 @@ def check(config: ConfigDict) -> None:
 
 
 def load(config: ConfigDict, split: str) -> Split:
-  """The records of a split expression; prepares the data set if it is not there."""
+  """Returns the split of an expression; prepares the data set if it is missing."""
   builder = _builder(config.name, config.data_dir)
   if not builder.is_prepared():
     folder = ["--data_dir", config.data_dir] if config.data_dir else []
@@ -78,9 +78,9 @@ def load(config: ConfigDict, split: str) -> Split:
 
 
 def described(config: ConfigDict) -> tuple[None, tuple[str, ...], tuple] | None:
-  """(None, class names, shape) of a data set that is not prepared, as TFDS knows it; else None.
+  """Returns (None, class names, shape) of a data set that is not prepared; None for others.
 
-  How many examples it has is not known then.
+  TFDS does not know the number of its examples then.
   """
   builder = _builder(config.name, config.data_dir) if config.name else None
   if builder is None or builder.is_prepared():
@@ -91,12 +91,12 @@ def described(config: ConfigDict) -> tuple[None, tuple[str, ...], tuple] | None:
 
 
 class Records:
-  """The records of a TFDS split; images stay encoded until they are needed."""
+  """The records of a TFDS split; images stay encoded until they are read."""
 
   groups = None
 
   def __init__(self, builder, split: str, keys: dict[str, str], declared: dict[str, Field]):
-    """Of a split; `keys` are the features by the names of the fields that are `declared`."""
+    """Opens a split; `keys` are the features by the names of the `declared` fields."""
     self._keys, self._fields = keys, declared
     self._name, self._split = builder.name, split
     self._parts = builder.info.splits[split].file_instructions
@@ -156,13 +156,13 @@ class Records:
 
   @functools.cached_property
   def contents(self) -> np.ndarray:
-    """Of the encoded images."""
+    """Fingerprints of the encoded images."""
     image = self._keys["image"]
     return identity.fingerprints(lambda at: [r[image] for r in self._read(at)], len(self))
 
   @functools.cached_property
   def places(self) -> np.ndarray:
-    """Of the file that a record lies in, and where in it."""
+    """Fingerprints of the file of each record and its place there."""
     where = ((part.basename(), part.skip + i) for part in self._parts for i in range(part.take))
     ids = (identity.fingerprint(file.encode(), str(i).encode()) for file, i in where)
     return np.fromiter(ids, np.uint64, len(self))
@@ -172,7 +172,7 @@ class Records:
 
 
 def prepare(name: str, data_dir: str | None) -> pathlib.Path:
-  """Downloads and prepares a data set as array_record; returns where it lies.
+  """Downloads and prepares a data set as array_record; returns its folder.
 
   Raises:
     UserError: the data set is unknown, its host cannot be reached, or TensorFlow is missing.
@@ -233,7 +233,7 @@ def _builder(name: str, data_dir: str | None):
 
 
 def _check_features(name: str, data_dir: str | None) -> None:
-  """The files of a data set name the classes of its features, whose modules TFDS would import."""
+  """Raises UserError for a data set whose files name foreign modules, which TFDS would import."""
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR) / re.split("[:/]", name)[0]
   for file in root.rglob("features.json"):
     with contextlib.suppress(OSError):
@@ -268,10 +268,10 @@ def _check_format(builder) -> None:
 
 
 def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
-  """(the features that are read, by the names of their fields; those fields).
+  """Returns (the features to read by the names of their fields, these fields).
 
-  One of each kind: the supervised one, or the first. An image; a label, or several; a mask, which
-  is a LabeledImage; a value, which is a number of floating point or a vector of them.
+  One of each kind, the supervised one or the first: an image; one or several labels; a mask, which
+  is a LabeledImage; a value, which is a float or a vector of floats.
   """
   features = builder.info.features
   supervised = builder.info.supervised_keys or ()
@@ -317,7 +317,7 @@ def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
 
 
 def _image(name: str, feature) -> Field:
-  """The field of an image."""
+  """Returns the field of an image feature."""
   dtype = np.dtype(feature.np_dtype)
   if dtype not in (np.uint8, np.uint16):
     raise UserError(f"the images of {name} are {dtype}; those of 8 and 16 bits can be read")
@@ -326,7 +326,7 @@ def _image(name: str, feature) -> Field:
 
 
 def _names(builder, key: str, feature) -> tuple[str, ...]:
-  """The classes of a label."""
+  """Returns the classes of a label feature."""
   if len(feature.names) != feature.num_classes:
     raise UserError(
       f"{builder.data_path} names {len(feature.names)} classes of {key}, and has "
@@ -350,7 +350,7 @@ def _split_info(builder, expression: str, key: str):
 
 
 def _check_overlap(builder, config: ConfigDict) -> None:
-  """No example may be in two splits, be it trained on and evaluated, or chosen by and reported."""
+  """Raises UserError if an example is in two splits, such as training and test."""
 
   def pieces(expression):
     return [
