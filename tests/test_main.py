@@ -120,7 +120,7 @@ def test_bad_input_is_one_line(fails, nothing_built, tmp_path, argv, words):
     ("resnet", "file 'resnet'. Did you mean 'configs/resnet.py'?"),
     ("configs/resnt.py:cifar10", "mean 'configs/resnet.py'?"),
     ("configs/resnet.py:cifr10", "mean 'cifar10'?"),
-    ("", "which config?"),
+    ("", "give a config:"),
     (str(CONFIGS), "config file"),
     (f"{CONFIGS.parent}/pyproject.toml", "config file"),
   ],
@@ -145,7 +145,7 @@ def test_nan_in_a_config_file(fails, nothing_built, tmp_path):
 
 
 def test_no_config(fails):
-  assert "which config? --config=FILE[:PRESET]" in fails()
+  assert "give a config: --config=FILE[:PRESET]" in fails()
 
 
 # The tests run on eight simulated devices.

@@ -142,7 +142,7 @@ def test_data_sets_that_are_not_here(tiny, tmp_path):
   assert len(shapes.stand_in(config, examples=5000)[1]["train"]) == 5000
   assert train.images.strides[0] == 0  # no memory
   config.data.pipeline = "resident"
-  with pytest.raises(UserError, match=r"how many examples imagenet2012 has .* --examples=N"):
+  with pytest.raises(UserError, match=r"number of examples of imagenet2012 .* --examples=N"):
     shapes.stand_in(config)
   assert not list(tmp_path.iterdir())
 

@@ -168,7 +168,7 @@ def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[s
   """
   texts = _overrides(words, flags)
   if not argument:
-    raise UserError("which config? --config=FILE[:PRESET], such as --config=configs/resnet.py")
+    raise UserError("give a config: --config=FILE[:PRESET], such as --config=configs/resnet.py")
   config = load(argument)
   if "imports" in texts:
     override(config, "imports", parse_value(texts.pop("imports"), "imports"))

@@ -48,8 +48,8 @@ class Files:
     except OSError as e:  # as an image that cannot be decoded: skipped, counted and named
       if gone := self._gone(i):
         raise TransientError(
-          f"{gone} has gone, and {self.name(i)} was to be read: look at the disk or the server, "
-          "and start the same command again when it is back"
+          f"cannot read {self.name(i)}, as {gone} is gone: look at the disk or the server, and "
+          "start the same command again when it is back"
         ) from e
       return UnreadableImage(e.strerror)
 

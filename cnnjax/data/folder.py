@@ -260,7 +260,7 @@ def _listing(
 
 def _too_few(path: str, known: set[str]) -> UserError:
   if not known:
-    return UserError(f"{path}: no image that is trained on has a label")
+    return UserError(f"{path}: no training image has a label")
   inner = os.path.join(to_path(path), *known)  # as where an archive was unpacked
   unpacked = os.path.isdir(inner) and walk.subfolders(inner)
   hint = f"; did you mean data.path={quoted(inner)}?" if unpacked else ""
@@ -302,7 +302,7 @@ def _places(path: str, own: Mapping[str, Any], named: dict[str, str]) -> dict[st
     if a == b:
       raise UserError(
         f"{path}: data.{one}={named[one]!r} and data.{other}={named[other]!r} are both its split "
-        f"{a!r}, and what is trained on or chosen by cannot be tested on; {_hold_out(other)}"
+        f"{a!r}, and no image may serve two of train, validation and test; {_hold_out(other)}"
       )
   return places
 

@@ -57,7 +57,7 @@ def carve(
     UserError: nothing can be held out, or nothing would be left.
   """
   refused = lambda why: UserError(
-    f"data.{key} {amount!r} cannot be carved from {len(split)} training examples of "
+    f"data.{key} {amount!r} cannot be held out of {len(split)} training examples of "
     f"{len(split.classes)} classes{why}"
   )
   known = _known(split, by, never, always)

@@ -25,8 +25,8 @@ def field(classes: tuple[str, ...] | int | None, masks: tuple[str, ...]) -> Fiel
   named = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
   if len(named) < 2:
     raise UserError(
-      f"the masks have {len(named)} class besides what does not count (255), and it takes two or "
-      "more: write the number of a class in each pixel, from 0"
+      f"the masks have {len(named)} class besides 255, which does not count, and need two or more: "
+      "write the number of a class in each pixel, from 0"
     )
   return fields.mask(None, None, named, "uint8" if len(named) <= 255 else "uint16")
 

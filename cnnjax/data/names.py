@@ -137,5 +137,5 @@ def check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
   words = " and ".join(f"{verb} {some}" for verb, some in differ.items() if some)
   raise UserError(
     f"the run was trained on other classes ({len(trained)}) than these data have ({len(found)}): "
-    f"these data {words}. Are they the data of this run?"
+    f"these data {words}: give the data of the run"
   )

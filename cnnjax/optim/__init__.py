@@ -68,8 +68,8 @@ def _check_schedule_free(config: ConfigDict) -> None:
   """
   if config.schedule.name != "constant":
     raise UserError(
-      f"optim: {config.name} takes the place of a schedule: optim.schedule.name=constant, with a "
-      f"warm-up if you like, not {config.schedule.name}"
+      f"optim: {config.name} needs optim.schedule.name=constant, with or without a warm-up, not "
+      f"{config.schedule.name}: it replaces a schedule"
     )
   if not config.b1:
     raise UserError(f"optim: {config.name} needs a b1 above 0, by which it interpolates")

@@ -237,8 +237,8 @@ def check(config: ConfigDict) -> None:
   warmup, _ = durations.parse(config.warmup, "optim.schedule.warmup")
   if warmup and config.name == "one_cycle":
     raise UserError(
-      "optim.schedule: one_cycle climbs by itself, until peak_at; set optim.schedule.warmup=0 in "
-      f"the place of {config.warmup!r}, or take cosine behind the warm-up"
+      "optim.schedule: one_cycle climbs by itself, until peak_at; set optim.schedule.warmup=0 "
+      f"instead of {config.warmup!r}, or take cosine after the warm-up"
     )
   standard = keys.default().optim.schedule
   if not warmup and config.warmup_factor != standard.warmup_factor:

@@ -1,4 +1,4 @@
-"""Commands that look, and train nothing: show and scan data, plot rates, stand in for data.
+"""Commands that look and train nothing: show and scan data, plot rates, stand in for data.
 
-On top of the house: it may touch every room, and none touches it.
+This room may import every other one; none imports it.
 """

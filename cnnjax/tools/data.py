@@ -1,4 +1,4 @@
-"""Tools for data: prepare a TFDS data set, scan images, show what is trained on."""
+"""Tools for data: prepare a TFDS data set, scan images, show training batches."""
 
 import argparse
 import sys

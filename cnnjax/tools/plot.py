@@ -1,4 +1,4 @@
-"""A picture of the learning rate over a run, and the same as a short table."""
+"""Plots the learning rate over a run, and prints it as a short table."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ ROWS = 10  # of a table, about
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """The rates of a run."""
+  """The learning rates of a run."""
 
   name: str
   text: str  # the schedule in words
@@ -32,7 +32,7 @@ class Curve:
   per_epoch: int  # steps of an epoch
 
   def table(self) -> str:
-    """Epoch, step and rate at the beginning of every few epochs, and at the last step."""
+    """Returns epoch, step and rate at the beginning of every few epochs, and at the last step."""
     rows = _rows(int(self.steps[-1]), self.per_epoch)
     rates = self.rates[np.searchsorted(self.steps, rows)]
     lines = [
@@ -43,7 +43,7 @@ class Curve:
 
 
 def _rows(last: int, per_epoch: int) -> list[int]:
-  """The steps of a table: every 1, 2, 5, 10, ... epochs, or, of a short run, evenly."""
+  """Returns the steps of a table: every 1, 2, 5, 10, ... epochs, or evenly in a short run."""
   if last + 1 < 5 * per_epoch:
     return sorted({*np.linspace(0, last, ROWS).astype(int).tolist()})
   candidates = (n * 10**power for power in itertools.count() for n in (1, 2, 5))
@@ -52,16 +52,15 @@ def _rows(last: int, per_epoch: int) -> list[int]:
 
 
 def curves(config: ConfigDict, name: str, examples: int | None = None) -> list[Curve]:
-  """The rates of what `config` trains: a curve for each of `config.rates`, or one.
+  """Returns the learning rates of a run: a curve for each of `config.rates`, or one.
 
   Args:
-    config: the whole.
-    name: for people.
-    examples: of an epoch; None: those of the training split, which is looked at, but neither
-      downloaded nor decoded.
+    config: the whole config.
+    name: of the curve, for people.
+    examples: of an epoch; None counts those of the training split, without downloading or decoding.
 
   Raises:
-    UserError: the config is wrong, or the data are not there and `examples` is not given.
+    UserError: the config is wrong, or the data are missing and `examples` is None.
   """
   without_data = config.copy_and_resolve_references()
   without_data.data = keys.default().data
@@ -93,7 +92,7 @@ def curves(config: ConfigDict, name: str, examples: int | None = None) -> list[C
 
 
 def _order(config: ConfigDict, examples: int | None) -> data.Order:
-  """What says how many steps an epoch has."""
+  """Returns the order of the training split, which has the steps of an epoch."""
   c = config.data
   if examples is not None:
     if examples < config.batch_size:
@@ -118,7 +117,7 @@ def _order(config: ConfigDict, examples: int | None) -> data.Order:
 
 
 def draw(found: Sequence[Curve], out: PathLike, *, log: bool = False) -> None:
-  """Writes the picture of one curve or several to `out`.
+  """Writes a picture of one curve or several to `out`.
 
   Raises:
     UserError: matplotlib is not installed, or `out` cannot be written.

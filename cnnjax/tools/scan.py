@@ -1,10 +1,10 @@
-"""A look at every image of a folder or a table, before anything is trained on it.
+"""Scans every image of a folder or a table before training.
 
     PATH/train/<class>/*.jpg, PATH/val/..., PATH/test/...    splits
     PATH/<class>/*.jpg                                       no splits
     PATH.csv, PATH.jsonl                                     of a table, the files that it lists
 
-Files are decoded as in training, so what is unreadable here is what training would skip.
+Files are decoded as in training, so unreadable ones are those that training would skip.
 """
 
 import collections
@@ -26,7 +26,8 @@ from cnnjax.data.pixels import Reading, deep_values
 from cnnjax.errors import UserError
 from cnnjax.runtime.paths import PathLike, to_path
 
-# What is looked for, and what it means. The first are harmful: examples are lost, or results wrong.
+# The kinds of findings with their meaning. The first ones are harmful: they lose examples, or make
+# results wrong.
 HARMFUL = {
   "empty": "files of 0 bytes",
   "truncated": "files that end early",
@@ -74,7 +75,7 @@ _CHUNK = 512  # files that are in the hands of the threads at a time
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Looked:
-  """What was seen of one image file; `height` is 0 where it cannot be read."""
+  """The properties of one image file; `height` is 0 if it cannot be read."""
 
   path: str  # relative to the folder, or to that of the table
   split: str  # "" where there are no splits
@@ -90,7 +91,7 @@ class Looked:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What `scan` found.
+  """The report of `scan`.
 
   `findings` has lines by kind, see KINDS; `classes` those of each split.
   """
@@ -102,12 +103,12 @@ class Report:
 
   @property
   def harmful(self) -> bool:
-    """Whether training on it would lose examples, or its results mislead."""
+    """Whether training would lose examples, or its results mislead."""
     return any(kind in HARMFUL for kind in self.findings)
 
   @property
   def counts(self) -> dict[str, dict[str, int]]:
-    """Images that can be read, by split and class."""
+    """The number of readable images by split and class."""
     counted = collections.Counter(
       (image.split, label) for image in self.images if image.height for label in image.labels
     )
@@ -118,9 +119,9 @@ class Report:
 
 
 def scan(path: PathLike, progress: Callable[[int, int], None] | None = None) -> Report:
-  """Looks at every file below `path`, a folder, or of `path`, a CSV or JSONL file.
+  """Scans every file in the folder `path`, or of the CSV or JSONL file `path`.
 
-  `progress` is told how many are done and how many there are.
+  `progress` gets the number of files done and of all files.
 
   Raises:
     UserError: there is no such folder or table, no image in it, or a line of it is wrong.
@@ -171,7 +172,7 @@ def scan(path: PathLike, progress: Callable[[int, int], None] | None = None) -> 
 def _listed(
   table: pathlib.Path, findings: dict[str, list[str]]
 ) -> tuple[list[File], dict[str, tuple[str, ...]]]:
-  """(the files of a table, its classes by split)."""
+  """Returns (the files of a table, its classes by split)."""
   found = tables.read(str(table))
   splits = found.splits
   findings["names"] += [f"{key}: {text}" for key, text in found.remarks.items()]
@@ -191,7 +192,7 @@ def _listed(
 def _walk(
   root: pathlib.Path, findings: dict[str, list[str]]
 ) -> tuple[list[File], dict[str, tuple[str, ...]]]:
-  """(the files with an image's ending, the class folders by split)."""
+  """Returns (the files with an image's ending, the class folders by split)."""
   visible = lambda folder: [d.name for d in os.scandir(folder) if d.is_dir() and not passed(d.name)]
   passed = lambda name: "hidden" if name.startswith(".") else "litter" if is_litter(name) else ""
   splits = sorted(found := walk.split_folders(str(root)))
@@ -235,7 +236,7 @@ def _relative(root: pathlib.Path, folder: str, name: str) -> str:
 
 
 def _format(file: str) -> str:
-  """The format of an image by its header; "" of other files."""
+  """Returns the format of an image by its header; "" for other files."""
   try:
     with Image.open(file, formats=tuple(images.FORMATS)) as image:
       return image.format
@@ -270,7 +271,7 @@ def _look(root: pathlib.Path, path: str, split: str, labels: tuple[str, ...]) ->
 
 
 def _largest(data: bytes) -> int | None:
-  """The largest value of a file with 16 bits, transparency left out; None: it cannot be seen."""
+  """Returns the largest value of a file with 16 bits, without transparency; None if unknown."""
   with contextlib.suppress(images.UnreadableImage), Image.open(io.BytesIO(data)) as image:
     values = deep_values(image, data)
     return None if values is None else int((values if values.ndim == 2 else values[..., :3]).max())
@@ -278,7 +279,7 @@ def _largest(data: bytes) -> int | None:
 
 
 def _notes(data: bytes, ending: str) -> Iterator[tuple[str, str]]:
-  """What the header says, (kind, detail)."""
+  """Returns the findings of a header as (kind, detail)."""
   try:
     with Image.open(io.BytesIO(data), formats=tuple(images.FORMATS)) as image:
       kind = {"MPO": "JPEG"}.get(image.format, image.format)  # several JPEGs in one file
@@ -304,7 +305,7 @@ def _notes(data: bytes, ending: str) -> Iterator[tuple[str, str]]:
 
 
 def _compare(looked: Sequence[Looked], findings: dict[str, list[str]]) -> None:
-  """The same picture in several files, of those that are in a split or a class."""
+  """Finds the same picture in several files, among those in a split or a class."""
   groups = collections.defaultdict(list)
   large = sum(image.size for image in looked) > identity.LARGE  # known by path, not by content
   for image in looked:
@@ -331,7 +332,7 @@ def _compare(looked: Sequence[Looked], findings: dict[str, list[str]]) -> None:
 def _compare_classes(
   looked: Iterable[Looked], classes: dict[str, tuple[str, ...]], findings: dict[str, list[str]]
 ) -> None:
-  """Class folders that are empty, and classes that not all splits have."""
+  """Finds empty class folders, and classes that some splits lack."""
   filled = {(image.split, label) for image in looked for label in image.labels}
   every = {label for labels in classes.values() for label in labels}
   for split, labels in classes.items():
@@ -344,7 +345,7 @@ def _compare_classes(
 
 
 def render(report: Report, limit: int | None = 20) -> str:
-  """The report as plain text; of a kind, and of the classes, at most `limit` lines, cut if long."""
+  """Returns the report as plain text, with at most `limit` lines of each kind and of classes."""
   readable = [image for image in report.images if image.height]
   classes = sorted({label for labels in report.classes.values() for label in labels})
   mib = sum(image.size for image in report.images) / 2**20
@@ -378,7 +379,7 @@ def render(report: Report, limit: int | None = 20) -> str:
 
 
 def _table(counts: dict[str, dict[str, int]], classes: list[str], limit: int | None) -> list[str]:
-  """Images by class and split, in columns."""
+  """Returns the images by class and split in columns."""
   rows = [["class", *(split or "images" for split in counts)]]
   rows += [[label, *(f"{c.get(label, 0):,}" for c in counts.values())] for label in classes]
   first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))

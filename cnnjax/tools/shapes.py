@@ -8,23 +8,23 @@ from cnnjax.data.crops import Crops
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError
 
-STEPS = 1000  # of an epoch, where nobody knows how many examples there are
+STEPS = 1000  # of an epoch with an unknown number of examples
 
 
 def stand_in(
   config: ConfigDict, examples: int | None = None, classes: int | None = None
 ) -> tuple[ConfigDict, dict[str, Split], str]:
-  """The config of a run on arrays that look like its data, those arrays, and the data in words.
+  """Returns the config of a run on arrays like its data, these arrays, and the data in words.
 
-  Nothing is downloaded or decoded. A split whose size is not known is taken to be streamed.
+  Downloads and decodes nothing. A split of unknown size is taken to be streamed.
 
   Args:
-    config: the whole, of the run.
-    examples: of the training split; None: as many as it has.
-    classes: of data that are not there; None: those of the data.
+    config: the whole config of the run.
+    examples: of the training split; None takes its own number.
+    classes: of missing data; None takes those of the data.
 
   Raises:
-    UserError: something has to be known that neither the data nor the arguments say.
+    UserError: neither the data nor the arguments say something that is needed.
   """
   config = config.copy_and_resolve_references()
   c = config.data
@@ -32,7 +32,7 @@ def stand_in(
   counted, names, stored = _looked_at(c, classes)
   n = examples or counted
   if n is None and c.pipeline == "resident":
-    raise UserError(f"how many examples {name} has is not known: say --examples=N")
+    raise UserError(f"the number of examples of {name} is unknown: give --examples=N")
   if n is None:
     c.pipeline = "streaming"
   height, width, channels = shape = Crops.of(c, stored).shape(c.image_size)
@@ -59,7 +59,7 @@ def stand_in(
 def _looked_at(
   config: ConfigDict, classes: int | None
 ) -> tuple[int | None, tuple[str, ...], tuple[int | None, int | None, int]]:
-  """(examples or None, class names, shape of the images as they are) of the training split."""
+  """Returns (examples or None, class names, shape of stored images) of the training split."""
   if classes:
     return None, tuple(map(str, range(classes))), (None, None, config.channels or 3)
   try:

@@ -1,4 +1,4 @@
-"""A picture of what the network will see: the images of a batch as they come, and augmented."""
+"""Draws the input of the network: the images of a batch as loaded, and augmented."""
 
 import contextlib
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ COLUMNS = 8
 def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> str:
   """Writes the first `images` of the batch of `step` as a grid: above as loaded, below augmented.
 
-  The augmented ones are exactly those of training, before they are normalised. Masks lie over them
-  in a colour for each class, boxes are frames. Titles are the classes, with their weights where
-  they are mixed, and the values. Fields that the task does not read are shown as well, unless an
-  augmentation cannot act on them. Returns what is shown in words.
+  The augmented ones are exactly those of training, before normalisation. Masks cover them in a
+  colour for each class, boxes are frames. Titles are the classes, with their weights where they are
+  mixed, and the values. Fields that the task does not read are shown too, unless an augmentation
+  cannot act on them. Returns a description in words.
 
   Raises:
     UserError: matplotlib is not installed, or `out` cannot be written.
@@ -72,13 +72,13 @@ def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> 
 
 
 def _kinds(found: Mapping[str, fields.Field]) -> dict[str, fields.Kind]:
-  """The kinds of the fields that are augmented, with the targets of a label."""
+  """Returns the kinds of the fields to augment, with the targets of a label."""
   kinds = fields.kinds({name: found[name] for name in found if name != "label"})
   return {**kinds, **({"targets": "targets"} if "label" in found else {})}
 
 
 def _shown(config: ConfigDict, split: data.Split) -> data.Split:
-  """The split with the fields that are shown."""
+  """Returns the split with the fields to show."""
   needed = {kind for need in tasks.lookup(config.task.name).NEEDS for kind in np.ravel(need)}
   for name, field in split.fields.items():
     kept = {k: f for k, f in split.fields.items() if k != name}
@@ -93,7 +93,7 @@ def _shown(config: ConfigDict, split: data.Split) -> data.Split:
 def _batches(
   config: ConfigDict, train: data.Resident | data.Streaming, step: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """The batch of `step` as it comes, and augmented, with the `targets` of a label."""
+  """Returns the batch of `step` as loaded, and augmented with the `targets` of a label."""
   split, operations = train.split, augment.create(config.augment)
   task = tasks.create(config.task, max(1, len(split.classes)))
   kinds = _kinds(split.fields)
@@ -113,7 +113,7 @@ def _batches(
 
 
 def _draw(axis: Any, example: dict[str, np.ndarray], split: data.Split) -> None:
-  """Draws an image with what belongs to it."""
+  """Draws an image with its masks, boxes and title."""
   picture = example["image"]
   height, width, bands = picture.shape
   shown = picture[..., :3] if bands >= 3 else picture[..., 0]
@@ -146,7 +146,7 @@ def _frame(axis: Any, sides: np.ndarray, name: str, colour: str) -> None:
 
 
 def _title(target: np.ndarray, classes: tuple[str, ...]) -> str:
-  """The classes of a target, the heaviest first."""
+  """Returns the classes of a target in words, the heaviest first."""
   places = [i for i in np.argsort(-target, kind="stable") if target[i] > 0.005][:3]
   whole = all(target[i] == 1 for i in places)
   return "\n".join(classes[i] if whole else f"{classes[i]} {target[i]:.2f}" for i in places)

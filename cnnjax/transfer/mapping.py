@@ -1,4 +1,4 @@
-"""From the names and layouts of another framework to our trees."""
+"""Maps the names and layouts of another framework to our trees."""
 
 import dataclasses
 import fnmatch
@@ -49,12 +49,12 @@ SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """How one implementation names what a family of ours has.
+  """The names of one implementation for a family of ours.
 
   `rename` are regular expressions and their replacements, applied in order to the whole name of
   each tensor, whose parts are then separated by "/". In a replacement, `<1>` is the first group,
-  `<2+1>` the second plus one; it may also be a function of the match. The last part stays as it is
-  there: "weight", "gamma", "moving_mean" and the like are understood.
+  `<2+1>` the second plus one; it may also be a function of the match. The last part keeps its
+  foreign name: "weight", "gamma", "moving_mean" and the like are known.
   """
 
   source: str  # of SOURCES
@@ -70,7 +70,7 @@ class Rules:
 
 
 def flattened(channels: int, height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
-  """For a torch dense weight `[out, channels * height * width]`: its columns in our order."""
+  """Puts the columns of a torch dense weight `[out, channels * height * width]` in our order."""
 
   def reorder(weight: np.ndarray) -> np.ndarray:
     if weight.shape[1:] != (channels * height * width,):
@@ -82,7 +82,7 @@ def flattened(channels: int, height: int, width: int) -> Callable[[np.ndarray], 
 
 
 def rules_for(name: str, source: str) -> Rules:
-  """The rules that take `source`'s weights to our model `name`. UserError if there are none."""
+  """Returns the rules from `source`'s weights to our model `name`; UserError if there are none."""
   if source not in SOURCES:
     raise unknown("source of weights", source, SOURCES)
   models.lookup(name)
@@ -119,12 +119,12 @@ def load(
   input_shape: tuple[int, int, int] | None = None,
   **overrides: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
-  """Our model `name` with the weights of `source`.
+  """Returns our model `name` with the weights of `source`.
 
   Args:
     name: a registered name.
-    weights: names to arrays, as that framework saves them; torch tensors of any kind.
-    source: one of SOURCES; "timm_tf" for what timm calls tf_*.
+    weights: arrays by name, as that framework saves them; torch tensors of any kind.
+    source: one of SOURCES; "timm_tf" for timm's models tf_*.
     num_classes: the number of classes of the weights.
     input_shape: [height, width, channels]; default: the usual one of the model.
     **overrides: fields of the model, over those that the rules set (paddings, epsilons).
@@ -143,7 +143,7 @@ def load(
 
 
 def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, Any]:
-  """`weights` as a tree like `like` (variables, arrays or shapes). Every tensor is used once.
+  """Converts `weights` to a tree like `like` (variables, arrays or shapes); uses each tensor once.
 
   Raises:
     UserError: a tensor is missing, unexpected, mis-shaped, not of floating-point numbers or not
@@ -177,7 +177,7 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
 def _fitted(
   value: Any, ours: str, shape: tuple[int, ...], theirs: str, rules: Rules
 ) -> tuple[np.ndarray, str]:
-  """(`value` in our layout and float32, what is wrong with it)."""
+  """Returns (`value` in our layout and float32, its fault in words)."""
   try:
     array = _array(value)
   except Exception as e:  # rows of several lengths; what torch has no plain numbers of
@@ -197,7 +197,7 @@ def _fitted(
 
 
 def _array(value: Any) -> np.ndarray:
-  """`value` as numpy has it. Of torch's it takes no parameters, no bfloat16, none on a GPU."""
+  """Converts `value` to numpy, also torch's parameters, bfloat16 and tensors on a GPU."""
   if hasattr(value, "detach"):
     value = value.detach().cpu()
     return np.asarray(value.float() if value.is_floating_point() else value)
@@ -228,7 +228,7 @@ def _replace(replacement: str | Callable[[re.Match], str]) -> Callable[[re.Match
 def _laid_out(
   array: np.ndarray, ours: str, shape: tuple[int, ...], theirs: str, rules: Rules
 ) -> np.ndarray:
-  """`array` in our layout: kernels [height, width, in / groups, out] and [in, out]."""
+  """Returns `array` in our layout: kernels [height, width, in / groups, out] and [in, out]."""
   for pattern, reorder in rules.reorder.items():
     if re.search(pattern, ours):
       array = reorder(array)

@@ -362,7 +362,7 @@ TRAIN = some("a/train/x") + some("a/train/y")
     (TRAIN, ["path=a"], "unknown split of a in data.test 'test'. Choose from: train; or hold"),
     (TRAIN + some("a/val/y"), ["path=a", "train=trian"], "'trian'. Did you mean 'train'?"),
     (TRAIN + some("a/val/y"), ["path=a", "validation=val"], "data.validation='val' and "
-     "data.test='test' are both its split 'val', and what is trained on or chosen by cannot be"),
+     "data.test='test' are both its split 'val', and no image may serve two"),
     (TRAIN + some("a/val/y"), ["path=a", "test=train"], "are both its split 'train'"),
     (some("a/val/x") + some("a/val/y"), ["path=a"], "unknown split of a in data.train 'train'"),
     (TRAIN + some("a/test"), ["path=a"], "a/test has images, but no folders of classes: it takes "
@@ -513,7 +513,7 @@ def test_the_mask_of_an_image_lies_where_the_pattern_says(folder_, pattern, of, 
   [
     ({"masks": "{nam}.png"}, r"data.masks='\{nam\}.png' is a path below data.path with \{folder\}"),
     ({"masks": "m/{name}.png"}, r"9 of 9 images have no mask: that of a/0.png would be a/m/0.png"),
-    ({"masks": "{name}_m.png", "classes": ("sky",)}, "the masks have 1 class besides what"),
+    ({"masks": "{name}_m.png", "classes": ("sky",)}, "the masks have 1 class besides 255"),
     ({"masks": "{name}_m.png", "classes": 2}, "a mask has the class 2, and there are 2 classes"),
   ],
 )  # fmt: skip

@@ -62,7 +62,7 @@ def test_carving_is_the_same_for_every_run():
 
 @pytest.mark.parametrize("amount", [103, 1000])
 def test_a_carving_that_cannot_be_is_refused(amount):
-  words = rf"data\.validation {amount} cannot be carved from 103 .*nothing would be left"
+  words = rf"data\.validation {amount} cannot be held out of 103 .*nothing would be left"
   with pytest.raises(UserError, match=words):
     data.load(config(validation=amount))
 

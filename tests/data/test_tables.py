@@ -405,7 +405,7 @@ def test_bad_jsonl(fails, row, words):
 
 def test_no_labels_at_all(fails):
   put("in/0.png")
-  assert "no image that is trained on has a label" in fails(
+  assert "no training image has a label" in fails(
     f"path={table(json.dumps({'path': 'in/0.png', 'label': []}), 'a.jsonl')}"
   )
 

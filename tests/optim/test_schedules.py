@@ -338,7 +338,7 @@ def test_a_schedule_that_lacks_its_times(name, key):
 @pytest.mark.parametrize(
   "settings, text",
   [
-    ({"name": "one_cycle", "warmup": 5}, "one_cycle climbs by itself.*warmup=0 in the place of 5"),
+    ({"name": "one_cycle", "warmup": 5}, "one_cycle climbs by itself.*warmup=0 instead of 5"),
     ({"boundaries": (2, 4)}, r"is \(2, 4\) and has no effect .*=cosine: set .*=multi_step, or"),
     ({"name": "step", "boundaries": (2, 4)}, r"=step: set .*name=multi_step, .* at \(\)$"),
     ({"points": ((0, 1),)}, r"points' is \(\(0, 1\),\) .*name=piecewise, or"),

@@ -180,7 +180,7 @@ def test_two_configs_as_a_command(file, tmp_path, capsys, drawn):
 @pytest.mark.parametrize(
   "argv, message",
   [
-    ([], "which config?"),
+    ([], "give a config:"),
     (["--out=a.png", "--config=none.py"], "unknown config file 'none.py'"),
     (["--config=FILE", "--ot=a.png"], r"unknown argument '--ot'. Did you mean '--out'\?"),
     (["--config=FILE", "--config.optim.lr=1"], r"Did you mean 'optim.learning_rate'\?"),

@@ -1,4 +1,4 @@
-"""How a run is doing: norms, dead units, where NaN began, and warnings in words.
+"""Measures the health of a run: norms, dead units, where NaN began, and warnings in words.
 
 found = health.totals(params, grads, updates)            # in the training step, always
 found |= health.by_layer(params, grads, updates)         # now and then

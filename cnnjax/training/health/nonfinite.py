@@ -1,4 +1,4 @@
-"""Where NaN or infinity began: a step gone through once more, every value looked at on the way."""
+"""Finds where NaN or infinity began: computes a step again, and examines every value in it."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ Place = tuple[str, str, int]  # module, input or output, which call of it
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-  """Something that a step computes, and how large it is."""
+  """A value that a step computes, with its magnitude."""
 
   # images, targets, params, batch_stats, other (variables), input, output, moved, loss, gradient,
   # update
@@ -42,10 +42,10 @@ def trace(
   opt_state: Any = None,
   jit: Callable = jax.jit,
 ) -> str:
-  """Where in a training step NaN or infinity began, in words. Compiles a program of its own.
+  """Returns in words where in a training step NaN or infinity began. Compiles its own program.
 
-  The inside of an `nn.scan` that does not hand on the collection "largest" (variable_axes) is not
-  looked into: then the scan's module is named.
+  Names the module of an `nn.scan` that does not pass on the collection "largest" (variable_axes),
+  and no module inside it.
 
   Args:
     loss_fn: (logits, targets, kept) -> the loss, [] or [batch]; `kept` has the collection
@@ -71,7 +71,7 @@ def trace(
 def _step(model: nn.Module, loss_fn: Callable, update_fn: Callable | None, met: dict) -> Callable:
   """Returns the function from the arguments of `trace` to the largest magnitudes of a step.
 
-  Those of modules, as `_look` kept them, and a tree for each other kind of `Value`.
+  These are the magnitudes of modules that `_look` kept, and a tree for each other kind of `Value`.
   """
 
   def losses(params: Any, others: Any, images: jax.Array, targets: Any, key: Any) -> Any:
@@ -100,7 +100,7 @@ def _step(model: nn.Module, loss_fn: Callable, update_fn: Callable | None, met: 
 
 
 def _split(others: Any) -> tuple[Any, Any]:
-  """Batch statistics, and the other collections that are no parameters."""
+  """Splits variables into batch statistics and the other collections without parameters."""
   rest = {name: tree for name, tree in others.items() if name != "batch_stats"}
   return others.get("batch_stats", {}), rest
 
@@ -108,7 +108,7 @@ def _split(others: Any) -> tuple[Any, Any]:
 def _look(
   met: dict[Place, str], next_fun: Callable, args: tuple, kwargs: dict, context: Any
 ) -> Any:
-  """Keeps how large the input and the output of each module are, if it may."""
+  """Keeps the magnitudes of the input and the output of each module that can store them."""
   module = context.module
   if context.method_name != "__call__":
     return next_fun(*args, **kwargs)
@@ -128,11 +128,11 @@ def _look(
 
 
 def _largest(x: jax.Array) -> jax.Array:
-  """The largest magnitude, [] float32; NaN if there is one. 0 of what is no float, as a key."""
+  """Returns the largest magnitude, [] float32; NaN if there is one; 0 for no floats, as a key."""
   if not _is_float(x):
     return jnp.zeros(())
-  # Behind the barrier x is what it is. Else XLA may take what it was before it was rounded to
-  # float16, where it was finite (xla_allow_excess_precision, on by default; not met on CPU).
+  # The barrier keeps x as rounded. XLA may otherwise take its value before the rounding to float16,
+  # which was finite (xla_allow_excess_precision, on by default; not seen on CPU).
   x = jax.lax.optimization_barrier(jax.lax.stop_gradient(x))
   largest = jnp.max(jnp.abs(x).astype(jnp.float32), initial=0.0)
   # Of 100,000 values XLA's maximum on CPU leaves NaN out (jax 0.10.2 and 0.12.0); of 1,000 not.
@@ -144,7 +144,7 @@ def _is_float(x: Any) -> bool:
 
 
 def _in_order(modules: Any, found: dict[str, Any], met: dict[Place, str]) -> list[Value]:
-  """All values in the order in which the step computes them; gradients from the loss back."""
+  """Returns all values in the order of computation; gradients from the loss back."""
   places = [name for name, _, _ in met]
 
   def values(*kinds: str) -> list[Value]:
@@ -168,7 +168,7 @@ def _in_order(modules: Any, found: dict[str, Any], met: dict[Place, str]) -> lis
 
 
 def _forward(met: dict[Place, str], modules: Any) -> Iterator[Value]:
-  """What `_look` kept, in the order in which it was computed; of a scan, turn by turn."""
+  """Returns the values that `_look` kept, in the order of computation; those of a scan by turn."""
   kept = flax.traverse_util.flatten_dict(modules, sep="/")
   found = []
   for (name, what, call), dtype in met.items():
@@ -183,7 +183,7 @@ def _forward(met: dict[Place, str], modules: Any) -> Iterator[Value]:
 
 
 def explain(values: list[Value]) -> str:
-  """Where the first NaN or infinity of `values`, in their order, began, in words."""
+  """Returns in words where the first NaN or infinity among the ordered `values` began."""
   for i, value in enumerate(values):
     if not math.isfinite(value.largest):
       return _sentence(value, values[:i])

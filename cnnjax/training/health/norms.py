@@ -1,6 +1,6 @@
-"""Norms of parameters, gradients and updates. Pure functions, for inside the training step.
+"""Norms of parameters, gradients and updates: pure functions for the training step.
 
-All in float32. The ratio |update| / |parameters| says how fast a layer changes, in terms of itself.
+All in float32. The ratio |update| / |parameters| is the relative speed of a layer.
 """
 
 from typing import Any
@@ -11,16 +11,16 @@ import jax.numpy as jnp
 
 
 def totals(params: Any, grads: Any, updates: Any) -> dict[str, jax.Array]:
-  """{"grad_norm", "param_norm", "update_ratio"} over all parameters, [] float32 each."""
+  """Returns "grad_norm", "param_norm" and "update_ratio" over all parameters, [] float32 each."""
   p, g, u = (jnp.sqrt(sum(_squares(tree).values())) for tree in (params, grads, updates))
   return {"grad_norm": g, "param_norm": p, "update_ratio": _ratio(u, p)}
 
 
 def by_layer(params: Any, grads: Any, updates: Any) -> dict[str, jax.Array]:
-  """{"grad_norm/stage1_block1/conv1": ..., "update_ratio/stage1_block1/conv1": ...}, [] float32.
+  """Returns norms by layer, as "grad_norm/stage1_block1/conv1", "update_ratio/...", [] float32.
 
-  A layer is what holds parameters; a parameter of the model itself stands under its own name. A
-  layer whose parameters are all 0 has ratio 0.
+  A layer is a module with parameters; a parameter of the model itself has its own name. A layer
+  whose parameters are all 0 has ratio 0.
   """
   p, g, u = (
     {layer: jnp.sqrt(x) for layer, x in _squares(tree).items()} for tree in (params, grads, updates)
@@ -31,7 +31,7 @@ def by_layer(params: Any, grads: Any, updates: Any) -> dict[str, jax.Array]:
 
 
 def _squares(tree: Any) -> dict[str, jax.Array]:
-  """The sum of the squares of each layer."""
+  """Returns the sum of squares of each layer."""
   found: dict[str, jax.Array] = {}
   for path, x in flax.traverse_util.flatten_dict(tree, sep="/").items():
     layer = path.rpartition("/")[0] or path

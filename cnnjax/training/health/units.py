@@ -1,4 +1,4 @@
-"""Dead units: channels that a ReLU holds at zero, for every example of a batch."""
+"""Counts dead units: channels that a ReLU holds at zero for every example of a batch."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,14 +17,14 @@ DEAD = "dead"  # the collection
 def dead_units(
   model: nn.Module, variables: Any, images: jax.Array, key: jax.Array | None = None
 ) -> dict[str, jax.Array]:
-  """The share of dead input channels of each convolution and dense layer, in training mode.
+  """Returns the share of dead input channels of each convolution and dense layer in training mode.
 
-  {"dead/stage1_block1/conv2": share, ..., "dead_relu": mean over the layers that count}, [] float32
-  each. A channel is dead that is 0 at all pixels of all `images`, [batch, height, width, channels]
-  as the model takes them. A layer counts if a ReLU stands before it: its input is nowhere negative
-  and somewhere 0; of the others, and of `dead_relu` where there is none, the value is NaN (see
-  `counted`). The layer that takes the images is left out, and so is the inside of an `nn.scan` that
-  does not hand on the collection "dead" (variable_axes). Pure; `key` is that of dropout.
+  These are "dead/stage1_block1/conv2" and so on, and "dead_relu", the mean over the layers that
+  count, [] float32 each. A channel is dead if it is 0 at all pixels of all `images`, [batch,
+  height, width, channels] as the model takes them. A layer counts if it follows a ReLU: its input
+  is nowhere negative and somewhere 0. The value of other layers, and of `dead_relu` without any, is
+  NaN (see `counted`). The layer that takes the images is left out, and so is the inside of an
+  `nn.scan` that does not pass on the collection "dead" (variable_axes). Pure; `key` is of dropout.
   """
   met: list[tuple[str, ...]] = []  # paths in the order of the forward pass
 
@@ -45,7 +45,7 @@ def dead_units(
 
 
 def counted(shares: Mapping[str, jax.Array]) -> dict[str, float]:
-  """What `dead_units` found, without the layers that do not count. Reads the arrays."""
+  """Returns the shares of `dead_units` as numbers, without layers that do not count."""
   found = {name: float(share) for name, share in jax.device_get(dict(shares)).items()}
   return {name: share for name, share in found.items() if not math.isnan(share)}
 

@@ -1,4 +1,4 @@
-"""Warnings in words about a run, from the lines of its metrics.jsonl. No JAX."""
+"""Warns of trouble in a run, by the lines of its metrics.jsonl. No JAX."""
 
 import collections
 import math
@@ -36,18 +36,18 @@ LOWEST_SCALE = 1.0
 
 
 class Watch:
-  """Reads each line once, in order, and says what a person who watches would want to know.
+  """Reads each line once, in order, and returns warnings.
 
-  Each warning comes once, when it begins to hold, and again only after it has stopped to hold. Its
-  whole state follows from the lines: a run that goes on feeds it the old ones first.
+  A warning comes when it begins to hold, and again only after it has ceased to. The lines decide
+  all of its state: a run that resumes feeds it the old ones first.
 
   Args:
     total_steps: of the whole run.
-    monitor: the metric that the run goes by, such as "validation/accuracy". Where the lines have
-      it not, the training loss alone says whether a run stands still.
-    better: whether `monitor` is to be large or small.
+    monitor: the metric that the run follows, such as "validation/accuracy". If lines lack it, only
+      the training loss shows whether a run stands still.
+    better: "max" if large values of `monitor` are better, else "min".
     guessing: the training loss of a model that knows nothing, such as log(num_classes) for softmax
-      cross-entropy; None where that is not known.
+      cross-entropy; None if unknown.
   """
 
   def __init__(
@@ -68,10 +68,10 @@ class Watch:
     self._restart(0)
 
   def see(self, line: Mapping[str, float]) -> list[str]:
-    """The warnings that begin with this line: "step" and metrics by name.
+    """Returns the warnings that begin with this line, which has "step" and metrics by name.
 
-    It looks at "train/loss", "learning_rate", "grad_norm", "dead_relu", "loss_scale",
-    "data_wait" and the monitored metric, those that are there.
+    It reads "train/loss", "learning_rate", "grad_norm", "dead_relu", "loss_scale", "data_wait" and
+    the monitored metric, as far as the line has them.
     """
     found = []
     if "train/loss" in line:
@@ -88,7 +88,7 @@ class Watch:
     return [text for text in found if text]
 
   def _episode(self, name: str, begins: bool, ends: bool, text: str) -> str | None:
-    """`text` if an episode begins that is not on already."""
+    """Returns `text` if an episode begins, and nothing while it lasts."""
     if begins and name not in self._episodes:
       self._episodes.add(name)
       return text
@@ -111,7 +111,7 @@ class Watch:
 
   @property
   def _ignorant(self) -> float:
-    """The training loss of a model that knows nothing: the first, within what guessing says."""
+    """The loss of a model that knows nothing: the first one, bounded by that of guessing."""
     if self._guessing is None:
       return self._first
     return min(max(self._first, self._guessing), DIVERGED * self._guessing)
@@ -156,7 +156,7 @@ class Watch:
     )  # fmt: skip
 
   def _restart(self, step: int) -> None:
-    """What stands still is measured from `step` on."""
+    """Measures from `step` on how long the run stands still."""
     self._still_since, self._lines = step, 0
     self._lowest = self._highest = math.inf
 
@@ -193,18 +193,18 @@ class Watch:
 
 
 class Watches:
-  """A `Watch` of each of several runs, whose names stand behind their metrics.
+  """A `Watch` for each of several runs, whose names follow those of their metrics.
 
   Args:
     names: of the runs, as in "train/loss/rate=0.1".
-    make: gives a `Watch`.
+    make: returns a `Watch`.
   """
 
   def __init__(self, names: Sequence[str], make: Callable[[], Watch]):
     self._watches = {name: make() for name in names}
 
   def see(self, line: Mapping[str, float]) -> list[str]:
-    """The warnings that begin with this line, each with its run."""
+    """Returns the warnings that begin with this line, each with its run."""
     found, each = [], of_each(line)
     for name, watch in self._watches.items():
       own = {"step": line["step"], **each.get(name, {})}
