@@ -163,6 +163,12 @@ def test_unknown_key_without_a_neighbour(key):
     override(default(), key, 1)
 
 
+@pytest.mark.parametrize("key", ["data.shuffle", "optim.foobar"])
+def test_a_key_of_the_same_group_is_no_neighbour(key):
+  with pytest.raises(UserError, match=rf"^unknown config key '{key}'\. All keys"):
+    override(default(), key, 1)
+
+
 @pytest.mark.parametrize("key", ["optim", "optim.schedule", "model", "data.synthetic"])
 def test_a_group_cannot_be_set(key):
   with pytest.raises(UserError, match=f"{key}' is a group.*{key}\\."):
