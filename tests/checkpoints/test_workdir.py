@@ -128,6 +128,21 @@ def test_every_field_of_the_model_is_kept(tmp_path):
   assert saved["drop_path"] == 0.0 and "num_classes" not in saved
 
 
+MAY_CHANGE = {
+  "where the run ends": "epochs early_stopping.patience",
+  "what is looked at": "log_every eval_every profile.start profile.steps",
+  "what is kept": "checkpoint_every keep.last keep.best keep.every",
+  "where the data are": "data.path data.data_dir data.npz data.max_unreadable",
+  "its speed": "steps_per_dispatch eval_batch_size compilation_cache data.threads data.workers",
+  "on which devices": "mesh.data mesh.fsdp mesh.fsdp_min_size data.shard_resident",
+  "what is registered": "imports",
+}
+
+
+def test_what_changes_no_arithmetic_may_change():
+  assert sorted(configs.may_change()) == sorted(" ".join(MAY_CHANGE.values()).split())
+
+
 @pytest.mark.parametrize("key", configs.may_change())
 def test_what_may_change(tmp_path, key):
   standard = configs.flatten(default())[key]
