@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cnnjax import data
+from cnnjax import data, fields
 from cnnjax.config import default, override
 from cnnjax.data import levels, synthetic
 from cnnjax.errors import UserError
@@ -87,6 +87,19 @@ def test_a_named_validation_split_is_loaded_and_nothing_carved():
 
 def normalization(c, train):
   return levels.normalization(c, levels.count(c, train))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_levels_are_those_of_every_image(dtype):
+  """Also of the last of many, of which some are counted at a time."""
+  images, white = np.zeros((3000, 1, 2, 2)), fields.WHITE[dtype]
+  images[[1022, 1023, 1024, 2047, 2048, 2999]] = np.random.default_rng(0).random((6, 1, 2, 2))
+  images = (images * white).astype(dtype)
+  found, scaled = levels.Levels.of(images), images.astype(np.float64) / white
+  np.testing.assert_allclose(found.mean, scaled.mean((0, 1, 2)), rtol=1e-6)
+  np.testing.assert_allclose(found.std, scaled.std((0, 1, 2)), rtol=1e-6)
+  np.testing.assert_array_equal(found.low, images.min((0, 1, 2)))
+  np.testing.assert_array_equal(found.high, images.max((0, 1, 2)))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

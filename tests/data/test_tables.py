@@ -318,6 +318,19 @@ def test_spellings_of_several_labels_are_one():
   assert classes == ("1", "2") and (names[0], ("1",)) in found["train"] | found["test"]
 
 
+@pytest.mark.parametrize("labels", [("x", "x;y", "y", "x"), ("x", "y", "y", "x")])
+def test_all_images_of_a_list_have_their_labels_whatever_their_split(labels):
+  names = put(*some("in", 4))
+  lines = zip(names, labels, ("train", "test", "train", "test"), strict=True)
+  split = folder.whole(config(table("path,label,split\n" + "\n".join(map(",".join, lines)))))
+  several = "x;y" in labels
+  assert split.classes == ("x", "y")
+  assert split.label.kind == ("multi_label" if several else "label")
+  found = {split.name(i): split.labels[i].tolist() for i in range(len(split))}
+  one = lambda text: [int(c in text) for c in "xy"] if several else "xy".index(text)
+  assert found == {name: one(text) for name, text in zip(names, labels, strict=True)}
+
+
 # What is wrong is told in one line, before anything is computed
 
 

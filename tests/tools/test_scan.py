@@ -79,6 +79,7 @@ CASES = {
   "turned.jpg": (turned(), {"turned": ""}),
   "small.png": (picture(26, (31, 40, 3)), {"small": ": 31x40"}),
   "long.png": (picture(27, (40, 161, 3)), {"elongated": ": 40x161"}),
+  "not so large.png": (Image.new("L", (4096, 4096)), {"grey": ""}),
   "large.png": (Image.new("L", (4200, 4000)), {"grey": "", "large": ": 4000x4200"}),
   "photo": (encoded(picture(28), "JPEG"), {"ending unknown": ": JPEG"}),
   "labels.csv": (b"path,label\n", {"other files": ""}),
