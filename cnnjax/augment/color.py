@@ -19,8 +19,8 @@ from cnnjax.augment.operation import Operation, Shape, of_values
 from cnnjax.errors import UserError
 
 RAMP = (np.arange(256, dtype=np.float32) / 255).reshape(1, 256, 1, 1)  # an image of every level
-WITH_COLOUR = (1, 3), "grey or RGB"  # what operations take that ask for a grey value or a hue
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what Pillow and torchvision convert to grey with
+WITH_COLOUR = (1, 3), "grey or RGB"  # channels of operations that need a grey value or a hue
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, by which Pillow and torchvision convert to grey
 
 
 def _rgb(images: jax.Array) -> list[jax.Array]:

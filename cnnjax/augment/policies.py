@@ -23,7 +23,7 @@ OPERATIONS = (
   "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color",
   "Contrast", "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert",
 )  # fmt: skip
-ENHANCEMENTS = ("Brightness", "Color", "Contrast", "Sharpness")  # what AugMix may leave out
+ENHANCEMENTS = ("Brightness", "Color", "Contrast", "Sharpness")  # AugMix may leave these out
 SIGNED = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", *ENHANCEMENTS}
 
 # The policies of arXiv:1805.09501, tables 7 to 9 (appendix), as torchvision has them: pairs of

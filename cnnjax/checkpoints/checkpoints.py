@@ -208,7 +208,7 @@ class Checkpoints:
     delete_others(self._store, self._keep, self._scores, self._ledger.damaged)
 
   def _unsaved(self, step: int, error: Exception | None) -> UserError:
-    # Tasks of Orbax that nobody waits for any more would tell the same once more, by tracebacks.
+    # Pending tasks of Orbax would report the same error again, by tracebacks.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     older = [other for other in self.steps() if other not in {step, *self._ledger.damaged}]
     kept = f"the last good one is of step {older[-1]:,}" if older else "there is no other"

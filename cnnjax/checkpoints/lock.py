@@ -120,7 +120,7 @@ class Lock:
     wait = SETTLE
     while not self._lost and not self._released.wait(wait):
       wait = REFRESH
-      with contextlib.suppress(OSError):  # a file system that is away comes back, or all else fails
+      with contextlib.suppress(OSError):  # a file system that is away may come back
         self._lost = self._taken()
         if not self._lost:
           os.utime(self._fd)
@@ -216,7 +216,7 @@ def _wait_for(path: pathlib.Path, fd: int, holder: _Holder) -> bool:
   while time.monotonic() < end:
     time.sleep(min(1.0, REFRESH))
     try:
-      with path.open("rb") as file:  # opened anew, so that NFS asks the server
+      with path.open("rb") as file:  # opened again, so that NFS asks the server
         if os.fstat(file.fileno()).st_mtime_ns != seen:
           raise _refused(path, file.fileno())
     except FileNotFoundError:

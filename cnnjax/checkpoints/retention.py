@@ -16,8 +16,8 @@ from cnnjax.runtime import processes
 class Keep:
   """The rule by which checkpoints stay."""
 
-  last: int = 2  # so many of the newest; -1: all
-  best: int = 1  # so many of the best by the monitored metric
+  last: int = 2  # the number of newest ones; -1: all
+  best: int = 1  # the number of best ones by the monitored metric
   every: int | None = None  # and each whose step is a multiple
 
   @classmethod
@@ -67,7 +67,7 @@ class Scores:
       try:
         damaged = integrity.problems(self._store.place(step), METRICS)
         score = math.inf if damaged else self._score(self._store.metrics(step))
-      except Exception:  # what Orbax raises for damaged files is of any kind
+      except Exception:  # Orbax raises any kind for damaged files
         score = math.inf
       self._known[step] = score
     return self._known[step]

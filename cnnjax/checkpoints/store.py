@@ -162,7 +162,7 @@ class Store:
   def close(self) -> None:
     """Ends the threads; no call may follow."""
     self._thread.shutdown()
-    with contextlib.suppress(Exception):  # Orbax tells once more of a save that failed
+    with contextlib.suppress(Exception):  # Orbax raises the error of a failed save again
       self._manager.close()
 
   # Reading.
@@ -171,7 +171,7 @@ class Store:
     args = {item: ocp.args.StandardRestore(tree) for item, tree in shapes.items()}
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**args))
-    except Exception as e:  # what Orbax raises for damaged files is of any kind
+    except Exception as e:  # Orbax raises any kind for damaged files
       raise self.unreadable(step, e) from e
 
   def arrays(self, step: int, item: str, where: jax.sharding.Sharding) -> Any:
@@ -190,7 +190,7 @@ class Store:
           raise ValueError(f"{item} has no metadata")
     except Exception as e:
       raise self.unreadable(step, e) from e
-    # A mapping of its own, or what wraps one, as Orbax's versions have it.
+    # A mapping of Orbax, or an object around one, depending on its version.
     plain = lambda tree: tree.tree if hasattr(tree, "tree") else tree
     return {item: None if tree is None else dict(plain(tree)) for item, tree in trees.items()}
 

@@ -48,7 +48,7 @@ def check(folder: pathlib.Path, config: ConfigDict) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
       raise UserError(f"cannot write to the workdir {folder}: Permission denied in {there}")
     found = (folder / CONFIG).is_file()
-    ours = (locks.FILE, WRITTEN)  # what a run that was killed while it started leaves
+    ours = (locks.FILE, WRITTEN)  # files that a run leaves if it is killed while it starts
     held = folder.iterdir() if there == folder and not found else ()
     if any(not file.name.startswith(ours) for file in held):
       back = f"put its {CONFIG} back, or " if (folder / STARTS).exists() else ""
@@ -200,7 +200,7 @@ def load_config(folder: PathLike) -> ConfigDict:
   try:  # first: keys may come with them
     _check_imports(folder, modules)
     registry.import_modules(modules)
-  except BROKEN as e:  # mostly the file is good, and what it names is not found here
+  except BROKEN as e:  # mostly the file is good, and names something that is missing here
     raise UserError(f"cannot use {file}: {e}") from e
   try:
     config = configs.from_json(text)

@@ -27,9 +27,7 @@ def split_argument(argument: str) -> tuple[str, str]:
   """Splits `FILE` or `FILE:PRESET` into (FILE, PRESET); the path may have colons of its own."""
   colons = [at for at, letter in enumerate(argument) if letter == ":"]
   for at in (*colons, len(argument)):
-    if os.path.isfile(
-      to_path(argument[:at])
-    ):  # unlike Path.is_file, false for a name that is too long
+    if os.path.isfile(to_path(argument[:at])):  # Path.is_file raises for too long a name
       return argument[:at], argument[at + 1 :]
   path, suffix, preset = argument.rpartition(".py:")
   return (path + ".py", preset) if suffix else (argument, "")

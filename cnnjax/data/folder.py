@@ -43,9 +43,9 @@ class Listing:
 
   files: dict[str, Files]  # by the names that the config has
   classes: tuple[str, ...]
-  own: dict[str, str]  # and what the folder or table calls them; "" is all of it, without splits
+  own: dict[str, str]  # their names in the folder or table; "" is all of it, without splits
   unused: tuple[str, ...]  # splits that the config does not name
-  remarks: dict[str, str]  # what a person should know of how it is read
+  remarks: dict[str, str]  # on how it was read, for people
 
   @property
   def whole(self) -> bool:

@@ -18,10 +18,10 @@ class History:
   A run of an older version kept no such record: then `by` is "" and `ids` are empty.
   """
 
-  by: str  # what examples are known by, see `identity`
-  older: bool  # what is held out was drawn by the older rule of `holdout.carve`
+  by: str  # the kind of ids, see `identity`
+  older: bool  # held-out examples were drawn by the older rule of `holdout.carve`
   ids: np.ndarray  # uint64, sorted
-  shared: np.ndarray  # of them, those that its other splits had from the start
+  shared: np.ndarray  # the ids that its other splits had from the start
   held: Mapping[str, np.ndarray]  # sorted ids of its other splits, by name
 
   def sides(self, key: str, carved: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:

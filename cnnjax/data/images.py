@@ -39,7 +39,7 @@ FORMATS = {
 IMAGE_ENDINGS = tuple(sorted({ending for endings in FORMATS.values() for ending in endings}))
 # Files over these limits are refused by their header, before they cost memory or time.
 MAX_PIXELS = 178_956_970  # Pillow's limit, half a GiB of RGB: larger ones are decompression bombs
-MAX_BYTES = 2**30  # of a file; half of it is what that many pixels take uncompressed
+MAX_BYTES = 2**30  # of a file, twice the size of that many pixels uncompressed
 MAX_SCANS = 500  # of a JPEG; a scan of 16 bytes may take 10 ms, and no program writes over 100
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's, at half of MAX_PIXELS
 
@@ -224,7 +224,7 @@ def _reasons(data: bytes) -> Iterator[None]:
     yield
   except (UnreadableImage, UserError, MemoryError):
     raise
-  except Exception as e:  # OSError, SyntaxError, struct.error, ...: each of the readers its own
+  except Exception as e:  # OSError, SyntaxError, struct.error, ...: each reader raises its own
     no_header = isinstance(e, UnidentifiedImageError) or str(e) == "cannot load this image"
     reason = f"no image in a known format ({', '.join(FORMATS)})" if no_header else str(e)
     if no_header and data.startswith(_STARTS[-2:]):
@@ -234,7 +234,7 @@ def _reasons(data: bytes) -> Iterator[None]:
     elif any(word in reason.lower() for word in ("truncated", "premature end of jpeg")):
       reason = f"truncated: {reason}"
     elif data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data):
-      reason = "truncated: a WebP that ends early"  # of which Pillow says less
+      reason = "truncated: a WebP that ends early"  # Pillow says less
     raise UnreadableImage(reason or type(e).__name__) from e
 
 
@@ -363,7 +363,7 @@ def _scale(image: np.ndarray, interpolation: str, out: np.ndarray, antialias: bo
       found = cv2.resize(part, out.shape[:2], interpolation=method)
       out[..., start : start + 4] = found.reshape(*out.shape[:2], -1)
     return
-  # OpenCV writes into what it takes for an array of its own; of one channel it drops the axis.
+  # OpenCV may return another array than `out`, and drops the axis of a single channel.
   target = out if out.shape[2] > 1 else out[..., 0]
   found = cv2.resize(image, out.shape[:2], dst=target, interpolation=method)
   if not np.shares_memory(found, out):

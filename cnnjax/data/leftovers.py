@@ -13,8 +13,8 @@ PHOTOS = (
   ".crw", ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw", ".3fr",
   ".iiq", ".x3f", ".kdc", ".dcr", ".erf", ".mrw", ".mef", ".mos", ".rwl",
 )  # fmt: skip
-# Folders and files that photo tools, archives, servers and systems leave, in lower case; others of
-# theirs begin with a dot, as all that is hidden.
+# Folders and files that photo tools, archives, servers and systems leave, in lower case; others
+# begin with a dot, as hidden files do.
 _LITTER = {
   "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "$recycle.bin", "__macosx",
   "system volume information", "lost+found", "__pycache__", "thumbs.db", "ehthumbs.db",

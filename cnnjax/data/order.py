@@ -91,7 +91,7 @@ def _classes(examples: int | np.ndarray, sampling: str) -> list[np.ndarray]:
 
 def _draw(rng: np.random.Generator, classes: list[np.ndarray], sampling: str) -> np.ndarray:
   sizes = np.array(list(map(len, classes)))
-  if sampling in RESIZE:  # np.resize repeats what it is given, or cuts it
+  if sampling in RESIZE:  # np.resize repeats or cuts
     size = RESIZE[sampling](sizes)
     return rng.permutation(np.concatenate([np.resize(rng.permutation(c), size) for c in classes]))
   chances = sizes ** POWER[sampling]

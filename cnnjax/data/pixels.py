@@ -146,10 +146,10 @@ def deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
     UnreadableImage: no library reads them unchanged.
   """
   args, is_ppm = [tile.args for tile in image.tile], image.format == "PPM"
-  raw = str(args).replace("BGR;16", "")  # which is 5, 6 and 5 bits
+  raw = str(args).replace("BGR;16", "")  # BGR;16 has 5, 6 and 5 bits
   maximum = args[0][1] if is_ppm and isinstance(args[0], tuple) and len(args[0]) == 2 else None
-  image.load()  # raises where a part is missing, at which OpenCV does not look
-  if is_ppm and image.mode == "I":  # Pillow has spread what is up to the maximum over 16 bits
+  image.load()  # raises for a missing part, which OpenCV does not notice
+  if is_ppm and image.mode == "I":  # Pillow has spread the values up to the maximum over 16 bits
     return np.rint(np.asarray(image) * ((maximum or 65535) / 65535))
   if image.mode.startswith(("I", "F")):
     return np.asarray(image)

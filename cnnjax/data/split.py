@@ -18,18 +18,18 @@ from cnnjax.fields import Field
 # The bytes of a file, [height, width, channels] of a type of `fields`, or why there is neither.
 Image = bytes | np.ndarray | UnreadableImage
 Label = np.ndarray | int  # a class, or [num_classes] uint8 where an image may have several
-# What a source has of an example by the names of `fields.arrays`: images and masks as of Image
-# (a mask [height, width]), boxes as many as there are, unless NAME_valid says which there are.
+# An example of a source by the names of `fields.arrays`: images and masks as of Image (a mask
+# [height, width]); only the boxes that exist, unless NAME_valid marks them.
 Example = dict[str, Any]
-LABELS = ("label", "multi_label")  # the kinds that say of which class an example is
-NEAR = 1024  # examples among which another image with the same several labels is looked for
+LABELS = ("label", "multi_label")  # the kinds that give the class of an example
+NEAR = 1024  # examples to search for another image with the same several labels
 
 
 class Records(Protocol):
   """The interface of examples in a source. Threads read them; worker processes get a copy."""
 
   labels: np.ndarray  # [n] int32 or [n, num_classes] uint8; reading them may read the whole split
-  contents: np.ndarray  # [n] uint64, what examples are known by: see `identity`; reads them all
+  contents: np.ndarray  # [n] uint64, ids by content, see `identity`; reads all images
   places: np.ndarray  # [n] uint64, ids by location
   large: bool  # hashing takes too long, use `places`
   groups: np.ndarray | None  # [n] uint64, examples of one are not parted; 0: of none
@@ -52,7 +52,7 @@ class Arrays:
 
   arrays: Mapping[str, np.ndarray]
   listed: np.ndarray | None = None
-  source: "Split | None" = None  # what they were decoded from
+  source: "Split | None" = None  # the split that they were decoded from
 
   def __len__(self) -> int:
     return len(self.images)

@@ -38,10 +38,10 @@ from cnnjax.data.split import Example, Skipped, Split
 from cnnjax.errors import TransientError, warn
 from cnnjax.runtime import processes, sharding, signals
 
-# Images that a thread decodes in one go. A batch of more is put together, which costs a copy of it;
-# NumPy asks for huge pages for arrays of this size, which saves most page faults.
+# Images that a thread decodes in one go. A larger batch is joined of several such arrays, which
+# costs a copy; NumPy asks for huge pages for arrays of this size, which saves most page faults.
 CHUNK = 128
-ON_DEVICE = 2  # batches on the device, or on their way there, beside the one in use
+ON_DEVICE = 2  # batches on the device or on the way there, beside the one in use
 
 
 class _TooMany(Exception):
@@ -54,14 +54,14 @@ class _Chunks:
 
   split: Split
   indices: Callable[[int], np.ndarray]  # step -> the examples of the global batch; -1: none
-  rows: np.ndarray  # of each batch, those of this process
+  rows: np.ndarray  # this process's rows of each batch
   # (example, step, row, where the image may be written) -> the arrays of the example
   crop: Callable[[Example, int, int, np.ndarray], dict[str, np.ndarray]]
   arrays: Callable[[int], dict[str, tuple[tuple[int, ...], str]]]  # step -> their shapes and types
   steps: range
   replace: bool  # of an image that cannot be read, by another; else it is masked
   limit: int  # images that cannot be read; the search for another ends there
-  what: str  # "step", or what else a batch is called in words
+  what: str  # "step", or another word for a batch
   # What each thread reads now: its id -> (the example, since when). Of this process alone.
   reading: dict[int, tuple[int, float]] = dataclasses.field(default_factory=dict)
 
@@ -296,7 +296,7 @@ class Streaming:
     data = grain.MapDataset.source(chunks).to_iter_dataset(options)
     if workers:
       _start_tracker()
-      if not flags.FLAGS.is_parsed():  # Grain asks absl for flags, which nobody here sets
+      if not flags.FLAGS.is_parsed():  # Grain reads flags of absl, which are not set here
         flags.FLAGS.mark_as_parsed()
       options = grain.MultiprocessingOptions(workers, chunks.per_batch)
       data = data.mp_prefetch(options, _obey_parent)

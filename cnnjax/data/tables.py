@@ -46,7 +46,7 @@ FLAGS = {
 _TRUE, _FALSE = ("true", "1", "yes", "t", "y", "1.0"), ("false", "0", "no", "f", "n", "0.0")
 _MOST = 100  # values that are kept of a column: of splits or folds there are fewer
 Pairs = list[tuple[str, tuple[str, ...]]]  # (file, its labels)
-Rows = list[tuple[int, dict[str, Any]]]  # (line, what is in it by column)
+Rows = list[tuple[int, dict[str, Any]]]  # (line, its values by column)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Table:
   """The contents of a list."""
 
   splits: dict[str, Pairs]  # by the names in it, in lower case; of "" where there are no splits
-  remarks: dict[str, str]  # what a person should know about how it is read
-  folds: str = ""  # of a cross-validation, in words, where nothing says what is trained on
+  remarks: dict[str, str]  # on how it was read, for people
+  folds: str = ""  # of a cross-validation, in words, if no column has splits
   groups: dict[str, str] | None = None  # of files, by the column that was asked for
   labelled: bool = True  # there is a column of labels
   masks: dict[str, str] | None = None  # the file of the mask of each file

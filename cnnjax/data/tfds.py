@@ -205,7 +205,7 @@ def _has_tensorflow() -> bool:
 
 
 def _builder(name: str, data_dir: str | None):
-  logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of each folder that is not there
+  logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of each missing folder
   data_dir = data_dir and str(to_path(data_dir))
   if ":" in name and not re.fullmatch(r"[\w/.-]+:[\d.*]+", name):
     raise UserError(
@@ -227,7 +227,7 @@ def _builder(name: str, data_dir: str | None):
     if base in known:
       raise UserError(f"TFDS has {base}, but not the version or config of {name!r}") from None
     raise unknown("TFDS data set", name, known) from None
-  except Exception as e:  # the files that describe it, when they are damaged, each in its own way
+  except Exception as e:  # each damaged file that describes it raises its own
     reason = " ".join(str(e).split()) or type(e).__name__
     raise UserError(f"TFDS cannot use data.name={name!r}: {reason[:400]}") from e
 

@@ -44,7 +44,7 @@ StemFeatures = Annotated[int, Check(lambda n: n >= 0, "at least 0 (0: twice the 
 
 
 def recomputed(run: Callable, apply: Callable) -> Callable:
-  """run(unit, maps), which keeps only the maps, and in the backward pass computes the rest again.
+  """Returns run(unit, maps), which keeps only the maps and recomputes the rest backward.
 
   `apply(variables, maps)` is what the unit does, and its new variables. This is nn.remat, but that
   XLA cannot undo it: before jax 0.12, on CPU, it drops the barriers of nn.remat, and merges the
@@ -81,7 +81,7 @@ class NormActConv(nn.Module):
 
   @nn.compact
   def __call__(self, maps: list[jax.Array], *, train: bool) -> list[jax.Array]:
-    """Maps [batch, height, width, any] to the same maps and, behind them, the result."""
+    """Returns the maps [batch, height, width, any] followed by the result."""
 
     def run(self, maps: list[jax.Array]) -> list[jax.Array]:
       x = nn.relu(self.norm(train=train, name="norm")(jnp.concatenate(maps, axis=-1)))
@@ -101,7 +101,7 @@ class NormActConv(nn.Module):
 
 
 class DenseBlock(nn.Module):
-  """`size` layers; each appends `growth_rate` maps that it makes of all maps before.
+  """`size` layers; each appends `growth_rate` maps made from all maps before.
 
   [batch, height, width, channels] to [batch, height, width, channels + size * growth_rate].
   """
@@ -127,7 +127,7 @@ class DenseBlock(nn.Module):
 
 
 def three_blocks(depth: int, *, bottleneck: bool) -> tuple[int, int, int]:
-  """Layers in each dense block of a CIFAR network, arXiv:1608.06993 section 3.
+  """Returns the layers in each dense block of a CIFAR network, arXiv:1608.06993 section 3.
 
   `depth` counts the convolutions, two a layer with bottlenecks, and the last layer: 4 are the stem,
   two transitions and the head. UserError where no equal blocks make it.
@@ -225,7 +225,7 @@ class DenseNet(Backbone):
   def _stem(
     self, x: jax.Array, mark: Mark, conv: Callable, norm: Callable, *, train: bool
   ) -> tuple[jax.Array, int]:
-    """The stem's output and its stride."""
+    """Returns the stem's output and its stride."""
     features = self.stem_features or 2 * self.growth_rate
     if self.small_images:
       x = conv(features, 3, padding=1, train=train, name="stem_conv")(x)

@@ -207,7 +207,7 @@ def v1(width: float, depth: float, size: int, dropout: float) -> dict[str, Any]:
 
 
 def v2(stages: tuple[Stage, ...], size: int, dropout: float) -> dict[str, Any]:
-  """Version 2: every variant has stages of its own."""
+  """Version 2: every variant has its own stages."""
   return dict(
     stages=stages, stem_features=stages[0].features, norm_momentum=0.9, dropout=dropout,
     input_shape=(size, size, 3), reference="arXiv:2104.00298 table 4",
@@ -215,7 +215,7 @@ def v2(stages: tuple[Stage, ...], size: int, dropout: float) -> dict[str, Any]:
 
 
 def lite(width: float, depth: float, size: int, dropout: float) -> dict[str, Any]:
-  """The same scaling without what phones and their accelerators are slow at."""
+  """The same scaling without operations that are slow on phones and their accelerators."""
   reference = "github.com/tensorflow/tpu, efficientnet/lite"
   return v1(width, depth, size, dropout) | dict(
     scale_ends=False, se_ratio=0.0, activation="relu6", reference=reference

@@ -210,7 +210,7 @@ class GoogLeNet(Backbone):
   def _stem(
     self, x: jax.Array, mark: Mark, unit: Callable[..., nn.Module], *, train: bool
   ) -> tuple[jax.Array, int]:
-    """What the first module takes, and its stride."""
+    """Returns the input of the first module, and its stride."""
     if self.small_images:
       x = unit(192, 3, name="stem_conv")(x, train=train)
       return mark("stem", x, stride=1), 1
@@ -227,7 +227,7 @@ class GoogLeNet(Backbone):
     return layers.max_pool(x, 3, strides=2, ceil=True), 8
 
   def _smallest(self) -> int:
-    """The image that leaves one pixel: a 3x3 pool in ceil mode takes no less than two."""
+    """The size of the image that leaves one pixel: a 3x3 pool in ceil mode needs two."""
     size = 1
     if self.layout == "v1":
       size *= 2 if self.last_pool == 2 else 4

@@ -1,4 +1,4 @@
-"""Inception-v3, and what Inception-v4 and Inception-ResNet share with it: tables of branches.
+"""Inception-v3, and the base that Inception-v4 and Inception-ResNet share: tables of branches.
 
 arXiv:1512.00567 table 1 and figures 5 to 8, widths as in the authors' code (TF-slim).
 `inception_v3` has 23,834,568 parameters at 1000 classes, 27,161,264 with the auxiliary head
@@ -137,7 +137,7 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 class Inception(Backbone):
-  """What the three networks share: a stem, three stages at strides 8, 16, 32, a pool, a head."""
+  """The base of the three networks: a stem, three stages at strides 8, 16, 32, a pool, a head."""
 
   num_classes: int
   stage_sizes: tuple[Size, ...] = ()  # modules of type A, B, C, without the reductions between
@@ -199,11 +199,11 @@ class Inception(Backbone):
     return self.aux_logits and self.num_classes > 0 and (train or self.is_initializing())
 
   def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
-    """Of convolutions, and of the last layer."""
+    """The initialisers of convolutions and of the last layer."""
     raise NotImplementedError
 
   def _stages(self, unit: Callable, conv: Callable) -> list[list[Callable[..., nn.Module]]]:
-    """What makes the blocks of each stage, given a name."""
+    """The makers of the blocks of each stage, given a name."""
     raise NotImplementedError
 
   def _stem(self, x: jax.Array, mark: Mark, unit: Callable, *, train: bool) -> jax.Array:

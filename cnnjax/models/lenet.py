@@ -126,7 +126,7 @@ class LeNet51998(Backbone):
 
 
 class Subsample(nn.Module):
-  """Sum of 2x2 pixels, times a trainable coefficient, plus a trainable bias, one of each a map.
+  """Sums 2x2 pixels, times a trainable coefficient, plus a trainable bias, one of each per map.
 
   [batch, height, width, channels] to [batch, height / 2, width / 2, channels], rounded down.
   """

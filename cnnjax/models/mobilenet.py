@@ -97,7 +97,7 @@ class InvertedResidual(nn.Module):
 def make_layers(
   *, norm: str, momentum: float, epsilon: float, padding: str, act: str, dtype: Any
 ) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
-  """ConvNormAct for full and for depthwise convolutions, with what a whole network shares."""
+  """ConvNormAct for full and depthwise convolutions, with the settings of a whole network."""
   conv = functools.partial(layers.conv, dtype=dtype)
   layer = functools.partial(
     layers.ConvNormAct,
@@ -119,7 +119,7 @@ def stage_strides(stages: Sequence[Any], small_images: bool) -> list[list[int]]:
 
 
 def without_first_2(strides: Sequence[int], small_images: bool) -> list[int]:
-  """Strides with, for small images, 1 in place of the first 2."""
+  """Returns the strides; for small images the first 2 becomes 1."""
   strides = list(strides)
   if small_images and 2 in strides:
     strides[strides.index(2)] = 1

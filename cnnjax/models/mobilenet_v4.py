@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 def check(row: Row) -> None:
-  """UserError where a kernel that the kind of block needs is 0."""
+  """Raises UserError if a kernel that the block needs is 0."""
   if row.kind != "uib" and not row.kernel_size1:
     raise UserError(f"stages: {row} has a convolution, so kernel_size1 must be at least 1, got 0")
   if row.kind == "uib" and row.strides > 1 and not (row.kernel_size1 or row.kernel_size2):

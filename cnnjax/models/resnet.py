@@ -1,4 +1,4 @@
-"""Residual networks: one block a kind, one network, one table.
+"""Residual networks: a block of each kind, one network, one table.
 
 - ResNet, arXiv:1512.03385: table 1 (ImageNet) and section 4.2 (CIFAR, 6n+2 layers; `resnet20` has
   269,722 parameters at 10 classes). `resnet50` and its like are v1.5, the stride in the 3x3
@@ -152,7 +152,7 @@ class PreActBlock(nn.Module):
 
 
 def output_of(convs: tuple[ConvSpec, ...]) -> tuple[int, int]:
-  """(features, total stride) of a branch."""
+  """Returns (features, total stride) of a branch."""
   return convs[-1].features, max(spec.strides for spec in convs)
 
 
@@ -275,7 +275,7 @@ class ResNet(Backbone):
   def _stem(
     self, x: jax.Array, mark: Mark, conv: Callable, norm: Callable, *, train: bool
   ) -> tuple[jax.Array, int]:
-    """The stem's output and its stride."""
+    """Returns the stem's output and its stride."""
     features, kernel_size, strides = [self.stem_features], 7, 2
     if self.stem == "deep":
       features, kernel_size = [self.stem_features // 2] * 2 + features, 3
@@ -334,7 +334,7 @@ NEXT29 = dict(
 
 
 def wide(depth: int, factor: int) -> dict[str, Any]:
-  """WRN-depth-factor: 6n+4 layers, features times factor but for the stem."""
+  """WRN-depth-factor: 6n+4 layers, features times factor except in the stem."""
   reference = "arXiv:1605.07146 table 1"
   return PREACT | dict(
     stage_sizes=((depth - 4) // 6,) * 3, features=16 * factor, reference=reference

@@ -25,7 +25,7 @@ from cnnjax import optim
 from cnnjax.errors import UserError
 
 Averages = dict[str, dict[str, Any]]  # name: {collection: tree}, of swa "count" too
-WEIGHTS = ("raw", "ema", "swa", "schedule_free")  # what can be evaluated; raw: as they are trained
+WEIGHTS = ("raw", "ema", "swa", "schedule_free")  # the weights to evaluate; raw: the trained ones
 SLOW = "slow"
 
 

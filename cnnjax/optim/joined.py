@@ -33,7 +33,7 @@ class Settings(NamedTuple):
 
   pattern: str  # of the paths of its parameters
   every: int  # it moves in every so many steps, from step 0 on
-  config: ConfigDict  # like the whole of the run, with its own group `optim`
+  config: ConfigDict  # the whole config of the run, with its own group `optim`
 
 
 def settings(config: ConfigDict) -> dict[str, Settings]:

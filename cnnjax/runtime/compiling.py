@@ -19,7 +19,7 @@ from cnnjax.runtime.paths import to_path
 
 # JAX would not keep programs that compile in less than a second: most of a small network.
 MIN_SECONDS = 0.0
-COMPILING = "/jax/core/compile/"  # what begins the names of JAX's events of a duration
+COMPILING = "/jax/core/compile/"  # the prefix of JAX's events with a duration
 ASKED = "/jax/compilation_cache/compile_requests_use_cache"
 FOUND = "/jax/compilation_cache/cache_hits"
 BROKEN = re.compile(

@@ -22,7 +22,7 @@ from cnnjax import errors
 from cnnjax.errors import TransientError, UserError, listed
 from cnnjax.runtime import ranks
 
-# Seconds after which a process that is not heard of counts as gone, well below a minute.
+# Seconds without a sign after which a process counts as gone, well below a minute.
 HEARTBEAT = 20
 JOINING = 600  # seconds to wait for all to come: pods and hosts may start minutes apart
 
@@ -209,7 +209,9 @@ def _of_another(error: BaseException | None) -> BaseException | None:
   while error is not None:
     text = str(error)
     kinds = jax.errors.JaxRuntimeError, TimeoutError
-    remote = isinstance(error, kinds) or "Gloo" in text  # which jax 0.10 raises as others too
+    remote = (
+      isinstance(error, kinds) or "Gloo" in text
+    )  # jax 0.10 raises its errors as other kinds too
     if remote and "RESOURCE_EXHAUSTED" not in text and "emory" not in text:
       return error
     error = error.__cause__ or error.__context__

@@ -49,7 +49,7 @@ class Trace:
   @contextlib.contextmanager
   def of(self, step: int, n: int) -> Iterator[None]:
     """Traces the body, which takes `n` steps from `step` on; n is `left(step)` at most."""
-    if step not in self._steps or not processes.is_first():  # which all take alike
+    if step not in self._steps or not processes.is_first():  # all processes take the same steps
       yield
       return
     if self._traced is None:

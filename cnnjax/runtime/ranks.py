@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-VARIABLES = {  # what a start script or cnnjax.launch sets, beside the flags
+VARIABLES = {  # set by a start script or cnnjax.launch, instead of flags
   "coordinator": ("JAX_COORDINATOR_ADDRESS",),
   "processes": ("JAX_NUM_PROCESSES",),
   "process": ("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX"),  # the second by Kubernetes' indexed jobs

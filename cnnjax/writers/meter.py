@@ -38,7 +38,7 @@ class Meter:
     self._compiled = compiled or compiling.Clock()
     self._ready: float | None = None  # the time when compiling ended
     self.ready_at = start  # the step that ended it
-    self._mark, self._mark_step = self._began, start  # of the newest step, or what followed it
+    self._mark, self._mark_step = self._began, start  # of the newest step, or of `restart` after it
     self._times: deque[float] = deque(maxlen=TIMED)  # seconds of a step
 
   def restart(self, step: int) -> None:

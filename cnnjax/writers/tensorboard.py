@@ -34,7 +34,7 @@ if _hidden:
 FLUSH_EVERY = 10.0  # seconds between writes to the disk
 
 
-# The hyperparameters that stand beside the metrics at first; all others are one click away.
+# The hyperparameters shown beside the metrics at first; the others are one click away.
 COLUMNS = ("batch_size", "epochs", "model.name", "optim.learning_rate", "optim.name")
 _DIFFERS = b"\x38\x01"  # HParamInfo.differs = true, a field newer than those of tensorboardX
 

@@ -26,7 +26,7 @@ class Unreadable:
     for name, reason in new.items():
       self._say(f"skipped, cannot be read: {name}: {reason}")
     self._named |= new.keys()
-    # With those that the run met before it stopped and went on.
+    # With those from before the run resumed.
     any_name = {"encoding": "utf-8", "errors": "backslashreplace"}
     lines = set(self._file.read_text(**any_name).splitlines()) if self._file.exists() else set()
     lines |= {f"{name}\t{' '.join(reason.split())}" for name, reason in new.items()}

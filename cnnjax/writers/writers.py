@@ -108,7 +108,9 @@ class Writers:
     first_step = start + 1 if kept == found else start
     self._sinks = open_sinks(folder, kept, first_step, config, headlines) if first else []
     self._finished = False
-    self._unwritten: tuple[int, Callable] | None = None  # a step, and what reads its metrics
+    self._unwritten: tuple[int, Callable] | None = (
+      None  # a step, and the function that reads its metrics
+    )
     self._meter = Meter(start, total, batch_size, devices, clock)
     self._display = Display(self._meter, steps_per_epoch, folder, quiet=not first)
     self._unreadable = Unreadable(folder, self.say) if first else None
@@ -147,7 +149,7 @@ class Writers:
       self._write_rest(error)
       for sink in self._sinks:
         sink.close(finished=self._finished and error is None)
-    except OSError:  # a full disk; what has ended the run already says so better
+    except OSError:  # a full disk; the error that ended the run says more
       if error is None:
         raise
 

@@ -8,30 +8,29 @@ from typing import Literal
 
 from cnnjax.tasks.metric import of_each
 
-# The loss is far above its best if it is so many times as large, and above that of the first step
-# as well: a warm restart or a spike takes back part of what was learnt, what diverges takes back
-# all. The first loss may be anything (a head of large weights begins at 5.1 on six classes, where
-# guessing gives 1.8, and one that is trained on at 0.05): it counts from guessing to so many times
-# that.
+# Figures behind these thresholds are in experiments/baselines/README.md.
+#
+# A run diverges if its loss is this many times its best, and also above that of the first step: a
+# warm restart or a spike undoes a part of the progress, divergence all of it. The first loss counts
+# as at least that of guessing, and as at most this many times that.
 DIVERGED = 2.0
-# The gradient explodes if its norm is so many times the median of the lines before. Of that network
-# single steps reach 2 times (rates 0.1 to 1), 13 at the rate 5, and 7e5 at 50. And it is above the
-# first: where a run is nearly solved, a usual norm is near 0.
+# The gradient explodes if its norm is this many times the median of the lines before, and above the
+# first norm: in a nearly solved run the usual norm is near 0.
 EXPLODED = 100.0
-NORMS = (5, 100)  # lines that the median is of: at least, at most
-# Nothing got better for so much of the run: step schedules have phases of a quarter and more.
+NORMS = (5, 100)  # fewest and most lines for that median
+# A run stands still without improvement over this share of it: step schedules have phases of a
+# quarter and more.
 PLATEAU = 1 / 3
-EVALUATIONS = 5  # and for so many evaluations, of short runs
-# What a training loss must come down to, of its best, to count: so that noise does not; and beside
-# a monitored metric that stands still, more (at the rate 5 it creeps, 3 % in a third of the run).
+EVALUATIONS = 5  # and, in short runs, over this many evaluations
+# A training loss improves below this share of its best, so that noise does not count; more is asked
+# beside a monitored metric that stands still, as the loss may creep.
 BETTER_LOSS = {"alone": 0.99, "beside": 0.9}
-# And the rate is above so much of its peak; below, a run settles: with smoothed labels and cosine,
-# nothing got better from 63 % of the run on, at a validation accuracy of 99 %.
+# And only while the rate is above this share of its peak; below, a run settles.
 HIGH_RATE = 0.5
-SOLVED = 0.02  # of the loss of a model that knows nothing: below, it may stand still
-DEAD = (0.5, 0.4)  # the share of dead ReLUs that begins an episode, and the one that ends it
-STARVED = (0.5, 0.4)  # the share of the time that waits for batches, likewise
-# Of the loss, in float16: below, the loss itself is made smaller to fit. A run may begin there.
+SOLVED = 0.02  # share of the loss of a model that knows nothing; below it a run may stand still
+DEAD = (0.5, 0.4)  # shares of dead ReLUs that begin and end an episode
+STARVED = (0.5, 0.4)  # shares of the time that waits for batches, likewise
+# Of the loss in float16; below it the loss itself would shrink to fit. A run may begin there.
 LOWEST_SCALE = 1.0
 
 
