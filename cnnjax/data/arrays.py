@@ -117,7 +117,8 @@ def _several(key: str, given: Given, kinds: Mapping[str, Kind]) -> dict[str, _Ch
   if "image" not in given:
     raise UserError(f"{key} has no 'image', and has {listed([*map(repr, given)])}")
   beside = {part(name) for name in given for part in (fields.label_of, fields.valid_of)}
-  others = [values for name, values in given.items() if name != "image" and np.ndim(values)]
+  has_length = lambda values: isinstance(values, list | tuple) or np.ndim(values)
+  others = [values for name, values in given.items() if name != "image" and has_length(values)]
   images = _images(key, given["image"], len(others[0]) if others else len(given["image"]))
   found = {"image": _Checked("image", {"image": images})}
   for name, values in given.items():

@@ -102,6 +102,56 @@ def test_bad_arrays_are_one_line(arguments, message):
   assert "\n" not in str(e.value)
 
 
+FIELDS = {
+  "image": IMAGES[:3],
+  "mask": np.zeros((3, 8, 8), np.uint8),
+  "boxes": np.tile(np.float32([0, 0, 0.5, 1]), (3, 2, 1)),
+  "value": np.float32([0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize(
+  "split, change, message",
+  [
+    ("train", {"image": None}, "train has no 'image', and has 'mask', 'boxes', 'value'"),
+    ("train", {"depth": np.zeros(3)}, "field 'depth' is of no kind: give kinds={'depth': KIND"),
+    ("train", {"value": [[1], [2, 3], [4]]}, "train: each value has one size: "),
+    ("train", {"value": np.zeros(2)}, r"train: 3 images and value of shape \[2\]"),
+    ("train", {"value": 1.0}, r"train: 3 images and value of shape \[\]"),
+    ("train", {"value": np.zeros((3, 1, 1))}, r"value is numbers \[n\] or \[n, k\], not float64 "),
+    ("train", {"value": np.array(["a", "b", "c"])}, "train: value is numbers"),
+    ("train", {"value": np.array([0, np.inf, 1])}, "value has values that are infinite or NaN"),
+    ("train", {"mask": np.zeros((3, 8, 8))}, r"mask is integers \[n, height, width\], a class a"),
+    ("train", {"mask": np.zeros((3, 8), int)}, "mask is integers"),
+    ("train", {"mask": np.full((3, 8, 8), -1)}, "mask -1 is out of range; classes count from 0"),
+    ("train", {"mask": np.full((3, 8, 8), 2**16)}, "mask 65536 is out of range"),
+    ("train", {"mask": np.zeros((3, 8, 7), int)}, r"mask of shape \[3, 8, 7\] is not \[n, height"),
+    ("train", {"boxes": np.zeros((3, 4))}, r"boxes is \[n, m, 4\], ymin, xmin, ymax, xmax in"),
+    ("train", {"boxes": np.zeros((3, 2, 5))}, r"boxes is \[n, m, 4\]"),
+    ("train", {"boxes_label": np.zeros((3, 3), int)}, r"boxes_label of shape \[3, 3\] is not"),
+    ("train", {"boxes_label": np.full((3, 2), -1)}, "boxes_label -1 is out of range"),
+    ("train", {"boxes": FIELDS["boxes"] * 8}, "boxes are ymin, xmin, ymax, xmax from 0 to 1, shar"),
+    ("train", {"boxes": FIELDS["boxes"] - 0.1}, "boxes are ymin, xmin, ymax, xmax from 0 to 1"),
+    (
+      "train",
+      {"boxes": FIELDS["boxes"][..., ::-1], "boxes_valid": np.ones((3, 2), bool)},
+      "boxes are ymin, xmin, ymax, xmax from 0 to 1, shares of the height and width, the larger",
+    ),
+    ("test", {"value": None}, "test has image, mask, boxes, and train has image, mask, boxes, v"),
+    ("test", {"value": np.zeros((3, 2))}, "test: value has another shape of an example than in tr"),
+    ("test", {"boxes": FIELDS["boxes"][:, :1]}, "test: boxes has another shape of an example"),
+    ("test", {"mask": np.full((3, 8, 8), 1)}, "test: mask 1 is out of range for 1 classes"),
+    ("test", {"boxes_label": np.ones((3, 2), int)}, "test: boxes 1 is out of range for 1 classes"),
+  ],
+)  # fmt: skip
+def test_bad_fields_are_one_line(split, change, message):
+  data.from_arrays(FIELDS, FIELDS)
+  changed = {name: array for name, array in {**FIELDS, **change}.items() if array is not None}
+  with pytest.raises(UserError, match=message) as e:
+    data.from_arrays(**{"train": FIELDS, "test": FIELDS, split: changed})
+  assert "\n" not in str(e.value)
+
+
 @pytest.mark.parametrize(
   "shape, order",
   [
