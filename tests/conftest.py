@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
 # Nothing is kept in the user's home: processes that tests start compile all of their programs.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
+import compiling
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -19,6 +20,16 @@ from jax.experimental.compilation_cache import compilation_cache
 from cnnjax import registry
 from cnnjax.config import default, override
 from cnnjax.writers import Writers
+
+# Rooms whose tests ask for no bits of the compiler; the others are compiled as users compile.
+QUICK = ("augment", "optim", "tasks", "training")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of a module, which compile as well
+def pytest_runtest_setup(item):
+  """Has XLA do less in these rooms, but for what is marked `optimised`."""
+  marked = item.get_closest_marker("optimised")
+  compiling.quickly = item.path.parent.name in QUICK and marked is None
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from properties import pair
 from cnnjax import augment
 from cnnjax.training import steps
 
+pytestmark = pytest.mark.optimised
 FILE = pathlib.Path(__file__).parents[1] / "fixtures" / "augmented.json"
 BATCH, HEIGHT, WIDTH, CHANNELS, CLASSES = 8, 9, 7, 3, 5
 # One for each operation, with arguments that reach its branches; then recipes of several.

@@ -315,6 +315,7 @@ def test_statistics_are_measured_under_the_dropout_of_their_step():
   assert len({tuple(mean.tolist()) for mean in means}) == 3
 
 
+@pytest.mark.optimised
 def test_micro_batches_take_less_memory():
   """By XLA's own count. Without a loop it would begin all of them at once, and save nothing."""
   images = jnp.zeros((64, 16, 16, 2))
