@@ -137,6 +137,11 @@ FIELDS = {
       {"boxes": FIELDS["boxes"][..., ::-1], "boxes_valid": np.ones((3, 2), bool)},
       "boxes are ymin, xmin, ymax, xmax from 0 to 1, shares of the height and width, the larger",
     ),
+    (
+      "train",
+      {"boxes": FIELDS["boxes"] * [1, 1, 0, 1], "boxes_valid": np.ones((3, 2), bool)},
+      "boxes are ymin, xmin, ymax, xmax from 0 to 1",
+    ),
     ("test", {"value": None}, "test has image, mask, boxes, and train has image, mask, boxes, v"),
     ("test", {"value": np.zeros((3, 2))}, "test: value has another shape of an example than in tr"),
     ("test", {"boxes": FIELDS["boxes"][:, :1]}, "test: boxes has another shape of an example"),
@@ -150,6 +155,14 @@ def test_bad_fields_are_one_line(split, change, message):
   with pytest.raises(UserError, match=message) as e:
     data.from_arrays(**{"train": FIELDS, "test": FIELDS, split: changed})
   assert "\n" not in str(e.value)
+
+
+def test_boxes_without_a_height_or_a_width_are_not_there():
+  boxes = FIELDS["boxes"].copy()
+  boxes[0, 1, 2], boxes[1, 0, 3] = 0, 0
+  split = data.from_arrays({**FIELDS, "boxes": boxes})["train"]
+  expected = [[True, False], [False, True], [True, True]]
+  np.testing.assert_array_equal(split.arrays["boxes_valid"], expected)
 
 
 @pytest.mark.parametrize(
