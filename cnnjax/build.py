@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.optim import averaging, joined
 from cnnjax.runtime import profiling, sharding
 from cnnjax.runtime.paths import to_path
-from cnnjax.training import members, monitor, resuming, state, stepping, steps
+from cnnjax.training import members, monitor, resuming, state, stepping
 from cnnjax.training.program import Program
 from cnnjax.training.teacher import Teacher
 
@@ -140,14 +140,14 @@ def build(
   inputs = data.open_inputs(
     config, mesh, given, seeds=seeds, counted=counted, before=before, needs=needs
   )
-  augment.check(config.augment, steps.AUGMENTED, inputs.image_shape[-1])
-  model = models.create(**config.model, num_classes=len(inputs.classes), dtype=config.dtype)
+  task = tasks.of_data(
+    config.task, inputs.fields, counts=inputs.counts, examples=len(inputs.train.split)
+  )
+  _check_task(config, task, inputs)
+  model = tasks.network(task, config)
   variables = state.abstract_variables(model, inputs.image_shape, mesh)
   state.check_sizes(model, variables, inputs.image_shape, inputs.sizes)
   params = variables["params"]
-  examples = len(inputs.train.split)
-  task = tasks.create(config.task, len(inputs.classes), inputs.counts, examples)
-  task.check_labels(inputs.several, inputs.classes)
   depths = state.depths(model, inputs.image_shape)
   optimizer, schedules, words = _optimizers(config, inputs, params, depths)
   frozen = optim.masks.frozen(config.optim, params) if config.optim.freeze else None
@@ -155,7 +155,7 @@ def build(
     config.average, config.optim, inputs.length.total, inputs.length.to_steps
   )
   profiling.check(config.profile, inputs.length.total)
-  monitor.check_metric(config.monitor, task.measured.__annotations__, averages.names)
+  monitor.check_metric(config.monitor, task.measured_names, averages.names)
   scaling = (
     "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
   )
@@ -195,6 +195,27 @@ def build(
   if config.step.name != stepping.STANDARD:
     program.check_step()
   return program
+
+
+def _check_task(config: ConfigDict, task: tasks.Task, inputs: data.Inputs) -> None:
+  """Raises UserError for keys of the run that the task cannot do."""
+  name = f"task.name={config.task.name}"
+  augment.check(config.augment, task.kinds, inputs.image_shape[-1])
+  augment.views.check(config.eval_views, task.kinds)
+  if config.accumulate > 1 and task.COMPARES:
+    raise UserError(
+      f"accumulate={config.accumulate} takes a batch in parts, and the loss of {name} compares all "
+      "examples of a batch: set accumulate=1"
+    )
+  if config.health.trace and task.VIEWS > 1:
+    raise UserError(f"health.trace looks at one view of an image, and {name} has {task.VIEWS}")
+  if task.NEEDS_TEACHER and not (config.distill.teacher and config.distill.weight == 1):
+    raise UserError(
+      f"{name} learns from the moving average of its own run, and from nothing else: set "
+      "distill.teacher=ema, distill.weight=1 and average.ema, such as 0.99"
+    )
+  if (config.distill.workdir or config.distill.teacher) and not task.can_distill():
+    raise UserError(f"{name} has no loss toward a teacher: leave the keys of distill out")
 
 
 def _optimizers(

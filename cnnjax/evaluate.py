@@ -25,7 +25,7 @@ def evaluate(
   batch_size: int,
   stop: Callable[[], Any] = lambda: None,
 ) -> Any:
-  """The summed metrics of `variables` over a whole split.
+  """Returns the metrics of `variables` over a whole split, a `steps.Evaluated`.
 
   Args:
     step: the jitted `steps.eval_step`.
@@ -43,10 +43,23 @@ def evaluate(
     if stop():
       raise Stopped
     found = step(variables, batch, mask)
+    if found.collected:
+      found = found.replace(collected={k: np.asarray(x) for k, x in found.collected.items()})
     total = found if total is None else total.merge(found)
-  if total is None or not np.min(total.loss.count):
+  if total is None or not np.min(total.examples):
     raise UserError("none of the images of the split can be read")
   return total
+
+
+def measured(task: Any, members: Any, found: Any) -> dict[str, float]:
+  """Returns the values of what `evaluate` gives, by name.
+
+  Args:
+    task: a `tasks.Task`.
+    members: the `Members` of the run.
+    found: what `evaluate` returns.
+  """
+  return members.compute(found, lambda one: task.judged(one.of_split()))
 
 
 def evaluate_checkpoint(
@@ -154,8 +167,8 @@ def _evaluated(
   return Evaluation(
     split,
     found.step,
-    int(total.loss.count.min()),
-    found.members.compute(total),
+    int(np.min(total.examples)),
+    measured(found.task, found.members, total),
     of_weights(found.task.declared, ["raw"]),
   )
 

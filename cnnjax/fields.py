@@ -152,6 +152,20 @@ def arrays(fields: Fields) -> dict[str, tuple[tuple[int | None, ...], str]]:
   return found
 
 
+def to_json(fields: Fields) -> dict[str, dict]:
+  """Returns fields as JSON has them."""
+  return {name: dataclasses.asdict(field) for name, field in fields.items()}
+
+
+def from_json(found: Mapping[str, Mapping]) -> dict[str, Field]:
+  """Returns the fields that `to_json` gave."""
+  as_tuple = lambda value: value if value is None else tuple(value)
+  return {
+    name: Field(one["kind"], tuple(one["shape"]), one["dtype"], as_tuple(one["classes"]))
+    for name, one in found.items()
+  }
+
+
 def nbytes(fields: Fields) -> int:
   """Returns the bytes of the images and masks of an example, beside which all else is small."""
   large = [field for field in fields.values() if field.kind in ("image", "mask")]

@@ -1,4 +1,4 @@
-"""Predicts the classes of images by a trained model.
+"""Predicts what a trained model says of images, such as their classes.
 
 python -m cnnjax.predict runs/lenet photo.jpg more_photos/
 python -m cnnjax.predict runs/lenet photos/ --checkpoint=best --weights=ema --format=csv
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.errors import ArgumentParser, UserError, number, run, tell, unknown
+from cnnjax.errors import ArgumentParser, UserError, listed, number, run, tell, unknown
 from cnnjax.runtime import strict_json
 from cnnjax.runtime.paths import PathLike, to_path
 
@@ -33,7 +33,7 @@ class Predictions(NamedTuple):
   """What a model says of images.
 
   `values` are arrays by name, `[images, ...]`, as the task gives them: of classification
-  `probabilities`, `[images, classes]` float32.
+  `probabilities`, `[images, classes]` float32, of regression `values`, `[images, k]` float32.
   """
 
   names: tuple[str, ...]  # the path of a file, or "image 0" of an array
@@ -42,7 +42,16 @@ class Predictions(NamedTuple):
 
   @property
   def probabilities(self) -> np.ndarray:
-    """The probability of each class, `[images, classes]`."""
+    """The probability of each class, `[images, classes]`.
+
+    Raises:
+      UserError: the model was not trained to tell classes of images.
+    """
+    if "probabilities" not in self.values:
+      raise UserError(
+        f"the model predicts no classes of images: its predictions are {listed([*self.values])}, "
+        "in `.values`"
+      )
     return self.values["probabilities"]
 
   @property
@@ -91,11 +100,11 @@ class Predictor:
     """Decodes and crops an image as an evaluation of the run does.
 
     Args:
-      image: a path, the bytes of a file, or uint8 `[height, width, channels]` or
-        `[height, width]`.
+      image: a path, the bytes of a file, or `[height, width, channels]` or `[height, width]` of
+        the type that the run was trained on, mostly uint8.
 
     Returns:
-      `[height, width, channels]` uint8.
+      `[height, width, channels]` of that type.
 
     Raises:
       UnreadableImage: the file cannot be decoded.
@@ -105,16 +114,16 @@ class Predictor:
     from cnnjax import data
     from cnnjax.data import images
 
-    shape = tuple(self.trained.meta["image_shape"])
+    shape, dtype = tuple(self.trained.meta["image_shape"]), self.trained.task.data["image"].dtype
     if isinstance(image, np.ndarray):
       image = image[..., None] if image.ndim == 2 else image
-      if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != shape[2]:
+      if image.dtype != dtype or image.ndim != 3 or image.shape[2] != shape[2]:
         raise UserError(
-          f"images are uint8 [height, width, {shape[2]}], not {image.dtype} {list(image.shape)}"
+          f"images are {dtype} [height, width, {shape[2]}], not {image.dtype} {list(image.shape)}"
         )
     elif not isinstance(image, bytes):
       image = images.read(to_path(image))
-    crops = data.Crops.of(self.trained.config.data, (None, None, shape[2]))
+    crops = data.Crops.of(self.trained.config.data, (None, None, shape[2]), dtype)
     found = crops.evaluate(image, self.size)
     if self.size is None and found.shape != shape:
       raise UserError(f"the model takes images of shape {list(shape)}, not {list(found.shape)}")
@@ -306,22 +315,63 @@ def _files(given: Iterable[str]) -> list[str]:
 def _written(parts: Iterable[Predictions], form: str, top: int) -> None:
   """Prints predictions as they come."""
   writer = csv.writer(sys.stdout, lineterminator="\n")
-  if form == "csv":
-    writer.writerow(("image", "rank", "class", "probability"))
   opened = "[\n"
   for part in parts:
-    for name, found in zip(part.names, part.top(top), strict=True):
+    heading, each = _of_classes(part, top) if "probabilities" in part.values else _of_numbers(part)
+    if form == "csv" and opened == "[\n":
+      writer.writerow(heading)
+    for rows, found, words in each:
       if form == "csv":
-        for rank, (label, p) in enumerate(found, 1):
-          writer.writerow((name, rank, label, f"{p:.6g}"))
+        writer.writerows(rows)
       elif form == "json":
-        classes = [{"class": label, "probability": float(f"{p:.6g}")} for label, p in found]
-        print(opened + strict_json.dumps({"image": name, "classes": classes}), end="")
-        opened = ",\n"
+        print(opened + strict_json.dumps(found), end="")
       else:
-        print(f"{name}  " + ", ".join(f"{label} {p:.2%}" for label, p in found))
+        print(words)
+      opened = ",\n"
   if form == "json":
     print("\n]" if opened != "[\n" else "[]")
+
+
+_Row = tuple[list[tuple], dict[str, Any], str]  # of an image: for CSV, for JSON, in words
+
+
+def _of_classes(part: Predictions, top: int) -> tuple[tuple[str, ...], Iterator[_Row]]:
+  """Returns the heading of CSV, and the `top` classes of each image."""
+
+  def rows() -> Iterator[_Row]:
+    for name, found in zip(part.names, part.top(top), strict=True):
+      lines = [(name, rank, label, f"{p:.6g}") for rank, (label, p) in enumerate(found, 1)]
+      classes = [{"class": label, "probability": float(f"{p:.6g}")} for label, p in found]
+      words = f"{name}  " + ", ".join(f"{label} {p:.2%}" for label, p in found)
+      yield lines, {"image": name, "classes": classes}, words
+
+  return ("image", "rank", "class", "probability"), rows()
+
+
+def _of_numbers(part: Predictions) -> tuple[tuple[str, ...], Iterator[_Row]]:
+  """Returns the heading of CSV, and the numbers of each image.
+
+  Raises:
+    UserError: the predictions of an image are whole maps.
+  """
+  columns = {}
+  for key, values in part.values.items():
+    if values.ndim > 2:
+      raise UserError(
+        f"the predictions of an image are arrays ({key} {list(values.shape[1:])}): take them in "
+        "Python, as cnnjax.load(WORKDIR).predict(IMAGES).values"
+      )
+    values = values.reshape(len(values), -1)
+    several = values.shape[1] > 1
+    columns |= {f"{key}_{i}" if several else key: values[:, i] for i in range(values.shape[1])}
+
+  def rows() -> Iterator[_Row]:
+    for i, name in enumerate(part.names):
+      found = {key: float(f"{column[i]:.7g}") for key, column in columns.items()}
+      words = f"{name}  " + ", ".join(f"{key} {value:.6g}" for key, value in found.items())
+      yield [(name, *found.values())], {"image": name, **found}, words
+
+  return ("image", *columns), rows()
 
 
 def main(argv: list[str] | None = None) -> int:

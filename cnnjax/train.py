@@ -13,7 +13,7 @@ from cnnjax.build import build, validate
 from cnnjax.checkpoints import trained_on
 from cnnjax.checkpoints import workdir as workdirs
 from cnnjax.errors import Stopped, UserError
-from cnnjax.evaluate import evaluate
+from cnnjax.evaluate import evaluate, measured
 from cnnjax.runtime import compiling, processes
 from cnnjax.runtime.paths import PathLike, to_path
 from cnnjax.runtime.signals import catch_signals
@@ -255,6 +255,6 @@ def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) 
       sums[weights] = evaluate(program.eval_step, variables, batches, size, run.stop)
   found = {}
   for weights, summed in sums.items():  # all of them or none, also where it was broken off
-    metrics = program.members.compute(summed)
+    metrics = measured(program.task, program.members, summed)
     found |= run.out.write_evaluation(at or step, split, weights, metrics, of=step)
   return found

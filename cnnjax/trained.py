@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import augment, checkpoints, models, tasks
+from cnnjax import augment, checkpoints, fields, tasks
 from cnnjax.checkpoints import workdir
 from cnnjax.config import keys
 from cnnjax.data import check_classes
@@ -39,7 +39,8 @@ class Trained:
   variables: Any  # what `model.apply` takes; of several runs with a leading axis
   members: members.Members  # the runs that were trained as one program, mostly one
   step: int
-  meta: dict[str, Any]  # mean, std, classes, image_shape
+  meta: dict[str, Any]  # mean, std, classes, image_shape, fields
+  task: tasks.Task  # what it was trained for, to be evaluated: without the weights of its loss
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -51,11 +52,6 @@ class Trained:
     return steps.normalizer(self.meta["mean"], self.meta["std"])
 
   @functools.cached_property
-  def task(self) -> tasks.Task:
-    """What the model was trained for, to be evaluated: without the weights of its loss."""
-    return tasks.create(self.config.task, len(self.classes), None)
-
-  @functools.cached_property
   def compiler(self) -> Compiler:
     """Compiles functions of the variables as the run did."""
     return Compiler.of(self.config)
@@ -63,7 +59,7 @@ class Trained:
   @functools.cached_property
   def _predicted(self) -> Callable:
     views = augment.views.create(self.config.eval_views)
-    return steps.predicted_logits(self.model, self.task, self.normalize, views)
+    return steps.predicted_outputs(self.model, self.task, self.normalize, views)
 
   @functools.cached_property
   def eval_step(self) -> Callable:
@@ -138,13 +134,23 @@ def _load(
 ) -> Trained:
   step = saved.find(checkpoint)
   meta = saved.meta(step)
-  model = models.create(**config.model, num_classes=len(meta["classes"]), dtype=config.dtype)
+  task = tasks.of_data(config.task, fields_of(meta, config))
+  model = tasks.network(task, config)
   runs = members.create(config)
   shapes = runs.shapes(state.abstract_variables(model, tuple(meta["image_shape"]), mesh))
   variables = saved.restore_variables(step, shapes, weights)
   if measured := _measured(saved, config, step, weights, measure):
     variables = sharding.put(jax.device_get(measured), sharding.replicated(mesh))
-  return Trained(config, mesh, model, variables, runs, step, meta)
+  return Trained(config, mesh, model, variables, runs, step, meta, task)
+
+
+def fields_of(meta: dict[str, Any], config: ConfigDict) -> fields.Fields:
+  """Returns the fields of the data of a run, from what was saved beside its variables."""
+  if "fields" in meta:
+    return fields.from_json(meta["fields"])
+  # Before fields were saved, an image of 8 bits had a class, or several.
+  label = fields.multi_label if tasks.lookup(config.task.name).SEVERAL else fields.label
+  return {"image": fields.image(*meta["image_shape"]), "label": label(meta["classes"])}
 
 
 def _measured(

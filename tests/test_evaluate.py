@@ -37,7 +37,7 @@ def pieces():
   )
   task = tasks.create(config.task, 10)
   normalize = steps.normalizer((0.5,) * 3, (0.2,) * 3)
-  predicted = steps.predicted_logits(model, task, normalize, augment.views.create(None))
+  predicted = steps.predicted_outputs(model, task, normalize, augment.views.create(None))
   step = steps.eval_step(task, predicted)
   return config.data, split, variables, step
 
@@ -58,7 +58,7 @@ def test_same_for_every_batch_size_device_count_and_pipeline(pieces):
   losses, correct = [], []
   for image, label in zip(split.images, split.labels, strict=True):
     one = jitted(variables, {"image": image[None], "label": label[None]}, np.ones(1, bool))
-    losses.append(float(one.loss.total))
+    losses.append(float(one.sums.loss.total))
     correct.append(float(one.accuracy.total))
   for key, result in results.items():
     assert result["accuracy"] == float(f"{np.float32(sum(correct) / 101):.7g}"), key

@@ -20,11 +20,12 @@ from cnnjax.data.names import check_classes
 from cnnjax.data.order import Order
 from cnnjax.data.placement import pipeline
 from cnnjax.data.resident import Resident
-from cnnjax.data.split import Skipped, Split
+from cnnjax.data.split import Arrays, Skipped, Split
 from cnnjax.data.streaming import Streaming
 
 __all__ = [
-  "Crops", "History", "Inputs", "Length", "Order", "Resident", "Skipped", "Split", "Streaming",
+  "Arrays", "Crops", "History", "Inputs", "Length", "Order", "Resident", "Skipped", "Split",
+  "Streaming",
   "check", "check_classes", "describe", "from_arrays", "has_splits", "history", "holdout",
   "identity", "imbalance", "levels", "load", "open_inputs", "order", "pipeline", "whole",
   "with_given", "without_source",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -18,7 +19,7 @@ from cnnjax.data.resident import Resident
 from cnnjax.data.split import LABELS, Skipped, Split
 from cnnjax.data.streaming import Streaming
 from cnnjax.errors import UserError
-from cnnjax.fields import Field, Need
+from cnnjax.fields import Field, Need, to_json
 from cnnjax.runtime import processes, sharding
 
 
@@ -33,7 +34,7 @@ class Inputs:
   counts: np.ndarray | None  # training examples of each class, if the loss needs them
   fields: dict[str, Field]  # of the batches that the run ends with, by name
   sizes: tuple[int, ...]  # other sizes of images that the model gets
-  meta: dict[str, tuple]  # mean and deviation per channel, class names; for checkpoints
+  meta: dict[str, Any]  # mean and deviation per channel, classes, fields; for checkpoints
   length: Length  # of the run
   summary: dict[str, str]  # in words
 
@@ -119,6 +120,7 @@ def open_inputs(
       "std": std,
       "classes": train.classes,
       "image_shape": cropped["image"].shape,
+      "fields": to_json(cropped),
     },
     length=length,
     summary={

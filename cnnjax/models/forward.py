@@ -21,7 +21,7 @@ _RESERVED = ("count",)  # beside the collections of an average; see optim/averag
 class Passed(NamedTuple):
   """What a forward pass in training gives."""
 
-  logits: jax.Array  # [batch, num_classes] float32
+  outputs: Any  # float32, of a classifier the logits [batch, num_classes]
   moved: dict[str, Any]  # all collections but the parameters, after the pass
   kept: dict[str, Any]  # auxiliary logits, and the collections that were asked for
 
@@ -41,17 +41,18 @@ def init(model: nn.Module, key: jax.Array, images: jax.Array) -> dict[str, Any]:
   return {"params": {}, "batch_stats": {}, **variables}
 
 
-def forward(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-  """Returns the logits in evaluation, [batch, num_classes] float32, whatever it computes in.
+def forward(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> Any:
+  """Returns the outputs in evaluation, in float32 whatever the model computes in.
 
-  A loss or a probability of bfloat16 logits would have two digits.
+  Of a classifier they are the logits [batch, num_classes]. A loss or a probability of bfloat16
+  logits would have two digits.
 
   Args:
     model: any registered one.
     variables: its collections.
     images: `[batch, height, width, channels]`.
   """
-  return model.apply(variables, images, train=False).astype(jnp.float32)
+  return _in_float32(model.apply(variables, images, train=False))
 
 
 def forward_in_training(
@@ -71,7 +72,7 @@ def forward_in_training(
     keep: names of more collections that the pass writes, such as "moments".
   """
   before = {name: tree for name, tree in variables.items() if name != "params"}
-  logits, found = model.apply(
+  outputs, found = model.apply(
     variables,
     images,
     train=True,
@@ -80,5 +81,9 @@ def forward_in_training(
   )
   moved = {name: found.get(name, tree) for name, tree in before.items()}
   kept = {name: tree for name, tree in found.items() if name not in before}
-  in_float32 = jax.tree.map(lambda x: x.astype(jnp.float32), kept.get("aux_logits", {}))
-  return Passed(logits.astype(jnp.float32), moved, {**kept, "aux_logits": in_float32})
+  kept["aux_logits"] = _in_float32(kept.get("aux_logits", {}))
+  return Passed(_in_float32(outputs), moved, kept)
+
+
+def _in_float32(tree: Any) -> Any:
+  return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

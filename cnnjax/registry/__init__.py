@@ -1,6 +1,6 @@
 """Registers every part that a config can name, and every key that it can set.
 
-A part is a task, loss, metric, source, augmentation, optimizer, schedule, step or model. It
+A part is a task, loss, head, metric, source, augmentation, optimizer, schedule, step or model. It
 brings its own config keys, from cnnjax or from a module of yours:
 
     from cnnjax import Key, register
@@ -72,6 +72,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     "augmentation": Kind("", "augment"),
     "task": Kind("task", "task.name"),
     "loss": Kind("task", "task.loss", ("of",), (OF,), resets=True),
+    "head": Kind("task", "task.head", ("of",), (OF,), resets=True),
     "metric": Kind(
       "task",
       "task.metrics",

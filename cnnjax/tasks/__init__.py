@@ -1,23 +1,28 @@
-"""What is learnt. A task owns its targets, its loss and its metrics."""
+"""What is learnt. A task owns its network, its targets, its loss and its metrics."""
 
 import dataclasses
+from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from clu import metrics
 from ml_collections import ConfigDict
 
-from cnnjax import registry
+from cnnjax import fields, models, registry
 from cnnjax.errors import UserError, unknown
+from cnnjax.fields import Fields
 from cnnjax.optim.averaging import WEIGHTS
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import Task, declared
 from cnnjax.tasks.classification import Classification
+from cnnjax.tasks.labels import LabelTask
 from cnnjax.tasks.metric import Metric, of_weights
 from cnnjax.tasks.multi_label import MultiLabel
+from cnnjax.tasks.regression import Regression
 
 __all__ = [
-  "Classification", "Metric", "MultiLabel", "Task", "check", "compute", "create", "lookup",
-  "monitored", "needs_counts", "of_weights", "weights",
+  "Classification", "LabelTask", "Metric", "MultiLabel", "Regression", "Task", "check", "compute",
+  "create", "lookup", "monitored", "needs_counts", "network", "of_data", "of_weights", "weights",
 ]  # fmt: skip
 
 
@@ -32,10 +37,15 @@ def check(config: ConfigDict) -> None:
   `config` is the group `task`.
   """
   task = lookup(config.name)
-  registry.check_idle("task", (config.name,), config)
+  # A task also reads the keys of the tasks that it is derived from.
+  kin = [name for name, part in registry.parts("task").items() if issubclass(task, part.value)]
+  registry.check_idle("task", (config.name, *(n for n in kin if n != config.name)), config)
   of = task.name or config.name
   if loss := config.loss or task.loss_name:
     registry.part("loss", loss, of)
+  if head := config.head or task.head:
+    registry.part("head", head, of)
+  registry.check_idle("head", (head,), config, of)
   registry.check_idle("loss", (loss,), config, of)
   for name in config.metrics:
     better = registry.part("metric", name, of).options["better"]
@@ -57,33 +67,57 @@ def needs_counts(config: ConfigDict) -> bool:
 
 def create(
   config: ConfigDict,
-  num_classes: int,
+  num_outputs: int,
   counts: np.ndarray | None = None,
   examples: int | None = None,
+  data: Fields | None = None,
 ) -> Task:
-  """The task of `config.task` over `num_classes` classes.
+  """Returns the task of `config.task`.
 
   Args:
     config: the group `task` of the config.
-    num_classes: of the data.
+    num_outputs: of the network, which is the number of classes where there are classes.
     counts: `[num_classes]` training examples of each class, which the loss needs where
       `needs_counts`. Evaluation needs none: its loss is plain.
     examples: for training, likewise.
+    data: the fields of the data.
 
   Raises:
     UserError: `class_weights` is a list of another length.
   """
-  weights.check(config.class_weights, num_classes)
+  weights.check(config.class_weights, num_outputs)
   task = lookup(config.name)
+  given = {
+    **config,
+    "num_outputs": num_outputs,
+    "loss_name": config.loss or task.loss_name,
+    "head": config.head or task.head,
+    "config": config,
+    "more_metrics": tuple(config.metrics),
+    "counts": counts,
+    "examples": examples,
+    "data": data,
+  }
   names = {field.name for field in dataclasses.fields(task)} - {"name"}
-  return task(
-    num_classes=num_classes,
-    loss_name=config.loss or task.loss_name,
-    config=config,
-    more_metrics=tuple(config.metrics),
-    counts=counts,
-    examples=examples,
-    **{key: value for key, value in config.items() if key in names},
+  return task(**{key: value for key, value in given.items() if key in names})
+
+
+def of_data(config: ConfigDict, data: Fields, **rest: Any) -> Task:
+  """Returns `create` for data with these fields; `rest` are its other arguments.
+
+  Raises:
+    UserError: the data lack a kind that the task needs, or do not fit it.
+  """
+  task = lookup(config.name)
+  fields.check(task.NEEDS, data, f"task.name={config.name}")
+  task.check_data(data)
+  return create(config, task.count_outputs(data, config), data=data, **rest)
+
+
+def network(task: Task, config: ConfigDict) -> nn.Module:
+  """Returns the network of a task. Takes the whole config."""
+  return task.network(
+    lambda outputs: models.create(**config.model, num_classes=outputs, dtype=config.dtype)
   )
 
 

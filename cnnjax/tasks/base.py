@@ -1,118 +1,158 @@
-"""What the tasks share: their fields, and metrics that are sums per class."""
+"""The interface of a task, and what tasks share."""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import flax.struct
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from clu.metrics import Average, Collection
-from clu.metrics import Metric as CluMetric
 from ml_collections import ConfigDict
 
-from cnnjax import registry
-from cnnjax.fields import Need
-from cnnjax.tasks import weights
+from cnnjax import fields, registry
+from cnnjax.fields import Fields, Kind, Need
 from cnnjax.tasks.metric import Metric
-
-
-@flax.struct.dataclass
-class ClassAverage(CluMetric):
-  """Sum of `hits` by sum of `of` in each class; the mean over the classes that have any.
-
-  Integers, so that merging in any order gives the same bits.
-  """
-
-  total: jax.Array  # [num_classes] int32
-  count: jax.Array  # [num_classes] int32
-
-  @classmethod
-  def from_model_output(
-    cls, hits: jax.Array, of: jax.Array, mask: jax.Array, **_: Any
-  ) -> "ClassAverage":
-    """From `hits` and `of`, `[batch, num_classes]`, of the examples where `mask` is true."""
-    kept = lambda x: jnp.sum(x, axis=0, where=mask[:, None], dtype=jnp.int32)
-    return cls(total=kept(hits), count=kept(of))
-
-  def merge(self, other: "ClassAverage") -> "ClassAverage":
-    return type(self)(total=self.total + other.total, count=self.count + other.count)
-
-  def compute(self) -> jax.Array:
-    return jnp.mean(self.total / self.count, where=self.count > 0)
-
-
-@flax.struct.dataclass
-class MicroAverage(ClassAverage):
-  """The same sums, over all classes together."""
-
-  def compute(self) -> jax.Array:
-    sums = [jnp.sum(x, dtype=jnp.float32) for x in (self.total, self.count)]  # may exceed int32
-    return sums[0] / sums[1]
-
-
-def mean_of_sigmoids(logits: Sequence[jax.Array]) -> jax.Array:
-  """Logits of the mean of the sigmoids that several `logits` of an image give."""
-  # log p - log (1 - p), since p itself rounds to 1 where every view is sure.
-  log_mean = lambda x: jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0)
-  return log_mean(jnp.stack(logits)) - log_mean(-jnp.stack(logits))
 
 
 def declared(task: Any, more: Sequence[str]) -> tuple[Metric, ...]:
   """What is known of the metrics of a task, or of its class, and of registered ones by name."""
   parts = [(name, registry.part("metric", name, task.name)) for name in more]
-  return (*task.METRICS, *(Metric(name, **part.options) for name, part in parts))
+  return (*task.METRICS, *task.COLLECTED, *(Metric(name, **part.options) for name, part in parts))
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What a task is made from. Targets are float32 `[batch, num_classes]`, and can be mixed.
+  """What is learnt: pure functions from the fields of a batch and the outputs of a network.
 
-  A subclass says `targets(labels)`, `eval_loss(logits, targets)`,
-  `distill_loss(logits, teacher_logits, temperature)`, `mean_prediction(logits)`,
-  `predictions(logits)`, `outputs(logits, targets)` and `collection`; and `METRICS`, what is known
-  of those of the collection, in the order in which they are printed. One that is not declared there
-  is printed last, and cannot be monitored. Its losses are registered: functions (task, logits,
-  targets) -> the loss of each example, `[batch]`, in nats.
-  `SEVERAL`: an image may have several labels. `NEEDS`: the kinds of fields that it reads.
+  A subclass is registered by `@register("task", NAME, ...)`. It declares what it `NEEDS`, and its
+  metrics: those of `collection`, which are sums, in `METRICS`, in the order in which they are
+  printed; those of `judged`, which are measured of a whole split at once, in `COLLECTED`. Its
+  losses are registered for its `name`: functions (task, outputs, targets) -> [batch], the loss of
+  each example. A task whose loss is no choice overrides `loss` instead.
+
+  Outputs are an array or a tree of arrays [batch, ...]; of a task with several `VIEWS` [batch,
+  views, ...] in training. Targets are the field that the outputs are compared with.
   """
 
+  NEEDS: ClassVar[tuple[Need, ...]] = ("image",)  # the kinds of fields that it reads
+  TARGET: ClassVar[Kind | None] = None  # the kind of its targets, None where it has none
+  VIEWS: ClassVar[int] = 1  # augmented versions of each image that a step learns from
+  NEEDS_TEACHER: ClassVar[bool] = False  # it learns from the outputs of a teacher alone
+  COMPARES: ClassVar[bool] = False  # the loss of an example depends on the others of its batch
   METRICS: ClassVar[tuple[Metric, ...]] = ()
-  SEVERAL: ClassVar[bool] = False
-  NEEDS: ClassVar[tuple[Need, ...]] = ("image", ("label", "multi_label"))
+  COLLECTED: ClassVar[tuple[Metric, ...]] = ()
+  SEVERAL: ClassVar[bool] = False  # an image may have several labels
 
-  num_classes: int
+  num_outputs: int  # of the network, in the last axis
   name: str = ""  # of the task whose losses and metrics it takes; a subclass says it, and its loss
   loss_name: str = ""
+  head: str | None = None  # a registered one; None: that of the model
   config: ConfigDict | None = None  # the group `task`, for the keys of registered parts
   more_metrics: tuple[str, ...] = ()  # registered ones, beside those of the collection
-  label_smoothing: float = 0.0
-  focal_gamma: float = 2.0
-  logit_adjustment: float = 0.0  # tau; 0: none
-  target_threshold: float | None = None
   aux_weight: float = 0.3  # of the loss of each auxiliary head
-  class_weights: weights.Weights = None
-  effective_beta: float = 0.999
-  counts: np.ndarray | None = None  # [num_classes], training examples
-  examples: int | None = None  # of all classes; an image of several counts once
+  data: Fields | None = None  # the fields of the data
+
+  # The network.
+  @classmethod
+  def count_outputs(cls, data: Fields, config: ConfigDict) -> int:
+    """Returns `num_outputs` for these data; `config` is the group `task`."""
+    raise NotImplementedError
+
+  @classmethod
+  def check_data(cls, data: Fields) -> None:
+    """Raises UserError where the data, which have all kinds it needs, do not fit."""
+
+  def network(self, backbone: Callable[[int], nn.Module]) -> nn.Module:
+    """Returns the network; `backbone` makes the model of the config with so many outputs.
+
+    With 0 outputs it has no last layer, and its `feature_maps` are what a head is put on.
+    """
+    if self.head is None:
+      return backbone(self.num_outputs)
+    return registry.part("head", self.head, self.name).value(self, backbone(0))
+
+  # The examples.
+  @property
+  def kinds(self) -> dict[str, Kind]:
+    """The kind of each field that is augmented, by its name."""
+    return {"image": "image"} | ({self.TARGET: self.TARGET} if self.TARGET else {})
+
+  def encode(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the fields of a batch that are augmented, as `kinds` names them."""
+    if self.TARGET is None:
+      return {"image": batch["image"]}
+    return {"image": batch["image"], self.TARGET: self.targets(batch[self.field(self.TARGET)])}
+
+  def field(self, kind: Kind) -> str:
+    """Returns the name of the field of a kind in the data."""
+    return next(iter(fields.of_kind(self.data or {}, kind)), kind)
+
+  def targets(self, values: jax.Array) -> jax.Array:
+    """Returns targets of the values of a field."""
+    return values
+
+  def compared(self, found: Mapping[str, jax.Array]) -> Any:
+    """Returns the targets among what `encode` gives, augmented or not."""
+    return found.get(self.TARGET)
+
+  # The loss.
+  def loss(self, outputs: Any, targets: Any) -> jax.Array:
+    """The training loss of each example, `[batch]`, by the loss that is registered."""
+    return registry.part("loss", self.loss_name, self.name).value(self, outputs, targets)
+
+  def eval_loss(self, outputs: Any, targets: Any) -> jax.Array:
+    """The loss of each example in evaluation, `[batch]`."""
+    return self.loss(outputs, targets)
+
+  def distill_loss(self, outputs: Any, taught: Any, temperature: float) -> jax.Array:
+    """The loss of each example toward the outputs of a teacher, `[batch]`."""
+    raise NotImplementedError
+
+  @classmethod
+  def can_distill(cls) -> bool:
+    """Whether it has a loss toward the outputs of a teacher."""
+    return cls.distill_loss is not Task.distill_loss
+
+  # What is predicted and measured.
+  def mean_prediction(self, outputs: Sequence[Any]) -> Any:
+    """Returns the outputs that stand for those of several views of an image, here their mean."""
+    if len(outputs) == 1:
+      return outputs[0]
+    return jax.tree.map(lambda *of_views: jnp.stack(of_views).mean(0), *outputs)
+
+  def predictions(self, outputs: Any) -> dict[str, jax.Array]:
+    """Returns what a person wants of the outputs: arrays [batch, ...] by name."""
+    raise NotImplementedError
 
   @property
-  def weights(self) -> np.ndarray:
-    """What the training loss of each class is multiplied by, `[num_classes]`."""
-    return weights.of_classes(
-      self.class_weights, self.num_classes, self.counts, self.effective_beta
-    )
+  def collection(self) -> type[Collection]:
+    """The metrics that are sums; `loss` is among them."""
+    raise NotImplementedError
 
-  def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """The training loss of each example, `[batch]`, by the loss that is registered."""
-    return registry.part("loss", self.loss_name, self.name).value(self, logits, targets)
+  def outputs(self, outputs: Any, targets: Any) -> dict[str, jax.Array]:
+    """Returns what the `collection` is made from, beside the losses."""
+    return {}
+
+  def collect(self, outputs: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns arrays [batch, ...] that `judged` gets of a whole split; by default none."""
+    return {}
+
+  def judged(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the metrics of a split that are no sums, from what `collect` gave of it."""
+    return {}
 
   @property
   def declared(self) -> tuple[Metric, ...]:
     """What is known of its metrics, also of registered ones."""
     return declared(self, self.more_metrics)
+
+  @property
+  def measured_names(self) -> tuple[str, ...]:
+    """The names of the metrics of an evaluation."""
+    return (*self.measured.__annotations__, *(metric.name for metric in self.COLLECTED))
 
   @functools.cached_property
   def measured(self) -> type[Collection]:
@@ -122,21 +162,30 @@ class Task:
     return Collection.create(**own.__annotations__, **more) if more else own
 
   def metrics(
-    self, logits: jax.Array, targets: jax.Array, losses: jax.Array, mask: jax.Array | None = None
+    self, outputs: Any, targets: Any, losses: jax.Array, mask: jax.Array | None = None
   ) -> Collection:
     """Sums and counts of one batch; an example whose mask is false counts nowhere."""
     mask = jnp.ones(losses.shape, bool) if mask is None else mask
     more = {
-      name: registry.part("metric", name, self.name).value(self, logits, targets)
+      name: registry.part("metric", name, self.name).value(self, outputs, targets)
       for name in self.more_metrics
     }
     return self.measured.single_from_model_output(
-      loss=losses, mask=mask, **self.outputs(logits, targets), **more
+      loss=losses, mask=mask, **self.outputs(outputs, targets), **more
     )
+
+  def eval_metrics(self, outputs: Any, targets: Any, mask: jax.Array) -> Collection:
+    """`metrics` of one batch of an evaluation, where there is one view of each image."""
+    return self.metrics(outputs, targets, self.eval_loss(outputs, targets), mask)
+
+  @property
+  def shapes(self) -> tuple[Any, Any]:
+    """The shapes of outputs and targets of one example in training, as its metrics take them."""
+    values = jax.ShapeDtypeStruct((1, self.num_outputs), jnp.float32)
+    return values, values
 
   def no_metrics(self) -> Collection:
     """Metrics of no example, with the shapes of those of a batch."""
-    values = jax.ShapeDtypeStruct((1, self.num_classes), jnp.float32)
     losses = jax.ShapeDtypeStruct((1,), jnp.float32)
-    found = jax.eval_shape(self.metrics, values, values, losses)
+    found = jax.eval_shape(self.metrics, *self.shapes, losses)
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)

@@ -14,7 +14,7 @@ from clu import metrics
 from cnnjax.errors import UserError
 from cnnjax.registry import register
 from cnnjax.tasks import weights
-from cnnjax.tasks.base import ClassAverage, Task, mean_of_sigmoids
+from cnnjax.tasks.labels import LABEL_KEYS, ClassAverage, LabelTask, mean_of_sigmoids
 from cnnjax.tasks.metric import Metric
 
 TOP = 5  # classes that top5_accuracy takes; with as few or fewer it would say nothing
@@ -41,7 +41,9 @@ ClassificationMetricsTop5 = metrics.Collection.create(
 )
 
 
-def _prepared(task: Task, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _prepared(
+  task: LabelTask, logits: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """(adjusted logits, smoothed and weighted targets).
 
   The logits are those + tau log prior: arXiv:2007.07314, equation 10.
@@ -53,7 +55,7 @@ def _prepared(task: Task, logits: jax.Array, targets: jax.Array) -> tuple[jax.Ar
 
 
 @register("loss", "cross_entropy", of="classification", uses=("logit_adjustment",))
-def cross_entropy(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+def cross_entropy(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
   """-sum_c w_c t_c log p_c, t the smoothed targets, w class weights.
 
   As torch.nn.CrossEntropyLoss with `weight` and `label_smoothing` for targets that are
@@ -64,7 +66,7 @@ def cross_entropy(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Arra
 
 
 @register("loss", "focal", of="classification", uses=("focal_gamma", "logit_adjustment"))
-def focal(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+def focal(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
   """-sum_c w_c t_c (1 - p_c)^gamma log p_c; arXiv:1708.02002, equation 4, with a softmax."""
   logits, targets = _prepared(task, logits, targets)
   # Where p rounds to 1, the gradient of (1 - p)^gamma is infinite for a gamma below 1.
@@ -73,7 +75,7 @@ def focal(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 @register("loss", "binary_cross_entropy", of="classification", uses=("target_threshold",))
-def binary_cross_entropy(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+def binary_cross_entropy(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Binary cross-entropy of one class against the rest, the mean over the classes.
 
   The loss of "ResNet strikes back" (arXiv:2110.00476, section 2.2) as timm's
@@ -94,9 +96,9 @@ def binary_cross_entropy(task: Task, logits: jax.Array, targets: jax.Array) -> j
   return -(present * jax.nn.log_sigmoid(logits) + absent * jax.nn.log_sigmoid(-logits)).mean(-1)
 
 
-@register("task", "classification")
+@register("task", "classification", uses=LABEL_KEYS)
 @dataclasses.dataclass(frozen=True)
-class Classification(Task):
+class Classification(LabelTask):
   """Targets are distributions over the classes."""
 
   METRICS: ClassVar = (
@@ -108,7 +110,8 @@ class Classification(Task):
   name: str = "classification"
   loss_name: str = "cross_entropy"
 
-  def check_labels(self, several: bool, classes: Sequence[str]) -> None:
+  @classmethod
+  def check_labels(cls, several: bool, classes: Sequence[str]) -> None:
     """Raises UserError if an image of the data may have `several` labels."""
     if several:
       raise UserError(

@@ -14,12 +14,31 @@ NAMES: Rule = (lambda v: all(isinstance(name, str) for name in v), "names of met
 
 declare(
   "task",
-  name=Key("classification", "multi_label, where an image may have several"),
+  name=Key("classification", "multi_label, where an image may have several; regression of numbers"),
   loss=Key(
-    None, "cross_entropy, binary_cross_entropy, focal; None: the task's, the first two", types=str
+    None,
+    "cross_entropy, binary_cross_entropy, focal; of regression mse, mae, huber; None: the task's",
+    types=str,
   ),
+  head=Key(None, "a registered one on the model's feature maps; None: the model's own", types=str),
   metrics=Key((), 'registered ones that are measured as well: ("brier",)', names=True, rule=NAMES),
-  label_smoothing=Key(0.0, "arXiv:1512.00567, section 7", rule=SHARE),
+)
+
+declare(
+  "task",
+  kind="task",
+  label_smoothing=Key(0.0, "of labels: arXiv:1512.00567, section 7", rule=SHARE),
+  class_weights=Key(
+    None, "in the loss: auto (rare ones weigh more), effective_number, a list", types=(str, tuple)
+  ),
+  effective_beta=Key(
+    0.999,
+    "effective_number: beta of arXiv:1901.05555",
+    rule=SHARE,
+    needs="task.class_weights=effective_number",
+  ),
+  value_mean=Key(0.0, "of regression: the network learns (value - value_mean) / value_std"),
+  value_std=Key(1.0, "as value_mean; best the standard deviation of the values", rule=ABOVE_0),
 )
 
 declare(
@@ -32,21 +51,15 @@ declare(
   logit_adjustment=Key(
     0.0, "tau of arXiv:2007.07314, equation 10; 1 is the paper's", rule=AT_LEAST_0
   ),
+  huber_delta=Key(
+    1.0, "huber: where squares end, in deviations; 10.1214/aoms/1177703732", rule=ABOVE_0
+  ),
 )
 
 declare(
   "task",
   aux_weight=Key(
     0.3, "of the loss of each auxiliary head; arXiv:1409.4842, section 5", rule=AT_LEAST_0
-  ),
-  class_weights=Key(
-    None, "in the loss: auto (rare ones weigh more), effective_number, a list", types=(str, tuple)
-  ),
-  effective_beta=Key(
-    0.999,
-    "effective_number: beta of arXiv:1901.05555",
-    rule=SHARE,
-    needs="task.class_weights=effective_number",
   ),
 )
 

@@ -14,7 +14,7 @@ from clu import metrics
 from cnnjax.errors import UserError
 from cnnjax.registry import register
 from cnnjax.tasks import weights
-from cnnjax.tasks.base import ClassAverage, MicroAverage, Task, mean_of_sigmoids
+from cnnjax.tasks.labels import LABEL_KEYS, ClassAverage, LabelTask, MicroAverage, mean_of_sigmoids
 from cnnjax.tasks.metric import Metric
 
 
@@ -45,7 +45,7 @@ _BETWEEN = "|;,/+& "  # what people put between labels, the surest first
 
 
 def _losses(
-  task: Task, logits: jax.Array, targets: jax.Array
+  task: LabelTask, logits: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """(binary cross-entropy of each class, targets, [log p, log (1 - p)]).
 
@@ -61,13 +61,13 @@ def _losses(
 
 
 @register("loss", "binary_cross_entropy", of="multi_label", uses=("target_threshold",))
-def binary_cross_entropy(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+def binary_cross_entropy(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
   """The mean over the classes of the binary cross-entropy."""
   return _losses(task, logits, targets)[0].mean(-1)
 
 
 @register("loss", "focal", of="multi_label", uses=("focal_gamma",))
-def focal(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+def focal(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
   """The binary cross-entropy times (1 - p_t)^gamma, the mean over the classes.
 
   arXiv:1708.02002 with the sigmoid of each class, as in optax's and torchvision's
@@ -79,9 +79,9 @@ def focal(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
   return losses.mean(-1)
 
 
-@register("task", "multi_label")
+@register("task", "multi_label", uses=LABEL_KEYS)
 @dataclasses.dataclass(frozen=True)
-class MultiLabel(Task):
+class MultiLabel(LabelTask):
   """Targets are the probability of each class."""
 
   METRICS: ClassVar = (
@@ -94,7 +94,8 @@ class MultiLabel(Task):
   name: str = "multi_label"
   loss_name: str = "binary_cross_entropy"
 
-  def check_labels(self, several: bool, classes: Sequence[str]) -> None:
+  @classmethod
+  def check_labels(cls, several: bool, classes: Sequence[str]) -> None:
     """Raises UserError unless an image of the data may have `several` labels, of `classes`."""
     if several:
       return

@@ -95,16 +95,17 @@ def _batches(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
   """Returns the batch of `step` as loaded, and augmented with the `targets` of a label."""
   split, operations = train.split, augment.create(config.augment)
-  task = tasks.create(config.task, max(1, len(split.classes)))
-  kinds = _kinds(split.fields)
-  if split.has_label:
-    task.check_labels(split.label.kind == "multi_label", split.classes)
+  kinds, task = _kinds(split.fields), tasks.lookup(config.task.name)
+  if split.has_label and issubclass(task, tasks.LabelTask):
+    task.check_data(split.fields)
+  several = split.has_label and split.label.kind == "multi_label"
+  of_labels = (tasks.MultiLabel if several else tasks.Classification)(max(1, len(split.classes)))
 
   @jax.jit
   def both(feed):
     batch = train.take(feed, step)
     if split.has_label:
-      batch["targets"] = task.targets(batch["label"])
+      batch["targets"] = of_labels.targets(batch["label"])
     after, _ = steps.augmented_fields(operations, config.seed, step, batch, kinds)
     return batch, after
 

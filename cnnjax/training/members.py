@@ -104,19 +104,21 @@ class Members:
     how = "in turns" if in_turns() else "as one program"
     return {"runs": f"{', '.join(self.names)}, {how}"} if self.several else {}
 
-  def compute(self, collection: Any) -> dict[str, float]:
-    """Returns the values of summed metrics, for several runs as `report` does."""
+  def compute(
+    self, collection: Any, more: Callable[[Any], dict[str, float]] = lambda _: {}
+  ) -> dict[str, float]:
+    """Returns the values of summed metrics, for several runs as `report` does.
+
+    `more`: the collection of a run -> other metrics.
+    """
     from cnnjax import tasks  # late: tasks need not be there to read a config
 
     if jax.process_count() > 1:  # each process computes this for itself
       collection = jax.tree.map(jnp.asarray, jax.device_get(collection))
     if not self.several:
-      return tasks.compute(collection)
-    each = [
-      tasks.compute(jax.tree.map(lambda x: x[i], collection))  # noqa: B023
-      for i in range(len(self.names))
-    ]
-    return self.report(each)
+      return tasks.compute(collection) | more(collection)
+    each = [jax.tree.map(lambda x: x[i], collection) for i in range(len(self.names))]  # noqa: B023
+    return self.report([tasks.compute(one) | more(one) for one in each])
 
   def report(self, each: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Returns the values of each run, as "loss/seed=0"; of seeds also "loss", "loss_ci95".

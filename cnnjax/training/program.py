@@ -201,7 +201,7 @@ class Program:
   def eval_step(self) -> Callable:
     """(variables, batch, mask) -> metrics."""
     views = augment.views.create(self.config.eval_views)
-    predicted = steps.predicted_logits(self.model, self.task, self._normalize, views)
+    predicted = steps.predicted_outputs(self.model, self.task, self._normalize, views)
     step = steps.eval_step(self.task, predicted)
     whole = self._gather or (lambda variables: variables)
     replicated = sharding.replicated(self.mesh)
@@ -324,7 +324,8 @@ class Program:
       examples = self.parts.examples(now, batch, constants)
       moved = stepping.update(self.parts, now, examples)
       with self.treated():
-        dead = health.dead_units(self.model, now.variables, examples.images, examples.key)
+        images = examples.images.reshape(-1, *self.inputs.image_shape)  # all views
+        dead = health.dead_units(self.model, now.variables, images, examples.key)
       return health.by_layer(now.params, moved.grads, moved.updates) | dead
 
     return self.compiler.jit(examine)

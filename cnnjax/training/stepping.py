@@ -81,7 +81,7 @@ def update(parts: Parts, state: TrainState, examples: steps.Examples) -> Moved:
     grad_fn=lambda params, _: grads_at(params)[0],
   )
   variables = {**seen.moved, "params": optax.apply_updates(state.params, updates)}
-  metrics = parts.task.metrics(seen.logits, examples.targets, seen.losses)
+  metrics = parts.task.metrics(seen.outputs, examples.targets, seen.losses)
   return Moved(variables, opt_state, grads, updates, metrics, seen.losses)
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics
 from jax.ad_checkpoint import checkpoint_name
@@ -18,24 +19,25 @@ from cnnjax.models import batch_stats as norms
 from cnnjax.training.state import TrainState
 
 Batch = dict[str, jax.Array]  # image [batch, height, width, channels] uint8, label [batch] int32
-AUGMENTED = {"image": "image", "targets": "targets"}  # the fields of `augmented`, and their kinds
 
 
 @flax.struct.dataclass
 class Examples:
   """What a step learns from."""
 
-  images: jax.Array  # [batch, height, width, channels] float32, augmented and normalised
-  targets: jax.Array  # [batch, num_classes] float32
+  # [batch, height, width, channels] float32, augmented and normalised; of a task that learns from
+  # several views [batch, views, height, width, channels].
+  images: jax.Array
+  targets: Any  # of the task, [batch, ...]: of classes [batch, num_classes] float32
   key: jax.Array  # of dropout
-  taught: jax.Array | None = None  # [batch, num_classes], logits of the run that is distilled
+  taught: Any = None  # outputs of the teacher
 
 
 @flax.struct.dataclass
 class Seen:
   """What a forward pass of training gives beside the gradient."""
 
-  logits: jax.Array  # [batch, num_classes] float32
+  outputs: Any  # of the network, float32 [batch, ...]: of a classifier the logits
   losses: jax.Array  # [batch] float32
   moved: Any  # all collections but the parameters, after it
   moments: Any  # of the batch norms, where they are asked for
@@ -90,11 +92,19 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
 
 def augmented(
   task: Any, augment: Callable, seed: jax.Array | int, step: jax.Array | int, batch: Batch
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """(images in [0, 1], targets, a key for dropout) of `step`: what is trained on, normalised."""
-  found = {"image": batch["image"], "targets": task.targets(batch["label"])}
-  found, dropout_key = augmented_fields(augment, seed, step, found, AUGMENTED)
-  return found["image"], found["targets"], dropout_key
+) -> tuple[jax.Array, Any, jax.Array]:
+  """Returns (images in [0, 1], targets, a key for dropout) of `step`: what is trained on.
+
+  Images are those of `Examples` before they are normalised.
+  """
+  found, kinds = task.encode(batch), task.kinds
+  views = [
+    augmented_fields(augment, seed, step, found, kinds, view=view) for view in range(task.VIEWS)
+  ]
+  first, dropout_key = views[0]
+  images = [view["image"] for view, _ in views]
+  images = images[0] if task.VIEWS == 1 else jnp.stack(images, axis=1)
+  return images, task.compared(first), dropout_key
 
 
 def augmented_fields(
@@ -103,47 +113,72 @@ def augmented_fields(
   step: jax.Array | int,
   batch: Batch,
   kinds: Mapping[str, fields.Kind],
+  *,
+  view: int = 0,
 ) -> tuple[Batch, jax.Array]:
-  """(the batch with images in [0, 1], augmented; a key for dropout) of `step`.
+  """Returns (the batch with images in [0, 1], augmented; a key for dropout) of `step`.
 
-  `kinds`: of the fields that are augmented, by name; see `augment.create`.
+  Args:
+    augment: what `augment.create` returns.
+    seed: of the run.
+    step: whose numbers are drawn.
+    batch: the fields by name.
+    kinds: of the fields that are augmented, by name.
+    view: of several views of the same images; each draws numbers of its own.
   """
   key = jax.random.fold_in(jax.random.key(seed), step)
   augment_key, dropout_key = jax.random.split(key)
+  if view:
+    augment_key = jax.random.fold_in(augment_key, view)
   images = {name: to_float(batch[name]) for name, kind in kinds.items() if kind == "image"}
   return augment(augment_key, {**batch, **images}, kinds), dropout_key
 
 
-def preparer(task: Any, augment: Callable, normalize: Callable, teach: Callable | None = None):
+def of_views(apply: Callable[[jax.Array], Any], images: jax.Array) -> Any:
+  """Returns what `apply` makes of images [batch, ...], also of [batch, views, ...] at once."""
+  if images.ndim == 4:
+    return apply(images)
+  views = images.shape[1]
+  apart = lambda x: x.reshape(-1, views, *x.shape[1:])
+  return jax.tree.map(apart, apply(images.reshape(-1, *images.shape[2:])))
+
+
+def preparer(
+  task: Any, augment: Callable, normalize: Callable, teach: Callable | None = None
+) -> Callable:
   """Returns the pure function (seed, step, batch, constants) -> Examples.
 
-  `teach`: (constants, images in [0, 1]) -> logits of the teacher, whose variables the constants
+  `teach`: (constants, images in [0, 1]) -> outputs of the teacher, whose variables the constants
   are; where they are None, it is not asked.
   """
 
   def prepare(seed: jax.Array, step: jax.Array, batch: Batch, constants: Any) -> Examples:
     images, targets, key = augmented(task, augment, seed, step, batch)
-    asked = teach is not None and constants is not None
-    taught = jax.lax.stop_gradient(teach(constants, images)) if asked else None
+    taught = None
+    if teach is not None and constants is not None:
+      outputs = of_views(lambda images: teach(constants, images), images)
+      taught = jax.lax.stop_gradient(outputs)
     return Examples(normalize(images), targets, key, taught)
 
   return prepare
 
 
 def losses(task: Any, distill: ConfigDict | None = None) -> Callable:
-  """Returns the pure function (logits, examples, updated) -> loss per example, `[batch]`.
+  """Returns the pure function (outputs, examples, updated) -> loss per example, `[batch]`.
 
-  That of the logits, of the auxiliary heads in `updated`, and of what is distilled: the weight and
+  That of the outputs, of the auxiliary heads in `updated`, and of what is distilled: the weight and
   the temperature of `config.distill`, toward `examples.taught`.
   """
 
-  def loss(logits: jax.Array, examples: Examples, updated: Any) -> jax.Array:
-    found = task.loss(logits, examples.targets)
+  def loss(outputs: Any, examples: Examples, updated: Any) -> jax.Array:
+    if task.NEEDS_TEACHER:
+      return task.distill_loss(outputs, examples.taught, distill.temperature)
+    found = task.loss(outputs, examples.targets)
     for aux_logits in jax.tree.leaves(updated.get("aux_logits", {})):
       found += task.aux_weight * task.loss(aux_logits, examples.targets)
     if examples.taught is None:
       return found
-    toward = task.distill_loss(logits, examples.taught, distill.temperature)
+    toward = task.distill_loss(outputs, examples.taught, distill.temperature)
     return (1 - distill.weight) * found + distill.weight * toward
 
   return loss
@@ -181,9 +216,9 @@ def gradients(
       params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
     with treated():
       variables = {**others, "params": params}
-      passed = models.forward_in_training(model, variables, examples.images, examples.key, keep)
-    losses = loss(passed.logits, examples, passed.kept)
-    seen = Seen(passed.logits, losses, passed.moved, passed.kept.get("moments", {}))
+      passed = passed_in_training(model, variables, examples, keep)
+    losses = loss(passed.outputs, examples, passed.kept)
+    seen = Seen(passed.outputs, losses, passed.moved, passed.kept.get("moments", {}))
     return losses.mean() * scale, seen
 
   if gather:  # the backward pass collects each parameter anew, and none is kept for it
@@ -220,10 +255,25 @@ def gradients(
     (moved, total), seen = jax.lax.scan(one, begin, micro, unroll=unroll)
     if matched:
       moved = {**moved, "batch_stats": norms.moved(others["batch_stats"], seen.moments)}
-    seen = Seen(join(seen.logits), join(seen.losses), moved, None)
+    seen = Seen(jax.tree.map(join, seen.outputs), join(seen.losses), moved, None)
     return optax.tree.scale(1 / accumulate, total), seen
 
   return accumulated
+
+
+def passed_in_training(
+  model: nn.Module, variables: Any, examples: Examples, keep: Sequence[str] = ()
+) -> models.Passed:
+  """Returns `models.forward_in_training` of examples, whose outputs are as `of_views` has them."""
+  passed = None
+
+  def apply(images: jax.Array) -> Any:
+    nonlocal passed
+    passed = models.forward_in_training(model, variables, images, examples.key, keep)
+    return passed.outputs
+
+  outputs = of_views(apply, examples.images)
+  return passed._replace(outputs=outputs)
 
 
 def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
@@ -242,35 +292,68 @@ def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
   return steps if loop else once
 
 
-def predicted_logits(model: nn.Module, task: Any, normalize: Callable, views: Callable) -> Callable:
-  """Returns the pure function (variables, uint8 images) -> logits, as evaluation has them.
+def predicted_outputs(
+  model: nn.Module, task: Any, normalize: Callable, views: Callable
+) -> Callable:
+  """Returns the pure function (variables, images) -> outputs, as evaluation has them.
 
   They are those of the mean prediction over the `views` of an image; see `augment.views`.
   """
 
-  def logits(variables: Any, images: jax.Array) -> jax.Array:
+  def outputs(variables: Any, images: jax.Array) -> Any:
     seen = views(to_float(images))
     found = [models.forward(model, variables, normalize(view)) for view in seen]
     return task.mean_prediction(found)
 
-  return logits
+  return outputs
+
+
+@flax.struct.dataclass
+class Evaluated:
+  """Metrics of some examples of an evaluation."""
+
+  sums: metrics.Collection
+  examples: jax.Array  # [] int32, how many
+  collected: dict[str, Any]  # by name [batch, ...], what is judged of a whole split, and `valid`
+
+  def merge(self, other: "Evaluated") -> "Evaluated":
+    """Those of both; what is collected stands one behind the other, on the host."""
+    join = lambda a, b: np.concatenate([a, b], axis=np.ndim(self.examples))  # behind that of runs
+    return Evaluated(
+      self.sums.merge(other.sums),
+      self.examples + other.examples,
+      jax.tree.map(join, self.collected, other.collected),
+    )
+
+  def compute(self) -> dict[str, jax.Array]:
+    return self.sums.compute()
+
+  def of_split(self) -> dict[str, np.ndarray]:
+    """Returns what was collected, by name `[examples, ...]`."""
+    valid = np.asarray(self.collected["valid"]) if self.collected else None
+    rest = {name: x for name, x in self.collected.items() if name != "valid"}
+    return {name: np.asarray(x)[valid] for name, x in rest.items()}
 
 
 def eval_step(task: Any, predicted: Callable) -> Callable:
-  """Returns the pure function (variables, batch, mask) -> metrics, summed where `mask` is true.
+  """Returns the pure function (variables, batch, mask) -> Evaluated, of what `mask` is true for.
 
-  `predicted` is what `predicted_logits` returns.
+  `predicted` is what `predicted_outputs` returns.
   """
 
-  def step(variables: Any, batch: Batch, mask: jax.Array) -> Any:
-    logits, targets = predicted(variables, batch["image"]), task.targets(batch["label"])
-    return task.metrics(logits, targets, task.eval_loss(logits, targets), mask)
+  def step(variables: Any, batch: Batch, mask: jax.Array) -> Evaluated:
+    outputs = predicted(variables, batch["image"])
+    sums = task.eval_metrics(outputs, task.compared(task.encode(batch)), mask)
+    collected = task.collect(outputs, batch)
+    if collected:
+      collected = {**collected, "valid": mask}
+    return Evaluated(sums, mask.sum(dtype=jnp.int32), collected)
 
   return step
 
 
 def predict_step(task: Any, predicted: Callable) -> Callable:
-  """Returns the pure function (variables, uint8 images) -> `task.predictions`."""
+  """Returns the pure function (variables, images) -> `task.predictions`."""
   return lambda variables, images: task.predictions(predicted(variables, images))
 
 
@@ -286,9 +369,7 @@ def moments_step(
   def step(variables: Any, seed: jax.Array, step: jax.Array, batch: Batch, constants: Any) -> Any:
     examples = prepare(seed, step, batch, constants)
     with treated():
-      passed = models.forward_in_training(
-        model, variables, examples.images, examples.key, ["moments"]
-      )
+      passed = passed_in_training(model, variables, examples, ["moments"])
     return passed.kept.get("moments", {})
 
   return step

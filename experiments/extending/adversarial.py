@@ -19,7 +19,7 @@ def moved(model, task, variables, images, targets, key=None, size=SIZE):
 
   def loss(images: jax.Array) -> jax.Array:
     passed = models.forward_in_training(model, variables, images, key)
-    return task.loss(passed.logits, targets).sum()
+    return task.loss(passed.outputs, targets).sum()
 
   return images + size * jnp.sign(jax.grad(loss)(images))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from cnnjax import registry, tasks
+from cnnjax import tasks
 from cnnjax.config import default
 from cnnjax.errors import UserError
 from cnnjax.tasks import weights
@@ -72,7 +72,7 @@ def test_wrong_weights_are_refused_before_the_data_are_there(value, message):
   assert message in str(e.value)
 
 
-@pytest.mark.parametrize("name", registry.parts("task"))
+@pytest.mark.parametrize("name", ["classification", "multi_label"])
 def test_a_list_of_another_length_is_refused(name):
   config = default().task
   config.update(name=name, class_weights=(1.0, 2.0))

@@ -127,7 +127,7 @@ def test_the_pipeline_is_closed_whatever_happens(folder, tmp_path, monkeypatch):
   monkeypatch.setattr(
     datas.Streaming, "feed", lambda self, step: (feed(self, step), told.append("fed"))[0]
   )
-  monkeypatch.setattr(steps, "augmented_fields", lambda *_: 1 / 0)
+  monkeypatch.setattr(steps, "augmented_fields", lambda *_, **__: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     show.show(config, tmp_path / "a.png", images=1)
   assert told[-2:] == ["fed", "close"]

@@ -74,8 +74,8 @@ def test_a_metric_without_a_direction_cannot_be_monitored(own_registry):
 
 
 def test_every_metric_that_is_measured_is_declared():
-  for task, classes in ((tasks.Classification, 10), (tasks.MultiLabel, 3)):
-    measured = {*task(num_classes=classes).collection.__annotations__}
+  for task, classes in ((tasks.Classification, 10), (tasks.MultiLabel, 3), (tasks.Regression, 1)):
+    measured = {*task(num_outputs=classes).collection.__annotations__}
     assert measured == {metric.name for metric in task.METRICS}
 
 

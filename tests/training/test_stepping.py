@@ -22,7 +22,7 @@ def adversarial(parts):
 
     def loss(images):
       passed = models.forward_in_training(parts.model, state.variables, images, examples.key)
-      return parts.task.loss(passed.logits, examples.targets).sum()
+      return parts.task.loss(passed.outputs, examples.targets).sum()
 
     images = examples.images + SIZE * jnp.sign(jax.grad(loss)(examples.images))
     return stepping.advance(
@@ -121,7 +121,7 @@ def test_an_adversarial_step_learns_from_images_moved_up_their_loss(tiny):
 
   def loss(images):
     passed = models.forward_in_training(program.model, now.variables, images, examples.key)
-    return program.task.loss(passed.logits, examples.targets)
+    return program.task.loss(passed.outputs, examples.targets)
 
   up = examples.images + SIZE * jnp.sign(jax.grad(lambda x: loss(x).mean())(examples.images))
   expected = loss(up).mean()

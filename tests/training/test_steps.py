@@ -120,7 +120,7 @@ def test_micro_batches_give_the_gradient_of_the_batch(examples, accumulate):
   parts, seen_in_parts = grads_of(model, examples, variables, accumulate=accumulate)
   close(whole, parts)
   close(seen.losses, seen_in_parts.losses)  # each at its place
-  close(seen.logits, seen_in_parts.logits)
+  close(seen.outputs, seen_in_parts.outputs)
 
 
 def test_statistics_of_micro_batches(examples):
@@ -184,7 +184,7 @@ def test_what_is_made_of_logits_is_float32_whatever_the_model_computes_in():
   teacher = Teacher.of(model, variables, (0.0,) * 3, (1.0,) * 3)
   prepare = steps.preparer(task, lambda _, batch, kinds: batch, plain, teacher.teach)
   take = steps.gradients(model, steps.losses(task))
-  predicted = steps.predicted_logits(model, task, plain, lambda images: [images, images])
+  predicted = steps.predicted_outputs(model, task, plain, lambda images: [images, images])
   evaluate = steps.eval_step(task, predicted)
 
   @jax.jit
@@ -194,10 +194,12 @@ def test_what_is_made_of_logits_is_float32_whatever_the_model_computes_in():
     return examples.taught, seen, evaluate(variables, batch, jnp.ones(64, bool))
 
   taught, seen, measured = found(variables, {"image": images, "label": labels})
-  assert {taught.dtype, seen.logits.dtype, measured.loss.total.dtype} == {jnp.dtype("float32")}
+  assert {taught.dtype, seen.outputs.dtype, measured.sums.loss.total.dtype} == {
+    jnp.dtype("float32")
+  }
   close(taught, logits)
   close(seen.losses, by_head + config.task.aux_weight * by_auxiliary)
-  close(measured.loss.compute(), by_head.mean())
+  close(measured.sums.loss.compute(), by_head.mean())
 
 
 def test_distillation_weighs_both_losses(examples):
@@ -282,7 +284,7 @@ def test_every_step_and_micro_batch_drops_others(examples):
   params = model.init(jax.random.key(0), examples.images, train=False)["params"]
   take = jax.jit(steps.gradients(model, lambda logits, *_: logits.sum(-1), accumulate=3))
   seen = [take(params, {}, examples.replace(key=jax.random.key(k)), 1.0)[1] for k in (0, 1)]
-  kept = [np.asarray(one.logits[i::3] > 0).tobytes() for one in seen for i in range(3)]
+  kept = [np.asarray(one.outputs[i::3] > 0).tobytes() for one in seen for i in range(3)]
   assert len(set(kept)) == 6
 
 

@@ -78,7 +78,7 @@ def _step(model: nn.Module, loss_fn: Callable, update_fn: Callable | None, met: 
     with nn.intercept_methods(functools.partial(_look, met)):
       variables = {**others, "params": params}
       passed = models.forward_in_training(model, variables, images, key, [LARGEST])
-    loss = jnp.mean(loss_fn(passed.logits, targets, passed.kept))
+    loss = jnp.mean(loss_fn(passed.outputs, targets, passed.kept))
     moved, moved_other = _split(passed.moved)
     found = {"moved": moved, "moved_other": moved_other, "loss": loss}
     return loss, (passed.kept.get(LARGEST, {}), found)

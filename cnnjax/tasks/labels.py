@@ -1,0 +1,115 @@
+"""The base of tasks of labels: weights of classes, and metrics that are sums per class."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu.metrics import Metric as CluMetric
+from ml_collections import ConfigDict
+
+from cnnjax import fields
+from cnnjax.fields import Fields, Kind, Need
+from cnnjax.tasks import weights
+from cnnjax.tasks.base import Task
+
+# What the tasks of labels read, of the keys of the group `task`.
+LABEL_KEYS = ("label_smoothing", "class_weights", "effective_beta")
+
+
+@flax.struct.dataclass
+class ClassAverage(CluMetric):
+  """Sum of `hits` by sum of `of` in each class; the mean over the classes that have any.
+
+  Integers, so that merging in any order gives the same bits.
+  """
+
+  total: jax.Array  # [num_classes] int32
+  count: jax.Array  # [num_classes] int32
+
+  @classmethod
+  def from_model_output(
+    cls, hits: jax.Array, of: jax.Array, mask: jax.Array, **_: Any
+  ) -> "ClassAverage":
+    """From `hits` and `of`, `[batch, num_classes]`, of the examples where `mask` is true."""
+    kept = lambda x: jnp.sum(x, axis=0, where=mask[:, None], dtype=jnp.int32)
+    return cls(total=kept(hits), count=kept(of))
+
+  def merge(self, other: "ClassAverage") -> "ClassAverage":
+    return type(self)(total=self.total + other.total, count=self.count + other.count)
+
+  def compute(self) -> jax.Array:
+    return jnp.mean(self.total / self.count, where=self.count > 0)
+
+
+@flax.struct.dataclass
+class MicroAverage(ClassAverage):
+  """The same sums, over all classes together."""
+
+  def compute(self) -> jax.Array:
+    sums = [jnp.sum(x, dtype=jnp.float32) for x in (self.total, self.count)]  # may exceed int32
+    return sums[0] / sums[1]
+
+
+def mean_of_sigmoids(logits: Sequence[jax.Array]) -> jax.Array:
+  """Logits of the mean of the sigmoids that several `logits` of an image give."""
+  # log p - log (1 - p), since p itself rounds to 1 where every view is sure.
+  log_mean = lambda x: jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0)
+  return log_mean(jnp.stack(logits)) - log_mean(-jnp.stack(logits))
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTask(Task):
+  """A task of the classes of images. Targets are float32 `[batch, num_classes]`, and can be mixed.
+
+  A subclass says `targets(labels)`, `eval_loss(logits, targets)`, `outputs(logits, targets)`,
+  `predictions(logits)` and `collection`.
+  """
+
+  NEEDS: ClassVar[tuple[Need, ...]] = ("image", ("label", "multi_label"))
+  TARGET: ClassVar[Kind | None] = "targets"
+
+  label_smoothing: float = 0.0
+  focal_gamma: float = 2.0
+  logit_adjustment: float = 0.0  # tau; 0: none
+  target_threshold: float | None = None
+  class_weights: weights.Weights = None
+  effective_beta: float = 0.999
+  counts: np.ndarray | None = None  # [num_classes], training examples
+  examples: int | None = None  # of all classes; an image of several counts once
+
+  @property
+  def num_classes(self) -> int:
+    """The number of classes, each of which has an output."""
+    return self.num_outputs
+
+  @classmethod
+  def count_outputs(cls, data: Fields, config: ConfigDict) -> int:
+    return len(label_of(data).classes)
+
+  @classmethod
+  def check_data(cls, data: Fields) -> None:
+    label = label_of(data)
+    cls.check_labels(label.kind == "multi_label", label.classes)
+
+  @classmethod
+  def check_labels(cls, several: bool, classes: Sequence[str]) -> None:
+    """Raises UserError unless it takes images that may have `several` labels, or have one."""
+
+  def field(self, kind: Kind) -> str:
+    return "label"
+
+  @property
+  def weights(self) -> np.ndarray:
+    """What the training loss of each class is multiplied by, `[num_classes]`."""
+    return weights.of_classes(
+      self.class_weights, self.num_classes, self.counts, self.effective_beta
+    )
+
+
+def label_of(data: Fields) -> fields.Field:
+  """Returns the field that says of which class, or classes, an image is."""
+  return next(iter(fields.of_kind(data, "label", "multi_label").values()))

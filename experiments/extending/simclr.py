@@ -1,0 +1,154 @@
+"""A task without labels: SimCLR, which tells two views of an image from all others of a batch.
+
+python -m cnnjax.main --config=experiments/extending/simclr_config.py
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics
+from sklearn.neighbors import NearestNeighbors
+
+from cnnjax import Key, register, tasks
+from cnnjax.models import layers
+
+NEIGHBOURS = 5
+
+
+class TwoLayers(nn.Module):
+  """Dense layers to 2 * width and to width, with batch norm between: without it BYOL collapses."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    x = nn.Dense(2 * self.width, use_bias=False, name="hidden")(x)
+    x = nn.relu(layers.batch_norm(dtype=x.dtype, train=train, name="norm")(x))
+    return nn.Dense(self.width, name="out")(x)
+
+
+class Projected(nn.Module):
+  """A backbone, and what two layers make of its features (arXiv:2002.05709, section 2.1)."""
+
+  backbone: nn.Module
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+    features = self.backbone(x, train=train)
+    embedding = TwoLayers(self.width, name="projector")(features, train=train)
+    return {"features": features, "embedding": embedding}
+
+
+@flax.struct.dataclass
+class Spread(metrics.Metric):
+  """Deviation of embeddings of length 1 in each direction, times sqrt(width): 0 where all are one.
+
+  1 where they fill the sphere. It shows a collapse: arXiv:2011.10566, figure 2.
+  """
+
+  count: jax.Array
+  total: jax.Array  # [width]
+  squares: jax.Array  # [width]
+
+  @classmethod
+  def from_model_output(cls, embedding: jax.Array, mask: jax.Array, **_: Any) -> "Spread":
+    z = normalized(embedding.reshape(len(mask), -1, embedding.shape[-1]))
+    kept = mask[:, None, None]
+    total = lambda x: jnp.sum(x, axis=(0, 1), where=kept)
+    return cls(mask.sum() * jnp.float32(z.shape[1]), total(z), total(z**2))
+
+  def merge(self, other: "Spread") -> "Spread":
+    return jax.tree.map(jnp.add, self, other)
+
+  def compute(self) -> jax.Array:
+    variance = self.squares / self.count - (self.total / self.count) ** 2
+    return jnp.sqrt(jnp.maximum(variance, 0) * len(variance)).mean()
+
+
+@flax.struct.dataclass
+class OfOneView(metrics.Collection):
+  spread: Spread
+
+
+@flax.struct.dataclass
+class OfTwoViews(metrics.Collection):
+  loss: metrics.Average.from_output("loss")
+  spread: Spread
+
+
+def normalized(x: jax.Array) -> jax.Array:
+  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+
+
+@register(
+  "task",
+  "simclr",
+  width=Key(64, "simclr: numbers of an embedding"),
+  temperature=Key(0.5, "simclr: of the softmax over a batch", rule=(lambda t: t > 0, "above 0")),
+)
+@dataclasses.dataclass(frozen=True)
+class SimCLR(tasks.Task):
+  """Two views of each image, NT-Xent; features are judged by the classes of their neighbours."""
+
+  VIEWS: ClassVar = 2
+  COMPARES: ClassVar = True
+  METRICS: ClassVar = (
+    tasks.Metric("loss", better="min", form=".4f", headline=True),
+    tasks.Metric("spread", better="max", form=".3f", headline=True),
+  )
+  # Of the images of a split that have the class of most of their nearest others, by cosine.
+  COLLECTED: ClassVar = (tasks.Metric("knn", better="max", form=".2%", headline=True),)
+  name: str = "simclr"
+
+  @classmethod
+  def count_outputs(cls, data: Any, config: Any) -> int:
+    return config.width
+
+  def network(self, backbone: Callable[[int], nn.Module]) -> nn.Module:
+    return Projected(backbone(0), self.num_outputs)
+
+  def loss(self, outputs: dict[str, jax.Array], targets: None) -> jax.Array:
+    """NT-Xent, arXiv:2002.05709, equation 1: the mean of both views of an image."""
+    z = normalized(outputs["embedding"])
+    z = z.reshape(-1, z.shape[-1])  # both views of an image side by side
+    own = jnp.arange(len(z))
+    similar = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, z @ z.T / self.config.temperature)
+    losses = optax.softmax_cross_entropy_with_integer_labels(similar, own ^ 1)
+    return losses.reshape(-1, 2).mean(-1)
+
+  def outputs(self, outputs: dict[str, jax.Array], targets: None) -> dict[str, jax.Array]:
+    return {"embedding": outputs["embedding"]}
+
+  def eval_metrics(self, outputs: Any, targets: None, mask: jax.Array) -> metrics.Collection:
+    return OfOneView.single_from_model_output(embedding=outputs["embedding"], mask=mask)
+
+  def collect(self, outputs: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    return {"features": outputs["features"], "label": batch["label"]} if "label" in batch else {}
+
+  def judged(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
+    if not collected:
+      return {}
+    nearest = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine").fit(collected["features"])
+    votes = collected["label"][nearest.kneighbors(return_distance=False)]  # of others alone
+    of_most = [np.bincount(own).argmax() for own in votes]
+    return {"knn": float(np.mean(of_most == collected["label"]))}
+
+  @property
+  def shapes(self) -> tuple[Any, None]:
+    shape = jax.ShapeDtypeStruct((1, self.VIEWS, self.num_outputs), jnp.float32)
+    return {"embedding": shape}, None
+
+  def predictions(self, outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {"features": outputs["features"]}
+
+  @property
+  def collection(self) -> type[metrics.Collection]:
+    return OfTwoViews
