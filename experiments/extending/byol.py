@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 
 from cnnjax import register
-from experiments.extending.simclr import Projected, SimCLR, TwoLayers, normalized
+from cnnjax.tasks.embedding import normalized
+from experiments.extending.simclr import Projected, SimCLR, TwoLayers
 
 
 class Predicting(nn.Module):

@@ -9,8 +9,11 @@ def digits(c):
   c.monitor = "validation/knn"
   c.distill.weight = 1.0
   c.epochs = 60
-  c.augment = "random_resized_crop((0.5, 1.0)) | rotate(15) | brightness(0.3) | contrast(0.5)"
-  c.optim.learning_rate = 2e-3
+  c.augment = "random_resized_crop((0.6, 1.0)) | rotate(10) | brightness(0.3)"
+  c.optim.learning_rate = 5e-4
+  # A predictor that lags behind lets the embedding collapse: with one rate for all, the accuracy of
+  # neighbours ends at 27 %.
+  c.optimizers = (("predictor", {"params": "^predictor/", "learning_rate": 1e-2}),)
 
 
 def mean_teacher(c):

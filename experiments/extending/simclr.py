@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from clu import metrics
-from sklearn.neighbors import NearestNeighbors
 
 from cnnjax import Key, register, tasks
 from cnnjax.models import layers
-
-NEIGHBOURS = 5
+from cnnjax.tasks.embedding import Spread, neighbours_accuracy, normalized
 
 
 class TwoLayers(nn.Module):
@@ -48,32 +46,6 @@ class Projected(nn.Module):
 
 
 @flax.struct.dataclass
-class Spread(metrics.Metric):
-  """Deviation of embeddings of length 1 in each direction, times sqrt(width): 0 where all are one.
-
-  1 where they fill the sphere. It shows a collapse: arXiv:2011.10566, figure 2.
-  """
-
-  count: jax.Array
-  total: jax.Array  # [width]
-  squares: jax.Array  # [width]
-
-  @classmethod
-  def from_model_output(cls, embedding: jax.Array, mask: jax.Array, **_: Any) -> "Spread":
-    z = normalized(embedding.reshape(len(mask), -1, embedding.shape[-1]))
-    kept = mask[:, None, None]
-    total = lambda x: jnp.sum(x, axis=(0, 1), where=kept)
-    return cls(mask.sum() * jnp.float32(z.shape[1]), total(z), total(z**2))
-
-  def merge(self, other: "Spread") -> "Spread":
-    return jax.tree.map(jnp.add, self, other)
-
-  def compute(self) -> jax.Array:
-    variance = self.squares / self.count - (self.total / self.count) ** 2
-    return jnp.sqrt(jnp.maximum(variance, 0) * len(variance)).mean()
-
-
-@flax.struct.dataclass
 class OfOneView(metrics.Collection):
   spread: Spread
 
@@ -84,14 +56,10 @@ class OfTwoViews(metrics.Collection):
   spread: Spread
 
 
-def normalized(x: jax.Array) -> jax.Array:
-  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
-
-
 @register(
   "task",
   "simclr",
-  width=Key(64, "simclr: numbers of an embedding"),
+  embedding=Key(64, "simclr: numbers of an embedding"),
   temperature=Key(0.5, "simclr: of the softmax over a batch", rule=(lambda t: t > 0, "above 0")),
 )
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +72,12 @@ class SimCLR(tasks.Task):
     tasks.Metric("loss", better="min", form=".4f", headline=True),
     tasks.Metric("spread", better="max", form=".3f", headline=True),
   )
-  # Of the images of a split that have the class of most of their nearest others, by cosine.
   COLLECTED: ClassVar = (tasks.Metric("knn", better="max", form=".2%", headline=True),)
   name: str = "simclr"
 
   @classmethod
   def count_outputs(cls, data: Any, config: Any) -> int:
-    return config.width
+    return config.embedding
 
   def network(self, backbone: Callable[[int], nn.Module]) -> nn.Module:
     return Projected(backbone(0), self.num_outputs)
@@ -134,12 +101,7 @@ class SimCLR(tasks.Task):
     return {"features": outputs["features"], "label": batch["label"]} if "label" in batch else {}
 
   def judged(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
-    if not collected:
-      return {}
-    nearest = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine").fit(collected["features"])
-    votes = collected["label"][nearest.kneighbors(return_distance=False)]  # of others alone
-    of_most = [np.bincount(own).argmax() for own in votes]
-    return {"knn": float(np.mean(of_most == collected["label"]))}
+    return {"knn": neighbours_accuracy(collected)} if collected else {}
 
   @property
   def shapes(self) -> tuple[Any, None]:
