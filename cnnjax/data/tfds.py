@@ -77,17 +77,12 @@ def load(config: ConfigDict, split: str) -> Split:
   return Split.of_fields(Records(builder, split, keys, declared), declared)
 
 
-def described(config: ConfigDict) -> tuple[None, tuple[str, ...], tuple] | None:
-  """Returns (None, class names, shape) of a data set that is not prepared; None for others.
-
-  TFDS does not know the number of its examples then.
-  """
+def described(config: ConfigDict) -> dict[str, Field] | None:
+  """Returns the fields of a data set that is not prepared, as TFDS knows them; else None."""
   builder = _builder(config.name, config.data_dir) if config.name else None
   if builder is None or builder.is_prepared():
     return None
-  _, declared = _features(builder)
-  classes = declared["label"].classes if "label" in declared else ()
-  return None, classes, declared["image"].shape
+  return _features(builder)[1]
 
 
 class Records:

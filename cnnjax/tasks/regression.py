@@ -89,7 +89,7 @@ def huber(task: Task, outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
   Huber (1964), doi:10.1214/aoms/1177703732, with the task's `huber_delta` in deviations.
   """
-  return optax.losses.huber_loss(outputs, targets, task.huber_delta).mean(-1)
+  return optax.losses.huber_loss(outputs, targets, delta=task.huber_delta).mean(-1)
 
 
 @register("task", "regression", uses=("value_mean", "value_std"))

@@ -3,9 +3,9 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import data, tasks
-from cnnjax.data.crops import Crops
-from cnnjax.data.split import Split
+from cnnjax import data, fields, tasks
+from cnnjax.data.examples import Examples
+from cnnjax.data.split import LABELS, Arrays, Split
 from cnnjax.errors import UserError
 
 STEPS = 1000  # of an epoch with an unknown number of examples
@@ -29,23 +29,22 @@ def stand_in(
   config = config.copy_and_resolve_references()
   c = config.data
   name = c.name or c.path or c.npz or c.source
-  counted, names, stored = _looked_at(c, classes)
+  counted, declared = _looked_at(config, classes)
   n = examples or counted
   if n is None and c.pipeline == "resident":
     raise UserError(f"the number of examples of {name} is unknown: give --examples=N")
   if n is None:
     c.pipeline = "streaming"
-  height, width, channels = shape = Crops.of(c, stored).shape(c.image_size)
+  needs = {kind for need in tasks.lookup(config.task.name).NEEDS for kind in np.ravel(need)}
+  made = {k: f for k, f in declared.items() if f.kind in needs | {*LABELS}}
+  made = Examples.of(c, made).cropped(c.image_size)
   text = f"{n:,} examples" if n else "an unknown number of examples (--examples), streamed"
+  height, width, channels = made["image"].shape
+  names = next((field.classes for field in made.values() if field.classes), ())
   text = f"{name}, {height}x{width}x{channels}, {len(names)} classes, {text}"
-  several = tasks.lookup(config.task.name).SEVERAL
-
-  ramp = np.resize(np.arange(256, dtype=np.uint8), shape)  # blank ones would be refused
 
   def split(n: int) -> Split:
-    labels = np.zeros((n, len(names)), np.uint8) if several else np.arange(n) % len(names)
-    images = np.broadcast_to(ramp, (n, *shape))  # one image in all
-    return Split.of(images, labels.astype(np.uint8 if several else np.int32), names)
+    return Split.of_fields(Arrays(_arrays(made, n)), made)
 
   validation = c.validation and "validation"
   config = data.without_source(config)
@@ -56,24 +55,41 @@ def stand_in(
   return config, splits | ({"validation": split(1)} if validation else {}), text
 
 
-def _looked_at(
-  config: ConfigDict, classes: int | None
-) -> tuple[int | None, tuple[str, ...], tuple[int | None, int | None, int]]:
-  """Returns (examples or None, class names, shape of stored images) of the training split."""
+def _arrays(declared: fields.Fields, n: int) -> dict[str, np.ndarray]:
+  """Returns the arrays of n examples: one image in all, all classes, and else zeros."""
+  found = {}
+  for name, (shape, dtype) in fields.arrays(declared).items():
+    one = np.zeros(shape, dtype)
+    if name == "image":  # blank ones would be refused
+      one = np.resize(np.linspace(0, fields.WHITE[dtype], 256), shape).astype(dtype)
+    found[name] = np.broadcast_to(one, (n, *shape))
+    if name in declared and declared[name].kind == "label":
+      found[name] = (np.arange(n) % len(declared[name].classes)).astype(dtype)
+  return found
+
+
+def _looked_at(config: ConfigDict, classes: int | None) -> tuple[int | None, fields.Fields]:
+  """Returns (examples or None, fields) of the training split.
+
+  With `classes`, of data that are not there: images of so many classes.
+  """
+  c = config.data
   if classes:
-    return None, tuple(map(str, range(classes))), (None, None, config.channels or 3)
+    several = tasks.lookup(config.task.name).SEVERAL
+    label = (fields.multi_label if several else fields.label)(map(str, range(classes)))
+    return None, {"image": fields.image(None, None, c.channels or 3), "label": label}
   try:
-    if config.source == "tfds":
+    if c.source == "tfds":
       from cnnjax.data import tfds  # late: a second of its own
 
-      if (found := tfds.described(config)) is not None:
-        return found
-    data.check(config)
-    config = config.copy_and_resolve_references()
-    config.pipeline = "streaming"  # so that no image is decoded
-    train = data.load(config, ("train",))["train"]
+      if (found := tfds.described(c)) is not None:
+        return None, found
+    data.check(c)
+    c = c.copy_and_resolve_references()
+    c.pipeline = "streaming"  # so that no image is decoded
+    train = data.load(c, ("train",))["train"]
   except UserError as e:
     raise UserError(
       f"{e}; to plan without the data, say --classes=N --examples=N --config.data.image_size=PIXELS"
     ) from e
-  return len(train), train.classes, train.shape
+  return len(train), train.fields

@@ -1,13 +1,17 @@
 """Losses of regression against their formulas, metrics against scikit-learn's, a whole run."""
 
+import csv
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics as reference
 
 import cnnjax
-from cnnjax import build, data, evaluate, tasks, train
+from cnnjax import build, data, evaluate, predict, tasks, train
 from cnnjax.config import default
 from cnnjax.errors import UserError
 
@@ -90,6 +94,7 @@ def config(tiny, **overrides):
   settings = {
     "task.name": "regression", "task.value_mean": 300.0, "task.value_std": 58.0,
     "monitor": "validation/rmse", "epochs": 30, "augment": "flip", "data.validation": 0.1,
+    "optim.name": "adam", "optim.learning_rate": 1e-2, "optim.weight_decay": 0.0,
   }  # fmt: skip
   return tiny(**{**settings, **overrides})
 
@@ -105,17 +110,24 @@ def test_a_run_learns_values_and_predicts_them(tiny, tmp_path, shape, capsys):
     assert measured["rmse"] < 15 and measured["r2"] > 0.9
   model = cnnjax.load(tmp_path, splits=given)
   test = given["test"].arrays
-  values = model.predict(test["image"]).values["values"]
+  found = model.predict(test["image"])
+  values = found.values["values"]
   errors = values - test["value"].reshape(len(values), -1)
   assert np.sqrt((errors**2).mean()) == pytest.approx(measured["rmse"], rel=1e-4)
   with pytest.raises(UserError, match="predicts no classes of images: its predictions are values"):
-    _ = model.predict(test["image"]).labels
+    _ = found.labels
+  Image.fromarray(test["image"][0, ..., 0]).save(tmp_path / "a.png")
+  assert predict.main([str(tmp_path), str(tmp_path / "a.png"), "--format=csv"]) == 0
+  rows = [*csv.reader(io.StringIO(capsys.readouterr().out))]
+  names = [f"values_{i}" for i in range(2)] if shape else ["values"]
+  assert rows[0] == ["image", *names]
+  np.testing.assert_allclose([float(x) for x in rows[1][1:]], values[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
   "overrides, words",
   [
-    ({"monitor": "validation/accuracy"}, "'validation/rmse'"),
+    ({"monitor": "validation/accuracy"}, "validation/rmse"),
     ({"task.label_smoothing": 0.1}, "'task.label_smoothing' is 0.1 and has no effect"),
     ({"task.loss": "cross_entropy"}, "loss of regression: task.loss.*cross_entropy.*mse"),
     ({"task.value_std": 0.0}, "'task.value_std' is 0.0; it must be above 0"),
