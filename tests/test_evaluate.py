@@ -59,7 +59,7 @@ def test_same_for_every_batch_size_device_count_and_pipeline(pieces):
   for image, label in zip(split.images, split.labels, strict=True):
     one = jitted(variables, {"image": image[None], "label": label[None]}, np.ones(1, bool))
     losses.append(float(one.sums.loss.total))
-    correct.append(float(one.accuracy.total))
+    correct.append(float(one.sums.accuracy.total))
   for key, result in results.items():
     assert result["accuracy"] == float(f"{np.float32(sum(correct) / 101):.7g}"), key
     assert result["loss"] == pytest.approx(np.mean(losses, dtype=np.float64), rel=1e-5), key

@@ -10,6 +10,7 @@ from cnnjax.registry import (
   declare,
 )
 
+ANY_NUMBER: Rule = (lambda v: True, "a number")
 NAMES: Rule = (lambda v: all(isinstance(name, str) for name in v), "names of metrics")
 
 declare(
@@ -37,7 +38,9 @@ declare(
     rule=SHARE,
     needs="task.class_weights=effective_number",
   ),
-  value_mean=Key(0.0, "of regression: the network learns (value - value_mean) / value_std"),
+  value_mean=Key(
+    0.0, "of regression: the network learns (value - value_mean) / value_std", rule=ANY_NUMBER
+  ),
   value_std=Key(1.0, "as value_mean; best the standard deviation of the values", rule=ABOVE_0),
 )
 
