@@ -10,7 +10,7 @@ from cnnjax.registry import (
   declare,
 )
 
-ANY_NUMBER: Rule = (lambda v: True, "a number")
+TO_1E12: Rule = (lambda v: abs(v) <= 1e12, "between -1e12 and 1e12")
 NAMES: Rule = (lambda v: all(isinstance(name, str) for name in v), "names of metrics")
 
 declare(
@@ -39,7 +39,7 @@ declare(
     needs="task.class_weights=effective_number",
   ),
   value_mean=Key(
-    0.0, "of regression: the network learns (value - value_mean) / value_std", rule=ANY_NUMBER
+    0.0, "of regression: the network learns (value - value_mean) / value_std", rule=TO_1E12
   ),
   value_std=Key(1.0, "as value_mean; best the standard deviation of the values", rule=ABOVE_0),
 )

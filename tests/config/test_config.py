@@ -272,6 +272,7 @@ ALLOWED = {
   "at least 0 and below 2**32": ([0, 2**32 - 1], [-1, 2**32]),
   "a share between 0 and 1, a number of examples, or a split": ([0.1, 9, "train"], [0, 1.5, -3]),
   "above 0, or -1": ([-1, 2], [0, -2]),
+  "between -1e12 and 1e12": ([-5.5, 0.0, 1e9], [1e13, -1e13]),
   "compilation_cache": (["auto", "compiled"], [""]),
   "data.channels": ([1, 3], [0, 2]),
   "data.progressive": ([(), (32, 64)], [(0,), (16.0,)]),
