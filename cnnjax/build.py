@@ -32,7 +32,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _check_names(config: ConfigDict) -> None:
-  """Each room knows the names it takes."""
+  """Asks each room whether it knows the names in `config`."""
   # Late: --help need not import JAX.
   from cnnjax import data, models, optim, tasks
   from cnnjax.training import members, monitor, stepping
@@ -55,13 +55,13 @@ def _check_names(config: ConfigDict) -> None:
 
 
 def _check_optimizer(config: ConfigDict) -> None:
-  """One of several optimizers, whose settings are `config.optim`."""
+  """Checks one of several optimizers, whose settings are `config.optim`."""
   check_values(config)
   optim.check(config.optim)
 
 
 def _check_teacher(config: ConfigDict) -> None:
-  """Where a run learns from its own average, which it has to keep."""
+  """Raises UserError if a run is to learn from its own average and keeps none."""
   if config.distill.teacher is None:
     return
   given = f"distill.teacher={config.distill.teacher!r}"
@@ -72,7 +72,7 @@ def _check_teacher(config: ConfigDict) -> None:
 
 
 def _check_batches(config: ConfigDict) -> None:
-  """How a batch is taken."""
+  """Raises UserError for sizes of batches that do not fit each other."""
   if config.batch_size % config.accumulate:
     raise UserError(
       f"accumulate={config.accumulate} does not divide batch_size={config.batch_size} into "
@@ -198,7 +198,7 @@ def build(
 
 
 def _check_task(config: ConfigDict, task: tasks.Task, inputs: data.Inputs) -> None:
-  """Raises UserError for keys of the run that the task cannot do."""
+  """Raises UserError for keys of the run that do not go with its task."""
   name = f"task.name={config.task.name}"
   augment.check(config.augment, task.kinds, inputs.image_shape[-1])
   augment.views.check(config.eval_views, task.kinds)
@@ -243,7 +243,7 @@ def _optimizers(
 def _teacher(
   config: ConfigDict, model: Any, inputs: data.Inputs, mesh: jax.sharding.Mesh
 ) -> Teacher | None:
-  """The teacher of `config.distill`: another run, or the average of this one."""
+  """Returns the teacher of `config.distill`: another run, or the average of this one."""
   if config.teacher is not None:
     return Teacher.own(model, inputs.meta["mean"], inputs.meta["std"])
   return trained.teacher(config, inputs.meta, mesh, inputs.sizes, measure=measured_later)

@@ -71,7 +71,7 @@ def evaluate_checkpoint(
   unreadable: dict[str, str] | None = None,
   **overrides: Any,
 ) -> tuple[int, int, dict[str, float]]:
-  """(step, number of examples, metrics) of a run's checkpoint on a split of its data.
+  """Returns (step, number of examples, metrics) of a run's checkpoint on a split of its data.
 
   Images that cannot be read are left out, of the number as well.
 

@@ -1,4 +1,4 @@
-"""Predicts what a trained model says of images, such as their classes.
+"""Predicts classes, or what else a model was trained for, of images.
 
 python -m cnnjax.predict runs/lenet photo.jpg more_photos/
 python -m cnnjax.predict runs/lenet photos/ --checkpoint=best --weights=ema --format=csv
@@ -30,7 +30,7 @@ FORMATS = ("table", "csv", "json")
 
 
 class Predictions(NamedTuple):
-  """What a model says of images.
+  """The predictions of a model for images.
 
   `values` are arrays by name, `[images, ...]`, as the task gives them: of classification
   `probabilities`, `[images, classes]` float32, of regression `values`, `[images, k]` float32.
@@ -70,7 +70,7 @@ class Predictions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-  """A trained model as one uses it: from images of any size to classes and probabilities."""
+  """A trained model to use: from images of any size to predictions."""
 
   trained: "Trained"
   source: Mapping[str, Any]  # the arguments of `load`, to evaluate by

@@ -46,8 +46,8 @@ def train(
   """Trains what `config` says in `workdir`, going on where a run in it stopped.
 
   Without a `workdir` the run gets a fresh one under runs/. `splits` are those of
-  `data.from_arrays`, in the place of what `config.data` names. `teacher` is a model to learn from,
-  which `Teacher.of` makes, in the place of `config.distill.workdir`.
+  `data.from_arrays`; they replace the data of `config.data`. `teacher` is a model to learn from,
+  which `Teacher.of` makes; it replaces `config.distill.workdir`.
 
   Returns:
     The last state, the newest value of every metric, and the signal that stopped it, if one did.

@@ -1,4 +1,4 @@
-"""A trained model, out of the folder of a run: to evaluate it, or to learn from it."""
+"""A trained model from the folder of a run: to evaluate it, or to learn from it."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ Measure = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A model that a checkpoint holds, and what runs it as its run did.
+  """A model from a checkpoint, with the functions that run it as its run did.
 
   Its functions are compiled when they are first called.
   """
@@ -95,7 +95,7 @@ def load(
   *,
   measure: Measure,
 ) -> Trained:
-  """The model of the run in `folder`, whose config is `config`.
+  """Returns the model of the run in `folder`, whose config is `config`.
 
   Batch statistics that were not measured when the checkpoint was saved, as a signal leaves no time
   for, are measured now, on the training data of the run.
@@ -224,10 +224,10 @@ def _teacher(
   if found.members.several:
     raise UserError("it holds several runs; give it one")
   check_classes(found.meta["classes"], meta["classes"])
-  shape, taught = tuple(found.meta["image_shape"]), meta["image_shape"]
-  if shape[-1] != taught[-1]:
-    raise UserError(f"its images have {shape[-1]} channels, and those of this run {taught[-1]}")
-  state.check_sizes(found.model, found.variables, shape, {taught[0], *sizes})
+  shape, learnt = tuple(found.meta["image_shape"]), meta["image_shape"]
+  if shape[-1] != learnt[-1]:
+    raise UserError(f"its images have {shape[-1]} channels, and those of this run {learnt[-1]}")
+  state.check_sizes(found.model, found.variables, shape, {learnt[0], *sizes})
   made = Teacher.of(found.model, found.variables, found.meta["mean"], found.meta["std"])
   text = f"{made.text} of {folder}, {config.weights} weights of step {found.step:,}"
   return dataclasses.replace(made, text=text, step=found.step)

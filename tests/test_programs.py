@@ -117,7 +117,7 @@ def test_a_teacher_is_asked_what_it_makes_of_the_images(tiny):
   program = build.build(tiny(augment=None), teacher=teacher)
   images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
   batch = {"image": jnp.asarray(images), "label": jnp.arange(4)}
-  taught = program.prepare(0, 0, batch, program.constants).taught
+  taught = program.prepare(0, 0, batch, program.constants).teacher_outputs
   expected = np.arange(10) + (images / 255).mean((1, 2, 3))[:, None]
   np.testing.assert_allclose(taught, expected, rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""What is learnt. A task owns its network, its targets, its loss and its metrics."""
+"""The tasks. A task owns its network, its targets, its loss and its metrics."""
 
 import dataclasses
 from typing import Any
@@ -27,12 +27,12 @@ __all__ = [
 
 
 def lookup(name: str) -> type[Task]:
-  """The class of the task of that name; UserError where there is none."""
+  """Returns the class of a task by its name; UserError if there is none."""
   return registry.part("task", name).value
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for a name that is not there, and for keys that the task's loss does not read.
+  """Raises UserError for an unknown name, and for keys that nothing chosen reads.
 
   `config` is the group `task`.
   """
@@ -61,7 +61,7 @@ def check(config: ConfigDict) -> None:
 
 
 def needs_counts(config: ConfigDict) -> bool:
-  """Whether the training loss of `config.task` asks how many examples each class has."""
+  """Returns whether the training loss needs the number of examples of each class."""
   return isinstance(config.class_weights, str) or config.logit_adjustment > 0
 
 
@@ -122,15 +122,15 @@ def network(task: Task, config: ConfigDict) -> nn.Module:
 
 
 def compute(collection: metrics.Collection) -> dict[str, float]:
-  """The values of summed metrics, with the seven digits that float32 holds."""
+  """Returns the values of summed metrics, with the seven digits that float32 holds."""
   return {name: float(f"{float(value):.7g}") for name, value in collection.compute().items()}
 
 
 def monitored(config: ConfigDict) -> Metric:
-  """Returns the metric that is monitored, as the task declares it. Takes the whole config.
+  """Returns the monitored metric, as the task declares it. Takes the whole config.
 
   Raises:
-    UserError: the task declares no such metric, so that nobody knows which way is better.
+    UserError: the task declares no such metric, so its direction is unknown.
   """
   task = lookup(config.task.name)
   known = of_weights(declared(task, config.task.metrics), WEIGHTS)

@@ -1,4 +1,4 @@
-"""The interface of a task, and what tasks share."""
+"""The interface of a task, with the defaults that most tasks share."""
 
 import dataclasses
 import functools
@@ -18,20 +18,20 @@ from cnnjax.tasks.metric import Metric
 
 
 def declared(task: Any, more: Sequence[str]) -> tuple[Metric, ...]:
-  """What is known of the metrics of a task, or of its class, and of registered ones by name."""
+  """Returns the metrics that a task, or its class, declares, and registered ones by name."""
   parts = [(name, registry.part("metric", name, task.name)) for name in more]
   return (*task.METRICS, *task.COLLECTED, *(Metric(name, **part.options) for name, part in parts))
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What is learnt: pure functions from the fields of a batch and the outputs of a network.
+  """A task: pure functions of the fields of a batch and the outputs of a network.
 
-  A subclass is registered by `@register("task", NAME, ...)`. It declares what it `NEEDS`, and its
-  metrics: those of `collection`, which are sums, in `METRICS`, in the order in which they are
-  printed; those of `judged`, which are measured of a whole split at once, in `COLLECTED`. Its
-  losses are registered for its `name`: functions (task, outputs, targets) -> [batch], the loss of
-  each example. A task whose loss is no choice overrides `loss` instead.
+  A subclass is registered by `@register("task", NAME, ...)`. It declares in `NEEDS` the kinds of
+  fields that it takes, and its metrics in the order in which they are printed: in `METRICS` the sums
+  over examples, which `collection` computes, and in `COLLECTED` the metrics of a whole split, which
+  `judged` computes. Losses are registered for its `name`: functions (task, outputs, targets) ->
+  [batch], the loss of each example. A task with one loss only overrides `loss` instead.
 
   Outputs are an array or a tree of arrays [batch, ...]; of a task with several `VIEWS` [batch,
   views, ...] in training. Targets are the field that the outputs are compared with.
@@ -77,11 +77,11 @@ class Task:
   # The examples.
   @property
   def kinds(self) -> dict[str, Kind]:
-    """The kind of each field that is augmented, by its name."""
+    """The kind of each field to augment, by its name."""
     return {"image": "image"} | ({self.TARGET: self.TARGET} if self.TARGET else {})
 
   def encode(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns the fields of a batch that are augmented, as `kinds` names them."""
+    """Returns the fields of a batch to augment, by the names in `kinds`."""
     if self.TARGET is None:
       return {"image": batch["image"]}
     return {"image": batch["image"], self.TARGET: self.targets(batch[self.field(self.TARGET)])}
@@ -95,36 +95,36 @@ class Task:
     return values
 
   def compared(self, found: Mapping[str, jax.Array]) -> Any:
-    """Returns the targets among what `encode` gives, augmented or not."""
+    """Returns the targets among the fields that `encode` returned."""
     return found.get(self.TARGET)
 
   # The loss.
   def loss(self, outputs: Any, targets: Any) -> jax.Array:
-    """The training loss of each example, `[batch]`, by the loss that is registered."""
+    """Returns the training loss of each example, `[batch]`, by the chosen registered loss."""
     return registry.part("loss", self.loss_name, self.name).value(self, outputs, targets)
 
   def eval_loss(self, outputs: Any, targets: Any) -> jax.Array:
-    """The loss of each example in evaluation, `[batch]`."""
+    """Returns the loss of each example in evaluation, `[batch]`."""
     return self.loss(outputs, targets)
 
-  def distill_loss(self, outputs: Any, taught: Any, temperature: float) -> jax.Array:
-    """The loss of each example toward the outputs of a teacher, `[batch]`."""
+  def distill_loss(self, outputs: Any, teacher_outputs: Any, temperature: float) -> jax.Array:
+    """Returns the loss of each example toward the outputs of a teacher, `[batch]`."""
     raise NotImplementedError
 
   @classmethod
   def can_distill(cls) -> bool:
-    """Whether it has a loss toward the outputs of a teacher."""
+    """Returns whether it defines `distill_loss`."""
     return cls.distill_loss is not Task.distill_loss
 
   # What is predicted and measured.
   def mean_prediction(self, outputs: Sequence[Any]) -> Any:
-    """Returns the outputs that stand for those of several views of an image, here their mean."""
+    """Returns the outputs for several views of an image, by default their mean."""
     if len(outputs) == 1:
       return outputs[0]
     return jax.tree.map(lambda *of_views: jnp.stack(of_views).mean(0), *outputs)
 
   def predictions(self, outputs: Any) -> dict[str, jax.Array]:
-    """Returns what a person wants of the outputs: arrays [batch, ...] by name."""
+    """Returns predictions in the units of a person: arrays [batch, ...] by name."""
     raise NotImplementedError
 
   @property
@@ -133,20 +133,20 @@ class Task:
     raise NotImplementedError
 
   def outputs(self, outputs: Any, targets: Any) -> dict[str, jax.Array]:
-    """Returns what the `collection` is made from, beside the losses."""
+    """Returns the arrays that `collection` is computed from, beside the losses."""
     return {}
 
   def collect(self, outputs: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns arrays [batch, ...] that `judged` gets of a whole split; by default none."""
+    """Returns arrays [batch, ...] to collect over a split for `judged`; by default none."""
     return {}
 
   def judged(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns the metrics of a split that are no sums, from what `collect` gave of it."""
+    """Returns metrics of a whole split, from the arrays that `collect` returned."""
     return {}
 
   @property
   def declared(self) -> tuple[Metric, ...]:
-    """What is known of its metrics, also of registered ones."""
+    """Its metrics, with the registered ones that are chosen."""
     return declared(self, self.more_metrics)
 
   @property
@@ -164,7 +164,7 @@ class Task:
   def metrics(
     self, outputs: Any, targets: Any, losses: jax.Array, mask: jax.Array | None = None
   ) -> Collection:
-    """Sums and counts of one batch; an example whose mask is false counts nowhere."""
+    """Returns sums and counts of one batch, of examples whose mask is true."""
     mask = jnp.ones(losses.shape, bool) if mask is None else mask
     more = {
       name: registry.part("metric", name, self.name).value(self, outputs, targets)
@@ -175,17 +175,17 @@ class Task:
     )
 
   def eval_metrics(self, outputs: Any, targets: Any, mask: jax.Array) -> Collection:
-    """`metrics` of one batch of an evaluation, where there is one view of each image."""
+    """Returns `metrics` of one batch of an evaluation, which has one view of each image."""
     return self.metrics(outputs, targets, self.eval_loss(outputs, targets), mask)
 
   @property
   def shapes(self) -> tuple[Any, Any]:
-    """The shapes of outputs and targets of one example in training, as its metrics take them."""
+    """The shapes of outputs and targets of one training example."""
     values = jax.ShapeDtypeStruct((1, self.num_outputs), jnp.float32)
     return values, values
 
   def no_metrics(self) -> Collection:
-    """Metrics of no example, with the shapes of those of a batch."""
+    """Returns metrics of no example, with the shapes of those of a batch."""
     losses = jax.ShapeDtypeStruct((1,), jnp.float32)
     found = jax.eval_shape(self.metrics, *self.shapes, losses)
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)

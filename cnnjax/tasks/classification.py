@@ -26,7 +26,7 @@ def _recalls(correct: jax.Array, classes: jax.Array, **_: Any) -> dict[str, jax.
 
 @flax.struct.dataclass
 class ClassificationMetrics(metrics.Collection):
-  """Sums and counts, so that merging in any order gives the same.
+  """Sums and counts, which merge in any order to the same values.
 
   `mean_class_accuracy` is the mean of the recalls of the classes that occur (balanced accuracy).
   """
@@ -44,7 +44,7 @@ ClassificationMetricsTop5 = metrics.Collection.create(
 def _prepared(
   task: LabelTask, logits: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """(adjusted logits, smoothed and weighted targets).
+  """Returns (adjusted logits, smoothed and weighted targets).
 
   The logits are those + tau log prior: arXiv:2007.07314, equation 10.
   """
@@ -112,7 +112,7 @@ class Classification(LabelTask):
 
   @classmethod
   def check_labels(cls, several: bool, classes: Sequence[str]) -> None:
-    """Raises UserError if an image of the data may have `several` labels."""
+    """Raises UserError if an image may have `several` labels."""
     if several:
       raise UserError(
         "task.name=classification takes one class an image, and in these data an image may have "
@@ -120,11 +120,11 @@ class Classification(LabelTask):
       )
 
   def targets(self, labels: jax.Array) -> jax.Array:
-    """One-hot targets of int labels `[batch]`."""
+    """Returns one-hot targets of int labels `[batch]`."""
     return jax.nn.one_hot(labels, self.num_classes)
 
   def eval_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Softmax cross-entropy with the targets as they are, unweighted, so that runs compare.
+    """Returns the plain softmax cross-entropy, without weights or smoothing, so that runs compare.
 
     Of every loss: timm validates by it after training with binary cross-entropy, too.
     """
@@ -133,7 +133,7 @@ class Classification(LabelTask):
   def distill_loss(
     self, logits: jax.Array, teacher_logits: jax.Array, temperature: float
   ) -> jax.Array:
-    """T^2 KL(teacher || student) of the softmax of the logits over T, `[batch]`, in nats.
+    """Returns T^2 KL(teacher || student) of the softmax of the logits over T, `[batch]`, in nats.
 
     arXiv:1503.02531, section 2: with T^2 the gradient stays as large as that of the other loss.
     """
@@ -141,7 +141,7 @@ class Classification(LabelTask):
     return temperature**2 * optax.losses.kl_divergence_with_log_targets(student, teacher)
 
   def mean_prediction(self, logits: Sequence[jax.Array]) -> jax.Array:
-    """Logits of the mean of the probabilities that several `logits` of an image give.
+    """Returns logits of the mean of the probabilities of several `logits` of an image.
 
     They are what the loss takes them for: with binary cross-entropy the sigmoid of each class.
     """
@@ -152,12 +152,12 @@ class Classification(LabelTask):
     return jax.nn.logsumexp(jax.nn.log_softmax(jnp.stack(logits)), axis=0) - math.log(len(logits))
 
   def predictions(self, logits: jax.Array) -> dict[str, jax.Array]:
-    """The probability of each class, `[batch, num_classes]`, as the loss takes the logits."""
+    """Returns the probability of each class, `[batch, num_classes]`, as the loss reads logits."""
     binary = self.loss_name == "binary_cross_entropy"
     return {"probabilities": jax.nn.sigmoid(logits) if binary else jax.nn.softmax(logits)}
 
   def outputs(self, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """What the metrics are made from; with mixed targets, the heavier class counts."""
+    """Returns the arrays for the metrics; of mixed targets the heavier class counts."""
     label = jnp.argmax(targets, -1)
     classes = jax.nn.one_hot(label, self.num_classes, dtype=bool)
     found = {"correct": jnp.argmax(logits, -1) == label, "classes": classes}

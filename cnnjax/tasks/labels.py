@@ -55,7 +55,7 @@ class MicroAverage(ClassAverage):
 
 
 def mean_of_sigmoids(logits: Sequence[jax.Array]) -> jax.Array:
-  """Logits of the mean of the sigmoids that several `logits` of an image give."""
+  """Returns logits of the mean of the sigmoids of several `logits` of an image."""
   # log p - log (1 - p), since p itself rounds to 1 where every view is sure.
   log_mean = lambda x: jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0)
   return log_mean(jnp.stack(logits)) - log_mean(-jnp.stack(logits))
@@ -65,7 +65,7 @@ def mean_of_sigmoids(logits: Sequence[jax.Array]) -> jax.Array:
 class LabelTask(Task):
   """A task of the classes of images. Targets are float32 `[batch, num_classes]`, and can be mixed.
 
-  A subclass says `targets(labels)`, `eval_loss(logits, targets)`, `outputs(logits, targets)`,
+  A subclass defines `targets(labels)`, `eval_loss(logits, targets)`, `outputs(logits, targets)`,
   `predictions(logits)` and `collection`.
   """
 
@@ -97,19 +97,19 @@ class LabelTask(Task):
 
   @classmethod
   def check_labels(cls, several: bool, classes: Sequence[str]) -> None:
-    """Raises UserError unless it takes images that may have `several` labels, or have one."""
+    """Raises UserError if the task cannot take images with `several` labels, or with one."""
 
   def field(self, kind: Kind) -> str:
     return "label"
 
   @property
   def weights(self) -> np.ndarray:
-    """What the training loss of each class is multiplied by, `[num_classes]`."""
+    """The weight of each class in the training loss, `[num_classes]`."""
     return weights.of_classes(
       self.class_weights, self.num_classes, self.counts, self.effective_beta
     )
 
 
 def label_of(data: Fields) -> fields.Field:
-  """Returns the field that says of which class, or classes, an image is."""
+  """Returns the field with the class, or the classes, of an image."""
   return next(iter(fields.of_kind(data, "label", "multi_label").values()))

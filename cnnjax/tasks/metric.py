@@ -11,7 +11,7 @@ _OF_OLDER = re.compile(r"(.+) \((seed|rate) ([^)]+)\)")  # and as older versions
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-  """A metric of a task. What monitors, chooses or prints it asks here, and guesses nothing."""
+  """A metric of a task: its direction and its format, for all that monitor, choose or print it."""
 
   name: str  # as in the task's collection
   better: Literal["max", "min"]
@@ -20,18 +20,18 @@ class Metric:
 
 
 def named(weights: str, name: str) -> str:
-  """The name of a metric of some weights: of "raw" its own, of an average with that in front."""
+  """Returns the name of a metric of some weights: "accuracy" of "raw", "ema_accuracy" of "ema"."""
   return name if weights == "raw" else f"{weights}_{name}"
 
 
 def of_weights(metrics: Iterable[Metric], weights: Iterable[str]) -> dict[str, Metric]:
-  """The metrics of each of the weights, by `named`."""
+  """Returns the metrics of each of the weights, by `named`."""
   metrics = tuple(metrics)
   return {named(w, metric.name): metric for w in weights for metric in metrics}
 
 
 def of_each(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-  """Returns the metrics of each of several runs by its name; under "" those that are of no one."""
+  """Returns the metrics of each run by its name; under "" those of all runs together."""
   found: dict[str, dict[str, float]] = {"": {}}
   for name, value in metrics.items():
     match = OF_RUN.fullmatch(_OF_OLDER.sub(r"\1/\2=\3", name))

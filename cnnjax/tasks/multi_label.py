@@ -47,7 +47,7 @@ _BETWEEN = "|;,/+& "  # what people put between labels, the surest first
 def _losses(
   task: LabelTask, logits: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """(binary cross-entropy of each class, targets, [log p, log (1 - p)]).
+  """Returns (binary cross-entropy of each class, targets, [log p, log (1 - p)]).
 
   -w t log p - (1 - t) log (1 - p), what torch.nn.BCEWithLogitsLoss with `pos_weight` gives. Label
   smoothing goes toward 0.5.
@@ -96,7 +96,7 @@ class MultiLabel(LabelTask):
 
   @classmethod
   def check_labels(cls, several: bool, classes: Sequence[str]) -> None:
-    """Raises UserError unless an image of the data may have `several` labels, of `classes`."""
+    """Raises UserError unless an image may have `several` of the `classes`."""
     if several:
       return
     joined = [(name, sign) for sign in _BETWEEN for name in classes if sign in name.strip(sign)]
@@ -111,12 +111,12 @@ class MultiLabel(LabelTask):
     )
 
   def targets(self, labels: jax.Array) -> jax.Array:
-    """Targets of multi-hot labels `[batch, num_classes]`."""
+    """Returns targets of multi-hot labels `[batch, num_classes]`."""
     return labels.astype(jnp.float32)
 
   @property
   def weights(self) -> np.ndarray:
-    """What an image that has a class weighs beside one that has it not, `[num_classes]`.
+    """The weight of an image with a class beside one without it, `[num_classes]`.
 
     A weight of both would not move a class's optimum.
     """
@@ -125,13 +125,13 @@ class MultiLabel(LabelTask):
     )
 
   def eval_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Binary cross-entropy with the targets as they are, unweighted, so that runs compare."""
+    """Returns the plain binary cross-entropy, without weights, so that runs compare."""
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
 
   def distill_loss(
     self, logits: jax.Array, teacher_logits: jax.Array, temperature: float
   ) -> jax.Array:
-    """T^2 KL(teacher || student) of the sigmoids of the logits over T, `[batch]`, in nats.
+    """Returns T^2 KL(teacher || student) of the sigmoids of the logits over T, `[batch]`, in nats.
 
     The mean over the classes, as in the loss beside it; see `Classification.distill_loss`.
     """
@@ -140,15 +140,15 @@ class MultiLabel(LabelTask):
     return temperature**2 * kl.mean(-1)
 
   def mean_prediction(self, logits: Sequence[jax.Array]) -> jax.Array:
-    """Logits of the mean of the probabilities that several `logits` of an image give."""
+    """Returns logits of the mean of the probabilities of several `logits` of an image."""
     return logits[0] if len(logits) == 1 else mean_of_sigmoids(logits)
 
   def predictions(self, logits: jax.Array) -> dict[str, jax.Array]:
-    """The probability of each class, `[batch, num_classes]`."""
+    """Returns the probability of each class, `[batch, num_classes]`."""
     return {"probabilities": jax.nn.sigmoid(logits)}
 
   def outputs(self, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """What the metrics are made from: which classes are there, and which are predicted."""
+    """Returns the arrays for the metrics: the true classes and the predicted ones."""
     as_int = lambda x: x.astype(jnp.int32)
     return {"present": as_int(targets > 0.5), "predicted": as_int(logits > 0)}
 

@@ -121,18 +121,18 @@ class Regression(Task):
     return shape[0] if shape else 1
 
   def targets(self, values: jax.Array) -> jax.Array:
-    """Standardised targets `[batch, k]` of values `[batch]` or `[batch, k]`."""
+    """Returns standardised targets `[batch, k]` of values `[batch]` or `[batch, k]`."""
     return (values.reshape(len(values), -1) - self.value_mean) / self.value_std
 
   def _in_units(self, standardised: jax.Array) -> jax.Array:
     return standardised * self.value_std + self.value_mean
 
   def predictions(self, outputs: jax.Array) -> dict[str, jax.Array]:
-    """The `values`, `[batch, k]` float32."""
+    """Returns the `values`, `[batch, k]` float32."""
     return {"values": self._in_units(outputs)}
 
   def outputs(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """What the metrics are made from."""
+    """Returns the arrays for the metrics."""
     errors = (outputs - targets) * self.value_std
     return {
       "squared": jnp.square(errors).mean(-1),

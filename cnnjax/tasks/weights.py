@@ -1,4 +1,4 @@
-"""Class weights: what the training loss of each class is multiplied by.
+"""Class weights: the factor of each class in the training loss.
 
 Where an image has one class, classes are weighed against each other; where it may have several,
 the images that have a class against those that have it not.
@@ -52,7 +52,7 @@ def check(weights: Weights, num_classes: int | None = None) -> None:
 def of_classes(
   weights: Weights, num_classes: int, counts: np.ndarray | None, beta: float
 ) -> np.ndarray:
-  """The weight of each class, `[num_classes]` float32.
+  """Returns the weight of each class, `[num_classes]` float32.
 
   A class without training examples gets 0 from a name: it has no loss to weigh, and label
   smoothing shall not teach it with a weight that nothing bounds.
@@ -75,7 +75,7 @@ def of_positives(
   examples: int | None,
   beta: float,
 ) -> np.ndarray:
-  """What an image that has a class weighs beside one that has it not, `[num_classes]` float32.
+  """Returns the weight of an image with a class beside one without it, `[num_classes]` float32.
 
   auto: negatives by positives, so that both weigh the same, as pos_weight in the documentation of
   torch.nn.BCEWithLogitsLoss. effective_number: the same of the effective numbers of both, at most
@@ -97,7 +97,7 @@ def of_positives(
 
 
 def log_prior(counts: np.ndarray | None) -> np.ndarray:
-  """The logarithm of the share of each class, `[num_classes]` float32, for logit adjustment.
+  """Returns the logarithm of the share of each class, `[num_classes]` float32.
 
   A class without training examples counts as if it had one: the logarithm stays finite.
 

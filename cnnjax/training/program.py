@@ -1,4 +1,4 @@
-"""The pieces of a run, and the compiled functions that are made from them."""
+"""The pieces of a run, and the compiled functions made of them."""
 
 import contextlib
 import dataclasses
@@ -64,7 +64,7 @@ class Program:
 
   @property
   def metrics(self) -> dict[str, Metric]:
-    """What is known of the metrics, by their names without the split."""
+    """The metrics of the task, by their names without the split."""
     return of_weights(self.task.declared, ("raw", *self.averages.names))
 
   @property
@@ -73,7 +73,7 @@ class Program:
     return self.config.steps_per_dispatch or self.inputs.train.per_dispatch
 
   def new_state(self, *, abstract: bool = False) -> state.TrainState:
-    """That of a run that begins; with `abstract`, shapes and shardings only."""
+    """Returns the state of a new run; with `abstract`, shapes and shardings only."""
     config, parts = self.config, self.parts
 
     def rest(variables: dict[str, Any], seed: jax.Array) -> dict[str, Any]:

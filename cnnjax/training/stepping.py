@@ -32,7 +32,7 @@ STANDARD = "standard"
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """What a step is made from."""
+  """The pieces of a run that a step needs."""
 
   config: ConfigDict
   model: nn.Module
@@ -45,14 +45,14 @@ class Parts:
   own_teacher: Callable | None = None  # averages -> the variables of the teacher, if it is one
 
   def examples(self, state: TrainState, batch: steps.Batch, constants: Any) -> steps.Examples:
-    """Returns what the step of `state` learns from."""
+    """Returns the examples of the step of `state`."""
     if self.own_teacher is not None:
       constants = self.own_teacher(state.averages)
     return self.prepare(state.seed, state.step, batch, constants)
 
 
 class Moved(NamedTuple):
-  """What a step comes to, before it is taken."""
+  """The results of a step, before the state takes them."""
 
   variables: dict[str, Any]  # all collections, as they are after it
   opt_state: Any
@@ -64,7 +64,7 @@ class Moved(NamedTuple):
 
 
 def update(parts: Parts, state: TrainState, examples: steps.Examples) -> Moved:
-  """Returns what a step of gradient descent from `state` comes to."""
+  """Returns the results of a step of gradient descent from `state`."""
   scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
   def grads_at(params: Any) -> tuple[Any, steps.Seen]:
@@ -88,7 +88,7 @@ def update(parts: Parts, state: TrainState, examples: steps.Examples) -> Moved:
 def descend(
   parts: Parts, state: TrainState, grads: Any, only: str | None = None
 ) -> tuple[TrainState, Any]:
-  """Returns the state with the parameters that the optimizers come to, and the updates.
+  """Returns the state with the parameters moved by the optimizers, and the updates.
 
   For a step of its own gradients; it counts no step, which `advance` does once, at the end.
 
@@ -181,7 +181,7 @@ def standard(parts: Parts) -> Step:
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for a kind that is not there, and keys that go by the standard one."""
+  """Raises UserError for an unknown step, and for keys that need the standard one."""
   name = config.step.name
   registry.part("step", name)
   registry.check_idle("step", (name,), config.step)
@@ -198,7 +198,7 @@ def create(parts: Parts) -> Step:
 
 
 def extra(parts: Parts, variables: dict[str, Any], seed: jax.Array) -> dict[str, Any]:
-  """Returns what a run that begins carries along for its step."""
+  """Returns the extra state of a new run, which its step carries along."""
   make: Extra | None = registry.part("step", parts.config.step.name).options.get("extra")
   key = jax.random.fold_in(jax.random.key(seed), jnp.iinfo(jnp.int32).max)  # of no step
   return make(parts, variables, key) if make else {}

@@ -1,4 +1,4 @@
-"""The pure functions that steps of training and evaluation are made from; see stepping.py."""
+"""Pure functions that make up steps of training and evaluation; see stepping.py."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +23,19 @@ Batch = dict[str, jax.Array]  # image [batch, height, width, channels] uint8, la
 
 @flax.struct.dataclass
 class Examples:
-  """What a step learns from."""
+  """The examples that a step learns from."""
 
   # [batch, height, width, channels] float32, augmented and normalised; of a task that learns from
   # several views [batch, views, height, width, channels].
   images: jax.Array
   targets: Any  # of the task, [batch, ...]: of classes [batch, num_classes] float32
   key: jax.Array  # of dropout
-  taught: Any = None  # outputs of the teacher
+  teacher_outputs: Any = None  # those of the teacher on the same images
 
 
 @flax.struct.dataclass
 class Seen:
-  """What a forward pass of training gives beside the gradient."""
+  """The results of a forward pass in training, beside the gradient."""
 
   outputs: Any  # of the network, float32 [batch, ...]: of a classifier the logits
   losses: jax.Array  # [batch] float32
@@ -67,7 +67,7 @@ class Window:
 
 
 def no_metrics(task: Any) -> Window:
-  """A window of no step."""
+  """Returns a window of no step."""
   none = jax.eval_shape(
     lambda: Norms.single_from_model_output(**dict.fromkeys(NORMS, jnp.zeros(())))
   )
@@ -78,14 +78,14 @@ NORMS = tuple(Norms.__annotations__)
 
 
 def to_float(images: jax.Array) -> jax.Array:
-  """Images of a type of `fields` as float32 in [0, 1]; augmentation works on these."""
+  """Returns images as float32 in [0, 1], as augmentation takes them."""
   if images.dtype == jnp.float32:
     return images
   return images.astype(jnp.float32) / float(fields.WHITE[str(images.dtype)])
 
 
 def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
-  """images -> (images - mean) / std, per channel."""
+  """Returns the function images -> (images - mean) / std, per channel."""
   mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
   return lambda images: (images - mean) / std
 
@@ -93,7 +93,7 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
 def augmented(
   task: Any, augment: Callable, seed: jax.Array | int, step: jax.Array | int, batch: Batch
 ) -> tuple[jax.Array, Any, jax.Array]:
-  """Returns (images in [0, 1], targets, a key for dropout) of `step`: what is trained on.
+  """Returns (images in [0, 1], targets, a key for dropout) of `step`, augmented.
 
   Images are those of `Examples` before they are normalised.
   """
@@ -135,7 +135,7 @@ def augmented_fields(
 
 
 def of_views(apply: Callable[[jax.Array], Any], images: jax.Array) -> Any:
-  """Returns what `apply` makes of images [batch, ...], also of [batch, views, ...] at once."""
+  """Applies a function of images [batch, ...] to them, or to [batch, views, ...] at once."""
   if images.ndim == 4:
     return apply(images)
   views = images.shape[1]
@@ -154,11 +154,11 @@ def preparer(
 
   def prepare(seed: jax.Array, step: jax.Array, batch: Batch, constants: Any) -> Examples:
     images, targets, key = augmented(task, augment, seed, step, batch)
-    taught = None
+    teacher_outputs = None
     if teach is not None and constants is not None:
       outputs = of_views(lambda images: teach(constants, images), images)
-      taught = jax.lax.stop_gradient(outputs)
-    return Examples(normalize(images), targets, key, taught)
+      teacher_outputs = jax.lax.stop_gradient(outputs)
+    return Examples(normalize(images), targets, key, teacher_outputs)
 
   return prepare
 
@@ -166,19 +166,19 @@ def preparer(
 def losses(task: Any, distill: ConfigDict | None = None) -> Callable:
   """Returns the pure function (outputs, examples, updated) -> loss per example, `[batch]`.
 
-  That of the outputs, of the auxiliary heads in `updated`, and of what is distilled: the weight and
-  the temperature of `config.distill`, toward `examples.taught`.
+  It adds the loss of the outputs, of the auxiliary heads in `updated`, and toward
+  `examples.teacher_outputs` with the weight and the temperature of `config.distill`.
   """
 
   def loss(outputs: Any, examples: Examples, updated: Any) -> jax.Array:
     if task.NEEDS_TEACHER:
-      return task.distill_loss(outputs, examples.taught, distill.temperature)
+      return task.distill_loss(outputs, examples.teacher_outputs, distill.temperature)
     found = task.loss(outputs, examples.targets)
     for aux_logits in jax.tree.leaves(updated.get("aux_logits", {})):
       found += task.aux_weight * task.loss(aux_logits, examples.targets)
-    if examples.taught is None:
+    if examples.teacher_outputs is None:
       return found
-    toward = task.distill_loss(outputs, examples.taught, distill.temperature)
+    toward = task.distill_loss(outputs, examples.teacher_outputs, distill.temperature)
     return (1 - distill.weight) * found + distill.weight * toward
 
   return loss

@@ -1,4 +1,4 @@
-"""A trained model that another learns from."""
+"""A model whose outputs another one learns."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -40,7 +40,10 @@ class Byol(SimCLR):
   def network(self, backbone: Callable[[int], nn.Module]) -> nn.Module:
     return Predicting(backbone(0), self.num_outputs)
 
-  def distill_loss(self, outputs: Any, taught: Any, temperature: float) -> jax.Array:
+  def distill_loss(self, outputs: Any, teacher_outputs: Any, temperature: float) -> jax.Array:
     """2 - 2 cos between prediction and the teacher's embedding, the mean over both views."""
-    predicted, other = normalized(outputs["prediction"]), normalized(taught["embedding"][:, ::-1])
+    predicted, other = (
+      normalized(outputs["prediction"]),
+      normalized(teacher_outputs["embedding"][:, ::-1]),
+    )
     return 2 - 2 * (predicted * other).sum(-1).mean(-1)

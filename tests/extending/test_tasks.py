@@ -198,11 +198,11 @@ def test_byol_learns_toward_the_average_of_its_own_run():
   flat = np.asarray(examples.images).reshape(32, 8, 8, 1)
   for k, leaf in apply(average, flat).items():
     np.testing.assert_allclose(
-      np.asarray(examples.taught[k]).reshape(leaf.shape), leaf, rtol=2e-4, atol=1e-5
+      np.asarray(examples.teacher_outputs[k]).reshape(leaf.shape), leaf, rtol=2e-4, atol=1e-5
     )
   outputs = jax.tree.map(lambda x: x.reshape(16, 2, -1), apply(now.variables, flat))
   unit = lambda x: np.asarray(x) / np.linalg.norm(x, axis=-1, keepdims=True)
-  p, z = unit(outputs["prediction"]), unit(examples.taught["embedding"])
+  p, z = unit(outputs["prediction"]), unit(examples.teacher_outputs["embedding"])
   expected = (4 - 2 * (p[:, 0] * z[:, 1]).sum(-1) - 2 * (p[:, 1] * z[:, 0]).sum(-1)) / 2
   found = program.losses(outputs, examples, {})
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

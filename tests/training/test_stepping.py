@@ -177,7 +177,7 @@ def test_the_teacher_is_the_average_as_it_is_in_the_step(tiny):
   batch = program.inputs.train.take(program.inputs.train.feed(0), now.step)
   examples = program.parts.examples(now, batch, program.constants)
   expected = program.model.apply(other, examples.images, train=False)
-  np.testing.assert_allclose(examples.taught, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(examples.teacher_outputs, expected, rtol=1e-5, atol=1e-6)
   assert program.summary["teacher"].startswith("the moving average (ema) of this run; weight 0.9")
 
 

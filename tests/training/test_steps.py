@@ -190,8 +190,8 @@ def test_what_is_made_of_logits_is_float32_whatever_the_model_computes_in():
   @jax.jit
   def found(variables, batch):
     examples = prepare(0, 0, batch, variables)
-    _, seen = take(variables["params"], {}, examples.replace(taught=None), 1.0)
-    return examples.taught, seen, evaluate(variables, batch, jnp.ones(64, bool))
+    _, seen = take(variables["params"], {}, examples.replace(teacher_outputs=None), 1.0)
+    return examples.teacher_outputs, seen, evaluate(variables, batch, jnp.ones(64, bool))
 
   taught, seen, measured = found(variables, {"image": images, "label": labels})
   assert {taught.dtype, seen.outputs.dtype, measured.sums.loss.total.dtype} == {
@@ -207,7 +207,7 @@ def test_distillation_weighs_both_losses(examples):
   config = default().distill
   config.update(weight=0.25, temperature=3.0)
   logits, taught = np.random.default_rng(2).normal(size=(2, 12, 3)).astype(np.float32)
-  found = steps.losses(task, config)(logits, examples.replace(taught=taught), {})
+  found = steps.losses(task, config)(logits, examples.replace(teacher_outputs=taught), {})
   soft = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
   p, q = soft(taught / 3.0), soft(logits / 3.0)
   toward = 9.0 * (p * (np.log(p) - np.log(q))).sum(-1)
