@@ -28,8 +28,8 @@ class Task:
   """A task: pure functions of the fields of a batch and the outputs of a network.
 
   A subclass is registered by `@register("task", NAME, ...)`. It declares in `NEEDS` the kinds of
-  fields that it takes, and its metrics in the order in which they are printed: in `METRICS` the sums
-  over examples, which `collection` computes, and in `COLLECTED` the metrics of a whole split, which
+  fields that it takes, and its metrics in the order in which they are printed: in `METRICS` sums
+  over examples, which `collection` computes, and in `COLLECTED` metrics of a whole split, which
   `judged` computes. Losses are registered for its `name`: functions (task, outputs, targets) ->
   [batch], the loss of each example. A task with one loss only overrides `loss` instead.
 

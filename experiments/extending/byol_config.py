@@ -17,6 +17,7 @@ def digits(c):
 
 
 def mean_teacher(c):
+  c.optim.learning_rate = 2e-3
   c.distill.weight = 0.5
   c.distill.temperature = 1.0
   c.epochs = 20
