@@ -8,7 +8,7 @@ def digits(c):
   c.task.name = "byol"
   c.monitor = "validation/knn"
   c.distill.weight = 1.0
-  c.epochs = 60
+  c.epochs = 120
   c.augment = "random_resized_crop((0.6, 1.0)) | rotate(10) | brightness(0.3)"
   c.optim.learning_rate = 5e-4
   # A predictor that lags behind lets the embedding collapse: with one rate for all, the accuracy of
