@@ -342,4 +342,6 @@ def test_a_run_knows_its_classes_in_any_spelling_but_in_their_order():
 def test_classes_that_came_or_went_are_named(found, words):
   with pytest.raises(UserError) as e:
     data.check_classes(("a", "b"), tuple(found))
-  assert f"other classes (2) than these data have ({len(found)}): {words}. Are they" in str(e.value)
+  assert f"other classes (2) than these data have ({len(found)}): {words}: give the data" in str(
+    e.value
+  )
