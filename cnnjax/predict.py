@@ -114,7 +114,7 @@ class Predictor:
     from cnnjax import data
     from cnnjax.data import images
 
-    shape, dtype = tuple(self.trained.meta["image_shape"]), self.trained.task.data["image"].dtype
+    shape, dtype = tuple(self.trained.meta["image_shape"]), self.trained.fields["image"].dtype
     if isinstance(image, np.ndarray):
       image = image[..., None] if image.ndim == 2 else image
       if image.dtype != dtype or image.ndim != 3 or image.shape[2] != shape[2]:

@@ -40,7 +40,7 @@ class Trained:
   members: members.Members  # the runs that were trained as one program, mostly one
   step: int
   meta: dict[str, Any]  # mean, std, classes, image_shape, fields
-  task: tasks.Task  # what it was trained for, to be evaluated: without the weights of its loss
+  fields: fields.Fields  # of the data that it was trained on
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -50,6 +50,11 @@ class Trained:
   def normalize(self) -> Callable:
     """images in [0, 1] -> images as the model takes them."""
     return steps.normalizer(self.meta["mean"], self.meta["std"])
+
+  @functools.cached_property
+  def task(self) -> tasks.Task:
+    """The task of the model in evaluation, without the class weights of its loss."""
+    return tasks.of_data(self.config.task, self.fields)
 
   @functools.cached_property
   def compiler(self) -> Compiler:
@@ -134,14 +139,14 @@ def _load(
 ) -> Trained:
   step = saved.find(checkpoint)
   meta = saved.meta(step)
-  task = tasks.of_data(config.task, fields_of(meta, config))
-  model = tasks.network(task, config)
+  declared = fields_of(meta, config)
+  model = tasks.network(tasks.of_data(config.task, declared), config)
   runs = members.create(config)
   shapes = runs.shapes(state.abstract_variables(model, tuple(meta["image_shape"]), mesh))
   variables = saved.restore_variables(step, shapes, weights)
   if measured := _measured(saved, config, step, weights, measure):
     variables = sharding.put(jax.device_get(measured), sharding.replicated(mesh))
-  return Trained(config, mesh, model, variables, runs, step, meta, task)
+  return Trained(config, mesh, model, variables, runs, step, meta, declared)
 
 
 def fields_of(meta: dict[str, Any], config: ConfigDict) -> fields.Fields:

@@ -16,6 +16,7 @@ from cnnjax.config import default
 from cnnjax.data.images import center_crop
 from cnnjax.errors import UserError, run
 from cnnjax.optim import averaging
+from cnnjax.registry import register
 from cnnjax.runtime import sharding
 from cnnjax.tasks.metric import Metric
 from cnnjax.training import state, steps
@@ -296,6 +297,15 @@ def test_unreadable_images_are_named_and_not_counted(tiny, folder, tmp_path, pip
     image.write_bytes(b"nothing")
   with pytest.raises(UserError, match=r"none of the images .*can be read"):
     evaluate.evaluate_checkpoint(tmp_path, **{"data.path": str(tmp_path / "broken")})
+
+
+def test_a_metric_may_be_asked_for_after_training(fixres, photos, own_registry):
+  """The task is that of the config with what differs."""
+  register("metric", "halves", of="classification", better="min")(
+    lambda task, logits, targets: jnp.full(len(logits), 0.5)
+  )
+  own = {"task.metrics": ("halves",), "splits": photos}
+  assert evaluate.evaluate_checkpoint(fixres[0], **own)[2]["halves"] == 0.5
 
 
 @pytest.fixture(scope="module")

@@ -140,6 +140,10 @@ class Task:
     """Returns arrays [batch, ...] to collect over a split for `judged`; by default none."""
     return {}
 
+  def can_collect(self) -> bool:
+    """Returns whether the data have what `collect` takes."""
+    return True
+
   def judged(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns metrics of a whole split, from the arrays that `collect` returned."""
     return {}
@@ -152,7 +156,8 @@ class Task:
   @property
   def measured_names(self) -> tuple[str, ...]:
     """The names of the metrics of an evaluation."""
-    return (*self.measured.__annotations__, *(metric.name for metric in self.COLLECTED))
+    collected = self.COLLECTED if self.can_collect() else ()
+    return (*self.eval_collection.__annotations__, *(metric.name for metric in collected))
 
   @functools.cached_property
   def measured(self) -> type[Collection]:
@@ -160,6 +165,11 @@ class Task:
     own = self.collection
     more = {name: Average.from_output(name) for name in self.more_metrics}
     return Collection.create(**own.__annotations__, **more) if more else own
+
+  @property
+  def eval_collection(self) -> type[Collection]:
+    """The collection of `eval_metrics`."""
+    return self.measured
 
   def metrics(
     self, outputs: Any, targets: Any, losses: jax.Array, mask: jax.Array | None = None

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,15 +44,8 @@ class Projected(nn.Module):
     return {"features": features, "embedding": embedding}
 
 
-@flax.struct.dataclass
-class OfOneView(metrics.Collection):
-  spread: Spread
-
-
-@flax.struct.dataclass
-class OfTwoViews(metrics.Collection):
-  loss: metrics.Average.from_output("loss")
-  spread: Spread
+OfOneView = metrics.Collection.create(spread=Spread)
+OfTwoViews = metrics.Collection.create(loss=metrics.Average.from_output("loss"), spread=Spread)
 
 
 @register(
@@ -94,11 +86,18 @@ class SimCLR(tasks.Task):
   def outputs(self, outputs: dict[str, jax.Array], targets: None) -> dict[str, jax.Array]:
     return {"embedding": outputs["embedding"]}
 
+  @property
+  def eval_collection(self) -> type[metrics.Collection]:
+    return OfOneView
+
   def eval_metrics(self, outputs: Any, targets: None, mask: jax.Array) -> metrics.Collection:
     return OfOneView.single_from_model_output(embedding=outputs["embedding"], mask=mask)
 
   def collect(self, outputs: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {"features": outputs["features"], "label": batch["label"]} if "label" in batch else {}
+
+  def can_collect(self) -> bool:
+    return self.data is None or "label" in self.data
 
   def judged(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {"knn": neighbours_accuracy(collected)} if collected else {}

@@ -237,6 +237,8 @@ def test_masks_are_predicted_and_not_printed(tmp_path, capsys):
     ("segmentation", {"eval_views": "flip"}, "eval_views: 'flip' moves the image"),
     ("segmentation", {"task.head": "top"}, "head of segmentation: task.head 'top'.*top_down"),
     ("segmentation", {"data.source": "digits"}, "segmentation needs a field of the kind mask"),
+    ("simclr", {"monitor": "validation/loss"}, "Choose from: validation/knn, validation/spread"),
+    ("simclr", {"data.source": "shapes"}, "monitor 'validation/knn'.*validation/spread"),
     ("simclr", {"accumulate": 2}, "simclr compares all examples of a batch: set accumulate=1"),
     ("simclr", {"task.temperature": 0.0}, "'task.temperature' is 0.0; it must be above 0"),
     ("simclr", {"health.trace": True}, "health.trace looks at one view of an image"),
