@@ -135,9 +135,11 @@ def monitored(config: ConfigDict) -> Metric:
   task = lookup(config.task.name)
   known = of_weights(declared(task, config.task.metrics), WEIGHTS)
   if (name := config.monitor.removeprefix("validation/")) not in known:
-    names = [f"validation/{name}" for name in known]
+    names = [f"validation/{metric.name}" for metric in declared(task, config.task.metrics)]
+    usual = f"with task.name={config.task.name} set monitor={names[0]}, or " if names else ""
     raise UserError(
-      f"{unknown('metric: monitor', config.monitor, names)}. Another one has to be declared, with "
+      f"{unknown('metric: monitor', config.monitor, names)}; {usual}one of an average, such as "
+      "validation/ema_loss. Another one has to be declared, with "
       f"the direction that is better, in METRICS of {task.__name__}, or registered and named in "
       "task.metrics"
     )
