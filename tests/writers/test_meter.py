@@ -7,7 +7,7 @@ import time
 from short_runs import BATCH, PER_EPOCH, TOTAL, make, training
 
 from cnnjax import writers
-from cnnjax.writers import display
+from cnnjax.writers import display, meter
 
 
 def test_speed_is_that_of_steps_alone(tmp_path, console, monkeypatch):
@@ -49,3 +49,16 @@ def test_the_time_of_a_program_is_that_of_its_steps(tmp_path, console, monkeypat
   assert out.latest["images_per_second"] == 8.0
   last = re.findall(r"step 8 of 40: .*", shown.file.getvalue())
   assert last == ["step 8 of 40: loss 0.5000, learning rate 0.0125, 16 images/s, 0:00:08 left"]
+
+
+def test_the_median_is_that_of_the_newest_steps(tmp_path, console, monkeypatch):
+  """A run of millions of steps keeps the times of some alone, and says how fast it is by then."""
+  shown, now = console(terminal=False), [100.0]
+  monkeypatch.setattr(time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(meter, "TIMED", 3)
+  with make(tmp_path) as out:
+    for step, took in enumerate([1.0, 4.0, 4.0, 4.0, 0.5, 0.5, 0.25]):
+      now[0] += took
+      out.progress(step, functools.partial(training, step))
+    out.report(tmp_path, TOTAL, None, None)
+  assert "a step 500 ms in the median, 8 images/s" in shown.file.getvalue()

@@ -62,6 +62,16 @@ def test_the_weights_that_schedule_free_is_about_are_evaluated(tmp_path, console
   assert shown.file.getvalue().endswith(" --weights=schedule_free\n")
 
 
+@pytest.mark.parametrize("restored, which", [(None, ""), (30, " --checkpoint=best")])
+def test_the_command_evaluates_the_step_of_the_result(tmp_path, console, restored, which):
+  """Also where another step is the best: the result is the last one unless that was restored."""
+  shown = console(terminal=False)
+  with make(tmp_path) as out:
+    out.write_evaluation(TOTAL, "test", "raw", {"loss": 1.0}, of=restored or TOTAL)
+    out.report(tmp_path, TOTAL, 30, None, restored=restored)
+  assert shown.file.getvalue().endswith(f".evaluate --workdir={tmp_path}{which}\n")
+
+
 def test_commands_can_be_copied(tmp_path, console):
   folder = tmp_path / "it's a run"
   folder.mkdir()

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import signal
+import time
 
 import pytest
 from event_files import events, summaries
@@ -12,6 +13,7 @@ from cnnjax import build, writers
 from cnnjax.config import flatten, from_json
 from cnnjax.runtime import compiling
 from cnnjax.tasks.metric import Metric
+from cnnjax.writers.tensorboard import TensorBoard
 
 
 def write(program, folder, leave=lambda out: None, start=0):
@@ -44,6 +46,18 @@ def test_tensorboard_events(tmp_path):
   own = {"learning_rate": "optim/learning_rate", "images_per_second": "speed/images_per_second"}
   wanted = {(own.get(key, key), step) for key, step in logged if key not in ("step", "epoch")}
   assert set(found) == wanted
+
+
+def test_events_are_on_the_disk_within_seconds(tmp_path, monkeypatch):
+  """TensorBoard shows a run while it trains; not each line waits for the disk."""
+  now, there = [100.0], lambda: [(tag, step) for tag, step, _ in events(tmp_path)]
+  monkeypatch.setattr(time, "monotonic", lambda: now[0])
+  board = TensorBoard(tmp_path, 0)
+  for step, seconds, shown in ((1, 0, 0), (2, 11, 2), (3, 5, 2), (4, 6, 4)):
+    now[0] += seconds
+    board.write({"step": step, "train/loss": 0.5})
+    assert there() == [("train/loss", n) for n in range(1, shown + 1)]
+  board.close(finished=False)
 
 
 def test_the_config_is_there_as_text_and_as_hyperparameters(tmp_path, tiny):
