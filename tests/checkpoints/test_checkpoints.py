@@ -613,6 +613,19 @@ def test_names_are_folded_on_a_narrow_terminal(format_0, capsys, monkeypatch):
   assert "variables/params/dense1/kernel" in "".join(row.split("  ")[0].strip() for row in rows)
 
 
+def test_a_difference_says_which_batch_statistics_were_not_measured(tmp_path, capsys):
+  """They are those of training there: the rows of batch norms differ for that reason too."""
+  (tmp_path / "config.json").write_text(to_json(default()))
+  with contextlib.closing(checkpoints.Checkpoints(tmp_path, monitor=METRIC)) as saved:
+    for step, stale in ((1, ["raw", "swa"]), (2, [])):
+      saved.save_items(step, small(step), {checkpoints.UNMEASURED: stale}, {})
+  words = "was saved before batch statistics of raw, swa were measured"
+  for pair, name in (((1, 2), "A"), ((2, 1), "B")):
+    assert call("diff", tmp_path, *pair) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("was saved") == 1 and said.endswith(f"{name} {words}")
+
+
 def test_a_score_that_is_no_number_is_null_on_disk_and_the_worst(tmp_path):
   write(tmp_path, (1, math.nan), (2, 0.1), (3, math.inf), (4, -math.inf))
   refuse = lambda word: pytest.fail(f"{word} is no JSON")
