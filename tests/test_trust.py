@@ -58,6 +58,26 @@ def test_too_little_memory_in_an_evaluation(tiny):
   assert not isinstance(error.value, TransientError)
 
 
+@pytest.mark.parametrize(
+  "model, dtype, more",
+  [
+    ({}, "float32", ["model.remat=True, where the model has it", "dtype=bfloat16"]),
+    ({}, "bfloat16", ["model.remat=True, where the model has it"]),
+    ({"remat": True}, "float32", ["dtype=bfloat16"]),
+    ({"remat": True}, "bfloat16", []),
+  ],
+)
+def test_too_little_memory_in_training(tiny, model, dtype, more):
+  """What is on already, or in the model's settings, is not said once more."""
+  config = tiny(dtype=dtype)
+  config.model = {"name": "resnet18", **model}
+  tries = ["accumulate=2 (micro-batches of 8)", *more]
+  with pytest.raises(UserError) as error, named_failures(config):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 80 GiB")
+  said = str(error.value).partition("Try ")[2]
+  assert said == ", or ".join(f"--config.{key}" for key in tries) + ", or batch_size=8"
+
+
 def test_a_run_whose_lock_is_taken_stops_and_saves_nothing_more(tiny, tmp_path, monkeypatch):
   monkeypatch.setattr(lock, "REFRESH", 0.05)
   monkeypatch.setattr(lock, "SETTLE", 0.05)
