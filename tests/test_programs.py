@@ -67,6 +67,15 @@ def test_where_the_data_have_grown_the_rates_are_those_of_their_epochs(tiny):
   assert "was 45 steps and is 60 now" in said[1]["going on"]
 
 
+def test_a_run_of_less_than_a_step_had_one(tiny):
+  """As it has now, where an older checkpoint does not say how long the run was."""
+  program = build.build(tiny(**{"epochs": 2, "optim.schedule.warmup": 0}))
+  now, per_epoch = program.new_state().replace(step=jnp.int32(1)), 6
+  line = {"step": 1, "epoch": 1 / per_epoch}
+  found = resuming.going_on(program, now, {"classes": ()}, 0.01, line)
+  assert "follows the length of the run, which was 1 steps and is 12 now" in found["going on"]
+
+
 def test_the_dropout_of_the_model_is_that_of_a_step(tiny):
   """Where it leaves nothing of the hidden layer, nothing but the bias of the head learns."""
   config = tiny(augment=None, **{"optim.weight_decay": 0.0, "optim.schedule.warmup": 0})
