@@ -182,6 +182,16 @@ def of_kind(fields: Fields, *wanted: Kind) -> dict[str, Field]:
   return {name: field for name, field in fields.items() if field.kind in wanted}
 
 
+def first(fields: Fields, *wanted: Kind) -> Field:
+  """Returns the first field of one of the kinds `wanted`, which the data have."""
+  return next(iter(of_kind(fields, *wanted).values()))
+
+
+def kinds_of(needs: Iterable[Need]) -> set[Kind]:
+  """Returns all kinds that `needs` name."""
+  return {kind for need in needs for kind in (need if isinstance(need, tuple) else (need,))}
+
+
 def check(needs: Iterable[Need], fields: Fields, who: str = "the task") -> None:
   """Raises UserError where the data lack a kind that is needed.
 

@@ -186,9 +186,8 @@ def average(args: argparse.Namespace, saved: Checkpoints, console: Console) -> i
   mean = jax.tree.map(lambda total, x: total.astype(x.dtype), mean, like)
   args.out.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(args.workdir / workdirs.CONFIG, args.out / workdirs.CONFIG)
-  trained_on.write(
-    args.out, trained_on.read(args.workdir)
-  )  # the examples that it may not be evaluated on
+  # The examples that it may not be evaluated on.
+  trained_on.write(args.out, trained_on.read(args.workdir))
   meta = {**saved.meta(steps[-1]), "averaged": steps, UNMEASURED: []}
   made = Checkpoints.of(args.out, workdirs.load_config(args.workdir))
   made.save_items(steps[-1], {"variables": mean}, meta, {})

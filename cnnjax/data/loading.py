@@ -121,8 +121,7 @@ def whole(
 def _needed(split: Split, needs: tuple[Need, ...], who: str) -> Split:
   """Returns the split with the fields of the needed kinds, and its label, which costs little."""
   fields.check(needs, split.fields, who)
-  kinds = {kind for need in needs for kind in (need if isinstance(need, tuple) else (need,))}
-  return split.with_fields(*fields.of_kind(split.fields, *kinds, *LABELS))
+  return split.with_fields(*fields.of_kind(split.fields, *fields.kinds_of(needs), *LABELS))
 
 
 def _parted(

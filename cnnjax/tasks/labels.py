@@ -88,11 +88,11 @@ class LabelTask(Task):
 
   @classmethod
   def count_outputs(cls, data: Fields, config: ConfigDict) -> int:
-    return len(label_of(data).classes)
+    return len(fields.first(data, "label", "multi_label").classes)
 
   @classmethod
   def check_data(cls, data: Fields) -> None:
-    label = label_of(data)
+    label = fields.first(data, "label", "multi_label")
     cls.check_labels(label.kind == "multi_label", label.classes)
 
   @classmethod
@@ -108,8 +108,3 @@ class LabelTask(Task):
     return weights.of_classes(
       self.class_weights, self.num_classes, self.counts, self.effective_beta
     )
-
-
-def label_of(data: Fields) -> fields.Field:
-  """Returns the field with the class, or the classes, of an image."""
-  return next(iter(fields.of_kind(data, "label", "multi_label").values()))

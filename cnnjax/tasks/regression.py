@@ -117,7 +117,7 @@ class Regression(Task):
 
   @classmethod
   def count_outputs(cls, data: Fields, config: ConfigDict) -> int:
-    shape = next(iter(fields.of_kind(data, "value").values())).shape
+    shape = fields.first(data, "value").shape
     return shape[0] if shape else 1
 
   def targets(self, values: jax.Array) -> jax.Array:

@@ -35,7 +35,7 @@ def stand_in(
     raise UserError(f"the number of examples of {name} is unknown: give --examples=N")
   if n is None:
     c.pipeline = "streaming"
-  needs = {kind for need in tasks.lookup(config.task.name).NEEDS for kind in np.ravel(need)}
+  needs = fields.kinds_of(tasks.lookup(config.task.name).NEEDS)
   made = {k: f for k, f in declared.items() if f.kind in needs | {*LABELS}}
   made = Examples.of(c, made).cropped(c.image_size)
   text = f"{n:,} examples" if n else "an unknown number of examples (--examples), streamed"

@@ -79,7 +79,7 @@ def _kinds(found: Mapping[str, fields.Field]) -> dict[str, fields.Kind]:
 
 def _shown(config: ConfigDict, split: data.Split) -> data.Split:
   """Returns the split with the fields to show."""
-  needed = {kind for need in tasks.lookup(config.task.name).NEEDS for kind in np.ravel(need)}
+  needed = fields.kinds_of(tasks.lookup(config.task.name).NEEDS)
   for name, field in split.fields.items():
     kept = {k: f for k, f in split.fields.items() if k != name}
     if field.kind not in needed and field.kind != "label":

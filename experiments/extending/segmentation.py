@@ -74,7 +74,7 @@ class Segmentation(tasks.Task):
 
   @classmethod
   def count_outputs(cls, data: fields.Fields, config: Any) -> int:
-    return len(next(iter(fields.of_kind(data, "mask").values())).classes)
+    return len(fields.first(data, "mask").classes)
 
   def counted(self, mask: jax.Array) -> jax.Array:
     """Whether each pixel counts."""
