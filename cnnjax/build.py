@@ -194,6 +194,7 @@ def build(
   )
   if config.step.name != stepping.STANDARD:
     program.check_step()
+  program.pictures.check()
   return program
 
 

@@ -81,6 +81,8 @@ def train(
     contextlib.closing(resuming.open_checkpoints(program, workdir)) as saved,
   ):
     now, meta = resuming.begin(program, saved)
+    if not now.steps_done:
+      program.pictures.check_values(now)
     if processes.is_first():  # a run that is finished trains on nothing new
       trained_on.write(workdir, before if program.finished(now) else history)
     with (
@@ -247,14 +249,17 @@ def conclude(run: Run, now: state.TrainState) -> state.TrainState:
 
 def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) -> dict[str, float]:
   """The metrics of a split, of the weights and their averages, written as of step `at`."""
-  program, inputs, sums, step = run.program, run.program.inputs, {}, now.steps_done
+  program, inputs, step = run.program, run.program.inputs, now.steps_done
+  sums, pictures = {}, {}
   for weights, variables in program.weights(now).items():
     failures = named_failures(program.config, evaluating=True)
     with failures, saved_on_failure(run, now, DUE):
       batches, size = inputs.evaluations[split], program.config.eval_batch_size
       sums[weights] = evaluate(program.eval_step, variables, batches, size, run.stop)
+      pictures[weights] = program.pictures.taken(variables, now.seed, split)
   found = {}
   for weights, summed in sums.items():  # all of them or none, also where it was broken off
+    run.out.write_pictures(at or step, split, weights, pictures[weights])
     metrics = measured(program.task, program.members, summed)
     found |= run.out.write_evaluation(at or step, split, weights, metrics, of=step)
   return found

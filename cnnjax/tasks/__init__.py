@@ -13,7 +13,7 @@ from cnnjax.errors import UserError, unknown
 from cnnjax.fields import Fields
 from cnnjax.optim.averaging import WEIGHTS
 from cnnjax.tasks import weights
-from cnnjax.tasks.base import Task, declared
+from cnnjax.tasks.base import Fitted, Task, declared
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.labels import LabelTask
 from cnnjax.tasks.metric import Metric, of_weights
@@ -21,8 +21,9 @@ from cnnjax.tasks.multi_label import MultiLabel
 from cnnjax.tasks.regression import Regression
 
 __all__ = [
-  "Classification", "LabelTask", "Metric", "MultiLabel", "Regression", "Task", "check", "compute",
-  "create", "lookup", "monitored", "needs_counts", "network", "of_data", "of_weights", "weights",
+  "Classification", "Fitted", "LabelTask", "Metric", "MultiLabel", "Regression", "Task", "check",
+  "compute", "create", "lookup", "monitored", "needs_counts", "network", "of_data", "of_weights",
+  "weights",
 ]  # fmt: skip
 
 

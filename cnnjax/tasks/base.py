@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,16 @@ def declared(task: Any, more: Sequence[str]) -> tuple[Metric, ...]:
   """Returns the metrics that a task, or its class, declares, and registered ones by name."""
   parts = [(name, registry.part("metric", name, task.name)) for name in more]
   return (*task.METRICS, *task.COLLECTED, *(Metric(name, **part.options) for name, part in parts))
+
+
+class Fitted(NamedTuple):
+  """A network with the weights that are evaluated, of which `Task.pictures` makes pictures."""
+
+  model: nn.Module  # what `Task.network` returned
+  variables: Any  # what `model.apply` takes
+  outputs: Callable  # images in [0, 1] -> outputs, as evaluation has them
+  normalize: Callable  # images in [0, 1] -> images as the model takes them
+  to_pixels: Callable  # images as the model takes them -> images in [0, 1], clipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +136,28 @@ class Task:
   def predictions(self, outputs: Any) -> dict[str, jax.Array]:
     """Returns predictions in the units of a person: arrays [batch, ...] by name."""
     raise NotImplementedError
+
+  def pictures(
+    self, fitted: Fitted, batch: Mapping[str, jax.Array], key: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Returns pictures of what the network does, for TensorBoard; by default none.
+
+    They are taken at each evaluation. Each is shown as a square of its images, row by row.
+
+    Args:
+      fitted: the network, with weights that are evaluated.
+      batch: the first 16 examples of the split, images in [0, 1].
+      key: the same at every evaluation of a run.
+
+    Returns:
+      Float images [n, height, width, 1 or 3] in [0, 1] by name.
+    """
+    return {}
+
+  @classmethod
+  def has_pictures(cls) -> bool:
+    """Returns whether it defines `pictures`."""
+    return cls.pictures is not Task.pictures
 
   @property
   def collection(self) -> type[Collection]:

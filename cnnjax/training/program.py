@@ -25,6 +25,7 @@ from cnnjax.tasks.metric import Metric, of_weights
 from cnnjax.training import health, loss_scale, members, monitor, state, stepping, steps
 from cnnjax.training.compiler import Compiler
 from cnnjax.training.failures import named_failures
+from cnnjax.training.pictures import Pictures
 from cnnjax.training.teacher import Teacher
 
 EVERY = ("log", "eval", "checkpoint")  # what happens now and then
@@ -97,14 +98,15 @@ class Program:
     return sharding.put(windows, sharding.replicated(self.mesh))
 
   @functools.cached_property
-  def _normalize(self) -> Callable:
+  def normalize(self) -> Callable:
+    """images in [0, 1] -> images as the model takes them."""
     return steps.normalizer(self.inputs.meta["mean"], self.inputs.meta["std"])
 
   @functools.cached_property
   def prepare(self) -> Callable:
     """See `steps.preparer`."""
     teach = self.teacher.teach if self.teacher else None
-    return steps.preparer(self.task, augment.create(self.config.augment), self._normalize, teach)
+    return steps.preparer(self.task, augment.create(self.config.augment), self.normalize, teach)
 
   def treated(self) -> contextlib.AbstractContextManager:
     """How batch norms are treated in training."""
@@ -128,11 +130,12 @@ class Program:
       matched=self.config.batch_norm.accumulated == "matched",
       treated=self.treated,
       frozen=self.frozen,
-      gather=self._gather,
+      gather=self.gather,
     )
 
   @functools.cached_property
-  def _gather(self) -> Callable | None:
+  def gather(self) -> Callable | None:
+    """See `sharding.gatherer`."""
     return sharding.gatherer(self.mesh, self.config.mesh)
 
   @functools.cached_property
@@ -159,7 +162,7 @@ class Program:
   def _own_teacher(self) -> Callable | None:
     if not self.teacher or self.teacher.variables is not None:
       return None
-    whole = self._gather or (lambda variables: variables)
+    whole = self.gather or (lambda variables: variables)
     return lambda averages: whole(averages["ema"])
 
   @functools.cached_property
@@ -175,15 +178,18 @@ class Program:
 
   def check_step(self) -> None:
     """Raises UserError for a step that does not return a state like the one it takes, one on."""
+    one = stepping.create(self.parts)
+    stepping.check_step(self.config.step.name, one, *self.shapes, self.constants)
+
+  @property
+  def shapes(self) -> tuple[state.TrainState, steps.Batch]:
+    """The shapes of the state and of the batch of a step, of one run."""
     now, feed = self.new_state(abstract=True), self.inputs.train.shapes(0)
     given = lambda now, feed: (now, self.inputs.train.take(feed, now.step))
-    if self.members.several:
-      shapes = jax.eval_shape(jax.vmap(given, (0, feed.axes)), now, feed)
-      shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
-    else:
-      shapes = jax.eval_shape(given, now, feed)
-    one = stepping.create(self.parts)
-    stepping.check_step(self.config.step.name, one, *shapes, self.constants)
+    if not self.members.several:
+      return jax.eval_shape(given, now, feed)
+    shapes = jax.eval_shape(jax.vmap(given, (0, feed.axes)), now, feed)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
 
   def train_step(self, now: state.TrainState, feed: Any, n: int) -> state.TrainState:
     """`now` after n steps, when they are done."""
@@ -198,18 +204,27 @@ class Program:
     return sharding.put(self.teacher.variables, sharding.replicated(self.mesh))
 
   @functools.cached_property
+  def predicted(self) -> Callable:
+    """See `steps.predicted_outputs`."""
+    views = augment.views.create(self.config.eval_views)
+    return steps.predicted_outputs(self.model, self.task, self.normalize, views)
+
+  @functools.cached_property
   def eval_step(self) -> Callable:
     """(variables, batch, mask) -> metrics."""
-    views = augment.views.create(self.config.eval_views)
-    predicted = steps.predicted_outputs(self.model, self.task, self._normalize, views)
-    step = steps.eval_step(self.task, predicted)
-    whole = self._gather or (lambda variables: variables)
+    step = steps.eval_step(self.task, self.predicted)
+    whole = self.gather or (lambda variables: variables)
     replicated = sharding.replicated(self.mesh)
     return self.compiler.jit(
       lambda variables, *batch: step(whole(variables), *batch),
       (0, None, None),
       out_shardings=replicated,
     )
+
+  @functools.cached_property
+  def pictures(self) -> Pictures:
+    """The pictures that the task shows of its network."""
+    return Pictures(self)
 
   @functools.cached_property
   def moments_step(self) -> Callable:

@@ -90,6 +90,12 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
   return lambda images: (images - mean) / std
 
 
+def restorer(mean: Sequence[float], std: Sequence[float]) -> Callable:
+  """Returns the function images -> images * std + mean, the inverse of `normalizer`."""
+  mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+  return lambda images: images * std + mean
+
+
 def augmented(
   task: Any, augment: Callable, seed: jax.Array | int, step: jax.Array | int, batch: Batch
 ) -> tuple[jax.Array, Any, jax.Array]:

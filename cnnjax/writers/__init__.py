@@ -5,7 +5,7 @@ progress), results in words, the list of unreadable images, and the sinks, which
 metrics. A new sink is one class like those of sinks.py and an entry in `writers.open_sinks`.
 
 This room imports training (a program's pieces, the warnings) and what that imports; it takes
-numbers, never states, batches or models.
+numbers and pictures, never states, batches or models.
 """
 
 from cnnjax.writers.metrics_file import BEFORE, METRICS, read_metrics

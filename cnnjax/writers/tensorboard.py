@@ -1,15 +1,18 @@
-"""Writes TensorBoard events: scalars, the config as text, and the HParams tab.
+"""Writes TensorBoard events: scalars, pictures, the config as text, and the HParams tab.
 
 The only import of tensorboardX.
 """
 
+import io
 import pathlib
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from cnnjax.config import flatten, to_json
 from cnnjax.writers.groups import grouped
@@ -83,6 +86,12 @@ class TensorBoard:
       self._file.flush()
       self._flushed = time.monotonic()
 
+  def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+    self._step, summary = step, summary_pb2.Summary()
+    for name, pixels in pictures.items():
+      summary.value.add(tag=grouped(name), image=_png(pixels))
+    self._write_summary(summary)
+
   def close(self, *, finished: bool) -> None:
     if finished and self._has_config:
       end = plugin_hparams_pb2.SessionEndInfo(
@@ -94,6 +103,16 @@ class TensorBoard:
   def _write_summary(self, summary: summary_pb2.Summary) -> None:
     event = event_pb2.Event(step=self._step, wall_time=time.time(), summary=summary)
     self._file.write_event(event)
+
+
+def _png(pixels: np.ndarray) -> summary_pb2.Summary.Image:
+  """Returns an image of the Images tab; `pixels` uint8 [height, width, 1 or 3]."""
+  height, width, channels = pixels.shape
+  file = io.BytesIO()
+  Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(file, "PNG")
+  return summary_pb2.Summary.Image(
+    height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue()
+  )
 
 
 def _text(tag: str, markdown: str) -> summary_pb2.Summary:

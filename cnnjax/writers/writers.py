@@ -8,18 +8,19 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.checkpoints import workdir
 from cnnjax.errors import TransientError, number
 from cnnjax.runtime import compiling, processes, profiling
 from cnnjax.tasks.metric import Metric, named
-from cnnjax.training import diagnose, health
+from cnnjax.training import diagnose, health, pictures
 from cnnjax.training.program import Program
-from cnnjax.writers import metrics_file, results
+from cnnjax.writers import grid, metrics_file, results
 from cnnjax.writers.display import Display
 from cnnjax.writers.meter import Meter
-from cnnjax.writers.sinks import PARTIAL, Sink
+from cnnjax.writers.sinks import PARTIAL, PictureSink, Sink
 from cnnjax.writers.tensorboard import TensorBoard
 from cnnjax.writers.unreadable import Unreadable
 
@@ -107,6 +108,7 @@ class Writers:
     # A partial line at `start` is taken back: the whole one follows.
     first_step = start + 1 if kept == found else start
     self._sinks = open_sinks(folder, kept, first_step, config, headlines) if first else []
+    self._clipped: set[str] = set()  # pictures that were said to be so
     self._finished = False
     self._unwritten: tuple[int, Callable] | None = (
       None  # a step, and the function that reads its metrics
@@ -230,6 +232,25 @@ class Writers:
     for line in lines:
       self.say(line)
     return found
+
+  def write_pictures(
+    self, step: int, split: str, weights: str, images: Mapping[str, np.ndarray]
+  ) -> None:
+    """Writes pictures, which `Program.pictures` returns, to the sinks that keep such.
+
+    Their names are those of metrics: validation/ema_samples. Each becomes one grid; what is outside
+    [0, 1] is clipped, with a warning.
+    """
+    grids = {}
+    for name, of_name in images.items() if self._sinks else ():
+      full = f"{split}/{named(weights, name)}"
+      if full not in self._clipped and (wrong := pictures.outside(full, of_name)):
+        self._clipped.add(full)
+        self.say(f"warning: {wrong}; it is clipped")
+      grids[full] = grid.of(of_name)
+    for sink in self._sinks:
+      if grids and isinstance(sink, PictureSink):
+        sink.write_pictures(step, grids)
 
   def has(self, step: int, split: str) -> bool:
     """Whether the metrics of a split at `step` have been written."""

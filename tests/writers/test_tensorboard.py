@@ -5,6 +5,8 @@ import dataclasses
 import signal
 import time
 
+import cv2
+import numpy as np
 import pytest
 from event_files import events, summaries
 from short_runs import lines, rate, run
@@ -58,6 +60,26 @@ def test_events_are_on_the_disk_within_seconds(tmp_path, monkeypatch):
     board.write({"step": step, "train/loss": 0.5})
     assert there() == [("train/loss", n) for n in range(1, shown + 1)]
   board.close(finished=False)
+
+
+def test_pictures_are_pngs(tmp_path):
+  """Grey and of colours, at their step, as another program reads them."""
+  rng, board = np.random.default_rng(0), TensorBoard(tmp_path, 0)
+  given = {
+    (step, f"test/{channels}"): rng.integers(0, 256, (5, 7, channels), np.uint8)
+    for step in (3, 6)
+    for channels in (1, 3)
+  }
+  for step in (3, 6):
+    board.write_pictures(step, {name: x for (s, name), x in given.items() if s == step})
+  board.close(finished=False)
+  found = {(step, value.tag): value.image for step, value in summaries(tmp_path)}
+  assert found.keys() == given.keys()
+  for key, image in found.items():
+    assert [image.height, image.width, image.colorspace] == [*given[key].shape]
+    pixels = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), -1)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., ::-1]
+    np.testing.assert_array_equal(pixels, given[key])
 
 
 def test_the_config_is_there_as_text_and_as_hyperparameters(tmp_path, tiny):

@@ -6,6 +6,7 @@ import functools
 import math
 import time
 
+import numpy as np
 import pytest
 from event_files import events
 from short_runs import BATCH, lines, make, rate, run, training
@@ -140,3 +141,40 @@ def test_another_sink_is_a_small_class(tmp_path, monkeypatch):
   wanted = [[str(line["step"]), k, str(v)] for line in lines(tmp_path) for k, v in line.items()]
   assert rows == wanted and rows[-1] == ["12", "partial", "True"]
   assert last == ["finished", "False"]
+
+
+class Lines:
+  """A sink that keeps no pictures."""
+
+  def write(self, line):
+    pass
+
+  def close(self, *, finished):
+    pass
+
+
+class Album(Lines):
+  def __init__(self):
+    self.found = []
+
+  def write_pictures(self, step, pictures):
+    self.found += [(step, name, pixels) for name, pixels in pictures.items()]
+
+
+def test_pictures_go_to_the_sinks_that_keep_them(tmp_path, monkeypatch, capsys):
+  """Under names like those of metrics; what leaves [0, 1] is clipped, and said once."""
+  album, usual = Album(), writers.open_sinks
+  monkeypatch.setattr(writers, "open_sinks", lambda *args: [Lines(), *usual(*args), album])
+  dark, light = np.zeros((1, 2, 2, 1)), np.full((1, 2, 2, 3), 2.0)
+  with make(tmp_path) as out:
+    for step in (10, 20):
+      out.write_pictures(step, "test", "ema", {"a": dark, "b/seed=1": light})
+    out.write_pictures(30, "test", "raw", {})
+  assert [found[:2] for found in album.found] == [
+    (step, name) for step in (10, 20) for name in ("test/ema_a", "test/ema_b/seed=1")
+  ]
+  assert (album.found[0][2] == 0).all() and (album.found[1][2] == 255).all()
+  assert album.found[0][2].shape == (2, 2, 1) and album.found[1][2].shape == (2, 2, 3)
+  said = capsys.readouterr().out
+  assert said.count("warning: the picture 'test/ema_b/seed=1' has values from 2 to 2") == 1
+  assert said.count("warning") == 1 and lines(tmp_path) == []
