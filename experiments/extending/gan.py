@@ -6,6 +6,7 @@ The critic says of an image whether it is real, and of which class; the generato
 class (AC-GAN, arXiv:1610.09585). Each has its own optimizer. Evaluation is that of the classes.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cnnjax import register
+from cnnjax import register, tasks
 from cnnjax.training import stepping
 
 NOISE = 16  # numbers that an image is drawn from
@@ -56,6 +57,18 @@ class Gan(nn.Module):
     if self.is_initializing():
       self.generator(jnp.zeros((len(x), NOISE)), jnp.zeros((len(x), self.num_classes)))
     return self.critic(x)[1]
+
+
+@register("task", "gan")
+@dataclasses.dataclass(frozen=True)
+class Drawn(tasks.Classification):
+  """The classes that the critic names; shows what the generator draws, a class a column."""
+
+  def pictures(self, fitted: tasks.Fitted, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
+    classes = jnp.tile(jnp.eye(self.num_classes), (self.num_classes, 1))
+    noise = jax.random.normal(key, (len(classes), NOISE))
+    params = {"params": fitted.variables["params"]["generator"]}
+    return {"samples": fitted.to_pixels(Generator().apply(params, noise, classes))}
 
 
 @register("step", "gan")

@@ -12,6 +12,7 @@ def get_config(preset: str = "digits"):
   config.imports = ("experiments.extending.gan",)
   config.model.name = "gan"
   config.step.name = "gan"
+  config.task.name = "gan"
   config.batch_size = 64
   config.epochs = 40
   config.optim.name = "adam"

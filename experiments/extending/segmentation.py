@@ -105,6 +105,14 @@ class Segmentation(tasks.Task):
   def predictions(self, outputs: jax.Array) -> dict[str, jax.Array]:
     return {"mask": outputs.argmax(-1).astype(jnp.uint8)}
 
+  def pictures(self, fitted: tasks.Fitted, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
+    """Shows each image, its mask and the predicted one side by side."""
+    images, bands = batch["image"], batch["image"].shape[-1]
+    shade = lambda mask: jnp.minimum(mask / self.num_outputs, 1)[..., None].repeat(bands, -1)
+    predicted = self.predictions(fitted.outputs(images))["mask"]
+    shown = images, shade(self.encode(batch)["mask"]), shade(predicted)
+    return {"masks": jnp.concatenate(shown, axis=2)}
+
   @property
   def collection(self) -> type[metrics.Collection]:
     return SegmentationMetrics

@@ -1,11 +1,14 @@
 """A GAN from outside the package: two networks, two optimizers, one loop, one checkpoint."""
 
+import io
 import pathlib
 import sys
 
 import jax
 import numpy as np
 import pytest
+from event_files import summaries
+from PIL import Image
 
 from cnnjax import build, checkpoints, evaluate, registry, train, writers
 from cnnjax import config as configs
@@ -31,13 +34,42 @@ def preset(**overrides):
   return config
 
 
+def pictured(folder):
+  """{(tag, step): uint8 [height, width]} of the pictures of a run."""
+  found = [(s, value) for s, value in summaries(folder) if value.HasField("image")]
+  assert len({(value.tag, s) for s, value in found}) == len(found)
+  read = lambda image: np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+  return {(value.tag, s): read(value.image) for s, value in found}
+
+
+def assert_drawn_by(state, pictures):
+  """The samples of the last step are of these weights and their average, on one device as well."""
+  alone = build.build(preset(**{"mesh.data": 1})).pictures
+  for tag, variables in (("samples", state.variables), ("ema_samples", state.averages["ema"])):
+    found = alone.taken(jax.device_get(variables), np.asarray(state.seed), "test")["samples"]
+    assert found.shape == (100, 8, 8, 1)
+    grid = pictures["test/" + tag, 6]
+    assert grid.shape == (89, 89)
+    for place, image in enumerate(found):
+      top, left = 9 * (place // 10), 9 * (place % 10)
+      tile = grid[top : top + 8, left : left + 8].astype(float)
+      np.testing.assert_allclose(tile, 255 * image[..., 0], atol=1)
+  assert (pictures["test/samples", 6] != pictures["test/ema_samples", 6]).any()
+
+
 def test_it_is_stopped_and_goes_on_to_the_bit(tmp_path, stop_at):
-  """On eight devices; both optimizers are saved, and both networks averaged."""
-  whole, _, _ = train.train(preset(), tmp_path / "whole")
+  """On eight devices; both optimizers are saved, both networks averaged, and samples shown."""
+  config = preset(eval_every="3 steps")
+  whole, _, _ = train.train(config, tmp_path / "whole")
   with stop_at(4):
-    train.train(preset(), tmp_path / "parts")
+    train.train(config, tmp_path / "parts")
   assert checkpoints.last_step(tmp_path / "parts") == 4
-  parts, _, _ = train.train(preset(), tmp_path / "parts")
+  parts, _, _ = train.train(config, tmp_path / "parts")
+  pictures, again = pictured(tmp_path / "whole"), pictured(tmp_path / "parts")
+  tags = "test/samples", "test/ema_samples"
+  assert pictures.keys() == again.keys() == {(tag, step) for tag in tags for step in (3, 6)}
+  assert all((picture == again[key]).all() for key, picture in pictures.items())
+  assert_drawn_by(whole, pictures)
   leaves = lambda now: checkpoints.paths(now)
   for path, x in leaves(whole).items():
     assert np.asarray(x).tobytes() == np.asarray(leaves(parts)[path]).tobytes(), path
