@@ -133,7 +133,7 @@ def _draw(axis: Any, example: dict[str, np.ndarray], split: data.Split) -> None:
       labels, valid = example[fields.label_of(name)], example[fields.valid_of(name)]
       for i in np.flatnonzero(valid):
         sides = example[name][i] * (height, width, height, width) - 0.5
-        _frame(axis, sides, split.classes[labels[i]], f"C{labels[i] % 10}")
+        _frame(axis, sides, field.classes[labels[i]], f"C{labels[i] % 10}")
     elif field.kind == "value":
       title.append(f"{name} {', '.join(f'{value:.4g}' for value in np.ravel(example[name]))}")
   axis.set_title("\n".join(title), fontsize=7, parse_math=False)

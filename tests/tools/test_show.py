@@ -1,12 +1,14 @@
 """The picture of a batch, and the command line of the data tools."""
 
+import dataclasses
+
 import cv2
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import augment, tasks
+from cnnjax import augment, fields, tasks
 from cnnjax import data as datas
 from cnnjax.errors import UserError
 from cnnjax.runtime import console, sharding
@@ -67,6 +69,8 @@ def test_masks_boxes_and_values_are_drawn(tiny, tmp_path, monkeypatch):
   }
   given["mask"][:, 0, 0] = 255
   splits = datas.from_arrays(given, classes=["cat", "dog"])
+  declared = {**splits["train"].fields, "boxes": fields.boxes(2, ("paw", "tail"))}
+  splits["train"] = dataclasses.replace(splits["train"], declared=declared)
   monkeypatch.setattr(datas, "load", lambda *_, **__: splits)
   config = tiny(**{"data.source": "arrays", "data.test": 0.2, "batch_size": 8, "augment": None})
   order = np.random.default_rng((config.seed, 0)).permutation(n)
@@ -78,7 +82,7 @@ def test_masks_boxes_and_values_are_drawn(tiny, tmp_path, monkeypatch):
   frames = [args[:2] for name, args in calls if name == "plot"]
   assert len(frames) == 2
   assert frames[0] == ([3.5, 5.5, 5.5, 3.5, 3.5], [1.5, 1.5, 7.5, 7.5, 1.5])
-  assert {args for name, args in calls if name == "text"} == {(3.5, 1.5, "dog")}
+  assert {args for name, args in calls if name == "text"} == {(3.5, 1.5, "tail")}
   titles = [args[0] for name, args in calls if name == "set_title"]
   assert titles[0] == f"{('cat', 'dog')[order[0] % 2]}\nvalue 0.5"
   calls.clear()
