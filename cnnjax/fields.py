@@ -59,7 +59,8 @@ class Field:
 
   Args:
     kind: one of KINDS.
-    shape: as the kind says; height and width are None where images differ in size.
+    shape: as the kind says; height and width are None where images differ in size, and the number
+      of boxes until they are counted.
     dtype: one of DTYPES of the kind.
     classes: the names of the classes, where the kind has classes.
 
@@ -118,8 +119,8 @@ def mask(
   return Field("mask", (height, width), dtype, tuple(classes))
 
 
-def boxes(most: int, classes: Iterable[str]) -> Field:
-  """A field with up to `most` boxes an example, each of a class."""
+def boxes(most: int | None, classes: Iterable[str]) -> Field:
+  """A field with up to `most` boxes an example, each of a class; None: `data.load` counts them."""
   return Field("boxes", (most, 4), "float32", tuple(classes))
 
 

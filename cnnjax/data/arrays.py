@@ -69,6 +69,7 @@ def from_arrays(
     raise UserError(f"classes: one name stands for two classes: {listed([*map(repr, twice)])}")
   if len(classes) < 2 and needed:
     raise UserError("train: one class only; at least two are needed to tell apart")
+  _check_white(several["train"])
   for key, found in several.items():
     _compare(key, found, several["train"], classes)
   return {
@@ -152,6 +153,17 @@ def _classes(found: dict[str, _Checked]) -> tuple[int, bool]:
   others = [one.largest + 1 for one in found.values() if one.kind in ("label", "mask", "boxes")]
   single = any(one.kind == "label" for one in found.values())
   return max(several + others, default=0), single
+
+
+def _check_white(train: dict[str, _Checked]) -> None:
+  """Raises UserError for masks of 0 and of white alone, which does not count."""
+  for name, one in train.items():
+    white = np.iinfo(one.main.dtype).max if one.kind == "mask" else None
+    if one.kind == "mask" and one.largest == 0 and (one.main == white).any():
+      raise UserError(
+        f"train: {name} is 0 and {white} alone, and {white} does not count, so that there is one "
+        f"class: give ({name} == {white}).astype('uint8'), if {white} is class 1"
+      )
 
 
 def _compare(

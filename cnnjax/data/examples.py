@@ -111,13 +111,15 @@ def _mask(
 
 def _boxes(name: str, example: Example, field: Field, window: Window) -> dict[str, np.ndarray]:
   """Returns the boxes that `window` shows, as the three arrays of a field."""
+  if isinstance(example[name], UnreadableImage):
+    raise example[name]
   boxes, labels = (np.asarray(example[key]) for key in (name, fields.label_of(name)))
   valid = example.get(fields.valid_of(name), np.ones(len(boxes), bool))
   (most, _), number = field.shape, len(boxes)
   if number > most:
     raise UserError(
       f"an image has {number} boxes, and the field {name!r} has room for {most}: its source has to "
-      "declare more"
+      f"declare more, or data.max_boxes={number} or above"
     )
   if not window.whole:
     boxes, valid = window.boxes(boxes.reshape(-1, 4), valid)

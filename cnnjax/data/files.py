@@ -9,7 +9,7 @@ import stat
 
 import numpy as np
 
-from cnnjax.data import identity, walk
+from cnnjax.data import identity, mask_files, walk
 from cnnjax.data.images import UnreadableImage, read
 from cnnjax.data.split import Example
 from cnnjax.errors import TransientError
@@ -24,7 +24,11 @@ class Files:
   root: str = "."
   groups: np.ndarray | None = None
   masks: tuple[str, ...] | None = None  # the file of each mask
+  white: bool = False  # white pixels of masks are of class 1, see `mask_files`
   values: np.ndarray | None = None  # [n] or [n, k] float32
+  boxes: tuple[tuple[np.ndarray, np.ndarray], ...] | None = (
+    None  # [k, 4] float32, classes [k] int32
+  )
 
   def __len__(self) -> int:
     return len(self.paths)
@@ -34,10 +38,19 @@ class Files:
     if self.labels is not None:
       found["label"] = self.labels[i]
     if self.masks is not None:
-      found["mask"] = self._read(self.masks[i], i)
+      found["mask"] = self._mask(i)
     if self.values is not None:
       found["value"] = self.values[i]
+    if self.boxes is not None:
+      found["boxes"], found["boxes_label"] = self.boxes[i]
     return found
+
+  def _mask(self, i: int) -> bytes | np.ndarray | UnreadableImage:
+    """Returns the mask of example i, or why it cannot be read."""
+    data = self._read(self.masks[i], i)
+    if self.white and isinstance(data, bytes):
+      return mask_files.with_white(self.masks[i], data)
+    return data
 
   def _read(self, path: str, i: int) -> bytes | UnreadableImage:
     """Returns the bytes of a file of example i, or why they cannot be read."""

@@ -3,7 +3,7 @@
     PATH/train/<class>/*.jpg, PATH/val/..., PATH/test/...    splits
     PATH/<class>/*.jpg                                       no splits: a fifth is held out as test
     PATH/*.jpg                                               images without labels
-    PATH.csv, PATH.jsonl                                     path, label, mask, value and split
+    PATH.csv, PATH.jsonl                                     path, label, mask, boxes, value, split
 
 Images lie at any depth below the folder of their class. Files without the ending of an image,
 hidden files and litter of other programs are counted at the start and not read. The classes are
@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import fields
 from cnnjax.data import groups, mask_files, names, tables, walk
+from cnnjax.data.box_lists import Boxes, largest
 from cnnjax.data.files import Files
 from cnnjax.data.leftovers import Leftovers
 from cnnjax.data.names import ALIASES, split_of
@@ -46,6 +47,7 @@ class Listing:
   own: dict[str, str]  # their names in the folder or table; "" is all of it, without splits
   unused: tuple[str, ...]  # splits that the config does not name
   remarks: dict[str, str]  # on how it was read, for people
+  boxes: Field | None = None
 
   @property
   def whole(self) -> bool:
@@ -55,7 +57,8 @@ class Listing:
 def check(config: ConfigDict) -> None:
   """Raises UserError for a path without images, or an unknown split."""
   _listing.cache_clear()  # files may have come and gone since, as in a notebook
-  _listed(config)
+  mask_files.forget()
+  _boxes(config, _listed(config))
   if config.image_size is None:
     raise UserError(
       f"the images of {config.path} may differ in size; set data.image_size, such as 224"
@@ -74,24 +77,46 @@ def load(config: ConfigDict, split: str) -> Split:
   notes = [f"its {own!r}"] if own.lower() not in ("", split.lower()) else []
   if split == config.train and listing.unused:
     notes.append(f"not used: {listed(listing.unused)}")
-  declared = _declared(config, listing)
-  return Split.of_fields(
-    listing.files[split], declared, note=", ".join(notes), remarks=listing.remarks
-  )
+  return _split(config, listing, listing.files[split], note=", ".join(notes))
 
 
-def _declared(config: ConfigDict, listing: Listing) -> dict[str, Field]:
-  """Returns the fields of a folder or list."""
-  train = listing.files[config.train]
+def _split(config: ConfigDict, listing: Listing, files: Files, note: str = "") -> Split:
+  """Returns a split of `files` of a folder or list, with its fields."""
+  train, remarks = listing.files[config.train], dict(listing.remarks)
   found = {"image": fields.image(None, None, config.channels or 3, config.dtype or "uint8")}
   if train.labels is not None:
     several = train.labels.ndim == 2
     found["label"] = (fields.multi_label if several else fields.label)(listing.classes)
   if train.masks is not None:
-    found["mask"] = mask_files.field(config.classes, train.masks)
+    masks = mask_files.of_files(config, train.masks)
+    found["mask"], files = masks.field, dataclasses.replace(files, white=masks.white)
+    remarks |= {"masks": masks.words} if masks.words else {}
+  elif config.masks_white:
+    raise UserError(
+      f"data.masks_white={config.masks_white} has no effect: {config.path} has no masks; leave it "
+      "at None"
+    )
   if train.values is not None:
     found["value"] = fields.value(*train.values.shape[1:])
-  return found
+  if (boxes := _boxes(config, listing)) is not None:
+    found["boxes"] = boxes
+  return Split.of_fields(files, found, note=note, remarks=remarks)
+
+
+def _boxes(config: ConfigDict, listing: Listing) -> Field | None:
+  """Returns the field of boxes, if there is one, with room for `data.max_boxes`."""
+  boxes, most = listing.boxes, config.max_boxes
+  if most is None:
+    return boxes
+  if boxes is None:
+    raise UserError(
+      f"data.max_boxes={most} has no effect: {config.path} has no boxes; leave it at None"
+    )
+  if boxes.shape[0] > most:
+    raise UserError(
+      f"data.max_boxes={most} is too small: an image of {config.path} has {boxes.shape[0]} boxes"
+    )
+  return fields.boxes(most, boxes.classes)
 
 
 def test_share(config: ConfigDict) -> float | None:
@@ -111,9 +136,10 @@ def whole(config: ConfigDict) -> Split:
   pairs, classes, remarks = found.read(("train", place) for place in found.own)
   every = list(itertools.chain(*pairs.values()))
   several = any(len(labels) != 1 for _, labels in every)
-  files = found.files(every, classes, several=several)
-  listing = Listing({config.train: files}, classes, {}, (), remarks)
-  return Split.of_fields(files, _declared(config, listing), remarks=remarks)
+  numbers, boxes = found.of_boxes(config.path, {"": every}, "", remarks)
+  files = found.files(every, classes, numbers, several=several)
+  listing = Listing({config.train: files}, classes, {}, (), remarks, boxes)
+  return _split(config, listing, files)
 
 
 def has_splits(path: str) -> bool:
@@ -135,9 +161,15 @@ class _Found:
   labelled: bool = True  # a list with labels, or a folder, which may turn out to have none
   masks: Mapping[str, str] | None = None
   values: Mapping[str, tuple[float, ...]] | None = None
+  boxes: Mapping[str, Boxes] | None = None
 
-  def files(self, pairs: Pairs, classes: tuple[str, ...], *, several: bool) -> Files:
-    """Returns the records of some images, with labels if there are `classes`."""
+  def files(
+    self, pairs: Pairs, classes: tuple[str, ...], numbers: Mapping[str, int], *, several: bool
+  ) -> Files:
+    """Returns the records of some images, with labels if there are `classes`.
+
+    `numbers` are those of the classes of boxes, as of `of_boxes`.
+    """
     paths = tuple(file for file, _ in pairs)
     labels = _labels(pairs, classes, several) if classes else None
     masks = self.masks
@@ -147,7 +179,34 @@ class _Found:
     if values is not None and values.shape[1:] == (1,):
       values = values[:, 0]
     masks = masks and tuple(masks[path] for path in paths)
-    return Files(paths, labels, self.below, masks=masks, values=values)
+    boxes = self.boxes and tuple(
+      (self.boxes[path].sides, np.array([*map(numbers.get, self.boxes[path].labels)], np.int32))
+      for path in paths
+    )
+    return Files(paths, labels, self.below, masks=masks, values=values, boxes=boxes)
+
+  def of_boxes(
+    self, path: str | None, pairs: Mapping[str, Pairs], train: str, remarks: dict[str, str]
+  ) -> tuple[dict[str, int], Field | None]:
+    """Returns (the number of each class as the list spells it, the field of boxes if there is one).
+
+    The classes are those of the split `train` of `pairs`. Adds to `remarks` what may be a mistake.
+    """
+    if self.boxes is None:
+      return {}, None
+    found = {
+      place: {label for file, _ in images for label in self.boxes[file].labels}
+      for place, images in pairs.items()
+    }
+    if not found[train]:
+      raise UserError(f"{path}: no training image has a box")
+    called = names.classes(itertools.chain.from_iterable(found.values()))
+    known = _known(path, {key: {*map(called.get, some)} for key, some in found.items()}, train)
+    if (doubts := names.doubts(called)) and doubts not in remarks.get("labels", ""):
+      remarks["boxes"] = "; ".join(filter(None, (remarks.get("boxes"), doubts)))
+    classes = [name for name in dict.fromkeys(called.values()) if name in known]
+    numbers = {label: classes.index(name) for label, name in called.items()}
+    return numbers, fields.boxes(largest(self.boxes.values()), classes)
 
   def read(
     self, places: Iterable[tuple[str, str]]
@@ -214,6 +273,7 @@ def _look(
       table.labelled,
       table.masks,
       table.values,
+      table.boxes,
     )
   raise UserError(f"data.path {path!r} is neither a folder nor a .csv or .jsonl file")
 
@@ -234,28 +294,38 @@ def _listing(
     )
   places = _places(path, looked.own, dict(named))
   pairs, ordered, remarks = looked.read(places.items())
-  known = {label for _, labels in pairs[places["train"]] for label in labels}
-  for place, found in pairs.items():
-    if odd := sorted({label for _, labels in found for label in labels} - known):
-      raise UserError(
-        f"{path}: {place!r} has classes that {places['train']!r} lacks, so that they cannot be "
-        f"learnt: {listed(odd)}; add images of them to {places['train']!r}, or take those in "
-        f"{place!r} out"
-      )
+  train = places["train"]
+  labels = {place: {label for _, own in found for label in own} for place, found in pairs.items()}
+  known = _known(path, labels, train)
+  numbers, boxes = looked.of_boxes(path, pairs, train, remarks)
   unlabelled = not known and (looked.pattern or not looked.labelled or _is_flat(looked, pairs))
+  if len(known) < 2 and boxes is not None:  # of boxes, which may be of one class
+    known, unlabelled = set(), True
   if len(known) < 2 and not unlabelled:
     raise _too_few(path, known)
   classes = tuple(label for label in ordered if label in known)
   several = any(len(labels) != 1 for found in pairs.values() for _, labels in found)
-  files = {place: looked.files(found, classes, several=several) for place, found in pairs.items()}
+  files = {
+    place: looked.files(found, classes, numbers, several=several) for place, found in pairs.items()
+  }
   if group:
-    place = places["train"]
-    found, remarks["groups"] = groups.of_files(group, files[place], looked.groups)
-    files[place] = dataclasses.replace(files[place], groups=found)
+    found, remarks["groups"] = groups.of_files(group, files[train], looked.groups)
+    files[train] = dataclasses.replace(files[train], groups=found)
   own_names = {name: places[key] for key, name in named}
   unused = tuple(sorted({*looked.own} - {*own_names.values()}))
   by_name = {name: files[place] for name, place in own_names.items()}
-  return Listing(by_name, classes, own_names, unused, remarks)
+  return Listing(by_name, classes, own_names, unused, remarks, boxes)
+
+
+def _known(path: str, labels: Mapping[str, set[str]], train: str) -> set[str]:
+  """Returns the labels of the split `train`; UserError if another one has more."""
+  for place, found in labels.items():
+    if odd := sorted(found - labels[train]):
+      raise UserError(
+        f"{path}: {place!r} has classes that {train!r} lacks, so that they cannot be learnt: "
+        f"{listed(odd)}; add images of them to {train!r}, or take those in {place!r} out"
+      )
+  return labels[train]
 
 
 def _too_few(path: str, known: set[str]) -> UserError:

@@ -162,6 +162,18 @@ declare(
     types=(tuple, int),
     rule=CLASSES,
   ),
+  masks_white=Key(
+    None,
+    "of masks, 255 (16 bits: 65535): ignore, or class 1; None: class where all others are 0",
+    types=str,
+    choices=("ignore", "class"),
+  ),
+  max_boxes=Key(
+    None,
+    "room for boxes an image; None: the most that one has, for which tfds reads the splits",
+    types=int,
+    rule=ABOVE_0,
+  ),
 )
 
 declare(

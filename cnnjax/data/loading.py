@@ -84,6 +84,7 @@ def load(
     found |= _parted(found["train"], held, config, before)
   if needs is not None:
     found = {name: _needed(split, tuple(needs), who) for name, split in found.items()}
+  found = _with_room(found)
   return {
     name: placement.decode_if_resident(
       found.get(name), config, skipped, devices, train=name == "train" and not evaluating
@@ -115,6 +116,7 @@ def whole(
     parts = [_loaded(config, split, given) for split in given or named]
   joined = join(parts, classes, several=several)
   joined = joined if needs is None else _needed(joined, tuple(needs), who)
+  joined = _with_room({"all": joined})["all"]
   return placement.decode_if_resident(joined, config, skipped, devices, train=False)
 
 
@@ -122,6 +124,23 @@ def _needed(split: Split, needs: tuple[Need, ...], who: str) -> Split:
   """Returns the split with the fields of the needed kinds, and its label, which costs little."""
   fields.check(needs, split.fields, who)
   return split.with_fields(*fields.of_kind(split.fields, *fields.kinds_of(needs), *LABELS))
+
+
+def _with_room(splits: dict[str, Split]) -> dict[str, Split]:
+  """Returns the splits with room for the most boxes that an example has.
+
+  Where their source does not know that number, it reads all of them, and decodes no image.
+  """
+  unknown = {
+    name
+    for split in splits.values()
+    for name, field in fields.of_kind(split.declared or {}, "boxes").items()
+    if field.shape[0] is None
+  }
+  for name in unknown:
+    most = max(1, *(split.most_boxes(name) for split in splits.values()))
+    splits = {key: split.with_room(name, most) for key, split in splits.items()}
+  return splits
 
 
 def _parted(

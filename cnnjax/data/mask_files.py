@@ -1,11 +1,13 @@
 """Masks in files of their own: where that of an image lies, and how many classes they have."""
 
+import dataclasses
 import functools
 import itertools
 import os
 from collections.abc import Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cnnjax import fields
 from cnnjax.data import identity, walk
@@ -15,30 +17,105 @@ from cnnjax.data.tables import Pairs
 from cnnjax.errors import UserError
 from cnnjax.fields import Field
 
+FEW = 16  # masks that are looked at for class 1 before all are
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks:
+  """What the masks of a folder or list hold."""
+
+  field: Field
+  white: bool  # white pixels, of 255 or 65535, are of class 1; if not, they do not count
+  words: str  # on them, for people
+
+
+def of_files(config: ConfigDict, masks: tuple[str, ...]) -> Masks:
+  """Returns what training masks hold, by `data.classes` and `data.masks_white`.
+
+  Raises:
+    UserError: they have fewer than two classes, or too many for white to be one.
+  """
+  classes = config.classes if isinstance(config.classes, int | None) else tuple(config.classes)
+  return _of_files(classes, config.masks_white, masks)
+
 
 @functools.lru_cache(maxsize=2)
-def field(classes: tuple[str, ...] | int | None, masks: tuple[str, ...]) -> Field:
-  """Returns the field of masks with these `classes`; None reads `masks` and counts theirs."""
-  if classes is None:
-    classes = 1 + max(itertools.chain.from_iterable(identity.in_parts(
-      lambda places: [_largest(masks[i]) for i in places], len(masks))))  # fmt: skip
+def _of_files(
+  classes: tuple[str, ...] | int | None, white: str | None, masks: tuple[str, ...]
+) -> Masks:
+  """Reads all masks where `classes` is None, or where white may be the second of two classes."""
+  number = classes if isinstance(classes, int | None) else len(classes)
+  largest, some_white = -1 if number is None else number - 1, False
+  undecided = number == 2 and white is None and all(_of_mask(path)[0] < 1 for path in masks[:FEW])
+  if number is None or undecided:
+    largest, some_white = _values(masks)
+  alone = largest == 0 and some_white  # with white, there are two classes; without it one
+  is_class = white == "class" or (white is None and alone)
+  if number is None:
+    classes = 1 + (max(1, largest) if is_class else largest)
   named = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
   if len(named) < 2:
     raise UserError(
       f"the masks have {len(named)} class besides 255, which does not count, and need two or more: "
       "write the number of a class in each pixel, from 0"
+      + ("; or data.masks_white=class, if 255 is class 1" if alone else "")
     )
-  return fields.mask(None, None, named, "uint8" if len(named) <= 255 else "uint16")
+  if is_class and len(named) > 2:
+    raise UserError(
+      f"data.masks_white=class makes 255 the second class of two, and these masks have "
+      f"{len(named)}: leave it at None, or write the number of a class in each pixel"
+    )
+  words = (
+    f"255 is class 1, {named[1]!r}, as they are 0 and 255 alone; data.masks_white=ignore, if 255 "
+    "does not count"
+  )
+  dtype = "uint8" if len(named) <= 255 else "uint16"
+  field = fields.mask(None, None, named, dtype)
+  return Masks(field, is_class, words if alone and white is None else "")
 
 
-def _largest(path: str) -> int:
-  """The largest class in the file of a mask; -1 where there is none, or it cannot be read."""
+def forget() -> None:
+  """Forgets what masks held, which may have been written anew."""
+  _of_files.cache_clear()
+
+
+def _values(masks: tuple[str, ...]) -> tuple[int, bool]:
+  """Returns (the largest class of all masks, -1 if there is none; whether one has white)."""
+  read = lambda places: [_of_mask(masks[i]) for i in places]
+  found = [*itertools.chain.from_iterable(identity.in_parts(read, len(masks)))]
+  return max(largest for largest, _ in found), any(white for _, white in found)
+
+
+def _of_mask(path: str) -> tuple[int, bool]:
+  """Returns (the largest class, -1 if there is none; whether it has white) of the file of a mask.
+
+  One that cannot be read has neither: it is skipped, counted and named when its image is.
+  """
   try:
     mask = decode_mask(read(path))
-  except (UnreadableImage, OSError):  # skipped, counted and named when the image is
-    return -1
+  except (UnreadableImage, OSError):
+    return -1, False
   counted = mask[mask != np.iinfo(mask.dtype).max]
-  return int(counted.max()) if counted.size else -1
+  return int(counted.max()) if counted.size else -1, counted.size < mask.size
+
+
+def with_white(path: str, data: bytes) -> np.ndarray | UnreadableImage:
+  """Returns a mask of two classes, of which white is class 1; `data` are the bytes of its file.
+
+  Raises:
+    UserError: it has more classes.
+  """
+  try:
+    mask = decode_mask(data)
+  except UnreadableImage as e:
+    return e
+  white = mask == np.iinfo(mask.dtype).max
+  if (largest := mask[~white].max(initial=0)) > 1:
+    raise UserError(
+      f"{path} has the class {largest}, and 255 is class 1 of two in these masks: write 0 and 255, "
+      "or set data.masks_white=ignore"
+    )
+  return np.where(white, 1, mask).astype(np.uint8)
 
 
 def images_alone(path: str, pattern: str, root: str, left: Leftovers) -> Pairs:

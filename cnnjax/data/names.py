@@ -2,6 +2,7 @@
 
 import collections
 import decimal
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,14 @@ def _parsed(name: str) -> tuple[str | None, str, str]:
     if found := re.fullmatch(f"({'|'.join(aliases)}){_SUFFIX}", name.strip().lower()):
       return split, found[1], found[2] or ""
   return None, "", ""
+
+
+def as_text(value: object) -> str:
+  """Returns a label as text: numbers and booleans as Python writes them; "" for no label."""
+  if not isinstance(value, str | int | float) or value in (math.inf, -math.inf) or value != value:
+    return ""
+  text = str(value).strip()
+  return "" if re.search("[\ud800-\udfff]", text) else text  # halves of characters, as in "\\ud800"
 
 
 def same(name: str) -> str:

@@ -28,14 +28,17 @@ def _built_in(name: str) -> tuple[Callable, Callable]:
   )
 
 
-FOLDER = ("path", "group", "alpha", "orientation", "range", "dtype", "masks", "classes")
+FOLDER = (
+  "path", "group", "alpha", "orientation", "range", "dtype", "masks", "classes", "masks_white",
+  "max_boxes",
+)  # fmt: skip
 for _name, _uses in {
   "arrays": ("range",),
   "digits": (),
   "synthetic": (),
   "folder": FOLDER,
   "npz": ("npz",),
-  "tfds": ("name", "data_dir", "alpha", "orientation"),
+  "tfds": ("name", "data_dir", "alpha", "orientation", "max_boxes"),
 }.items():
   _load, _check = _built_in(_name)
   registry.register("source", _name, uses=_uses, check=_check)(_load)

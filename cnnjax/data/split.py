@@ -19,7 +19,7 @@ from cnnjax.fields import Field
 Image = bytes | np.ndarray | UnreadableImage
 Label = np.ndarray | int  # a class, or [num_classes] uint8 where an image may have several
 # An example of a source by the names of `fields.arrays`: images and masks as of Image (a mask
-# [height, width]); only the boxes that exist, unless NAME_valid marks them.
+# [height, width]); only the boxes that exist, unless NAME_valid marks them, or why there are none.
 Example = dict[str, Any]
 LABELS = ("label", "multi_label")  # the kinds that give the class of an example
 NEAR = 1024  # examples to search for another image with the same several labels
@@ -143,6 +143,17 @@ class Split:
   def with_fields(self, *names: str) -> "Split":
     """Returns the split with only some of its fields."""
     return dataclasses.replace(self, declared={name: self.fields[name] for name in names})
+
+  def with_room(self, name: str, most: int) -> "Split":
+    """Returns the split with `most` boxes an example in the field `name`."""
+    field = dataclasses.replace(self.fields[name], shape=(most, 4))
+    return dataclasses.replace(self, declared={**self.fields, name: field})
+
+  def most_boxes(self, name: str) -> int:
+    """Returns the most boxes that an example has in the field `name`; reads all examples."""
+    count = lambda boxes: 0 if isinstance(boxes, UnreadableImage) else len(boxes)
+    read = lambda places: max(count(found[name]) for found in self._some(places))
+    return max(identity.in_parts(read, len(self)))
 
   def __len__(self) -> int:
     return len(self.records) if self.indices is None else len(self.indices)

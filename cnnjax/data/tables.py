@@ -1,5 +1,7 @@
 """Reads lists of images: a CSV or JSONL file of paths, labels and, if there is one, split.
 
+Other columns have masks, values and boxes, see `box_lists`.
+
 Paths start at the folder of the list and may lead out of it: files there are decoded as images, and
 nothing else is done with them. A CSV file may have several labels, with ";" between them; JSONL a
 list, which may be empty. Words that programs write for a missing label are refused in CSV; in
@@ -21,7 +23,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from cnnjax.data.names import MISSING, same_split, split_of
+from cnnjax.data import box_lists
+from cnnjax.data.box_lists import Boxes
+from cnnjax.data.names import MISSING, as_text, same_split, split_of
 from cnnjax.errors import UserError, listed, unknown
 
 ENDINGS = (".csv", ".jsonl")
@@ -60,6 +64,28 @@ class Table:
   labelled: bool = True  # there is a column of labels
   masks: dict[str, str] | None = None  # the file of the mask of each file
   values: dict[str, tuple[float, ...]] | None = None  # of files
+  boxes: dict[str, Boxes] | None = None  # of files
+
+
+@dataclasses.dataclass
+class _Entry:
+  """An image of a list, by its first line."""
+
+  line: int
+  file: str
+  labels: tuple[str, ...]
+  split: str
+  group: str
+
+  def join(self, path: str, other: "_Entry") -> None:
+    """Adds another line of the same image, which has another box."""
+    for key in ("split", "group"):
+      if getattr(self, key) != getattr(other, key):
+        raise UserError(
+          f"{path}, line {other.line}: {self.file} is of the {key} {getattr(other, key)!r}, and in "
+          f"line {self.line} of {getattr(self, key)!r}: an image is of one"
+        )
+    self.labels = tuple(dict.fromkeys(self.labels + other.labels))
 
 
 def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
@@ -77,55 +103,64 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
   rows = lambda: (_csv if path.lower().endswith(".csv") else _jsonl)(path, data)
   columns = _columns(rows())
   by = _split_columns(path, columns)
-  splits: dict[str, Pairs] = {}
-  spelled: dict[str, dict[str, None]] = {}  # the names of a split
-  lines: dict[str, int] = {}  # by file
   group_column = _group_column(path, group, columns, needed=grouped)
-  groups: dict[str, str] = {}
   found = _columns_of_fields(columns)
+  boxes = box_lists.Lines(path, columns, found["label"])
+  images: dict[str, _Entry] = {}  # by path without "./" and the like
+  spelled: dict[str, dict[str, None]] = {}  # the names of a split
   masks: dict[str, str] = {}
   values: dict[str, tuple[float, ...]] = {}
   missing, used = [], {*by, group_column, found["mask"], found["value"]}
   for line, row in rows():
     keys = [next((name for name in KEYS[key] if name in row), None) for key in ("path", "label")]
     used |= {*keys}
-    file, labels = _image(path, line, row, *map(row.get, keys), labelled=bool(found["label"]))
-    if lines.setdefault(os.path.normpath(file), line) != line:
-      raise UserError(
-        f"{path}, line {line}: {row[keys[0]]} is in line {lines[os.path.normpath(file)]} already; "
-        "an image has one line, and several labels stand in it with ';' between (JSONL: a list)"
-      )
+    labelled = bool(found["label"]) and not (boxes.none_in(row) and not row.get(keys[1]))
+    file, labels = _image(path, line, row, *map(row.get, keys), labelled=labelled)
+    split = _split(path, line, row, by, columns)
+    spellings = spelled.setdefault(same_split(split), {})
+    spellings[split] = None
+    one = _Entry(line, file, labels, next(iter(spellings)), _filled(row.get(group_column)))
+    first = images.setdefault(os.path.normpath(file), one)
+    boxes.add(first.file, line, row)
+    if first is not one:
+      if not boxes.each:
+        raise UserError(
+          f"{path}, line {line}: {row[keys[0]]} is in line {first.line} already; an image has one "
+          "line, and several labels stand in it with ';' between (JSONL: a list)"
+        )
+      first.join(path, one)
+      continue
     missing += [] if os.path.isfile(file) else [f"{file} (line {line})"]
     if found["mask"]:
       masks[file] = _mask(path, line, row, found["mask"])
       missing += [] if os.path.isfile(masks[file]) else [f"{masks[file]} (line {line})"]
     if found["value"]:
       values[file] = _values(path, line, row, found["value"], values)
-    split = _split(path, line, row, by, columns)
-    spellings = spelled.setdefault(same_split(split), {})
-    spellings[split] = None
-    splits.setdefault(next(iter(spellings)), []).append((file, labels))
-    groups[file] = _filled(row.get(group_column))
-    if "" in splits and len(splits) > 1:
+    if "" in spelled and len(spelled) > 1:
       raise UserError(
         f"{path}, line {line}: a split in some lines and none in others; give it to all"
       )
   if missing:
-    raise _not_there(path, missing, len(lines) + len(masks))
-  if not splits:
+    raise _not_there(path, missing, len(images) + len(masks))
+  if not images:
     raise UserError(f"{path} names no images: it has no lines with a path and a label")
+  splits: dict[str, Pairs] = {}
+  for image in images.values():
+    splits.setdefault(image.split, []).append((image.file, image.labels))
+  of_boxes, words = boxes.read()
+  used |= boxes.columns if of_boxes else set()
   unused = [repr(name) for name in columns if name not in used]
-  remarks = {"not used": f"columns {listed(unused)}"} if unused else {}
-  if words := _of_splits(by, spelled.values()):
-    remarks = {"splits": words} | remarks
+  remarks = {"splits": _of_splits(by, spelled.values()), "boxes": words}
+  remarks["not used"] = f"columns {listed(unused)}" if unused else ""
   return Table(
     splits,
-    remarks,
+    {key: text for key, text in remarks.items() if text},
     "" if by else _folds(columns),
-    groups if group_column else None,
+    {image.file: image.group for image in images.values()} if group_column else None,
     bool(found["label"]),
     masks or None,
     values or None,
+    of_boxes,
   )
 
 
@@ -205,19 +240,11 @@ def _image(
         f"{path}, line {line}: the label {none!r} is how programs write a missing one; delete the "
         "line, or give the class another name (a list in JSONL may keep it)"
       )
-  labels = [_label(value) for value in many]
+  labels = [as_text(value) for value in many]
   if not name or not isinstance(name, str) or not all(labels):
     what = "label" if name and isinstance(name, str) else "path"
     raise UserError(f"{path}, line {line}: no {what} in {str(row)[:200]}")
   return os.path.join(os.path.dirname(path), name), tuple(dict.fromkeys(labels))
-
-
-def _label(value: Any) -> str:
-  """Returns a label as text: numbers and booleans as Python writes them; "" for no label."""
-  if not isinstance(value, str | int | float) or value in (math.inf, -math.inf) or value != value:
-    return ""
-  text = str(value).strip()
-  return "" if re.search("[\ud800-\udfff]", text) else text  # halves of characters, as in "\\ud800"
 
 
 def _columns(rows: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, set[str]]:
@@ -258,7 +285,8 @@ def _split_columns(path: str, columns: dict[str, set[str]]) -> list[str]:
   others = [
     (name, values)
     for name, values in columns.items()
-    if name not in (*KEYS["path"], *KEYS["label"], *KEYS["mask"]) and len(values) <= _MOST
+    if name not in (*KEYS["path"], *KEYS["label"], *KEYS["mask"], *box_lists.LABELS)
+    and len(values) <= _MOST
   ]
   flags = [name for name, values in others if _is_flag(name, values)]
   flags = [] if flags == ["valid"] else flags
@@ -375,7 +403,8 @@ def _header(path: str, line: int, cells: list[str]) -> list[str]:
   names = [cell or f"column {place}" for place, cell in enumerate(cells, 1)]
   columns = _by_column(path, line, zip(names, names, strict=True))
   known = {*KEYS["path"], *KEYS["mask"], *KEYS["value"], *_SPLITS, *_FOLDS, *FLAGS}
-  for key in ("path", *(["label"] if {*columns} - known else [])):
+  boxes = box_lists.Lines(path, columns, None).there
+  for key in ("path", *(["label"] if {*columns} - known and not boxes else [])):
     if not {*KEYS[key]} & {*columns}:
       whole = ", ".join(cells)
       signs = {";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import fields
 from cnnjax.data import identity
+from cnnjax.data.images import UnreadableImage
 from cnnjax.data.split import Example, Split
 from cnnjax.errors import UserError, unknown
 from cnnjax.fields import Field
@@ -39,6 +40,11 @@ def check(config: ConfigDict) -> None:
     raise UserError("data.source=tfds needs data.name, such as cifar10")
   builder = _builder(config.name, config.data_dir)
   _, declared = _features(builder)
+  if config.max_boxes and "boxes" not in declared:
+    raise UserError(
+      f"data.max_boxes={config.max_boxes} has no effect: {config.name} has no boxes; leave it at "
+      "None"
+    )
   height, width, channels = declared["image"].shape
   if config.image_size is None and None in (height, width):
     raise UserError(f"the images of {config.name} differ in size; set data.image_size, such as 224")
@@ -74,7 +80,9 @@ def load(config: ConfigDict, split: str) -> Split:
   _check_format(builder)
   keys, declared = _features(builder)
   _split_info(builder, split, "split")
-  return Split.of_fields(Records(builder, split, keys, declared), declared)
+  records = Records(builder, split, keys, declared)
+  found = Split.of_fields(records, declared)
+  return found.with_room("boxes", config.max_boxes) if config.max_boxes else found
 
 
 def described(config: ConfigDict) -> dict[str, Field] | None:
@@ -82,7 +90,10 @@ def described(config: ConfigDict) -> dict[str, Field] | None:
   builder = _builder(config.name, config.data_dir) if config.name else None
   if builder is None or builder.is_prepared():
     return None
-  return _features(builder)[1]
+  found = _features(builder)[1]
+  if "boxes" in found:
+    found["boxes"] = fields.boxes(config.max_boxes, found["boxes"].classes)
+  return found
 
 
 class Records:
@@ -94,6 +105,8 @@ class Records:
     """Opens a split; `keys` are the features by the names of the `declared` fields."""
     self._keys, self._fields = keys, declared
     self._name, self._split = builder.name, split
+    boxes = builder.info.features[keys["boxes"]] if "boxes" in keys else None
+    self._parts_of_boxes = _parts_of_boxes(boxes)
     self._parts = builder.info.splits[split].file_instructions
     self.large = builder.info.dataset_size > identity.LARGE
     # Images and masks as the bytes of their file.
@@ -113,7 +126,23 @@ class Records:
 
   def _example(self, record: dict) -> Example:
     found = {name: record[key] for name, key in self._keys.items()}
+    if "boxes" in found:
+      found |= self._boxes(found["boxes"])
     return found | ({"label": self._label(found["label"])} if "label" in found else {})
+
+  def _boxes(self, record: dict) -> dict[str, np.ndarray]:
+    """Returns the boxes of a record that have an area, with their classes, or why it cannot."""
+    box, label = self._parts_of_boxes
+    boxes = np.asarray(record[box], np.float32).reshape(-1, 4)
+    labels = np.asarray(record[label] if label else np.zeros(len(boxes)), np.int32)
+    wrong = ~((boxes >= 0) & (boxes <= 1)).all(axis=1)
+    if wrong.any():  # skipped, counted and named, if a task needs boxes
+      reason = f"its box {boxes[wrong][0].tolist()} is not ymin, xmin, ymax, xmax from 0 to 1"
+      return {"boxes": UnreadableImage(reason)}
+    if (labels < 0).any():
+      return {"boxes": UnreadableImage("the classes of its boxes are not public (they are -1)")}
+    there = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return {"boxes": boxes[there], fields.label_of("boxes"): labels[there]}
 
   def _read(self, places: Sequence[int]) -> list[dict]:
     try:
@@ -266,7 +295,8 @@ def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
   """Returns (the features to read by the names of their fields, these fields).
 
   One of each kind, the supervised one or the first: an image; one or several labels; a mask, which
-  is a LabeledImage; a value, which is a float or a vector of floats.
+  is a LabeledImage; boxes, which are a Sequence with a BBoxFeature and perhaps a ClassLabel; a
+  value, which is a float or a vector of floats.
   """
   features = builder.info.features
   supervised = builder.info.supervised_keys or ()
@@ -289,6 +319,7 @@ def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
     "image": first(is_image),
     "label": first(is_label) or first(is_several),
     "mask": first(lambda f: type(f) is a.LabeledImage and f.num_classes),
+    "boxes": first(lambda f: _parts_of_boxes(f)[0]),
     "value": first(is_value),
   }
   keys = {name: key for name, key in keys.items() if key is not None}
@@ -306,9 +337,30 @@ def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
     names = mask.names or range(mask.num_classes)
     dtype = "uint8" if mask.num_classes <= 255 else "uint16"
     found["mask"] = fields.mask(height, width, map(str, names), dtype)
+  if "boxes" in keys:
+    feature = features[key := keys["boxes"]]
+    _, label = _parts_of_boxes(feature)
+    names = _names(builder, f"{key}/{label}", feature.feature[label]) if label else ("0",)
+    found["boxes"] = fields.boxes(None, names)
   if "value" in keys:
     found["value"] = fields.value(*features[keys["value"]].shape)
   return keys, found
+
+
+def _parts_of_boxes(feature) -> tuple[str | None, str | None]:
+  """Returns the parts of a feature that are a box and its class; None for one that it lacks.
+
+  TFDS wrote no format before there were several: boxes were then of ymin, xmin, ymax, xmax.
+  """
+  a = tfds.features
+  if type(feature) is not a.Sequence or not isinstance(feature.feature, a.FeaturesDict):
+    return None, None
+  formats = (None, a.bounding_boxes_utils.BBoxFormat.REL_YXYX)
+  is_box = lambda f: type(f) is a.BBoxFeature and f.bbox_format in formats
+  parts = feature.feature.items()
+  labels = [name for name, f in parts if type(f) is a.ClassLabel]
+  box = next((name for name, f in parts if is_box(f)), None)
+  return box, "label" if "label" in labels else next(iter(labels), None)
 
 
 def _image(name: str, feature) -> Field:

@@ -108,7 +108,7 @@ def _order(config: ConfigDict, examples: int | None) -> data.Order:
         raise UserError(f"the data set {c.name} is not prepared")
     streamed = c.copy_and_resolve_references()
     streamed.pipeline = "streaming"  # so that no image is decoded
-    train = data.load(streamed, ("train",))["train"]
+    train = data.load(streamed, ("train",), needs=("image",))["train"]
     return data.Order.of(train, c, config.batch_size, config.seed)
   except UserError as e:
     raise UserError(

@@ -37,6 +37,8 @@ def stand_in(
     c.pipeline = "streaming"
   needs = fields.kinds_of(tasks.lookup(config.task.name).NEEDS)
   made = {k: f for k, f in declared.items() if f.kind in needs | {*LABELS}}
+  if any(None in field.shape for field in fields.of_kind(made, "boxes").values()):
+    raise UserError(f"the most boxes that an image of {name} has is unknown: give data.max_boxes")
   made = Examples.of(c, made).cropped(c.image_size)
   text = f"{n:,} examples" if n else "an unknown number of examples (--examples), streamed"
   height, width, channels = made["image"].shape
@@ -87,7 +89,9 @@ def _looked_at(config: ConfigDict, classes: int | None) -> tuple[int | None, fie
     data.check(c)
     c = c.copy_and_resolve_references()
     c.pipeline = "streaming"  # so that no image is decoded
-    train = data.load(c, ("train",))["train"]
+    task = config.task.name
+    needs = {"needs": tasks.lookup(task).NEEDS, "who": f"task.name={task}"}
+    train = data.load(c, ("train",), **needs)["train"]
   except UserError as e:
     raise UserError(
       f"{e}; to plan without the data, say --classes=N --examples=N --config.data.image_size=PIXELS"

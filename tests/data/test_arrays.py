@@ -123,6 +123,11 @@ FIELDS = {
     ("train", {"value": np.array([0, np.inf, 1])}, "value has values that are infinite or NaN"),
     ("train", {"mask": np.zeros((3, 8, 8))}, r"mask is integers \[n, height, width\], a class a"),
     ("train", {"mask": np.zeros((3, 8), int)}, "mask is integers"),
+    (
+      "train",
+      {"mask": np.uint8([0, 0, 255]).reshape(3, 1, 1) * np.ones((8, 8), np.uint8)},
+      r"mask is 0 and 255 alone, .* give \(mask == 255\).astype\('uint8'\), if 255 is class 1",
+    ),
     ("train", {"mask": np.full((3, 8, 8), -1)}, "mask -1 is out of range; classes count from 0"),
     ("train", {"mask": np.full((3, 8, 8), 2**16)}, "mask 65536 is out of range"),
     ("train", {"mask": np.zeros((3, 8, 7), int)}, r"mask of shape \[3, 8, 7\] is not \[n, height"),

@@ -439,6 +439,104 @@ def test_masks_and_values_come_by_the_features(config, folder, pipeline):
     np.testing.assert_array_equal(batch["value"], ages[rows])
 
 
+# Boxes
+
+
+BOXES = (  # of 6 images by turns, with their classes
+  [((0.25, 0.5, 1.0, 0.75), 2)],
+  [],
+  [((0.0, 0.0, 0.5, 0.5), 0), ((0.5, 0.25, 0.5, 1.0), 1), ((0.125, 0.0, 1.0, 1.0), 2)],
+)
+
+
+def with_boxes(seed, change=lambda box: box):
+  """Images with boxes as of VOC and COCO; one of them has no area."""
+  as_box = lambda sides: FEATURES.BBox(*change(sides))
+  return [
+    {
+      "image": example["image"],
+      "objects": [
+        {"bbox": as_box(sides), "label": label, "is_truncated": False} for sides, label in boxes
+      ],
+    }
+    for example, boxes in zip(make_examples(6, RGB, seed), BOXES * 2, strict=True)
+  ]
+
+
+def objects(label=True, **of_box):
+  """The features of these examples."""
+  named = {"label": FEATURES.ClassLabel(names=CLASSES)} if label else {"label": np.int64}
+  one = {"is_truncated": np.bool_, **named, "bbox": FEATURES.BBoxFeature(**of_box)}
+  return {"image": image_feature((4, 4, 3)), "objects": FEATURES.Sequence(one)}
+
+
+@pytest.fixture(scope="session")
+def boxed(folder):
+  """Data sets with boxes."""
+  write(folder, "boxed", {"train": with_boxes(21), "test": with_boxes(22)[:2]}, objects())
+  write(folder, "alone", {"train": with_boxes(23)}, objects(label=False))
+  turned = [{**e, "objects": e["objects"][:1]} for e in with_boxes(24)]
+  write(folder, "turned", {"train": turned}, objects(bbox_format="REL_XYXY"))
+  wide = with_boxes(25, lambda box: [side * 3 for side in box])
+  write(folder, "wide", {"train": wide}, objects(bbox_format=None))
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_boxes_come_by_the_features(config, boxed, pipeline):
+  """With room for the most that an image of the run has, and those alone that have an area."""
+  c = config(name="boxed", pipeline=pipeline)
+  data.check(c)
+  splits = data.load(c)
+  for name, seed, n in (("train", 21, 6), ("test", 22, 2)):
+    split = splits[name]
+    assert [*split.fields] == ["image", "boxes"] and split.fields["boxes"].classes == CLASSES
+    pipe = data.pipeline(split, c, sharding.make_mesh(1), data.Skipped(0))
+    ((batch, _),) = pipe.once(n)
+    batch = {key: np.asarray(array) for key, array in batch.items()}
+    assert batch["boxes"].shape == (n, 2, 4)
+    by_image = {e["image"].tobytes(): i for i, e in enumerate(with_boxes(seed)[:n])}
+    places = [by_image[image.tobytes()] for image in batch["image"]]
+    assert sorted(places) == [*range(n)]
+    for row, place in enumerate(places):
+      valid = batch["boxes_valid"][row]
+      found = zip(batch["boxes"][row][valid], batch["boxes_label"][row][valid], strict=True)
+      expected = [box for i, box in enumerate(BOXES[place % 3]) if i != 1]
+      assert [(tuple(map(float, box)), int(label)) for box, label in found] == expected
+
+
+def test_boxes_are_counted_only_where_they_are_needed(config, boxed, monkeypatch):
+  counted = []
+  monkeypatch.setattr(data.Split, "most_boxes", lambda self, name: counted.append(len(self)) or 4)
+  assert "boxes" not in data.load(config(name="boxed"), needs=("image",))["train"].fields
+  c = config(name="boxed", max_boxes=5)
+  data.check(c)
+  assert data.load(c)["train"].fields["boxes"].shape == (5, 4) and not counted
+  splits = data.load(config(name="boxed"), needs=("image", "boxes"))
+  assert splits["test"].fields["boxes"].shape == (4, 4) and sorted(counted) == [2, 6]
+  with pytest.raises(UserError, match=r"^data\.max_boxes=5 has no effect: tiny has no boxes"):
+    data.check(config(max_boxes=5))
+
+
+def test_boxes_without_a_class_are_all_of_one(config, boxed):
+  split = data.load(config(name="alone"), ("train",))["train"]
+  assert split.fields["boxes"].classes == ("0",) and not split.arrays["boxes_label"].any()
+  assert split.arrays["boxes_valid"].sum() == 6
+
+
+def test_boxes_in_another_order_are_none(config, boxed):
+  split = data.load(config(name="turned"), ("train",))["train"]
+  assert [*split.fields] == ["image"]
+
+
+def test_images_whose_boxes_are_no_shares_are_skipped_and_named(config, boxed):
+  """Where a task needs boxes; else they are images as all others."""
+  c, skipped = config(name="wide", pipeline="resident"), data.Skipped(9)
+  assert len(data.load(c, ("train",), skipped, needs=("image",))["train"]) == 6 and not skipped
+  split = data.load(c, ("train",), skipped, evaluating=True)["train"]
+  assert len(split) == 2 and not split.arrays["boxes_valid"].any() and len(skipped) == 4
+  assert "its box [0.75, 1.5, 3.0, 2.25] is not ymin, xmin, ymax, xmax from 0 to 1" in str(skipped)
+
+
 @pytest.mark.parametrize("pipeline", ["resident", "streaming"])
 def test_hidden_labels_are_refused(config, pipeline):
   """As the split is opened, though a streamed test split is not read until the end of a run."""

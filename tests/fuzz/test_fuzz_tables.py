@@ -1,5 +1,7 @@
-"""Damaged CSV and JSONL lists of images, and lists that name anything else."""
+"""Damaged CSV and JSONL lists of images and boxes, and lists that name anything else."""
 
+import csv
+import io
 import json
 import os
 import pathlib
@@ -114,3 +116,72 @@ test_lists_of_images = fuzz(
   ends=["refused", "read"],
   always=[(".csv", LONG), (".csv", OUTSIDE)],
 )
+
+
+BOXED = {
+  ".csv": "path,boxes,boxes_label,height,width,split\n"
+  + "".join(f'{n},"[[0, 0, 2, 3], [1, 1, 4, 4]]",a;b,4,5,train\n' for n in NAMES),
+  ".lines.csv": "path,ymin,xmin,ymax,xmax,label,split\n"
+  + "".join(f"{n},0,0.5,1,1,{n[0]},train\n{n},,,,,,train\n" for n in NAMES),
+  ".jsonl": "".join(
+    json.dumps({"path": n, "boxes": [[0, 0, 1, 0.5]], "boxes_label": [n[0]], "split": "train"})
+    + "\n"
+    for n in NAMES
+  ),
+}
+SIDES = st.sampled_from([
+  "[]", "[[]]", "[0,0,1,1]", "[[0,0,1,1]]", "[[0,0,1e999,1]]", "[[[0]]]", "[" * 9000, "1e-320", "4",
+])  # fmt: skip
+
+
+@st.composite
+def boxed_tables(draw):
+  """(ending, bytes): with damaged bytes, or with one odd cell."""
+  ending = draw(st.sampled_from([*BOXED]))
+  lines = BOXED[ending].splitlines()
+  if draw(st.booleans()):
+    return ending, draw(corrupted(BOXED[ending].encode()))
+  at = draw(st.integers(0, len(lines) - 1))
+  if ending == ".jsonl":
+    row = json.loads(lines[at])
+    box = st.lists(st.integers(0, 1) | st.floats() | VALUES, max_size=4)
+    row[draw(st.sampled_from([*row][1:]))] = draw(VALUES | SIDES | st.lists(box, max_size=2))
+    lines[at] = json.dumps(row)
+  else:
+    rows = [*csv.reader(lines)]
+    rows[at][draw(st.integers(1, len(rows[at]) - 1))] = draw(SIDES | CELLS)
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return ending, out.getvalue().encode("utf-8", "surrogatepass")
+  return ending, "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+def boxed(example):
+  """It is refused in one line that names it, or each box lies in its image and has a class."""
+  ending, data = example
+  with tempfile.TemporaryDirectory() as place:
+    for name in NAMES:
+      pathlib.Path(place, name).touch()
+    file = pathlib.Path(place, f"list{ending}")
+    file.write_bytes(data)
+    config = default()
+    for key, value in {"source": "folder", "path": str(file), "image_size": 8, "test": 0.5}.items():
+      override(config, f"data.{key}", value)
+    try:
+      folder.check(config.data)
+      split = folder.load(config.data, "train")
+    except UserError as e:
+      one_clear_line(e)
+      assert str(file) in str(e), e
+      return "refused"
+    if "boxes" not in split.fields:
+      return "without boxes"
+    most, classes = split.fields["boxes"].shape[0], split.fields["boxes"].classes
+    for i in range(len(split)):
+      boxes, labels = split[i]["boxes"], split[i]["boxes_label"]
+      assert len(boxes) == len(labels) <= most and (labels < len(classes)).all()
+      assert (boxes >= 0).all() and (boxes <= 1).all() and (boxes[:, 2:] > boxes[:, :2]).all()
+  return "read"
+
+
+test_lists_of_boxes = fuzz(boxed, boxed_tables(), few=30, many=200, ends=["refused", "read"])
