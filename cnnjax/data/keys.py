@@ -164,13 +164,13 @@ declare(
   ),
   masks_white=Key(
     None,
-    "of masks, 255 (16 bits: 65535): ignore, or class 1; None: class where all others are 0",
+    "of masks, 255: ignore, class (it is class 1); None: class, if all else is 0",
     types=str,
     choices=("ignore", "class"),
   ),
   max_boxes=Key(
     None,
-    "room for boxes an image; None: the most that one has, for which tfds reads the splits",
+    "room for boxes an image; None: the most that one has; tfds counts them",
     types=int,
     rule=ABOVE_0,
   ),

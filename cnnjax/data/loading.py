@@ -122,7 +122,12 @@ def whole(
 
 def _needed(split: Split, needs: tuple[Need, ...], who: str) -> Split:
   """Returns the split with the fields of the needed kinds, and its label, which costs little."""
-  fields.check(needs, split.fields, who)
+  try:
+    fields.check(needs, split.fields, who)
+  except UserError as e:
+    if (why := split.remarks.get("boxes", "")).startswith("not used"):
+      raise UserError(f"{e}; the boxes of these data are {why}") from None
+    raise
   return split.with_fields(*fields.of_kind(split.fields, *fields.kinds_of(needs), *LABELS))
 
 

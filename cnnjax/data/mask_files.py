@@ -1,4 +1,4 @@
-"""Masks in files of their own: where that of an image lies, and how many classes they have."""
+"""Masks in files of their own: where that of an image lies, and which classes they have."""
 
 import dataclasses
 import functools

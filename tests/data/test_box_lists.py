@@ -8,6 +8,7 @@ from folders import config, load, pixels, put, some, table
 
 from cnnjax import data, fields
 from cnnjax.data import folder
+from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -172,6 +173,10 @@ def test_columns_of_a_list_of_labels_that_are_no_boxes_are_not_used():
   remarks = folder.load(config(file, test=0.4), "train").remarks
   assert remarks["boxes"].startswith("not used: a.csv, line 2: the box [3.0, 3.0, 9.0, 9.0] is not")
   assert remarks["not used"] == "columns 'xmin', 'ymin', 'xmax', 'ymax'"
+  with pytest.raises(
+    UserError, match=r"^task.name=x needs .*; the boxes of these data are not used"
+  ):
+    data.load(config(file, test=0.4), needs=("boxes",), who="task.name=x")
 
 
 def test_room_for_more_boxes_than_an_image_has():
