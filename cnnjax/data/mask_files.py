@@ -58,15 +58,16 @@ def _of_files(
     raise UserError(
       f"the masks have {len(named)} class besides 255, which does not count, and need two or more: "
       "write the number of a class in each pixel, from 0"
-      + ("; or data.masks_white=class, if 255 is class 1" if alone else "")
+      + ("; or set data.masks_white=class if 255 is class 1" if alone else "")
     )
   if is_class and len(named) > 2:
     raise UserError(
       f"data.masks_white=class makes 255 the second class of two, and these masks have "
       f"{len(named)}: leave it at None, or write the number of a class in each pixel"
     )
+  called = "" if named[1] == "1" else f", {named[1]!r}"
   words = (
-    f"255 is class 1, {named[1]!r}, as they are 0 and 255 alone; data.masks_white=ignore, if 255 "
+    f"255 is class 1{called}, as the masks are 0 and 255 alone; set data.masks_white=ignore if 255 "
     "does not count"
   )
   dtype = "uint8" if len(named) <= 255 else "uint16"

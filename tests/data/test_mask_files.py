@@ -56,10 +56,10 @@ def test_white_is_a_class_where_all_else_is_black(pipeline, white, dtype, classe
   split = folder.load(c, "train")
   assert split.fields["mask"] == fields.mask(None, None, classes if classes not in (None, 2)
                                                   else ("0", "1"))  # fmt: skip
-  name = "bird" if isinstance(classes, tuple) else "1"
+  called = ", 'bird'" if isinstance(classes, tuple) else ""
   assert split.remarks["masks"] == (
-    f"255 is class 1, {name!r}, as they are 0 and 255 alone; data.masks_white=ignore, if 255 does "
-    "not count"
+    f"255 is class 1{called}, as the masks are 0 and 255 alone; set data.masks_white=ignore if 255 "
+    "does not count"
   )
 
 
@@ -90,7 +90,7 @@ def test_the_key_says_what_white_is():
   "values, overrides, words",
   [
     (SHAPES * 255, {"masks_white": "ignore"}, "the masks have 1 class besides 255, which does not "
-     "count, and need two or more: .*; or data.masks_white=class, if 255 is class 1"),
+     "count, and need two or more: .*; or set data.masks_white=class if 255 is class 1"),
     (SHAPES * 0, {}, "the masks have 1 class besides 255, which does not count, .*, from 0$"),
     (SHAPES * 0 + 255, {}, "the masks have 0 class besides 255"),
     (SHAPES * 2, {"masks_white": "class"}, "data.masks_white=class makes 255 the second class of "
