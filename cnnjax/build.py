@@ -92,7 +92,7 @@ def _check_batches(config: ConfigDict) -> None:
     raise UserError("loss_scale.initial is above loss_scale.maximum")
 
 
-def measured_later(
+def measured_variables(
   folder: pathlib.Path,
   config: ConfigDict,
   saved: checkpoints.Checkpoints,
@@ -114,7 +114,9 @@ def measured_later(
   program = build(config, given, before=trained_on.read(folder))
   data.check_classes(saved.meta(step)["classes"], program.inputs.classes)
   with contextlib.closing(program.inputs.train):
-    return program.weights(program.measured(resuming.restored(program, saved, str(step))))[weights]
+    return program.weights(
+      program.with_measured_batch_stats(resuming.restored(program, saved, str(step)))
+    )[weights]
 
 
 def build(
@@ -155,7 +157,7 @@ def build(
     config.average, config.optim, inputs.length.total, inputs.length.to_steps
   )
   profiling.check(config.profile, inputs.length.total)
-  monitor.check_metric(config.monitor, task.measured_names, averages.names)
+  monitor.check_metric(config.monitor, task.eval_metric_names, averages.names)
   scaling = (
     "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
   )
@@ -247,7 +249,7 @@ def _teacher(
   """Returns the teacher of `config.distill`: another run, or the average of this one."""
   if config.teacher is not None:
     return Teacher.own(model, inputs.meta["mean"], inputs.meta["std"])
-  return trained.teacher(config, inputs.meta, mesh, inputs.sizes, measure=measured_later)
+  return trained.teacher(config, inputs.meta, mesh, inputs.sizes, measure=measured_variables)
 
 
 def _frozen_statistics(variables: Any, frozen: Any) -> dict[str, str]:

@@ -51,7 +51,7 @@ def evaluate(
   return total
 
 
-def measured(task: Any, members: Any, found: Any) -> dict[str, float]:
+def compute_metrics(task: Any, members: Any, found: Any) -> dict[str, float]:
   """Returns the values of what `evaluate` gives, by name.
 
   Args:
@@ -138,7 +138,7 @@ def _evaluated(
   compiling.use_cache(config.compilation_cache)
   mesh = sharding.make_mesh(-1)  # the result is the same on any
   # Its statistics are measured on the training data of the run, whatever is evaluated.
-  measure = build.measured_later
+  measure = build.measured_variables
   found = trained.load(workdir, own, mesh, checkpoint, weights, splits, measure=measure)
   found = dataclasses.replace(found, config=config)
   skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
@@ -168,7 +168,7 @@ def _evaluated(
     split,
     found.step,
     int(np.min(total.examples)),
-    measured(found.task, found.members, total),
+    compute_metrics(found.task, found.members, total),
     of_weights(found.task.declared, ["raw"]),
   )
 

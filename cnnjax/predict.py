@@ -274,7 +274,13 @@ def load(
   configs.check_values(config)
   compiling.use_cache(config.compilation_cache)
   found = trained.load(
-    workdir, own, sharding.make_mesh(-1), checkpoint, weights, splits, measure=build.measured_later
+    workdir,
+    own,
+    sharding.make_mesh(-1),
+    checkpoint,
+    weights,
+    splits,
+    measure=build.measured_variables,
   )
   if found.members.several:
     raise UserError(f"{workdir} holds several runs ({', '.join(found.members.names)}): give it one")

@@ -1,4 +1,4 @@
-"""The training program: build, restore, loop, evaluate, report."""
+"""Trains a run: builds it, restores its newest checkpoint, loops, evaluates and reports."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from cnnjax.build import build, validate
 from cnnjax.checkpoints import trained_on
 from cnnjax.checkpoints import workdir as workdirs
 from cnnjax.errors import Stopped, UserError
-from cnnjax.evaluate import evaluate, measured
+from cnnjax.evaluate import compute_metrics, evaluate
 from cnnjax.runtime import compiling, processes
 from cnnjax.runtime.paths import PathLike, to_path
 from cnnjax.runtime.signals import catch_signals
@@ -28,7 +28,7 @@ STATISTICS_DUE = "statistics_due"
 
 
 class Run(NamedTuple):
-  """What the functions below work with."""
+  """The objects that the functions below share."""
 
   program: Program
   saved: checkpoints.Checkpoints
@@ -43,7 +43,7 @@ def train(
   splits: dict[str, data.Split] | None = None,
   teacher: Teacher | None = None,
 ) -> tuple[state.TrainState, dict[str, float], signal.Signals | None]:
-  """Trains what `config` says in `workdir`, going on where a run in it stopped.
+  """Trains a model as `config` says, and resumes the run in `workdir` if there is one.
 
   Without a `workdir` the run gets a fresh one under runs/. `splits` are those of
   `data.from_arrays`; they replace the data of `config.data`. `teacher` is a model to learn from,
@@ -72,7 +72,7 @@ def train(
   if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.length.total:
     raise UserError(
       f"the run in {workdir} is at step {reached:,} already, and epochs={config.epochs!r} ends at "
-      f"step {inputs.length.total:,}; give it more"
+      f"step {inputs.length.total:,}; raise epochs"
     )
   workdir = processes.made_by_first(lambda: workdirs.make(workdir, config))
   with (
@@ -83,7 +83,7 @@ def train(
     now, meta = resuming.begin(program, saved)
     if not now.steps_done:
       program.pictures.check_values(now)
-    if processes.is_first():  # a run that is finished trains on nothing new
+    if processes.is_first():  # a finished run trains on nothing new
       trained_on.write(workdir, before if program.finished(now) else history)
     with (
       catch_signals() as caught,
@@ -109,9 +109,9 @@ def train(
 
 
 def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainState:
-  """Steps from `now` to the end, or to the first signal; writes, evaluates and saves on the way.
+  """Trains from `now` to the end or the first signal; writes, evaluates and saves on the way.
 
-  `meta`: what was saved beside `now`, if it was.
+  `meta` is the metadata of the checkpoint that `now` was restored from; empty for a new run.
   """
   program, saved, out, stop, check_lock = run
   inputs, step = program.inputs, now.steps_done
@@ -128,7 +128,7 @@ def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainSt
     with out.trace.of(step, n):
       with saved_on_failure(run, now):
         feed = inputs.train.feed(step)
-      # It waits: a queue of steps would stand between a signal and its save.
+      # This waits for the steps to end: a queue of steps would delay the save after a signal.
       now = program.train_step(now, feed, n)
     step += n
     out.progress(step, functools.partial(program.training_metrics, now))
@@ -136,13 +136,13 @@ def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainSt
 
     last = step == inputs.length.total
     due = {name: last or step % steps == 0 for name, steps in program.every.items()}
-    measured = due["eval"] or step % per_epoch == 0
-    due["log"] |= measured or step == 1  # the first: the loss before anything was learnt
+    of_epoch = due["eval"] or step % per_epoch == 0
+    due["log"] |= of_epoch or step == 1  # step 1: the loss before anything is learnt
     if not any(due.values()):
       continue
     diagnose.check_finite(program, now, saved)
     if due["log"]:
-      found = program.training_metrics(now, of_epoch=measured)
+      found = program.training_metrics(now, of_epoch=of_epoch)
       out.write_training(step, {**found, **inputs.train.waits()})
       now = now.replace(window=program.no_metrics())
     if due.get("health") and not last:
@@ -153,16 +153,18 @@ def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainSt
       now = checkpoint(run, now)
     out.restart_clock(step)
   check_lock()
-  if stop() or program.finished(now):  # whenever it came; a step that is saved is left alone
+  if stop() or program.finished(
+    now
+  ):  # the signal may come at any step; a saved step is not saved again
     diagnose.check_finite(program, now, saved)
     save(run, now)
   return now
 
 
 def save(run: Run, now: state.TrainState, *due: str) -> None:
-  """Saves `now` at once: statistics that take batches to measure are noted as not measured.
+  """Saves `now` at once, and notes which batch statistics are not measured.
 
-  `due`: what the run that goes on has to do first.
+  `due` names what the resumed run has to do first: keys of the metadata.
   """
   meta = {**run.program.inputs.meta, **dict.fromkeys(due, True)}
   meta[checkpoints.UNMEASURED] = run.program.to_measure(now)
@@ -171,24 +173,24 @@ def save(run: Run, now: state.TrainState, *due: str) -> None:
 
 @contextlib.contextmanager
 def saved_on_failure(run: Run, now: state.TrainState, *due: str) -> Iterator[None]:
-  """Saves `now` if the work inside fails, as for images that cannot be read."""
+  """Saves `now` if the body raises UserError, for example because images cannot be read."""
   try:
     yield
   except UserError:
-    # One process of several cannot save alone; the last checkpoint stands, and all end.
+    # One process of several cannot save alone: all end, and the last checkpoint remains.
     if now.steps_done and not processes.several():
       save(run, now, *due)
     raise
 
 
 def checkpoint(run: Run, now: state.TrainState) -> state.TrainState:
-  """Saves `now` with all that whoever reads it needs, and returns it so.
+  """Measures the batch statistics of `now`, saves it with them, and returns it.
 
-  Where measuring that has to be broken off, it is done when the run goes on.
+  If a signal interrupts, `now` is saved as it is, and the resumed run measures them first.
   """
   try:
     with saved_on_failure(run, now, STATISTICS_DUE):
-      after = run.program.measured(now, run.stop)
+      after = run.program.with_measured_batch_stats(now, run.stop)
   except Stopped:
     run.check_lock()
     save(run, now, STATISTICS_DUE)
@@ -199,38 +201,39 @@ def checkpoint(run: Run, now: state.TrainState) -> state.TrainState:
 
 
 def save_measured(run: Run, now: state.TrainState, metrics: dict[str, float]) -> None:
-  """Saves what `Program.measured` gave, in place of what was saved because it was broken off."""
+  """Saves a state with measured batch statistics; replaces what an interrupted run saved of it."""
   meta = {**run.program.inputs.meta, checkpoints.UNMEASURED: []}
   run.saved.save(now, meta, metrics, replace=True)
 
 
 def assess(run: Run, now: state.TrainState, *, keep: bool) -> state.TrainState:
-  """`now` after an evaluation, saved if it is to be kept, or so that the best one can be.
+  """Evaluates `now`, and returns it with its monitor updated.
 
-  Where that has to be broken off, `now` is saved, and evaluated when the run goes on.
+  Saves it if `keep`, or if the monitored metric was evaluated, as it may be the best one. If a
+  signal interrupts, `now` is saved as it is, and the resumed run evaluates it first.
   """
   program = run.program
   try:
     with saved_on_failure(run, now, DUE):
-      after = program.measured(now, run.stop)
-    # The test split stands in where there is no validation split, to be seen, not to choose by.
+      after = program.with_measured_batch_stats(now, run.stop)
+    # Without a validation split this is the test split, which is reported but chooses nothing.
     split = next(iter(program.inputs.evaluations))
-    measured = measure(run, after, split)
+    metrics = evaluate_split(run, after, split)
   except Stopped:
     run.check_lock()
     save(run, now, DUE)
     return now
-  after = program.watched(after, measured)
-  if keep or program.config.monitor in measured:
+  after = program.with_monitor(after, metrics)
+  if keep or program.config.monitor in metrics:
     run.check_lock()
-    save_measured(run, after, measured)
+    save_measured(run, after, metrics)
   return after
 
 
 def conclude(run: Run, now: state.TrainState) -> state.TrainState:
-  """Evaluates the state that is the result on all splits, unless that is done; returns it.
+  """Evaluates the result of the run on all splits, where that is not done yet, and returns it.
 
-  It is the last one; where early stopping restores the best, the best one.
+  The result is the last state, or the best one where early stopping restores it.
   """
   program, saved, out, _, _ = run
   result, stopping = now, program.config.early_stopping
@@ -238,17 +241,20 @@ def conclude(run: Run, now: state.TrainState) -> state.TrainState:
     saved.wait()
     if saved.find("best") != now.steps_done:
       result = resuming.restored(program, saved, "best")
-  # What was measured on the way is of the last step, and the test split comes last.
+  # The test split is evaluated last: once it is written, all splits are. Splits evaluated during
+  # training count only if the result is the last state.
   concluded = out.has(now.steps_done, "test")
-  with contextlib.suppress(Stopped):  # the rest is done when the run is started once more
+  with contextlib.suppress(Stopped):  # the rest is evaluated when the run is started again
     for split in program.inputs.evaluations:
       if not (concluded or (result is now and out.has(now.steps_done, split))):
-        measure(run, result, split, at=now.steps_done)
+        evaluate_split(run, result, split, at=now.steps_done)
   return result
 
 
-def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) -> dict[str, float]:
-  """The metrics of a split, of the weights and their averages, written as of step `at`."""
+def evaluate_split(
+  run: Run, now: state.TrainState, split: str, at: int | None = None
+) -> dict[str, float]:
+  """Returns the metrics of a split, of the weights and their averages; writes them at step `at`."""
   program, inputs, step = run.program, run.program.inputs, now.steps_done
   sums, pictures = {}, {}
   for weights, variables in program.weights(now).items():
@@ -258,8 +264,8 @@ def measure(run: Run, now: state.TrainState, split: str, at: int | None = None) 
       sums[weights] = evaluate(program.eval_step, variables, batches, size, run.stop)
       pictures[weights] = program.pictures.taken(variables, now.seed, split)
   found = {}
-  for weights, summed in sums.items():  # all of them or none, also where it was broken off
+  for weights, summed in sums.items():  # an interrupted evaluation writes none of them
     run.out.write_pictures(at or step, split, weights, pictures[weights])
-    metrics = measured(program.task, program.members, summed)
+    metrics = compute_metrics(program.task, program.members, summed)
     found |= run.out.write_evaluation(at or step, split, weights, metrics, of=step)
   return found

@@ -112,7 +112,7 @@ def load(
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
     splits: what the run was given by `data.from_arrays`, if it was.
-    measure: how, `build.measured_later`.
+    measure: how, `build.measured_variables`.
 
   Raises:
     UserError: there is no such checkpoint or average, it is of another model, or its batch
@@ -169,7 +169,7 @@ def _measured(
   # Those of before this was noted may be of an earlier step: all of them are measured anew.
   noted = saved.meta(step).get(checkpoints.UNMEASURED)
   fresh = noted is not None and weights not in noted
-  if fresh or not averaging.measured(weights, config):
+  if fresh or not averaging.needs_measuring(weights, config):
     return None
   try:
     return measure(step, weights)

@@ -392,9 +392,9 @@ def test_what_is_measured_later_is_measured_on_the_images_of_the_run(trained, fo
   asked, meta = [], checkpoints.Checkpoints.meta
   unmeasured = lambda *args: {**meta(*args), checkpoints.UNMEASURED: ["raw"]}
   monkeypatch.setattr(checkpoints.Checkpoints, "meta", unmeasured)
-  monkeypatch.setattr(averaging, "measured", lambda *_: True)
+  monkeypatch.setattr(averaging, "needs_measuring", lambda *_: True)
   noted = lambda _, config, *args, **given: asked.append(config.data.path)
-  monkeypatch.setattr(build, "measured_later", noted)
+  monkeypatch.setattr(build, "measured_variables", noted)
   evaluate.evaluate_checkpoint(trained, "all", **{"data.path": str(folder / "test")})
   assert asked == [str(folder / "train")]
 

@@ -127,11 +127,11 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
     saved.wait()
     slow = saved.arrays(4, "averages", now.step.sharding)["slow"]["params"]
     assert same_bits(slow, optim.averaged(config.optim, moved, now.params))
-  measure = build.measured_later
+  measure = build.measured_variables
   read = lambda *weights: trained.load(
     tmp_path, config, program.mesh, "last", *weights, measure=measure
   )
-  found, measured = read(), program.measured(now)
+  found, measured = read(), program.with_measured_batch_stats(now)
   assert found.meta["unmeasured"] == ["raw", "swa"]
   assert same_bits(read("swa").variables, program.weights(measured)["swa"])
   assert same_bits(found.variables, measured.averages["slow"])
@@ -160,7 +160,7 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_when_the_run_goes_on(
     os.kill(os.getpid(), signal.SIGTERM)
     raise Stopped
 
-  monkeypatch.setattr(Program, "measured", interrupted)
+  monkeypatch.setattr(Program, "with_measured_batch_stats", interrupted)
   train.train(config, tmp_path)
   store = lambda: checkpoints.Checkpoints(tmp_path, monitor=config.monitor, read_only=True)
   assert store().meta(4)["unmeasured"] == ["swa"]

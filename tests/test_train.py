@@ -173,7 +173,7 @@ def test_a_program_of_several_steps_ends_where_the_batches_change(tiny, tmp_path
     return now.replace(step=now.step + n)
 
   monkeypatch.setattr(Program, "train_step", noted)
-  monkeypatch.setattr(train, "measure", lambda *_, **__: {})
+  monkeypatch.setattr(train, "evaluate_split", lambda *_, **__: {})
   images = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), dtype=np.uint8)
   given = images, np.arange(100) % 3
   train.train(config, tmp_path, data.from_arrays(given, given))
@@ -378,8 +378,8 @@ def test_nothing_is_saved_once_another_run_has_the_workdir(
   def check_lock():
     raise UserError("another run is in it")
 
-  monkeypatch.setattr(Program, "measured", measured)
-  monkeypatch.setattr(train, "measure", lambda *_: {})
+  monkeypatch.setattr(Program, "with_measured_batch_stats", measured)
+  monkeypatch.setattr(train, "evaluate_split", lambda *_: {})
   do = {"checkpoint": train.checkpoint, "assess": functools.partial(train.assess, keep=True)}[what]
   program = build.build(tiny())
   with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:

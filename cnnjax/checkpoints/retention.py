@@ -35,8 +35,8 @@ class Keep:
     steps = list(scores)
     if self.last == -1 or len(steps) <= max(self.last, self.best):
       return set(steps)
-    measured = [step for step in steps if scores[step] is not None]
-    by_score = sorted(measured, key=lambda step: (-scores[step], step))
+    scored = [step for step in steps if scores[step] is not None]
+    by_score = sorted(scored, key=lambda step: (-scores[step], step))
     stay = {*steps[len(steps) - self.last :], *by_score[: self.best]}
     return stay | {step for step in steps if self.every and step % self.every == 0}
 

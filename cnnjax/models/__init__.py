@@ -32,7 +32,7 @@ from cnnjax.models import (  # noqa: F401
 )  # fmt: skip
 from cnnjax.models.backbone import Backbone
 from cnnjax.models.features import FeatureInfo, feature_info, features
-from cnnjax.models.forward import Passed, forward, forward_in_training, init
+from cnnjax.models.forward import ForwardPass, forward, forward_in_training, init
 from cnnjax.models.registry import (
   Rate,
   Scale,
@@ -47,7 +47,7 @@ from cnnjax.models.registry import (
 from cnnjax.models.summary import Summary, summarize
 
 __all__ = [
-  "Backbone", "FeatureInfo", "Passed", "Rate", "Scale", "Size", "Summary",
+  "Backbone", "FeatureInfo", "ForwardPass", "Rate", "Scale", "Size", "Summary",
   "create", "feature_info", "features", "fields", "forward", "forward_in_training",
   "init", "is_registered", "lookup", "names", "register", "summarize",
 ]  # fmt: skip

@@ -1,9 +1,10 @@
 """Controls batch norm from outside the models: frozen, ghost batches, measured statistics.
 
-No model knows of it: `treated` intercepts the calls of nn.BatchNorm in any model.
-Moments are trees like the collection batch_stats whose leaves are {"mean", "mean_square"}, the
-float32 means over a batch of each channel of a module's input and of its square, and "momentum".
-For blocks in a scan all have a leading axis of blocks.
+`batch_norm_mode` intercepts the calls of nn.BatchNorm in any model, so models need no code for it.
+
+Moments are trees like the collection batch_stats, but each module has the leaves "mean" and
+"mean_square", the float32 means over a batch of each channel of its input and of its square, and
+"momentum". Blocks in a scan add a leading axis of blocks to all of them.
 """
 
 import contextlib
@@ -21,20 +22,22 @@ Tree = Mapping[str, Any]  # nested; variables of modules
 Frozen = Callable[[str], bool]  # of the path of a module, such as "stage1_block1/norm1"
 
 
-def treated(
+def batch_norm_mode(
   frozen: Frozen | None = None, ghost: int | None = None
 ) -> contextlib.AbstractContextManager:
-  """Changes the nn.BatchNorm modules that `model.apply` calls in training inside this context.
+  """Changes how nn.BatchNorm runs when `model.apply` is called in training inside this context.
 
-  - `frozen(path)` true: as in evaluation, by the running statistics, which do not move.
-  - `ghost`: normalises consecutive groups of so many examples by their own statistics
-    (arXiv:1705.08741 section 4.1); the running ones move towards the mean over the groups, one step
-    per batch (the paper's algorithm 1 takes one per group).
-  - "moments" among the mutable collections: each module that is not frozen leaves the moments of
-    its batch there, of the whole batch also with `ghost`. `scan_blocks` passes them on.
+  - Where `frozen(path)` is true, a module normalises by its running statistics, as in evaluation,
+    and does not update them.
+  - With `ghost`, groups of this many consecutive examples are normalised by their own statistics
+    (arXiv:1705.08741 section 4.1). The running statistics are updated once per batch, by the mean
+    over the groups (the paper's algorithm 1 updates them once per group).
+  - If the collection "moments" is mutable, each module that is not frozen writes the moments of its
+    batch into it; with `ghost` too, they are those of the whole batch. `scan_blocks` passes them
+    on.
 
-  All other modules, and all in initialisation and evaluation, run unchanged. The context acts while
-  a program is traced: enter it inside the function that is jitted.
+  Other modules run unchanged, and so do all modules in initialisation and evaluation. The context
+  acts while a program is traced: enter it inside the jitted function.
 
   Raises:
     UserError: `ghost` does not divide the batch.
@@ -67,7 +70,7 @@ def _evaluates(
 
 
 def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  # The sums of nn.BatchNorm, so that XLA computes them once for both.
+  # The same sums as in nn.BatchNorm, so that XLA computes them only once.
   x = x.astype(jnp.float32)
   axes = tuple(range(x.ndim - 1))
   return x.mean(axes), jax.lax.square(x).mean(axes)
@@ -78,7 +81,7 @@ def _variance(mean: jax.Array, mean_square: jax.Array) -> jax.Array:
 
 
 def _normalized(module: nn.BatchNorm, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-  """Normalises by given statistics, operation by operation as nn.BatchNorm does."""
+  """Normalises x by the given statistics, with the same operations as nn.BatchNorm."""
   multiplier = jax.lax.rsqrt(var + module.epsilon)
   args = [x]
   if module.use_scale:
@@ -98,12 +101,12 @@ def _by_groups(module: nn.BatchNorm, x: jax.Array, ghost: int) -> jax.Array:
   var = _variance(mean, mean_square)
   for name, value in dict(mean=mean, var=var).items():
     old = module.get_variable("batch_stats", name)
-    module.put_variable("batch_stats", name, _moved(old, value.mean(0), module.momentum))
+    module.put_variable("batch_stats", name, _moving_average(old, value.mean(0), module.momentum))
   y = jax.vmap(lambda *group: _normalized(module, *group))(groups, mean, var)
   return y.reshape(x.shape)
 
 
-def _moved(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:
+def _moving_average(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:
   return momentum * old + (1 - momentum) * new
 
 
@@ -119,13 +122,15 @@ def check_ghost(ghost: int, batch: int) -> None:
 
 
 def pooled(moments: Tree | Sequence[Tree], batch_stats: Tree | None = None) -> Tree:
-  """Returns the statistics of equal batches as one population: mean and variance.
+  """Returns mean and variance over batches of equal size, taken as one population.
 
-  For precise batch norm (arXiv:2105.07576 section 3; fvcore's update_bn_stats too lets each module
-  see a batch normalised by the batch) and the last pass of SWA (arXiv:1803.05407 section 3.2).
+  Used by precise batch norm (arXiv:2105.07576 section 3; as in fvcore's update_bn_stats, the inputs
+  of each module were normalised by their own batch) and by the last pass of SWA (arXiv:1803.05407
+  section 3.2).
 
-  `moments`: a list of trees, or one whose leaves have an axis of batches in front. Modules without
-  moments (frozen) keep those of `batch_stats`, and are left out if it is None.
+  `moments` is a list of trees, or one tree whose leaves have a leading axis of batches. Frozen
+  modules have no moments: they keep the statistics of `batch_stats`, and are left out if it is
+  None.
   """
   moments = _mean_over_batches(moments)
   return _with(
@@ -135,10 +140,10 @@ def pooled(moments: Tree | Sequence[Tree], batch_stats: Tree | None = None) -> T
   )
 
 
-def moved(batch_stats: Tree, moments: Tree | Sequence[Tree]) -> Tree:
-  """Returns running statistics after one update by the pooled moments, as by one large batch.
+def updated(batch_stats: Tree, moments: Tree | Sequence[Tree]) -> Tree:
+  """Returns the running statistics after one update by the pooled moments, as by one large batch.
 
-  `moments` as in `pooled`, or of one batch. Modules without them (frozen) stay as they are.
+  `moments` are as in `pooled`, or of one batch. Frozen modules have none and keep their statistics.
   """
 
   def update(old: Tree, m: Tree) -> Tree:
@@ -147,8 +152,9 @@ def moved(batch_stats: Tree, moments: Tree | Sequence[Tree]) -> Tree:
     momentum = m["momentum"][..., None]
     var = _variance(m["mean"], m["mean_square"])
     return {
-      "mean": _moved(old["mean"], m["mean"], momentum), "var": _moved(old["var"], var, momentum)
-    }  # fmt: skip
+      "mean": _moving_average(old["mean"], m["mean"], momentum),
+      "var": _moving_average(old["var"], var, momentum),
+    }
 
   if not isinstance(moments, Mapping):
     moments = _mean_over_batches(moments)
@@ -171,7 +177,7 @@ def _with(batch_stats: Tree, update: Callable[[Tree, Tree], Tree], moments: Tree
 
 
 def _by_module(tree: Tree) -> dict[tuple[str, ...], dict[str, Any]]:
-  """Returns {path: {name of a variable: value}} of the modules that own a variable."""
+  """Returns {path: {name of a variable: value}} for each module that has variables of its own."""
   modules: dict[tuple[str, ...], dict[str, Any]] = {}
   for (*path, name), value in flatten_dict(tree).items():
     modules.setdefault(tuple(path), {})[name] = value
@@ -179,10 +185,15 @@ def _by_module(tree: Tree) -> dict[tuple[str, ...], dict[str, Any]]:
 
 
 def frozen_modules(params: Tree, batch_stats: Tree, frozen: Tree) -> Frozen:
-  """Returns the function `frozen` of `treated`: a batch norm is frozen if all its parameters are.
+  """Returns the function `frozen` for `batch_norm_mode`.
 
-  One without parameters goes by the nearest module around it that has some. `frozen` is true or
-  false for each of `params` (`optim.masks.frozen`); the trees may be of shapes.
+  A batch norm is frozen if all its parameters are; one without parameters follows the nearest
+  module around it that has some.
+
+  Args:
+    params: the parameters, or their shapes.
+    batch_stats: the statistics, or their shapes.
+    frozen: a tree like `params`, true where a parameter is frozen; see `optim.masks.frozen`.
   """
   flags = flatten_dict(jax.tree.map(lambda _, flag: bool(flag), params, frozen))
 

@@ -18,12 +18,12 @@ READ_OUT = ("aux_logits", "features", "intermediates", "moments", "perturbations
 _RESERVED = ("count",)  # beside the collections of an average; see optim/averaging.py
 
 
-class Passed(NamedTuple):
+class ForwardPass(NamedTuple):
   """What a forward pass in training gives."""
 
   outputs: Any  # float32, of a classifier the logits [batch, num_classes]
-  moved: dict[str, Any]  # all collections but the parameters, after the pass
-  kept: dict[str, Any]  # auxiliary logits, and the collections that were asked for
+  collections: dict[str, Any]  # all collections but the parameters, after the pass
+  extra: dict[str, Any]  # auxiliary logits, and the collections that were asked for
 
 
 def init(model: nn.Module, key: jax.Array, images: jax.Array) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def forward_in_training(
   images: jax.Array,
   key: jax.Array | None,
   keep: Sequence[str] = (),
-) -> Passed:
+) -> ForwardPass:
   """Runs the model in training mode. Every such pass goes through here: all move the same.
 
   Args:
@@ -79,10 +79,10 @@ def forward_in_training(
     rngs=None if key is None else {"dropout": key},
     mutable=[*before, "aux_logits", *keep],
   )
-  moved = {name: found.get(name, tree) for name, tree in before.items()}
-  kept = {name: tree for name, tree in found.items() if name not in before}
-  kept["aux_logits"] = _in_float32(kept.get("aux_logits", {}))
-  return Passed(_in_float32(outputs), moved, kept)
+  collections = {name: found.get(name, tree) for name, tree in before.items()}
+  extra = {name: tree for name, tree in found.items() if name not in before}
+  extra["aux_logits"] = _in_float32(extra.get("aux_logits", {}))
+  return ForwardPass(_in_float32(outputs), collections, extra)
 
 
 def _in_float32(tree: Any) -> Any:

@@ -29,7 +29,7 @@ WEIGHTS = ("raw", "ema", "swa", "schedule_free")  # the weights to evaluate; raw
 SLOW = "slow"
 
 
-def measured(weights: str, config: ConfigDict) -> bool:
+def needs_measuring(weights: str, config: ConfigDict) -> bool:
   """Whether an evaluation of these weights needs measured batch statistics.
 
   Takes the whole config.

@@ -186,13 +186,13 @@ class Task:
     return declared(self, self.more_metrics)
 
   @property
-  def measured_names(self) -> tuple[str, ...]:
+  def eval_metric_names(self) -> tuple[str, ...]:
     """The names of the metrics of an evaluation."""
     collected = self.COLLECTED if self.can_collect() else ()
     return (*self.eval_collection.__annotations__, *(metric.name for metric in collected))
 
   @functools.cached_property
-  def measured(self) -> type[Collection]:
+  def full_collection(self) -> type[Collection]:
     """Its collection, with the registered metrics that are chosen."""
     own = self.collection
     more = {name: Average.from_output(name) for name in self.more_metrics}
@@ -201,7 +201,7 @@ class Task:
   @property
   def eval_collection(self) -> type[Collection]:
     """The collection of `eval_metrics`."""
-    return self.measured
+    return self.full_collection
 
   def metrics(
     self, outputs: Any, targets: Any, losses: jax.Array, mask: jax.Array | None = None
@@ -212,7 +212,7 @@ class Task:
       name: registry.part("metric", name, self.name).value(self, outputs, targets)
       for name in self.more_metrics
     }
-    return self.measured.single_from_model_output(
+    return self.full_collection.single_from_model_output(
       loss=losses, mask=mask, **self.outputs(outputs, targets), **more
     )
 

@@ -73,7 +73,7 @@ def trace(program: Program, saved: checkpoints.Checkpoints, bad: int) -> str:
       grads, opt_state, params, rate_scale=now.rate_scale, step=now.step, grad_fn=lambda *_: grads
     )[0]
 
-  with program.treated():
+  with program.batch_norm_mode():
     return health.trace(
       program.model,
       lambda logits, examples, updated: scale * program.losses(logits, examples, updated),

@@ -57,7 +57,7 @@ class Pictures:
       program = self.program
       now, batch = program.shapes
       found = jax.eval_shape(self._draw, now.variables, now.seed, batch)
-      check(self._who, found, program.task.measured_names, ("raw", *program.averages.names))
+      check(self._who, found, program.task.eval_metric_names, ("raw", *program.averages.names))
 
   def check_values(self, now: Any) -> None:
     """Raises UserError where pictures of a state that has learnt nothing leave [0, 1]."""
@@ -111,13 +111,13 @@ class Pictures:
     return found
 
 
-def check(who: str, found: Any, measured: Iterable[str], weights: Iterable[str]) -> None:
+def check(who: str, found: Any, metrics: Iterable[str], weights: Iterable[str]) -> None:
   """Raises UserError unless the shapes of pictures by name are such as a sink can show.
 
   Args:
     who: returned them, as a person calls it, such as "task.name=gan".
     found: their shapes by name, as `jax.eval_shape` gives them.
-    measured: the names of the metrics, which are written beside them.
+    metrics: the names of the metrics, which are written beside them.
     weights: that are evaluated, such as "raw" and "ema".
   """
   if not isinstance(found, dict):
@@ -141,7 +141,7 @@ def check(who: str, found: Any, measured: Iterable[str], weights: Iterable[str])
         "255"
       )
   names = [named(w, name) for w in weights for name in found]
-  taken = [*names, *(named(w, metric) for w in weights for metric in measured)]
+  taken = [*names, *(named(w, metric) for w in weights for metric in metrics)]
   if twice := [name for name in names if taken.count(name) > 1]:
     raise UserError(
       f"the picture {twice[0]!r} of {who} has the name of a metric or of another picture: choose "

@@ -108,13 +108,13 @@ class Program:
     teach = self.teacher.teach if self.teacher else None
     return steps.preparer(self.task, augment.create(self.config.augment), self.normalize, teach)
 
-  def treated(self) -> contextlib.AbstractContextManager:
-    """How batch norms are treated in training."""
+  def batch_norm_mode(self) -> contextlib.AbstractContextManager:
+    """Returns the context that sets how batch norms run in training."""
     frozen, ghost = None, self.config.batch_norm.ghost
     if self.frozen is not None:
       shapes = state.abstract_variables(self.model, self.inputs.image_shape, self.mesh)
       frozen = batch_stats.frozen_modules(shapes["params"], shapes["batch_stats"], self.frozen)
-    return batch_stats.treated(frozen=frozen, ghost=ghost)
+    return batch_stats.batch_norm_mode(frozen=frozen, ghost=ghost)
 
   @functools.cached_property
   def losses(self) -> Callable:
@@ -128,7 +128,7 @@ class Program:
       self.losses,
       accumulate=self.config.accumulate,
       matched=self.config.batch_norm.accumulated == "matched",
-      treated=self.treated,
+      batch_norm_mode=self.batch_norm_mode,
       frozen=self.frozen,
       gather=self.gather,
     )
@@ -229,7 +229,7 @@ class Program:
   @functools.cached_property
   def moments_step(self) -> Callable:
     """(variables, seed, step, feed) -> moments of the batch norms."""
-    one = steps.moments_step(self.model, self.prepare, self.treated)
+    one = steps.moments_step(self.model, self.prepare, self.batch_norm_mode)
     take = self.inputs.train.take
 
     def run(variables: Any, seed: Any, step: Any, feed: Any, constants: Any) -> Any:
@@ -275,12 +275,12 @@ class Program:
     """Whether the run is at its end, or was stopped early."""
     return now.steps_done >= self.inputs.length.total or monitor.stopped(now.monitor, self.config)
 
-  def watched(self, now: state.TrainState, measured: dict[str, float]) -> state.TrainState:
-    """`now` after an evaluation: what follows the monitored metric moves."""
+  def with_monitor(self, now: state.TrainState, metrics: dict[str, float]) -> state.TrainState:
+    """Returns `now` with its monitor updated by the metrics of an evaluation."""
     config = self.config
-    if config.monitor not in measured:  # there is no validation split, or no SWA yet
+    if config.monitor not in metrics:  # there is no validation split, or no SWA yet
       return now
-    return now.replace(monitor=monitor.update(now.monitor, measured[config.monitor], config))
+    return now.replace(monitor=monitor.update(now.monitor, metrics[config.monitor], config))
 
   def weights(self, now: state.TrainState) -> dict[str, Any]:
     """The variables that are evaluated: `raw`, and the averages that there are."""
@@ -302,9 +302,9 @@ class Program:
     """The weights whose batch statistics are measured for an evaluation: precise BN, SWA."""
     if not jax.tree.leaves(now.batch_stats):
       return []
-    return [name for name in self.weights(now) if averaging.measured(name, self.config)]
+    return [name for name in self.weights(now) if averaging.needs_measuring(name, self.config)]
 
-  def measured(
+  def with_measured_batch_stats(
     self, now: state.TrainState, stop: Callable[[], Any] = lambda: None
   ) -> state.TrainState:
     """Returns `now` with averages and batch statistics of its step.
@@ -337,11 +337,11 @@ class Program:
     def examine(now: Any, feed: Any, constants: Any) -> dict[str, jax.Array]:
       batch = self.inputs.train.take(feed, now.step)
       examples = self.parts.examples(now, batch, constants)
-      moved = stepping.update(self.parts, now, examples)
-      with self.treated():
+      result = stepping.update(self.parts, now, examples)
+      with self.batch_norm_mode():
         images = examples.images.reshape(-1, *self.inputs.image_shape)  # all views
         dead = health.dead_units(self.model, now.variables, images, examples.key)
-      return health.by_layer(now.params, moved.grads, moved.updates) | dead
+      return health.by_layer(now.params, result.grads, result.updates) | dead
 
     return self.compiler.jit(examine)
 

@@ -152,7 +152,7 @@ def _check_collections(
 ) -> None:
   """Raises UserError unless a training pass keeps the names, shapes and types of its variables."""
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-  run = lambda *args: models.forward_in_training(model, *args, jax.random.key(0)).moved
+  run = lambda *args: models.forward_in_training(model, *args, jax.random.key(0)).collections
   described = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   for name, tree in jax.eval_shape(run, variables, images).items():
     if described(tree) != described(variables[name]):

@@ -4,9 +4,9 @@ A kind of step is a function that takes the `Parts` of a run and returns the pur
 (state, batch, constants) -> state. The standard one says it in three calls, which another one makes
 in its own way and order:
 
-    examples = parts.examples(state, batch, constants)   # augmented, normalised, with targets
-    moved = update(parts, state, examples)               # the gradient, and what the optimizer does
-    return advance(parts, state, moved)                  # averages, sums, checks, the next step
+    examples = parts.examples(state, batch, constants)  # augmented, normalised, with targets
+    result = update(parts, state, examples)             # the gradient, and what the optimizer does
+    return advance(parts, state, result)                # averages, sums, checks, the next step
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class Parts:
     return self.prepare(state.seed, state.step, batch, constants)
 
 
-class Moved(NamedTuple):
+class StepResult(NamedTuple):
   """The results of a step, before the state takes them."""
 
   variables: dict[str, Any]  # all collections, as they are after it
@@ -63,15 +63,15 @@ class Moved(NamedTuple):
   extra: dict[str, Any] | None = None  # None: it stays
 
 
-def update(parts: Parts, state: TrainState, examples: steps.Examples) -> Moved:
+def update(parts: Parts, state: TrainState, examples: steps.Examples) -> StepResult:
   """Returns the results of a step of gradient descent from `state`."""
   scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
-  def grads_at(params: Any) -> tuple[Any, steps.Seen]:
-    grads, seen = parts.gradients(params, state.others, examples, scale)
-    return (grads if state.loss_scale is None else optax.tree.scale(1 / scale, grads)), seen
+  def grads_at(params: Any) -> tuple[Any, steps.TrainingPass]:
+    grads, result = parts.gradients(params, state.others, examples, scale)
+    return (grads if state.loss_scale is None else optax.tree.scale(1 / scale, grads)), result
 
-  grads, seen = grads_at(state.params)
+  grads, result = grads_at(state.params)
   updates, opt_state = parts.optimizer.update(
     grads,
     state.opt_state,
@@ -80,9 +80,9 @@ def update(parts: Parts, state: TrainState, examples: steps.Examples) -> Moved:
     step=state.step,  # the optimizer's own count stands still where float16 leaves a step out
     grad_fn=lambda params, _: grads_at(params)[0],
   )
-  variables = {**seen.moved, "params": optax.apply_updates(state.params, updates)}
-  metrics = parts.task.metrics(seen.outputs, examples.targets, seen.losses)
-  return Moved(variables, opt_state, grads, updates, metrics, seen.losses)
+  variables = {**result.collections, "params": optax.apply_updates(state.params, updates)}
+  metrics = parts.task.metrics(result.outputs, examples.targets, result.losses)
+  return StepResult(variables, opt_state, grads, updates, metrics, result.losses)
 
 
 def descend(
@@ -118,25 +118,25 @@ def descend(
   return state.replace(variables=variables, opt_state=opt_state), updates
 
 
-def advance(parts: Parts, state: TrainState, moved: Moved) -> TrainState:
+def advance(parts: Parts, state: TrainState, result: StepResult) -> TrainState:
   """Returns the state after a step: with its averages and sums, one step on.
 
   A step that is not finite is noted; where a loss scale comes down for it, it is left out.
   """
   begins = state.step % parts.steps_per_epoch == 0
   state = state.replace(epoch=jax.tree.map(lambda x: jnp.where(begins, 0, x), state.epoch))
-  totals = health.totals(state.params, moved.grads, moved.updates)
+  totals = health.totals(state.params, result.grads, result.updates)
   norms = steps.Norms.single_from_model_output(**totals)
-  others = {name: tree for name, tree in moved.variables.items() if name != "params"}
+  others = {name: tree for name, tree in result.variables.items() if name != "params"}
   found = {
-    "variables": moved.variables,
-    "opt_state": moved.opt_state,
-    "averages": parts.averaging.update(state.averages, moved.variables, state.step + 1),
-    "window": state.window.merge(steps.Window(moved.metrics, norms)),
-    "epoch": state.epoch.merge(moved.metrics),
-    "extra": state.extra if moved.extra is None else moved.extra,
+    "variables": result.variables,
+    "opt_state": result.opt_state,
+    "averages": parts.averaging.update(state.averages, result.variables, state.step + 1),
+    "window": state.window.merge(steps.Window(result.metrics, norms)),
+    "epoch": state.epoch.merge(result.metrics),
+    "extra": state.extra if result.extra is None else result.extra,
   }
-  loss_finite = jnp.isfinite(moved.losses.mean())
+  loss_finite = jnp.isfinite(result.losses.mean())
   finite = loss_finite & _all_finite((totals, others))
   bad = ~finite
   if state.loss_scale is not None:

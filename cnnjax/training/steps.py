@@ -34,12 +34,12 @@ class Examples:
 
 
 @flax.struct.dataclass
-class Seen:
+class TrainingPass:
   """The results of a forward pass in training, beside the gradient."""
 
   outputs: Any  # of the network, float32 [batch, ...]: of a classifier the logits
   losses: jax.Array  # [batch] float32
-  moved: Any  # all collections but the parameters, after it
+  collections: Any  # all collections but the parameters, after the pass
   moments: Any  # of the batch norms, where they are asked for
 
 
@@ -196,11 +196,11 @@ def gradients(
   *,
   accumulate: int = 1,
   matched: bool = False,
-  treated: Callable[[], contextlib.AbstractContextManager] = norms.treated,
+  batch_norm_mode: Callable[[], contextlib.AbstractContextManager] = norms.batch_norm_mode,
   frozen: Any = None,
   gather: Callable[[Any], Any] | None = None,
 ) -> Callable:
-  """Returns the pure function (params, others, examples, scale) -> (grads, Seen).
+  """Returns the pure function (params, others, examples, scale) -> (grads, TrainingPass).
 
   `others` are the variables that are no parameters, by collection.
 
@@ -209,7 +209,7 @@ def gradients(
     loss: what `losses` returns.
     accumulate: micro-batches that the examples are taken in, one after another.
     matched: batch statistics move once, by those of all micro-batches together; else by each.
-    treated: how batch norms are treated while the model runs; see `models.batch_stats.treated`.
+    batch_norm_mode: the context that the model runs in, `models.batch_stats.batch_norm_mode`.
     frozen: a tree like params, true where no gradient is taken.
     gather: what `sharding.gatherer` returns, where the parameters lie in parts.
   """
@@ -220,12 +220,13 @@ def gradients(
       params = checkpoint_name(gather(params), "whole")
     if frozen is not None:
       params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
-    with treated():
+    with batch_norm_mode():
       variables = {**others, "params": params}
       passed = passed_in_training(model, variables, examples, keep)
-    losses = loss(passed.outputs, examples, passed.kept)
-    seen = Seen(passed.outputs, losses, passed.moved, passed.kept.get("moments", {}))
-    return losses.mean() * scale, seen
+    losses = loss(passed.outputs, examples, passed.extra)
+    moments = passed.extra.get("moments", {})
+    result = TrainingPass(passed.outputs, losses, passed.collections, moments)
+    return losses.mean() * scale, result
 
   if gather:  # the backward pass collects each parameter anew, and none is kept for it
     policy = jax.checkpoint_policies.save_anything_except_these_names("whole")
@@ -253,23 +254,25 @@ def gradients(
         so_far = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(total))
         images = jnp.where(so_far > jnp.inf, so_far.astype(examples.images.dtype), examples.images)
         examples = examples.replace(images=images)
-      grads, seen = grad(params, others, examples, scale)
-      moved = {**seen.moved, "batch_stats": others["batch_stats"]} if matched else seen.moved
-      return (moved, optax.tree.add(total, grads)), seen.replace(moved=None)
+      grads, result = grad(params, others, examples, scale)
+      after = result.collections
+      if matched:
+        after = {**after, "batch_stats": others["batch_stats"]}
+      return (after, optax.tree.add(total, grads)), result.replace(collections=None)
 
     begin = others, optax.tree.zeros_like(params)
-    (moved, total), seen = jax.lax.scan(one, begin, micro, unroll=unroll)
+    (after, total), result = jax.lax.scan(one, begin, micro, unroll=unroll)
     if matched:
-      moved = {**moved, "batch_stats": norms.moved(others["batch_stats"], seen.moments)}
-    seen = Seen(jax.tree.map(join, seen.outputs), join(seen.losses), moved, None)
-    return optax.tree.scale(1 / accumulate, total), seen
+      after = {**after, "batch_stats": norms.updated(others["batch_stats"], result.moments)}
+    result = TrainingPass(jax.tree.map(join, result.outputs), join(result.losses), after, None)
+    return optax.tree.scale(1 / accumulate, total), result
 
   return accumulated
 
 
 def passed_in_training(
   model: nn.Module, variables: Any, examples: Examples, keep: Sequence[str] = ()
-) -> models.Passed:
+) -> models.ForwardPass:
   """Returns `models.forward_in_training` of examples, whose outputs are as `of_views` has them."""
   passed = None
 
@@ -364,7 +367,9 @@ def predict_step(task: Any, predicted: Callable) -> Callable:
 
 
 def moments_step(
-  model: nn.Module, prepare: Callable, treated: Callable[[], contextlib.AbstractContextManager]
+  model: nn.Module,
+  prepare: Callable,
+  batch_norm_mode: Callable[[], contextlib.AbstractContextManager],
 ) -> Callable:
   """Returns the pure function (variables, seed, step, batch, constants) -> moments.
 
@@ -374,8 +379,8 @@ def moments_step(
 
   def step(variables: Any, seed: jax.Array, step: jax.Array, batch: Batch, constants: Any) -> Any:
     examples = prepare(seed, step, batch, constants)
-    with treated():
+    with batch_norm_mode():
       passed = passed_in_training(model, variables, examples, ["moments"])
-    return passed.kept.get("moments", {})
+    return passed.extra.get("moments", {})
 
   return step

@@ -99,7 +99,7 @@ class Writers:
     self._steps_per_epoch, self._watch = steps_per_epoch, watch
     self._results = results.Results(metrics, monitor)
     self.latest: dict[str, float] = {}  # the newest value of every metric
-    self._measured: set[str] = set()  # the splits that are measured at the newest step
+    self._evaluated: set[str] = set()  # the splits that are measured at the newest step
     found = [line for line in metrics_file.read_metrics(folder) if line["step"] <= start]
     kept = [line for line in found if PARTIAL not in line]
     for line in kept:
@@ -254,7 +254,7 @@ class Writers:
 
   def has(self, step: int, split: str) -> bool:
     """Whether the metrics of a split at `step` have been written."""
-    return self.latest.get("step") == step and split in self._measured
+    return self.latest.get("step") == step and split in self._evaluated
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes a line to the sinks, and prints its warnings."""
@@ -273,8 +273,8 @@ class Writers:
   def _note(self, line: Mapping[str, float]) -> list[str]:
     """Notes a line, new or old; returns its warnings."""
     if line["step"] != self.latest.get("step"):
-      self._measured = set()
-    self._measured |= {name.split("/")[0] for name in line}
+      self._evaluated = set()
+    self._evaluated |= {name.split("/")[0] for name in line}
     self.latest |= line
     return self._watch.see(line) if self._watch else []
 

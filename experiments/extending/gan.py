@@ -105,7 +105,7 @@ def gan(parts: stepping.Parts) -> stepping.Step:
     grads = {"critic": of_critic["critic"], "generator": of_generator["generator"]}
     metrics = parts.task.metrics(classes, examples.targets, losses)
     updates = jax.tree.map(jnp.add, first, second)
-    moved = stepping.Moved(now.variables, now.opt_state, grads, updates, metrics, losses)
-    return stepping.advance(parts, state, moved)
+    result = stepping.StepResult(now.variables, now.opt_state, grads, updates, metrics, losses)
+    return stepping.advance(parts, state, result)
 
   return step

@@ -65,7 +65,7 @@ def apply(model, frozen=None, ghost=None, mutable=MUTABLE):
   """variables, x -> (output, updated collections), treated so."""
 
   def run(variables, x):
-    with batch_stats.treated(frozen, ghost):
+    with batch_stats.batch_norm_mode(frozen, ghost):
       return model.apply(variables, x, train=True, mutable=mutable)
 
   return run
@@ -147,7 +147,7 @@ def test_nothing_asked_changes_no_bit(kind):
   treated = apply(model, frozen=lambda path: False, mutable=["batch_stats"])
   identical(derivatives(treated)(variables, x), derivatives(plain)(variables, x))
   # Neither in evaluation nor in init, which would refuse groups of 5.
-  with batch_stats.treated(ghost=5):
+  with batch_stats.batch_norm_mode(ghost=5):
     evaluated = jax.jit(lambda v: model.apply(v, x, train=False))(variables)
     model.init(jax.random.key(0), x, train=True)
   identical(evaluated, jax.jit(lambda v: model.apply(v, x, train=False))(variables))
@@ -189,7 +189,7 @@ def test_one_frozen_module(kind):
   moments = updated["moments"]
   assert set(moments) == {"first", "middle"}
   identical(
-    batch_stats.moved(variables["batch_stats"], moments)["last"], variables["batch_stats"]["last"]
+    batch_stats.updated(variables["batch_stats"], moments)["last"], variables["batch_stats"]["last"]
   )
   whole = batch_stats.pooled([moments], variables["batch_stats"])
   identical(whole["last"], variables["batch_stats"]["last"])
@@ -219,7 +219,7 @@ def test_moved_is_the_update_of_flax(kind):
     [updated["moments"]] * 2,
     jax.tree.map(lambda m: jnp.stack([m, m]), updated["moments"]),
   ):
-    moved = jax.jit(batch_stats.moved)(variables["batch_stats"], moments)
+    moved = jax.jit(batch_stats.updated)(variables["batch_stats"], moments)
     same(moved, updated["batch_stats"], rtol=1e-5)
   if kind == "scan":
     assert updated["moments"]["last"]["norm"]["momentum"].shape == (2,)

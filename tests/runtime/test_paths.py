@@ -94,7 +94,7 @@ def test_quoted():
   assert paths.quoted("it's a/b c") == """'it'"'"'s a/b c'"""
 
 
-MEASURE = build.measured_later
+MEASURE = build.measured_variables
 
 
 @pytest.mark.parametrize(

@@ -99,11 +99,11 @@ def test_a_pass_moves_them_and_keeps_what_is_asked_for():
   variables = models.init(model, jax.random.key(0), images)
   assert variables.keys() == {"params", "batch_stats", "running"}
   passed = models.forward_in_training(model, variables, images, None, ["intermediates"])
-  (pooled,) = passed.kept["intermediates"]["pooled"]
+  (pooled,) = passed.extra["intermediates"]["pooled"]
   np.testing.assert_allclose(
-    passed.moved["running"]["mean"], (1 - MOMENTUM) * np.mean(pooled, axis=0), rtol=1e-6
+    passed.collections["running"]["mean"], (1 - MOMENTUM) * np.mean(pooled, axis=0), rtol=1e-6
   )
-  assert passed.moved["running"]["passes"] == 1 and passed.moved.keys() == {
+  assert passed.collections["running"]["passes"] == 1 and passed.collections.keys() == {
     "batch_stats",
     "running",
   }

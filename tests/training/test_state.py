@@ -85,7 +85,7 @@ def test_layer_decay_muon_and_freeze_see_through(wrapped):
   assert words == f"9 of 22 tensors: {', '.join(names)}"
   frozen = optim.masks.frozen(config, params)
   still = batch_stats.frozen_modules(params, variables["batch_stats"], frozen)
-  with batch_stats.treated(frozen=still):
+  with batch_stats.batch_norm_mode(frozen=still):
     _, moved = Wrapped().apply(variables, images, train=True, mutable=["batch_stats"])
   before, after = (optim.masks.paths(tree["batch_stats"]) for tree in (variables, moved))
   for path, x in before.items():

@@ -129,15 +129,15 @@ def test_statistics_of_micro_batches(examples):
   variables = model.init(jax.random.key(0), examples.images, train=False)
   _, whole = grads_of(model, examples, variables)
   _, matched = grads_of(model, examples, variables, accumulate=3, matched=True)
-  close(whole.moved, matched.moved)
+  close(whole.collections, matched.collections)
   _, each = grads_of(model, examples, variables, accumulate=3)
   stats = variables["batch_stats"]
   for i in range(3):
     part = jax.tree.map(lambda x: x[i::3], examples.replace(key=None))  # noqa: B023
     part = part.replace(key=examples.key)
     _, seen = grads_of(model, part, {**variables, "batch_stats": stats})
-    stats = seen.moved["batch_stats"]
-  close(stats, each.moved["batch_stats"])
+    stats = seen.collections["batch_stats"]
+  close(stats, each.collections["batch_stats"])
 
 
 def test_no_gradient_of_what_is_frozen(examples):
@@ -304,11 +304,11 @@ def test_statistics_are_measured_under_the_dropout_of_their_step():
   batch = {"image": jnp.asarray(images), "label": jnp.arange(4) % 3}
   variables = model.init(jax.random.key(0), images / 255, train=False)
   prepare = steps.preparer(task, augment, lambda images: images)
-  measure = jax.jit(steps.moments_step(model, prepare, batch_stats.treated))
+  measure = jax.jit(steps.moments_step(model, prepare, batch_stats.batch_norm_mode))
   means = []
   for seed, step in ((0, 0), (0, 1), (1, 1)):
     rngs = {"dropout": steps.augmented(task, augment, seed, step, batch)[2]}
-    with batch_stats.treated():
+    with batch_stats.batch_norm_mode():
       _, found = model.apply(
         variables, images / 255, train=True, rngs=rngs, mutable=["batch_stats", "moments"]
       )

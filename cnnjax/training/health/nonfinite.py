@@ -78,10 +78,10 @@ def _step(model: nn.Module, loss_fn: Callable, update_fn: Callable | None, met: 
     with nn.intercept_methods(functools.partial(_look, met)):
       variables = {**others, "params": params}
       passed = models.forward_in_training(model, variables, images, key, [LARGEST])
-    loss = jnp.mean(loss_fn(passed.outputs, targets, passed.kept))
-    moved, moved_other = _split(passed.moved)
+    loss = jnp.mean(loss_fn(passed.outputs, targets, passed.extra))
+    moved, moved_other = _split(passed.collections)
     found = {"moved": moved, "moved_other": moved_other, "loss": loss}
-    return loss, (passed.kept.get(LARGEST, {}), found)
+    return loss, (passed.extra.get(LARGEST, {}), found)
 
   def step(variables: Any, images: jax.Array, targets: Any, key: Any, opt_state: Any) -> Any:
     others = {**variables}

@@ -38,7 +38,7 @@ def dead_units(
 
   with nn.intercept_methods(look):
     passed = models.forward_in_training(model, variables, images, key, [DEAD])
-  sown = flax.traverse_util.flatten_dict(passed.kept.get(DEAD, {}))
+  sown = flax.traverse_util.flatten_dict(passed.extra.get(DEAD, {}))
   # Several values: of a layer that is called several times, or of each turn of a scan.
   shares = {f"dead/{'/'.join(path[:-1])}": _mean(values) for path, values in sown.items()}
   return shares | {"dead_relu": _mean(list(shares.values()))}
