@@ -1,7 +1,8 @@
-"""Models: `create("resnet50", num_classes=1000)`; `names("resnet*")`; `fields("resnet50")`.
+"""Creates models by name: `create("resnet50", num_classes=1000)`.
 
-Importing a family registers its variants. A fork adds its file to the imports below, or registers
-from anywhere with `@models.register("my_net")`.
+`names("resnet*")` lists the names, `fields("resnet50")` the options of one. Importing a family
+registers its variants. A fork adds its file to the imports below, or registers from anywhere with
+`@models.register("my_net")`.
 """
 
 from cnnjax.models import (  # noqa: F401

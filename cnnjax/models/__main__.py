@@ -5,7 +5,7 @@ from cnnjax.runtime.console import Console
 
 
 def main() -> int:
-  """Prints a row a model, as each is counted (a quarter of a second to five)."""
+  """Prints one row per model, each as soon as it is counted."""
   parser = errors.ArgumentParser(prog="python -m cnnjax.models", description=__doc__)
   parser.add_argument("pattern", nargs="?", default="*", help="a shell pattern of names")
   pattern = parser.parse_args().pattern
@@ -14,15 +14,15 @@ def main() -> int:
     raise errors.unknown("model", pattern, models.names())
   console = Console()
   console.print(
-    "Parameters and multiply-accumulates of one image at the usual input size; 1000 classes, or 10"
-    "\nwhere images are smaller than 64 pixels.\n"
+    "Parameters and multiply-accumulates for one image of the usual size, with 1000 classes, or 10"
+    "\nfor models of images below 64 pixels.\n"
   )
   width = max(map(len, names))
   console.print(f"{'model':{width}} {'parameters':>13} {'MACs':>9}  {'input':<11}  reference")
   for name in names:
     entry = models.lookup(name)
     classes = 1000 if entry.input_shape[0] >= 64 else 10
-    # Equal blocks are then traced once; the counts are the same.
+    # With scan, equal blocks are traced only once; the counts are the same.
     options = {"scan": True} if "scan" in entry.defaults else {}
     size = models.summarize(models.create(name, classes, **options), entry.input_shape)
     shape = "x".join(map(str, entry.input_shape))

@@ -1,4 +1,4 @@
-"""AlexNet, the network of 2012 and the one that goes by its name today.
+"""AlexNet: the network of 2012, and the one that is called AlexNet today.
 
 - `alexnet`: "One weird trick", arXiv:1404.5997, as in torchvision: one tower, no normalisation;
   61,100,840 parameters at 1000 classes. (The paper has 384 features in convolution 4, not 256.)
@@ -8,8 +8,8 @@
   (the paper says 224, which does not give its 55x55 maps); 60,965,224 parameters. Ungrouped
   (`groups=1`) it has 62,378,344 and is, with `lrn_alpha=2e-5`, what pytorchcv calls AlexNet.
 
-Caffe's bvlc_alexnet is that of 2012 with k = 1, alpha times the mean of the squares in place of the
-sum, and smaller biases at the start; its bvlc_reference_caffenet pools before it normalises.
+Caffe's bvlc_alexnet is the network of 2012 with k = 1, alpha times the mean of the squares instead
+of their sum, and smaller initial biases. Caffe's bvlc_reference_caffenet pools before the norm.
 """
 
 import functools
@@ -25,12 +25,12 @@ from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import Rate, Scale, Size, register
 
 KERNEL_SIZES = (11, 5, 3, 3, 3)
-IN_TOWERS = (2, 4, 5)  # the convolutions that see their own tower only; biases start at 1
-INITS = {  # of kernels, and of the biases that may start at 1
+IN_TOWERS = (2, 4, 5)  # convolutions that see only their own tower; their biases may start at 1
+INITS = {  # initialisers of kernels, and of biases that may start at 1
   "torch": (layers.torch_linear, nn.initializers.zeros),
   "2012": (nn.initializers.normal(0.01), nn.initializers.ones),
 }
-POOLED = {1: "stem", 2: "stage1", 5: "stage2"}  # the convolutions that a pool follows
+POOLED = {1: "stem", 2: "stage1", 5: "stage2"}  # convolutions that a pool follows
 
 
 class AlexNet(Backbone):
@@ -43,14 +43,16 @@ class AlexNet(Backbone):
   lrn_alpha: Scale = 1e-4  # of the sum of squares; 2e-5 here is 1e-4 in Caffe and torch
   stem_padding: Literal[0, 2] = 2
   # For 32x32, as in github.com/bearpaw/pytorch-classification: padding 5 in the stem, 2x2 pools,
-  # and a global pool in place of the hidden layers.
+  # and a global pool instead of the hidden layers.
   small_images: bool = False
   hidden_features: Size = 4096  # of the two dense layers; not with small_images
   pool: layers.Pool = "avg"  # with small_images
   dropout: Rate = 0.5
-  dropout_first: bool = True  # before each hidden layer, as in torchvision; else after it: 2012
+  dropout_first: bool = (
+    True  # before each hidden layer, as in torchvision; else after it, as in 2012
+  )
   # torch: uniform in +-1 / sqrt(fan_in), biases 0 (torch draws them too). 2012: section 5, normal
-  # with deviation 0.01, biases 1 in convolutions 2, 4, 5 and in the hidden layers.
+  # with standard deviation 0.01, biases 1 in convolutions 2, 4, 5 and in the hidden layers.
   weight_init: Literal["torch", "2012"] = "torch"
   dtype: Any = jnp.float32
   NEEDS = (
@@ -69,7 +71,7 @@ class AlexNet(Backbone):
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map."""
+    """Returns the last map of float images [batch, height, width, channels]."""
     layers.check_images(x, smallest=29 if self.small_images else 67 - 2 * self.stem_padding)
     stem_padding = 5 if self.small_images else self.stem_padding
     window = 2 if self.small_images else 3

@@ -36,9 +36,9 @@ def attend(
 
 
 class SqueezeExcite(nn.Module):
-  """x times gate(expand(act(reduce(mean of x)))): a weight a channel from the global mean.
+  """x * gate(expand(act(reduce(mean of x)))): one weight per channel, from the global mean.
 
-  x is [batch, height, width, channels]; its shape stays.
+  x is [batch, height, width, channels] and keeps its shape.
   """
 
   features: int  # of the squeeze
@@ -58,11 +58,11 @@ class SqueezeExcite(nn.Module):
 
 
 class ECA(nn.Module):
-  """A weight a channel from the means of its neighbours: a 1-D convolution over the channels.
+  """One weight per channel, by a 1-D convolution over the means of neighbouring channels.
 
-  Its kernel size follows the channels (equation 12, gamma 2, b 1): 5 at 256, 7 at 2048. So it is in
-  timm; the authors' published ResNet-50 has sizes chosen stage by stage, 3, 5, 5, 7.
-  x is [batch, height, width, channels]; its shape stays.
+  Its kernel size grows with the channels (equation 12, gamma 2, b 1): 5 at 256, 7 at 2048, as in
+  timm. The authors' published ResNet-50 has sizes chosen for each stage: 3, 5, 5, 7.
+  x is [batch, height, width, channels] and keeps its shape.
   """
 
   @nn.compact
@@ -79,9 +79,9 @@ class ECA(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-  """CBAM section 3, equation 2: one perceptron sees the mean and the maximum, and adds them up.
+  """Channel attention of CBAM (section 3, equation 2): one perceptron for mean and maximum, added.
 
-  x is [batch, height, width, channels]; its shape stays.
+  x is [batch, height, width, channels] and keeps its shape.
   """
 
   features: int  # of the hidden layer
@@ -98,9 +98,9 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-  """CBAM section 3, equation 3: a 7x7 convolution, with batch norm as in the authors' code.
+  """Spatial attention of CBAM (section 3, equation 3): 7x7, with batch norm as in the code.
 
-  x is [batch, height, width, channels]; its shape stays.
+  x is [batch, height, width, channels] and keeps its shape.
   """
 
   dtype: Any

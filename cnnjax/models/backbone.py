@@ -35,18 +35,21 @@ class Backbone(nn.Module):
     raise NotImplementedError
 
   def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Turns the output of the trunk into float32 logits [batch, classes]; 0: pooled features."""
+    """Returns float32 logits [batch, classes] from the output of the trunk.
+
+    With 0 classes it returns the pooled features.
+    """
     raise NotImplementedError
 
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to float32 logits [batch, classes]."""
+    """Returns float32 logits [batch, classes] of float [batch, height, width, channels]."""
     return self._run(x, train=train)[0]
 
   def feature_maps(self, x: jax.Array, *, train: bool) -> dict[str, Feature]:
     """Returns the output of each stage by name, from the stem up; {} for a network without maps.
 
-    Runs the trunk alone, as `__call__` does: batch statistics move once, dropout draws the same
-    numbers. Initialised by this method, a network has no parameters after its trunk.
+    Runs only the trunk, in the way of `__call__`: batch statistics are updated once, and dropout
+    draws the same numbers. A network initialised by this method has no parameters after its trunk.
     """
     return self._run(x, train=train, head=False)[1]
 
@@ -83,12 +86,12 @@ def run_stages(
   """Runs the blocks of each stage and marks its output, as "stage1" and so on.
 
   Args:
-    block: makes a block, as `block(stage, number, width, strides=..., name=...)`: block `number` of
-      `stage`, both from 0, whose input has `width` channels.
-    strides: of each block, by stage, such as `[[1, 1], [2, 1, 1]]`.
+    block: makes block `number` of `stage`, both from 0, for an input of `width` channels, as
+      `block(stage, number, width, strides=..., name=...)`.
+    strides: the stride of each block by stage, such as `[[1, 1], [2, 1, 1]]`.
     x: the input of the first block, [batch, height, width, channels].
     mark: as in `Backbone.trunk`.
-    stride: pixels of the image between two of x.
+    stride: the distance of two pixels of x, in pixels of the image.
     train: as in `Backbone.__call__`.
     remat: see `layers.run_block`.
     drop_path: the rate of each block, None for a block without; empty if no block has one.

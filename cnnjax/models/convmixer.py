@@ -1,10 +1,10 @@
 """ConvMixer, arXiv:2201.09792: patches, then depthwise and 1x1 convolutions at one resolution.
 
 Parameters at 1000 classes: `convmixer_768_32` 21,110,248, `convmixer_1536_20` 51,625,960,
-`convmixer_1024_20_ks9_p14` 24,383,464, as in timm (features, depth; kernel and patch are 7 or as
-named). `convmixer_256_8` is that of the authors' github.com/locuslab/convmixer-cifar10, 594,186 at
-10 classes, for 32x32 as it is. `convmixer_768_32` has relu, as the authors trained it; the others
-GELU.
+`convmixer_1024_20_ks9_p14` 24,383,464, as in timm. The names give features and depth, and kernel
+and patch size where they are not 7. `convmixer_256_8` is the network of the authors'
+github.com/locuslab/convmixer-cifar10 for 32x32 images, 594,186 at 10 classes. `convmixer_768_32`
+uses relu, as the authors trained it; the others use GELU.
 
 Initialisation: kernels uniform in +-1 / sqrt(fan in), torch's default, which the authors leave;
 biases zero, where torch draws them from the same range.
@@ -48,10 +48,10 @@ class ConvActNorm(nn.Module):
 
 
 class Block(nn.Module):
-  """Mixes pixels (x + depthwise), then channels (1x1); the shape of x stays."""
+  """Mixes pixels (x + depthwise), then channels (1x1); keeps the shape of x."""
 
   kernel_size: int
-  unit: Any  # ConvActNorm, bound to what the network shares
+  unit: Any  # ConvActNorm with the settings of the network
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, drop_path: layers.Drop) -> jax.Array:
@@ -64,7 +64,7 @@ class Block(nn.Module):
 class ConvMixer(Backbone):
   """Patch embedding, equal blocks, global pool, head.
 
-  All maps have one size. Their features are read out behind each quarter of the depth.
+  All maps have one size. A stage is a quarter of the depth.
   """
 
   num_classes: int
@@ -72,23 +72,25 @@ class ConvMixer(Backbone):
   depth: Size = 32  # blocks
   kernel_size: Size = 7  # of the depthwise convolutions, odd or even
   patch_size: Size = 7  # pixels on each side
-  # For 32x32: patches of a quarter of that, rounded up, as a stem's stride of 4 elsewhere. So 7
-  # becomes 2, what the authors take for CIFAR-10 (github.com/locuslab/convmixer-cifar10).
+  # For 32x32: a quarter of that patch size, rounded up, where other families drop strides of 4. 7
+  # becomes 2, as the authors have it for CIFAR-10 (github.com/locuslab/convmixer-cifar10).
   small_images: bool = False
   activation: layers.Activation = "gelu"
   norm: layers.Norm = "batch"
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
   drop_path: Rate = 0.0  # of the last block's depthwise branch
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in the first block, or the same in all
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 in the first block, or is the same in all
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map.
+    """Returns the last map of float images [batch, height, width, channels].
 
-    Images of a patch or more. What is left at their edges of no whole patch is not seen.
+    Images have at least one patch. Pixels at the edges that fill no whole patch are ignored.
     """
     patch = -(-self.patch_size // 4) if self.small_images else self.patch_size
     layers.check_images(x, smallest=patch)

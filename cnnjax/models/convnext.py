@@ -1,14 +1,14 @@
-"""ConvNeXt: residual networks rebuilt after the vision transformer; one block, one network.
+"""ConvNeXt and ConvNeXt V2: residual networks modelled on the vision transformer.
 
 - ConvNeXt, arXiv:2201.03545 section 3: parameters at 1000 classes `convnext_tiny` 28,589,128,
   `convnext_small` 50,223,688, `convnext_base` 88,591,464, `convnext_large` 197,767,336,
   `convnext_xlarge` 350,196,968. torchvision, timm and Keras agree exactly.
-- ConvNeXt V2, arXiv:2301.00808 appendix A: global response normalisation in place of layer scale;
+- ConvNeXt V2, arXiv:2301.00808 appendix A: global response normalisation instead of layer scale;
   `convnextv2_atto` 3,708,400 to `convnextv2_huge` 660,289,640, as in timm.
 
-`drop_path` of V1 is that of the paper's training on ImageNet-1K (table 5), as in torchvision's
-constructors (XL: on ImageNet-22K); that of V2 is 0, as in the authors' code and timm, because the
-paper chooses it for the fine-tuning after masked pre-training. What the global pool puts out is
+`drop_path` of V1 is the rate of the paper's training on ImageNet-1K (table 5; for XL on
+ImageNet-22K), as in torchvision's constructors. For V2 it is 0, as in the authors' code and timm:
+the paper chooses it for the fine-tuning after masked pre-training. The output of the global pool is
 normalised before the last layer, and so are the pooled features of `num_classes=0`.
 
 Initialisation as in github.com/facebookresearch/ConvNeXt: see `kernel_init`; biases zero.
@@ -27,14 +27,14 @@ from cnnjax.models import layers
 from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Factor, Rate, Size, register
 
-# The authors' trunc_normal_(std=0.02) cuts at -2 and 2, a hundred deviations away.
+# The authors' trunc_normal_(std=0.02) cuts at -2 and 2, a hundred standard deviations away.
 kernel_init = nn.initializers.normal(0.02)
 
 
 class Block(nn.Module):
   """x + layer_scale * branch(x); the branch is depthwise, norm, 1x1, GELU, response norm, 1x1.
 
-  The 1x1 convolutions are dense layers over the channels. The shape of x stays.
+  The 1x1 convolutions are dense layers over the channels. x keeps its shape.
   """
 
   kernel_size: int
@@ -65,8 +65,8 @@ class Block(nn.Module):
 class ResponseNorm(nn.Module):
   """Global response normalisation, arXiv:2301.00808 section 4, algorithm 1.
 
-  A channel is weighted by its L2 norm over the image, relative to the mean of all channels.
-  x is [batch, height, width, channels]; its shape stays.
+  Weights each channel by its L2 norm over the image, relative to the mean over all channels.
+  x is [batch, height, width, channels] and keeps its shape.
   """
 
   @nn.compact
@@ -81,36 +81,38 @@ class ResponseNorm(nn.Module):
 
 
 class ConvNeXt(Backbone):
-  """Patches, stages of blocks at half the resolution each, global pool, norm, head."""
+  """Patches, stages that each halve the resolution, global pool, norm, head."""
 
   num_classes: int
   stage_sizes: tuple[Size, ...] = (3, 3, 9, 3)  # blocks in each stage
   features: tuple[Size, ...] = (96, 192, 384, 768)  # of each stage
   kernel_size: Size = 7  # of the depthwise convolutions, arXiv:2201.03545 section 2.5
-  # For 32x32: patches of 2x2 in place of 4x4, so that maps of 16x16, 8x8, 4x4 and 2x2 follow.
+  # For 32x32: patches of 2x2 instead of 4x4, so that maps of 16x16, 8x8, 4x4 and 2x2 follow.
   small_images: bool = False
-  layer_scale: Factor = 1e-6  # what each branch starts as multiplied by, arXiv:2103.17239; 0: none
+  layer_scale: Factor = 1e-6  # initial factor of each branch, arXiv:2103.17239; 0: none
   response_norm: bool = False  # V2
   norm: layers.Norm = "layer"
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
   drop_path: Rate = 0.0  # of the last block
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in the first block, or the same in all
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 in the first block, or is the same in all
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def __post_init__(self):
     if len(self.stage_sizes) != len(self.features):
       raise UserError(
-        f"stage_sizes {self.stage_sizes} and features {self.features} must be equally many"
+        f"stage_sizes={self.stage_sizes} and features={self.features} must have the same length"
       )
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map.
+    """Returns the last map of float images [batch, height, width, channels].
 
-    Images of 32x32 or more for four stages, with `small_images` of 16x16.
+    For four stages images have at least 32x32 pixels, with `small_images` 16x16.
     """
     patch = 2 if self.small_images else 4
     layers.check_images(x, smallest=patch * 2 ** (len(self.features) - 1))
@@ -162,7 +164,7 @@ BIG = (3, 3, 27, 3)
 
 
 def widths(first: int) -> tuple[int, ...]:
-  """Of the four stages: each doubles."""
+  """Returns the features of the four stages: each has twice those of the one before."""
   return first, 2 * first, 4 * first, 8 * first
 
 

@@ -2,28 +2,28 @@
 
 - ImageNet, table 1: `densenet121` 7,978,856, `densenet169` 14,149,480, `densenet201` 20,013,928,
   `densenet264` 33,337,704 at 1000 classes. `densenet161` (growth rate 48, 28,681,000) is not in the
-  paper's last version, but in torchvision. Two networks are called DenseNet-264: that of the paper
-  has growth rate 32; `densenet264_k48`, 72,686,632, is that of the report on memory
+  paper's last version, but in torchvision. Two networks are called DenseNet-264: the paper's has
+  growth rate 32; `densenet264_k48`, 72,686,632, comes from the report on memory
   (arXiv:1707.06990).
-- CIFAR, section 3 and table 2, `densenet` or `densenet_bc`, depth, growth rate: `densenet40_k12`
-  1,019,722, `densenet_bc100_k12` 769,162, `densenet_bc190_k40` 25,624,430 at 10 classes. BC has
-  bottlenecks and compresses by half. Any other is one of these with `depth` and `growth_rate` of
-  your own, `models.create("densenet_bc100_k12", 10, depth=160, growth_rate=24)`. The plain ones of
-  pytorchcv compress as well and begin with 2k maps: 599,050 for its densenet40_k12
+- CIFAR, section 3 and table 2, named by depth and growth rate: `densenet40_k12` 1,019,722,
+  `densenet_bc100_k12` 769,162, `densenet_bc190_k40` 25,624,430 at 10 classes. BC has bottlenecks
+  and compresses by half. For other sizes set `depth` and `growth_rate`:
+  `models.create("densenet_bc100_k12", 10, depth=160, growth_rate=24)`. The plain networks of
+  pytorchcv also compress and begin with 2k maps: its densenet40_k12 has 599,050
   (`compression=0.5, stem_features=0`).
 
-torchvision and timm have dropout only behind the 3x3; here it is behind every convolution but the
-first, as in the paper (rate 0.2 for data sets without augmentation). Epsilon in Keras: 1.001e-5.
+torchvision and timm have dropout only after the 3x3; here it follows every convolution but the
+first, as in the paper (rate 0.2 for data sets without augmentation). Keras has epsilon 1.001e-5.
 
 Initialisation: He normal by fan out, as in the authors' github.com/liuzhuang13/DenseNet
 (torchvision: by fan in).
 
 **Memory.** In training a plain implementation keeps, for each of the l layers of a block, the
-concatenation of all maps before it and its normalised copy: of order l^2 maps. `memory_efficient`
-(arXiv:1707.06990) keeps the outputs of the convolutions, of order l, and computes concatenation,
-norm and relu again in the backward pass; no convolution is computed twice. Outputs, statistics and
-gradients are the same. Published: 5,453 to 1,655 MB, 30 %, of all memory on a GPU (the authors'
-models/README.md); ours on CPU is in experiments/benchmarks/train_step/README.md.
+concatenation of all maps before it and a normalised copy: of order l^2 maps. `memory_efficient`
+(arXiv:1707.06990) keeps only the outputs of the convolutions, of order l, and recomputes
+concatenation, norm and relu in the backward pass; no convolution is computed twice. Outputs,
+statistics and gradients are the same. The authors publish 1,655 instead of 5,453 MB on a GPU (their
+models/README.md); figures on CPU are in experiments/benchmarks/train_step/README.md.
 """
 
 import functools
@@ -44,12 +44,12 @@ StemFeatures = Annotated[int, Check(lambda n: n >= 0, "at least 0 (0: twice the 
 
 
 def recomputed(run: Callable, apply: Callable) -> Callable:
-  """Returns run(unit, maps), which keeps only the maps and recomputes the rest backward.
+  """Returns run(unit, maps) so that it keeps only the maps and recomputes the rest backward.
 
-  `apply(variables, maps)` is what the unit does, and its new variables. This is nn.remat, but that
-  XLA cannot undo it: before jax 0.12, on CPU, it drops the barriers of nn.remat, and merges the
-  second computation with the first. Here the second depends on the gradient, by 0 * gradient, which
-  XLA does not take for 0 because of infinities.
+  `apply(variables, maps)` returns the output of the unit and its new variables. This is nn.remat in
+  a form that XLA cannot undo: on CPU before jax 0.12 XLA drops the barriers of nn.remat and merges
+  the second computation with the first. Here the second depends on the gradient through
+  0 * gradient, which XLA must compute because the gradient may be infinite.
   """
 
   def forward(unit: nn.Module, maps: list[jax.Array]) -> tuple[Any, Any]:
@@ -67,7 +67,7 @@ def recomputed(run: Callable, apply: Callable) -> Callable:
 
 
 class NormActConv(nn.Module):
-  """Concatenation, norm, relu, convolution that keeps the size; then DropBlock and dropout."""
+  """Concatenation, norm, relu, a convolution of the same size, DropBlock and dropout."""
 
   features: int
   kernel_size: int
@@ -91,8 +91,8 @@ class NormActConv(nn.Module):
       return [*maps, conv(x)]
 
     if self.memory_efficient:
-      # The maps pass through so that, in the backward pass, their gradients are added up layer by
-      # layer and not all at the end. (The result of the convolution is not needed there.)
+      # The maps pass through so that the backward pass adds up their gradients layer by layer, not
+      # all at the end. (It does not need the result of the convolution.)
       plain = self.clone(parent=None, memory_efficient=False, dropout=0.0, drop_block=0.0)
       run = recomputed(run, functools.partial(plain.apply, train=train, mutable=True))
     *maps, x = run(self, maps)
@@ -113,7 +113,7 @@ class DenseBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    maps = [x]  # and not one growing map: each layer concatenates once, and nothing is kept twice
+    maps = [x]  # not one growing map: each layer concatenates once, and nothing is kept twice
     for i in range(1, self.size + 1):
       growth = self.unit(self.growth_rate, 3, name=f"layer{i}_growth")
       if self.bottleneck:  # section 3, "Bottleneck layers"
@@ -129,10 +129,13 @@ class DenseBlock(nn.Module):
 def three_blocks(depth: int, *, bottleneck: bool) -> tuple[int, int, int]:
   """Returns the layers in each dense block of a CIFAR network, arXiv:1608.06993 section 3.
 
-  `depth` counts the convolutions, two a layer with bottlenecks, and the last layer: 4 are the stem,
-  two transitions and the head. UserError where no equal blocks make it.
+  `depth` counts the convolutions (two per layer with bottlenecks) and the last layer; 4 of them are
+  the stem, two transitions and the head.
+
+  Raises:
+    UserError: three equal blocks cannot have this depth.
   """
-  step = 6 if bottleneck else 3  # a layer more in each block
+  step = 6 if bottleneck else 3  # one more layer in each block
   size, rest = divmod(depth - 4, step)
   if size < 1 or rest:
     lower = 4 + max(1, size) * step
@@ -145,53 +148,53 @@ def three_blocks(depth: int, *, bottleneck: bool) -> tuple[int, int, int]:
 class DenseNet(Backbone):
   """Stem, dense blocks with a transition between each two, norm, relu, global pool, head.
 
-  A transition is norm, relu, 1x1 convolution, 2x2 average pool. The features of a stage are those
-  of its dense block; of the last one, behind the last norm and relu.
+  A transition is norm, relu, 1x1 convolution, 2x2 average pool. The map of a stage is the output of
+  its dense block, in the last stage after the last norm and relu.
   """
 
   num_classes: int
-  # Layers in each dense block. (): by `depth`.
+  # Layers in each dense block; () takes them from `depth`.
   stage_sizes: tuple[Size, ...] | tuple[()] = (6, 12, 24, 16)
   depth: Count = 0  # of a CIFAR network, see `three_blocks`; 0: by `stage_sizes`
   growth_rate: Size = 32  # maps that each layer adds: k
   bottleneck: bool = True  # a 1x1 convolution to 4k maps before each 3x3: B
   compression: Share = 0.5  # share of the maps that a transition leaves: theta; C when below 1
   stem_features: StemFeatures = 0  # 0: 2k, as on ImageNet and in BC
-  # For 32x32: a bare 3x3/1 convolution, as in the CIFAR networks of the paper, in place of a
-  # 7x7/2 with norm and relu and a 3x3/2 max pool.
+  # For 32x32: a 3x3/1 convolution alone, as in the CIFAR networks of the paper, instead of a 7x7/2
+  # with norm and relu and a 3x3/2 max pool.
   small_images: bool = False
   norm: layers.Norm = "batch"
   pool: layers.Pool = "avg"
-  dropout: Rate = 0.0  # behind every convolution but the first
+  dropout: Rate = 0.0  # after every convolution but the first
   dropout_kind: layers.DropoutKind = "element"  # or whole channels, arXiv:1411.4280
-  # In the same places of the last dense block; a quarter of it in the one before. arXiv:1810.12890
-  # has it for residual networks.
+  # In the same places, in the last dense block; a quarter of the rate in the block before.
+  # arXiv:1810.12890 proposes it for residual networks.
   drop_block: Rate = 0.0
   drop_block_size: Size = 7  # pixels on each side
   head_dropout: Rate = 0.0  # before the last layer, which is `dropout` in most other families
-  memory_efficient: bool = False  # compute concatenation, norm and relu again when training
-  remat: bool = False  # compute whole dense blocks again in the backward pass, convolutions too
+  memory_efficient: bool = False  # recompute concatenation, norm and relu in the backward pass
+  remat: bool = False  # recompute whole dense blocks in the backward pass, convolutions too
   dtype: Any = jnp.float32
   NEEDS = (("dropout_kind", "dropout", ABOVE_0), ("drop_block_size", "drop_block", ABOVE_0))
 
   def __post_init__(self):
     if bool(self.depth) == bool(self.stage_sizes):
       raise UserError(
-        f"a DenseNet takes its layers from depth or from stage_sizes, the other 0 or (); got depth "
-        f"{self.depth} and stage_sizes {self.stage_sizes}"
+        f"a DenseNet takes its layers from depth or from stage_sizes: set depth=0 or "
+        f"stage_sizes=(), got depth={self.depth} and stage_sizes={self.stage_sizes}"
       )
     if self.remat and self.memory_efficient:
       raise UserError(
-        "remat computes whole dense blocks again, memory_efficient only what is cheap; choose one"
+        "remat recomputes whole dense blocks, memory_efficient only what is cheap: choose one"
       )
     if self.depth:
       three_blocks(self.depth, bottleneck=self.bottleneck)
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map.
+    """Returns the last map of float images [batch, height, width, channels].
 
-    Images of 29x29 or more for four blocks; with `small_images` of 8x8, for three of 4x4.
+    Images have at least 29x29 pixels for four blocks; with `small_images` 8x8, or 4x4 for three.
     """
     stage_sizes = self.stage_sizes or three_blocks(self.depth, bottleneck=self.bottleneck)
     last_stride = 2 ** (len(stage_sizes) - 1)  # of the transitions; each halves, rounding down
@@ -237,7 +240,7 @@ class DenseNet(Backbone):
 
 
 def cifar(depth: int, growth_rate: int, *, bc: bool) -> dict[str, Any]:
-  """The CIFAR network of that depth, plain or with bottlenecks and compression (BC)."""
+  """Returns the options of a CIFAR network: plain, or with bottlenecks and compression (BC)."""
   return dict(
     depth=depth, stage_sizes=(), growth_rate=growth_rate, bottleneck=bc,
     compression=0.5 if bc else 1.0, stem_features=0 if bc else 16, small_images=True,
@@ -262,7 +265,7 @@ VARIANTS = {
   "densenet_bc100_k12": cifar(100, 12, bc=True),
   "densenet_bc250_k24": cifar(250, 24, bc=True),
   "densenet_bc190_k40": cifar(190, 40, bc=True),
-  # "Wide" ones of the authors' repository.
+  # The "wide" networks of the authors' repository.
   "densenet_bc40_k36": cifar(40, 36, bc=True) | WIDE,
   "densenet_bc40_k48": cifar(40, 48, bc=True) | WIDE,
   "densenet_bc40_k60": cifar(40, 60, bc=True) | WIDE,

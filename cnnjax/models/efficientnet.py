@@ -1,4 +1,4 @@
-"""EfficientNets: inverted bottlenecks, scaled in width, depth and image size at once.
+"""EfficientNets: inverted bottlenecks, scaled together in width, depth and image size.
 
 - EfficientNet-B0 to B7, arXiv:1905.11946 table 1 and section 3.3: widths times alpha, rounded to
   multiples of 8, blocks times beta, rounded up. Parameters at 1000 classes: `efficientnet_b0`
@@ -13,13 +13,13 @@
 
 Where implementations differ, the defaults are those of the authors' code and Keras: padding as in
 TensorFlow, batch norm with epsilon 1e-3 and momentum 0.99 (0.9 in V2). So `efficientnet_b0` gives
-the logits of timm's tf_efficientnet_b0, not those of the networks that timm and torchvision call as
-we do: these pad each side alike (`padding="symmetric"`), with momentum 0.9 and epsilon 1e-5 in timm
-and in B0 to B4 of torchvision.
+the logits of timm's tf_efficientnet_b0. timm's and torchvision's efficientnet_b0 pad both sides
+alike (`padding="symmetric"`), with momentum 0.9 and epsilon 1e-5 in timm and in B0 to B4 of
+torchvision.
 
 Initialisation as in the authors' code (tensorflow/tpu, efficientnet_model.py): convolutions normal,
 variance 2 / fan_out, where a depthwise kernel has one output; head uniform in +-1 / sqrt(classes)
-for 1000 classes or more. With six, that began at a loss of 5.7, where guessing gives 1.8: see
+for 1000 classes or more. For fewer classes that starts far above the loss of guessing: see
 `layers.head_init`.
 """
 
@@ -52,10 +52,10 @@ class Stage(NamedTuple):
 
 
 class FusedMBConv(nn.Module):
-  """x + project(expand(x)): one full convolution in place of the 1x1 and the depthwise.
+  """x + project(expand(x)): one full convolution replaces the 1x1 and the depthwise one.
 
-  Without expansion it is the only one, with the activation. No squeeze-and-excitation. Without x
-  where the shape changes.
+  Without expansion the full convolution is the only one, and has the activation. x is added only
+  where its shape is that of the output. There is no squeeze-and-excitation.
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
@@ -122,15 +122,15 @@ class EfficientNet(Backbone):
   stages: tuple[Stage, ...] = B0  # at width and depth 1
   width: Scale = 1.0  # times the features everywhere, rounded to multiples of 8
   depth: Scale = 1.0  # times the blocks of each stage, rounded up
-  # If not, as in Lite: the features of the stem and of the last convolution stay, and the number of
-  # blocks in the first and the last stage.
+  # False, as in Lite: width leaves stem and last convolution as they are, and depth the first and
+  # the last stage.
   scale_ends: bool = True
   stem_features: Size = 32
   head_features: Size = 1280  # of the last convolution
   se_ratio: Rate = 0.25  # squeeze of the MBConv blocks, as a share of their input; 0: none
   activation: layers.Activation = "silu"
-  # For 32x32: stem and second stage (the first that has one) without stride, so that 4x4 pixels are
-  # left and not 1x1.
+  # For 32x32: stem and second stage (the first that has a stride) keep the size, so that the last
+  # map has 4x4 pixels, not 1x1.
   small_images: bool = False
   padding: Literal["same", "symmetric"] = "same"  # at stride 2: as in TensorFlow or as in torch
   norm: layers.Norm = "batch"
@@ -139,14 +139,14 @@ class EfficientNet(Backbone):
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.2
-  # Block i of n, from 0, has drop_path * i / n, as in the authors' code, or all have drop_path.
+  # linear: block i of n, from 0, has drop_path * i / n, as in the authors' code.
   drop_path_mode: layers.DropPathMode = "linear"
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -199,7 +199,7 @@ class EfficientNet(Backbone):
 
 
 def v1(width: float, depth: float, size: int, dropout: float) -> dict[str, Any]:
-  """The compound scaling of section 3.3, as the authors' efficientnet_builder.py has it."""
+  """Returns the options of a variant of version 1, by the compound scaling of section 3.3."""
   return dict(
     width=width, depth=depth, dropout=dropout,
     input_shape=(size, size, 3), reference="arXiv:1905.11946 table 1",
@@ -207,7 +207,7 @@ def v1(width: float, depth: float, size: int, dropout: float) -> dict[str, Any]:
 
 
 def v2(stages: tuple[Stage, ...], size: int, dropout: float) -> dict[str, Any]:
-  """Version 2: every variant has its own stages."""
+  """Returns the options of a variant of version 2: each has its own stages."""
   return dict(
     stages=stages, stem_features=stages[0].features, norm_momentum=0.9, dropout=dropout,
     input_shape=(size, size, 3), reference="arXiv:2104.00298 table 4",
@@ -215,7 +215,7 @@ def v2(stages: tuple[Stage, ...], size: int, dropout: float) -> dict[str, Any]:
 
 
 def lite(width: float, depth: float, size: int, dropout: float) -> dict[str, Any]:
-  """The same scaling without operations that are slow on phones and their accelerators."""
+  """Returns the options of a Lite variant: no operations that are slow on phones."""
   reference = "github.com/tensorflow/tpu, efficientnet/lite"
   return v1(width, depth, size, dropout) | dict(
     scale_ends=False, se_ratio=0.0, activation="relu6", reference=reference

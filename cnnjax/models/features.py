@@ -1,10 +1,10 @@
-"""Reads the feature maps of any model's stages, for detection, segmentation, Grad-CAM.
+"""Reads the feature maps of the stages of any model, for detection, segmentation, Grad-CAM.
 
     maps = models.features(model, variables, images)      # {"stage1": [batch, h, w, channels], ...}
     info = models.feature_info(model, (224, 224, 3))      # {"stage1": FeatureInfo(4, 256), ...}
 
-Stages of a network inside another module, such as `backbone`, are named "backbone/stage1". A
-module that computes with them, also in training, calls `feature_maps` of its backbone
+The stages of a network inside another module are named by its path, such as "backbone/stage1". A
+module that computes with feature maps, also in training, calls `feature_maps` of its backbone
 (backbone.py).
 
 Gradients with respect to a stage: put zeros of its shape into the variables as
@@ -23,20 +23,20 @@ from flax.traverse_util import flatten_dict
 class FeatureInfo(NamedTuple):
   """The stride and width of a stage's output."""
 
-  stride: int  # pixels of the input between two of its pixels
+  stride: int  # the distance of two of its pixels, in pixels of the input
   width: int  # channels
 
 
 def features(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
   """Returns the outputs of the stages in evaluation, [batch, height, width, channels].
 
-  From the stem up; inside jax.jit the names come back in alphabetical order.
+  They are in order from the stem up; jax.jit returns the names in alphabetical order.
   """
   return {name: found.x for name, found in _run(model, variables, images).items()}
 
 
 def feature_info(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, FeatureInfo]:
-  """Returns the stride and width of each stage, in order, without computing it."""
+  """Returns the stride and width of each stage, in order, without running the model."""
 
   info = {}
 

@@ -1,8 +1,8 @@
-"""The ways into a model: fresh variables, a pass in evaluation, a pass in training.
+"""Runs models: makes fresh variables, evaluates, and runs the forward pass of training.
 
 The variables of a model are collections of arrays: "params", "batch_stats", and any other that its
-`init` makes. An optimizer trains "params"; a pass in training moves the others. The collections in
-READ_OUT are no variables: a pass hands them to whoever asks for them.
+`init` makes. An optimizer trains "params"; a forward pass in training updates the others. The
+collections in READ_OUT are not variables: a pass returns them on request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,33 +19,33 @@ _RESERVED = ("count",)  # beside the collections of an average; see optim/averag
 
 
 class ForwardPass(NamedTuple):
-  """What a forward pass in training gives."""
+  """The results of a forward pass in training."""
 
   outputs: Any  # float32, of a classifier the logits [batch, num_classes]
   collections: dict[str, Any]  # all collections but the parameters, after the pass
-  extra: dict[str, Any]  # auxiliary logits, and the collections that were asked for
+  extra: dict[str, Any]  # auxiliary logits, and the collections in `keep`
 
 
 def init(model: nn.Module, key: jax.Array, images: jax.Array) -> dict[str, Any]:
-  """Returns fresh variables; "batch_stats" is there without batch norm as well, and empty.
+  """Returns fresh variables; without batch norm "batch_stats" is there and empty.
 
   Raises:
-    UserError: the model makes a collection whose name has another meaning.
+    UserError: the model makes a collection with a reserved name.
   """
   made = model.init(key, images, train=False)
   variables = {name: tree for name, tree in made.items() if name not in READ_OUT}
   if taken := [name for name in _RESERVED if name in variables]:
     raise UserError(
-      f"{type(model).__name__} has a collection {taken[0]!r}, and this name is taken: rename it"
+      f"{type(model).__name__} has a collection {taken[0]!r}, which is a reserved name: rename it"
     )
   return {"params": {}, "batch_stats": {}, **variables}
 
 
 def forward(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> Any:
-  """Returns the outputs in evaluation, in float32 whatever the model computes in.
+  """Returns the outputs in evaluation; float32 whatever dtype the model computes in.
 
-  Of a classifier they are the logits [batch, num_classes]. A loss or a probability of bfloat16
-  logits would have two digits.
+  The outputs of a classifier are logits [batch, num_classes]. A loss or a probability computed in
+  bfloat16 would have two digits.
 
   Args:
     model: any registered one.
@@ -62,14 +62,16 @@ def forward_in_training(
   key: jax.Array | None,
   keep: Sequence[str] = (),
 ) -> ForwardPass:
-  """Runs the model in training mode. Every such pass goes through here: all move the same.
+  """Runs the model in training mode.
+
+  Every such pass goes through here, so that all of them update the same collections.
 
   Args:
     model: any registered one.
-    variables: its collections, of which all but "params" may move.
+    variables: its collections; the pass updates all but "params".
     images: `[batch, height, width, channels]`.
-    key: of dropout.
-    keep: names of more collections that the pass writes, such as "moments".
+    key: the key of dropout.
+    keep: names of more collections that the pass writes and returns, such as "moments".
   """
   before = {name: tree for name, tree in variables.items() if name != "params"}
   outputs, found = model.apply(

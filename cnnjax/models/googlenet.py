@@ -3,15 +3,15 @@
 - `googlenet_2014`: arXiv:1409.4842 table 1: 5x5 convolutions, local response normalisation, biases;
   6,998,552 parameters at 1000 classes, 13,378,280 with its two auxiliary heads (section 5). What
   the paper does not say is as in Caffe's bvlc_googlenet: initialisation, LRN with k = 1.
-- `googlenet`: as in torchvision, that is, TensorFlow's: batch norm, 3x3 where the paper has 5x5 (a
-  known bug, kept: pytorch/vision issue 906), a 2x2 last pool, auxiliary heads on an adaptive
-  pool; 6,624,904 parameters, 13,004,888 with auxiliary heads.
-- `bn_inception`: arXiv:1502.03167 figure 5: two 3x3 for each 5x5, strides in modules 3c and 4e in
-  place of the pools between stages, average pools; 11,295,240 parameters, with biases beside the
-  batch norms, as in Caffe's, Cadene's and pytorchcv's. Their stem is a plain 7x7 convolution; the
-  paper's a separable one.
+- `googlenet`: as in torchvision, which follows TensorFlow: batch norm, 3x3 where the paper has 5x5
+  (a known bug that weights depend on: pytorch/vision issue 906), a 2x2 last pool, auxiliary heads
+  on an adaptive pool; 6,624,904 parameters, 13,004,888 with auxiliary heads.
+- `bn_inception`: arXiv:1502.03167 figure 5: two 3x3 for each 5x5, strides in modules 3c and 4e
+  instead of pools between stages, average pools; 11,295,240 parameters, with biases beside the
+  batch norms, as in the versions of Caffe, Cadene and pytorchcv. Their stem is a plain 7x7
+  convolution; the paper's is separable.
 
-Pools count a last window that hangs over the edge, as in Caffe and torchvision (ceil_mode).
+Pools count a last window that reaches over the edge, as in Caffe and torchvision (ceil_mode).
 """
 
 import functools
@@ -29,7 +29,7 @@ from cnnjax.models.registry import Rate, Scale, register
 
 
 class Spec(NamedTuple):
-  """Features of the branches of a module. Without the 1x1 it has stride 2, and pools only."""
+  """The features of a module's branches; without a 1x1 it has stride 2 and a pool alone."""
 
   conv1: int
   reduce3: int
@@ -70,14 +70,14 @@ INITS = {
 class Inception(nn.Module):
   """Four branches side by side: 1x1; 1x1, 3x3; 1x1, 5x5; pool, 1x1.
 
-  [batch, height, width, any] to [batch, height, width, what the branches end with together]; height
-  and width are halved, rounded up, where the spec has no 1x1.
+  [batch, height, width, any] to [batch, height, width, features of all branches together]. Without
+  a 1x1 in the spec, height and width are halved, rounded up.
   """
 
   spec: Spec
   kernels5: tuple[int, ...]  # of the convolutions of the 5x5 branch
   pool: Literal["avg", "max"]
-  unit: Callable[..., nn.Module]  # a convolution with norm and relu
+  unit: Callable[..., nn.Module]  # makes a convolution with norm and relu
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -101,7 +101,7 @@ class Inception(nn.Module):
     branches.append(y)
 
     pool = layers.avg_pool if self.pool == "avg" and strides == 1 else layers.max_pool
-    # "SAME" is ceil mode without padding where the size is even, and fits the convolutions anyhow.
+    # "SAME" is ceil mode without padding where the size is even; it always fits the convolutions.
     y = pool(x, 3, strides=strides, padding=1 if strides == 1 else "SAME")
     if spec.project:
       y = self.unit(spec.project, 1, name="project")(y, train=train)
@@ -124,7 +124,7 @@ class AuxiliaryHead(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     if not self.adaptive_pool and min(x.shape[1:3]) >= 5:
-      x = layers.avg_pool(x, 5, strides=3)  # of 14x14, which 224 pixels give, this makes 4x4
+      x = layers.avg_pool(x, 5, strides=3)  # 14x14, for images of 224 pixels, becomes 4x4
     x = layers.adaptive_avg_pool(x, 4)
     x = layers.flatten(self.unit(128, 1, name="conv")(x, train=train))
     x = nn.relu(self.dense(1024, name="dense")(x))
@@ -137,14 +137,15 @@ class GoogLeNet(Backbone):
   num_classes: int
   layout: Literal["v1", "v2"] = "v1"  # the modules: V1 or V2 above
   width: Scale = 1.0  # times the features of every convolution: rounded, and at least 8
-  conv5x5: Literal["5x5", "3x3", "3x3,3x3"] = "3x3"  # what the 5x5 branch convolves with
+  conv5x5: Literal["5x5", "3x3", "3x3,3x3"] = "3x3"  # kernels of the 5x5 branch
   norm: Literal["none", "batch", "group", "layer"] = "batch"
   norm_epsilon: Scale = 1e-3
   conv_bias: bool = False
-  # Local response normalisation around convolutions 2 and 3 of the stem; not with small_images.
+  # Local response normalisation before and after convolutions 2 and 3 of the stem; not with
+  # small_images.
   lrn: bool = False
   last_pool: Literal[2, 3] = 2  # window of the pool before stage 3, with layout v1
-  # For 32x32, as in github.com/kuangliu/pytorch-cifar: the stem is one 3x3/1 with 192 features.
+  # For 32x32, as in github.com/kuangliu/pytorch-cifar: the stem is one 3x3/1 of 192 features.
   small_images: bool = False
   aux_logits: bool = False  # auxiliary heads after modules 4a and 4d, in training
   aux_adaptive_pool: bool = True  # their pool as in torchvision; else 5x5/3, as in the paper
@@ -152,7 +153,7 @@ class GoogLeNet(Backbone):
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2
   aux_dropout: Rate = 0.7
-  remat: bool = False  # compute modules again in the backward pass: less memory, more time
+  remat: bool = False  # recompute modules in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (
     ("lrn", "small_images", False),
@@ -162,7 +163,7 @@ class GoogLeNet(Backbone):
   )
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map."""
+    """Returns the last map of float images [batch, height, width, channels]."""
     layers.check_images(x, smallest=self._smallest())
     kernel_init = INITS[self.weight_init]
     bias_init = nn.initializers.constant(0.2 if self.weight_init == "xavier" else 0.0)
@@ -214,7 +215,7 @@ class GoogLeNet(Backbone):
     if self.small_images:
       x = unit(192, 3, name="stem_conv")(x, train=train)
       return mark("stem", x, stride=1), 1
-    # Caffe, which takes the mean of the squares, has alpha 1e-4.
+    # Caffe has alpha 1e-4 for the mean of the squares; this is for their sum.
     lrn = functools.partial(layers.local_response_norm, alpha=1e-4 / 5, k=1.0)
     x = unit(64, 7, strides=2, name="stem_conv1")(x, train=train)
     x = mark("stem", x, stride=2)
@@ -227,7 +228,7 @@ class GoogLeNet(Backbone):
     return layers.max_pool(x, 3, strides=2, ceil=True), 8
 
   def _smallest(self) -> int:
-    """The size of the image that leaves one pixel: a 3x3 pool in ceil mode needs two."""
+    """Returns the smallest image that leaves one pixel; a 3x3 pool in ceil mode needs two."""
     size = 1
     if self.layout == "v1":
       size *= 2 if self.last_pool == 2 else 4

@@ -1,11 +1,12 @@
-"""Inception-v3, and the base that Inception-v4 and Inception-ResNet share: tables of branches.
+"""Inception-v3, and the base that Inception-v4 and Inception-ResNet share with it.
 
 arXiv:1512.00567 table 1 and figures 5 to 8, widths as in the authors' code (TF-slim).
 `inception_v3` has 23,834,568 parameters at 1000 classes, 27,161,264 with the auxiliary head
 (`aux_logits`), as in torchvision and timm.
 
 Where implementations differ, and which one the defaults follow:
-- TF-slim and Keras have no gamma: `norm_scale=False`, 23,817,352. With it as torchvision and timm.
+- torchvision and timm have a gamma in each norm, TF-slim and Keras none: `norm_scale=False`,
+  23,817,352.
 - The 3x3 average pools count padded pixels as zeros in torchvision and timm, not in TF-slim and
   Keras: `count_padding`.
 - Batch norm: epsilon 1e-3 everywhere; moving averages keep 0.9 of the old one (torch), not 0.99
@@ -27,18 +28,19 @@ from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import Rate, Scale, Size, register
 
 # A module is a list of branches, a branch a list of steps. A step is a convolution (features,
-# kernel size, stride 1, padding that keeps the size), "avg" (3x3, stride 1), "max" (3x3, stride 2),
-# or a list of convolutions side by side. What has stride 2 is not padded.
+# kernel size, stride, padding; by default stride 1 and the padding that keeps the size), "avg" (a
+# 3x3 pool of stride 1), "max" (3x3, stride 2), or a list of convolutions side by side. Steps of
+# stride 2 have no padding.
 Table = list[list]
 
 
 def v3_a(pool: int) -> Table:
-  """Figure 5, with 5x5 as in the authors' code; `pool` features behind the pool."""
+  """Returns the branches of figure 5, with 5x5 as in the authors' code; `pool`: its features."""
   return [[(64, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)], ["avg", (pool, 1)]]
 
 
 def v3_b(width: int) -> Table:
-  """Figure 6, with n = 7; `width` features inside the factorised branches."""
+  """Returns the branches of figure 6, n = 7; `width`: features inside the factorised ones."""
   return [
     [(192, 1)],
     [(width, 1), (width, (1, 7)), (192, (7, 1))],
@@ -64,9 +66,9 @@ V3_C = [
 class Mixed(nn.Module):
   """An Inception module: the branches of a table, side by side, concatenated.
 
-  [batch, height, width, any] to [batch, height, width, what the branches end with together]. Where
-  the table has strides, n pixels become (n - 3) // 2 + 1.
-  With `keep_size` every stride is 1 and all padding keeps the size.
+  [batch, height, width, any] to [batch, height, width, features of all branches together]. Where
+  the table has strides, n pixels become (n - 3) // 2 + 1. With `keep_size` every stride is 1 and
+  the padding keeps the size.
   """
 
   branches: Table
@@ -111,8 +113,8 @@ class AuxiliaryHead(nn.Module):
   """The auxiliary classifier, arXiv:1512.00567 section 4 and figure 8, sizes as in TF-slim.
 
   [batch, height, width, any] to float32 logits [batch, classes].
-  On maps of less than 17x17 pixels (299x299 images have that) the pool leaves less than the 5x5
-  that the second kernel covers: those are padded to 5x5. Initialisation as in torchvision.
+  On maps below 17x17 pixels, the size for 299x299 images, the pool leaves less than the 5x5 of the
+  second kernel: its input is padded to 5x5. Initialisation as in torchvision.
   """
 
   num_classes: int
@@ -132,26 +134,26 @@ class AuxiliaryHead(nn.Module):
 
 
 def halve(x: jax.Array) -> jax.Array:
-  """The pool between stages, without padding."""
+  """Pools between stages, without padding."""
   return layers.max_pool(x, 3, strides=2)
 
 
 class Inception(Backbone):
-  """The base of the three networks: a stem, three stages at strides 8, 16, 32, a pool, a head."""
+  """The base of the three networks: stem, stages at strides 8, 16, 32, global pool, head."""
 
   num_classes: int
   stage_sizes: tuple[Size, ...] = ()  # modules of type A, B, C, without the reductions between
   width: Scale = 1.0  # times the features of every convolution: rounded, and at least 8
-  # For 32x32: the stem has no padding and takes the image to an eighth; with this it keeps the size
-  # (strides of 1, SAME padding, no pools but those beside a convolution, at stride 1).
+  # For 32x32: the stem keeps the size, which otherwise falls to an eighth: strides of 1, padding,
+  # and no pools except those beside a convolution, at stride 1.
   small_images: bool = False
   norm: layers.Norm = "batch"
-  norm_scale: bool = True  # a gamma in each norm; without as in TF-slim and Keras
-  count_padding: bool = False  # padded pixels count as zeros in average pools; without as TF
-  aux_logits: bool = False  # a second classifier on the middle stage, in training
+  norm_scale: bool = True  # a gamma in each norm; TF-slim and Keras have none
+  count_padding: bool = False  # average pools count padded pixels as zeros; not in TensorFlow
+  aux_logits: bool = False  # a second classifier after the middle stage, in training
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer; arXiv:1602.07261 figure 9 keeps 0.8
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
 
   head_features = 0  # of a last 1x1 convolution, if there is one
@@ -162,9 +164,9 @@ class Inception(Backbone):
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map.
+    """Returns the last map of float images [batch, height, width, channels].
 
-    Images of 75x75 or more, with `small_images` of 7x7 or more.
+    Images have at least 75x75 pixels, with `small_images` 7x7.
     """
     layers.check_images(x, smallest=7 if self.small_images else 75)
     kernel_init, _ = self._initializers()
@@ -199,11 +201,11 @@ class Inception(Backbone):
     return self.aux_logits and self.num_classes > 0 and (train or self.is_initializing())
 
   def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
-    """The initialisers of convolutions and of the last layer."""
+    """Returns the initialisers of convolutions and of the last layer."""
     raise NotImplementedError
 
   def _stages(self, unit: Callable, conv: Callable) -> list[list[Callable[..., nn.Module]]]:
-    """The makers of the blocks of each stage, given a name."""
+    """Returns, for each stage, functions that make its blocks from a name."""
     raise NotImplementedError
 
   def _stem(self, x: jax.Array, mark: Mark, unit: Callable, *, train: bool) -> jax.Array:
@@ -222,15 +224,15 @@ class Inception(Backbone):
 
 @register("inception_v3", input_shape=(299, 299, 3), reference="arXiv:1512.00567 table 1")
 class InceptionV3(Inception):
-  """See the module. The first A has a narrower pool branch, the inner B have 7x7 of 160."""
+  """Inception-v3. The first A has a narrower pool branch, the inner B have 7x7 of 160."""
 
   stage_sizes: tuple[Size, ...] = (3, 4, 2)
   count_padding: bool = True
   dropout: Rate = 0.5  # before the last layer, as in torchvision; TF-slim has 0.2
 
   def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
-    # As torchvision and timm draw: normal of deviation 0.1, cut at +-2, which is 20 deviations. A
-    # head of six classes began at a loss of 3.4 so, where guessing gives 1.8.
+    # As torchvision and timm: normal of standard deviation 0.1, cut at +-2, which cuts nothing. A
+    # head of few classes would start far above the loss of guessing.
     init = nn.initializers.normal(0.1)
     return init, layers.head_init(init, self.num_classes)
 
@@ -239,7 +241,7 @@ class InceptionV3(Inception):
 
 
 def v3_tables(stage_sizes: tuple[int, int, int]) -> list[list[Table]]:
-  """The modules of Inception-v3, by stage."""
+  """Returns the modules of Inception-v3, by stage."""
   a, b, c = stage_sizes
   widths = [128, *[160] * (b - 2), 192][:b]
   return [

@@ -1,11 +1,11 @@
-"""Inception-v4 and Inception-ResNet-v2, arXiv:1602.07261: modules of inception_v3.py.
+"""Inception-v4 and Inception-ResNet-v2, arXiv:1602.07261, on the base of inception_v3.py.
 
 - Inception-v4, figures 3 to 9: `inception_v4` 42,679,816 parameters at 1000 classes, as in timm.
 - Inception-ResNet-v2, figure 15 and those that it names: `inception_resnet_v2` 55,843,464, as in
-  timm. Keras, as TF-slim, has no gamma: `norm_scale=False`, 55,813,192.
+  timm. Keras and TF-slim have no gamma: `norm_scale=False`, 55,813,192.
 
-Both with average pools that do not count padded pixels, and with batch norm as in timm: epsilon
-1e-3, moving averages that keep 0.9 of the old one (TF-slim: 0.9997).
+Both have average pools that do not count padded pixels, and batch norm as in timm: epsilon 1e-3,
+moving averages that keep 0.9 of the old value (TF-slim: 0.9997).
 """
 
 import functools
@@ -45,7 +45,7 @@ V4_C = [
   ["avg", (256, 1)],
 ]
 
-# In figure 15 the stem is that of Inception-v4; the authors' code, timm and Keras have that of
+# Figure 15 has the stem of Inception-v4; the authors' code, timm and Keras have the stem of
 # Inception-v3 and this module.
 RESNET_START = [[(96, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)], ["avg", (64, 1)]]
 RESNET_A = [[(32, 1)], [(32, 1), (32, 3)], [(32, 1), (48, 3), (64, 3)]]
@@ -63,7 +63,7 @@ RESNET_C = [[(192, 1)], [(192, 1), (224, (1, 3)), (256, (3, 1))]]
 class ResidualMixed(nn.Module):
   """relu(x + scale * conv(module(x))): arXiv:1602.07261 figures 16, 17 and 19, section 3.3.
 
-  The shape of x stays.
+  x keeps its shape.
   """
 
   branches: Table
@@ -83,12 +83,12 @@ class ResidualMixed(nn.Module):
 
 @register("inception_v4", input_shape=(299, 299, 3), reference="arXiv:1602.07261 figure 9")
 class InceptionV4(Inception):
-  """See the module."""
+  """Inception-v4: stages of 4, 7 and 3 modules."""
 
   stage_sizes: tuple[Size, ...] = (4, 7, 3)
 
   def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
-    # As in TF-slim: arXiv:1502.01852 by fan-in, truncated, and Glorot in the last layer.
+    # As in TF-slim: He normal by fan-in, truncated, and Glorot in the last layer.
     he = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
     return he, nn.initializers.glorot_uniform()
 
@@ -116,12 +116,14 @@ class InceptionV4(Inception):
 
 @register("inception_resnet_v2", input_shape=(299, 299, 3), reference="arXiv:1602.07261 figure 15")
 class InceptionResNetV2(Inception):
-  """See the module. The last C block is neither scaled nor followed by a relu."""
+  """Inception-ResNet-v2. The last C block is neither scaled nor followed by a relu."""
 
   stage_sizes: tuple[Size, ...] = (10, 20, 10)
   residual_scales: tuple[Scale, ...] = (0.17, 0.1, 0.2)  # of A, B, C; section 3.3 says 0.1 to 0.3
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 with depth, or is the same in all blocks
+  )
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   head_features = 1536
@@ -132,7 +134,7 @@ class InceptionResNetV2(Inception):
     super().__post_init__()
 
   def _initializers(self) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
-    # The default of TF-slim, which the authors' code leaves alone, and of Keras.
+    # The default of TF-slim, which the authors' code does not change, and of Keras.
     return nn.initializers.glorot_uniform(), nn.initializers.glorot_uniform()
 
   def _stages(self, unit: Callable, conv: Callable) -> list[list[Callable[..., nn.Module]]]:

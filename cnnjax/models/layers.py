@@ -1,4 +1,4 @@
-"""Layers that the families share. Padding, momentum and epsilon are explicit everywhere."""
+"""Layers that the families share; padding, momentum and epsilon are always explicit."""
 
 import functools
 import math
@@ -29,15 +29,15 @@ ACTIVATIONS = {
 Activation = Literal[tuple(ACTIVATIONS)]
 Norm = Literal["batch", "group", "layer"]  # what `norm` takes
 Pool = Literal["avg", "max", "avg+max", "gem"]  # what `global_pool` takes
-Drop = float | jax.Array | None  # a rate of `drop_path`; traced in a scan; None: 0
-DropPathMode = Literal["linear", "constant"]  # in depth: what `drop_path_mode` takes
+Drop = float | jax.Array | None  # a rate of `drop_path`; an array in a scan; None is 0
+DropPathMode = Literal["linear", "constant"]  # over depth: what `drop_path_mode` takes
 DropoutKind = Literal["element", "channel"]  # what `dropout_kind` takes
 Padding = int | str | Sequence[tuple[int, int]]  # each side as in torch, "SAME", "VALID", or pairs
 
 # arXiv:1502.01852 section 2.2, backward case: normal of variance 2 / (kernel area * features), not
 # truncated. As in torchvision and fb.resnet.torch.
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# Uniform in +-1 / sqrt(fan_in), what torch.nn.Linear draws.
+# Uniform in +-1 / sqrt(fan_in), as in torch.nn.Linear.
 torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -77,7 +77,7 @@ def _check_inputs(
 
 
 class Conv(nn.Conv):
-  """nn.Conv that says in words when the number of channels does not fit its kernel."""
+  """nn.Conv with a clear error where the channels of its input do not fit its kernel."""
 
   def __call__(self, x: jax.Array) -> jax.Array:
     _check_inputs(self, x, "channels", groups=self.feature_group_count)
@@ -143,7 +143,7 @@ def batch_norm(
   """Returns batch normalisation (arXiv:1502.03167) with statistics in float32.
 
   `momentum` is the weight of the old running average, so 0.9 here is momentum=0.1 in torch. The
-  running variance is the biased one; torch keeps the unbiased one, n / (n - 1) times as large.
+  running variance is biased; torch keeps the unbiased variance, n / (n - 1) times as large.
   """
   return nn.BatchNorm(
     use_running_average=not train,
@@ -197,7 +197,7 @@ def local_response_norm(
 
   Formula and constants of Krizhevsky et al. 2012, section 3.3. Caffe and torch take the mean
   instead of the sum, so their alpha is `size` times ours.
-  x is [batch, height, width, channels]; its shape stays.
+  x is [batch, height, width, channels] and keeps its shape.
   """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   squares = jnp.pad(wide**2, ((0, 0),) * (x.ndim - 1) + ((size // 2, (size - 1) // 2),))
@@ -208,7 +208,7 @@ def local_response_norm(
 class ConvNormAct(nn.Module):
   """Convolution, normalisation, activation: the unit of most of these networks.
 
-  `conv` and `norm` are partials of the functions above that bind the settings of a whole network:
+  `conv` and `norm` are partials of the functions above with the settings of the whole network:
   dtype, initialiser, kind, momentum, epsilon.
 
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up,
@@ -246,7 +246,7 @@ def half(kernel_size: int | tuple[int, int]) -> list[tuple[int, int]]:
 
 
 class Dense(nn.Dense):
-  """nn.Dense that says in words when its input does not fit its kernel."""
+  """nn.Dense with a clear error where its input does not fit its kernel."""
 
   def __call__(self, x: jax.Array) -> jax.Array:
     hint = ": are the images of another size, or have they other channels?"
@@ -262,7 +262,7 @@ def dense(
   bias_init: nn.initializers.Initializer = nn.initializers.zeros,
   name: str | None = None,
 ) -> nn.Module:
-  """Returns a dense layer with bias; its kernel is drawn as by torch.nn.Linear, its bias zero."""
+  """Returns a dense layer with a bias; by default its kernel is drawn as in torch.nn.Linear."""
   return Dense(
     features=features,
     dot_general=lambda x, kernel, *_, **__: ops.product(x, kernel),
@@ -277,7 +277,7 @@ def dense(
 def head(
   num_classes: int, *, kernel_init: nn.initializers.Initializer = torch_linear
 ) -> Callable[[jax.Array], jax.Array]:
-  """Returns the last layer, named `head`. It computes in float32; with 0 classes it only casts."""
+  """Returns the last layer, named `head`, in float32; with 0 classes it only casts its input."""
   if num_classes == 0:
     return lambda x: x.astype(jnp.float32)
   return dense(num_classes, dtype=jnp.float32, kernel_init=kernel_init, name="head")
@@ -288,8 +288,8 @@ def head_init(
 ) -> nn.initializers.Initializer:
   """Returns the paper's initialiser of the last layer for 1000 classes or more, as in ImageNet.
 
-  With fewer classes returns `torch_linear`: large values, and values that grow as the classes get
-  fewer, begin far above the loss of guessing.
+  With fewer classes it returns `torch_linear`: published initialisers with large values, or with
+  values that grow as the classes get fewer, start far above the loss of guessing.
   """
   return published if num_classes >= 1000 else torch_linear
 
@@ -297,8 +297,9 @@ def head_init(
 def global_pool(x: jax.Array, kind: Pool = "avg") -> jax.Array:
   """Pools [batch, height, width, channels] to [batch, channels] float32, in a compact method.
 
-  "avg+max" is the mean of both, as "avgmax" in timm. "gem": arXiv:1711.02512, the mean of p-th
-  powers, to the 1/p, with one trainable p (`gem/p`) from 3; values below 1e-6 are raised.
+  "avg+max" is the mean of both, called "avgmax" in timm. "gem" (arXiv:1711.02512) is the mean of
+  p-th powers to the power 1 / p, with one trainable p (`gem/p`) that starts at 3; values below 1e-6
+  count as 1e-6.
   """
   x = x.astype(jnp.float32)
   if kind == "avg":
@@ -320,7 +321,7 @@ class GeM(nn.Module):
 
 
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
-  """Pools averages to size x size pixels from any number, as AdaptiveAvgPool2d in torch.
+  """Pools averages to size x size pixels from any size, as AdaptiveAvgPool2d in torch.
 
   Window i is the pixels from floor(i n / size) to ceil((i + 1) n / size): windows overlap where n
   is not a multiple, and repeat pixels where there are fewer than `size`.
@@ -338,7 +339,7 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
 
 @flax.struct.dataclass
 class Feature:
-  """The output of a stage: x [batch, height, width, channels], one pixel of it `stride` apart."""
+  """The output of a stage: a map [batch, height, width, channels], and its stride in pixels."""
 
   x: jax.Array
   stride: int = flax.struct.field(pytree_node=False)
@@ -347,8 +348,8 @@ class Feature:
 def feature(module: nn.Module, name: str, x: jax.Array, *, stride: int) -> jax.Array:
   """Marks x as the output of a stage, for `models.features`; returns x.
 
-  Costs nothing unless the map is read. Adds a perturbation of the same name if there is one, for
-  gradients with respect to the stage (Grad-CAM).
+  Costs nothing unless the map is read. If there is a perturbation of the same name, adds it to x,
+  for gradients with respect to the stage (Grad-CAM).
   """
   if module.has_variable("perturbations", name):
     x = x + module.get_variable("perturbations", name).astype(x.dtype)
@@ -357,9 +358,10 @@ def feature(module: nn.Module, name: str, x: jax.Array, *, stride: int) -> jax.A
 
 
 def stages_of(depth: int) -> dict[int, str]:
-  """Returns the blocks, from 1, whose outputs are stages: the last one of each quarter.
+  """Returns the stage that each last block of a quarter of the depth ends; blocks count from 1.
 
-  {3: "stage1", 6: "stage2", 9: "stage3", 12: "stage4"} for 12; below 4 blocks each is a stage.
+  For 12 blocks it is {3: "stage1", 6: "stage2", 9: "stage3", 12: "stage4"}. With fewer than 4
+  blocks each is a stage.
   """
   stages = min(4, depth)
   return {depth * stage // stages: f"stage{stage}" for stage in range(1, stages + 1)}
@@ -371,17 +373,17 @@ def auxiliary(module: nn.Module, name: str, logits: jax.Array) -> None:
 
 
 def _keep(module: nn.Module, collection: str, name: str, value: Any) -> None:
-  # While initialising, `init` would return it among the variables. Not by `sow`, which refuses a
-  # name that a submodule has.
+  # Not in initialisation, where `init` would return it with the variables. Not by `sow`, which
+  # refuses the name of a submodule.
   if module.is_mutable_collection(collection) and not module.is_initializing():
     module.put_variable(collection, name, value)
 
 
 def run_block(block: nn.Module, x: jax.Array, *, remat: bool, **options: Any) -> jax.Array:
-  """Runs block(x, **options); with `remat` keeps no activations and recomputes them backward.
+  """Runs block(x, **options); with `remat` the backward pass recomputes its activations.
 
-  jax.checkpoint (arXiv:1604.06174): the same outputs and gradients in less memory and more time. On
-  CPU before jax 0.12 XLA merges the two computations again, and saves nothing.
+  That is jax.checkpoint (arXiv:1604.06174): the same outputs and gradients in less memory and more
+  time. On CPU before jax 0.12 XLA merges the two computations again, which saves nothing.
   """
   if not remat:
     return block(x, **options)
@@ -391,9 +393,9 @@ def run_block(block: nn.Module, x: jax.Array, *, remat: bool, **options: Any) ->
 def scan_blocks(
   block: nn.Module, x: jax.Array, *, train: bool, remat: bool, drop_path: Sequence[float]
 ) -> jax.Array:
-  """Runs equal blocks, one for each rate of `drop_path`, in a loop over stacked parameters.
+  """Runs equal blocks, one per rate of `drop_path`, in a loop over stacked parameters.
 
-  Compile time does not grow with their number. On CPU convolutions in a loop are slow.
+  Compile time does not grow with the number of blocks. On CPU convolutions in a loop are slow.
   """
 
   def step(block: nn.Module, x: jax.Array, rate: jax.Array) -> tuple[jax.Array, None]:
@@ -401,7 +403,7 @@ def scan_blocks(
 
   loop = nn.scan(
     step,
-    # The last three are what batch_stats.py and health ask for.
+    # The last three are collections of batch_stats.py and training/health.
     variable_axes=dict.fromkeys(("params", "batch_stats", "moments", "dead", "largest"), 0),
     split_rngs={"params": True, "dropout": True},
     length=len(drop_path),
@@ -413,14 +415,14 @@ def scan_blocks(
 def flatten(x: jax.Array) -> jax.Array:
   """Flattens [batch, ...] to [batch, features]; UserError if no pixel is left."""
   if x.size == 0:
-    raise UserError("the input is too small for this model: the layers before leave no pixel of it")
+    raise UserError("the input is too small for this model: the layers before leave no pixel")
   return x.reshape(x.shape[0], -1)
 
 
 def dropout(x: jax.Array, rate: float, *, train: bool, kind: DropoutKind = "element") -> jax.Array:
   """Applies dropout with inverse scaling, rng collection "dropout", in a compact method.
 
-  `kind` drops single values, or whole channels: see `spatial_dropout`.
+  `kind` says whether single values or whole channels are dropped; see `spatial_dropout`.
   """
   axes = tuple(range(1, x.ndim - 1)) if kind == "channel" else ()
   return nn.Dropout(rate=rate, broadcast_dims=axes, deterministic=not train)(x)
@@ -430,7 +432,7 @@ def spatial_dropout(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
   """Drops whole channels of each example (arXiv:1411.4280 section 3.2).
 
   Neighbouring pixels are alike, so dropping single ones has little effect. Kept channels are scaled
-  by 1 / (1 - rate). x is [batch, height, width, channels]; its shape stays.
+  by 1 / (1 - rate). x is [batch, height, width, channels] and keeps its shape.
   """
   return dropout(x, rate, train=train, kind="channel")
 
@@ -438,13 +440,13 @@ def spatial_dropout(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
 def drop_block(x: jax.Array, rate: float, block_size: int, *, train: bool) -> jax.Array:
   """Drops squares of block_size x block_size pixels: DropBlock (arXiv:1810.12890 algorithm 1).
 
-  Each channel of each example has squares of its own, which works better than the same in all
-  channels (section 3). They lie wholly inside; maps smaller than `block_size` have squares of their
-  shorter side. `rate` is 1 - keep_prob, the share dropped if no squares overlap; as some do, a
-  little less is dropped. The rest is divided by the share that is kept over the whole batch. The
-  paper lets `rate` grow linearly from 0 over the training; a model knows no step, so it is constant
-  here. Rng collection "dropout"; call it in a compact method.
-  x is [batch, height, width, channels]; its shape stays.
+  Each channel of each example draws its own squares, which works better than sharing them (section
+  3). Squares lie wholly inside the map; in maps smaller than `block_size` they have the map's
+  shorter side. `rate` is 1 - keep_prob, the share that is dropped if no squares overlap; as some
+  do, a little less is dropped. Kept values are divided by the share that is kept in the whole
+  batch. The paper lets `rate` grow linearly from 0 during training; a model does not know the step,
+  so here it is constant. Rng collection "dropout"; call it in a compact method.
+  x is [batch, height, width, channels] and keeps its shape.
   """
   return DropBlock(rate, block_size)(x, train=train)
 
@@ -461,10 +463,10 @@ class DropBlock(nn.Module):
       return x
     batch, height, width, channels = x.shape
     size = min(self.block_size, height, width)
-    rows, columns = height - size + 1, width - size + 1  # where the first pixel of a square may be
+    rows, columns = height - size + 1, width - size + 1  # places for the first pixel of a square
     gamma = self.rate * height * width / (size**2 * rows * columns)
     first = jax.random.bernoulli(self.make_rng("dropout"), gamma, (batch, rows, columns, channels))
-    # Of each pixel: is it in a square that begins at most size - 1 before it?
+    # A pixel is dropped if a square begins at most size - 1 before it.
     dropped = max_pool(first.astype(jnp.float32), size, strides=1, padding=size - 1)
     kept = dropped == 0
     scale = x.size / jnp.maximum(1, jnp.count_nonzero(kept)).astype(jnp.float32)
@@ -474,8 +476,8 @@ class DropBlock(nn.Module):
 def drop_block_rates(rate: float, stages: int) -> list[float]:
   """Returns the rate of each stage: `rate` in the last, a quarter of it in the one before.
 
-  As in the authors' code (github.com/tensorflow/tpu, models/official/resnet) for groups 3 and 4 of
-  a ResNet: there a map has 4 times the pixels.
+  So have the authors' groups 3 and 4 of a ResNet (github.com/tensorflow/tpu,
+  models/official/resnet); a map of the stage before has 4 times the pixels.
   """
   return [0.0] * (stages - 2) + [rate / 4, rate][-stages:]
 
@@ -485,9 +487,9 @@ def drop_path_rates(
 ) -> list[float]:
   """Returns the rates of stochastic depth of `depth` blocks (arXiv:1603.09382 section 3).
 
-  "constant": all have `rate`, which the paper calls uniform. "linear": block i, from 0, has
-  rate * (first + i) / divisor. So the first has rate / depth, as in the paper (equation 4), or 0
-  with `first` 0. The last has `rate`, unless `divisor` is set.
+  "constant": all blocks have `rate`, which the paper calls uniform. "linear": block i, from 0, has
+  rate * (first + i) / divisor: by default the first block has rate / depth, as in the paper
+  (equation 4), and with `first` 0 it has 0. The last block has `rate`, unless `divisor` is set.
   """
   if mode == "constant":
     return [rate] * depth
@@ -498,15 +500,16 @@ def drop_path_rates(
 def drop_path(x: jax.Array, rate: Drop, *, train: bool) -> jax.Array:
   """Drops all of x for each example with probability `rate`: stochastic depth, arXiv:1603.09382.
 
-  The rest is scaled by 1 / (1 - rate), so that evaluation is the identity (the paper scales at
-  test time instead). Rng collection "dropout". Call it on a residual branch, in a compact method.
-  x is [batch, ...], such as [batch, height, width, channels]; its shape stays.
+  Kept examples are scaled by 1 / (1 - rate), so that evaluation is the identity (the paper scales
+  at test time instead). Rng collection "dropout". Call it on a residual branch, in a compact
+  method.
+  x is [batch, ...], such as [batch, height, width, channels], and keeps its shape.
   """
   return DropPath()(x, rate, train=train)
 
 
 class DropPath(nn.Module):
-  """See `drop_path`. The rate may be traced, for blocks in a scan; None: 0."""
+  """See `drop_path`. The rate may be an array, for blocks in a scan; None is 0."""
 
   @nn.compact
   def __call__(self, x: jax.Array, rate: Drop, *, train: bool) -> jax.Array:
@@ -518,7 +521,7 @@ class DropPath(nn.Module):
 
 
 def standardized(kernel: jax.Array, *, epsilon: float = 1e-8) -> jax.Array:
-  """Weight standardisation (arXiv:1903.10520): mean 0, variance 1 over each output's weights."""
+  """Standardises the weights of each output to mean 0 and variance 1 (arXiv:1903.10520)."""
   dtype, kernel = kernel.dtype, kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
   centred = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
   variance = jnp.mean(centred**2, axis=(0, 1, 2), keepdims=True)
@@ -526,11 +529,11 @@ def standardized(kernel: jax.Array, *, epsilon: float = 1e-8) -> jax.Array:
 
 
 def option_a_shortcut(x: jax.Array, features: int, *, strides: int) -> jax.Array:
-  """Parameter-free shortcut (arXiv:1512.03385 section 3.3, option A).
+  """Returns the shortcut without parameters (arXiv:1512.03385 section 3.3, option A).
 
-  Every `strides`-th pixel, and zeros for the channels that are missing: half of them in front, half
-  behind. Where the zeros go only renames channels; this order is that of
-  github.com/akamaster/pytorch_resnet_cifar10, whose published weights then fit.
+  Takes every `strides`-th pixel, and adds zeros for the missing channels, half in front and half
+  behind. The place of the zeros only renames channels; this one fits the published weights of
+  github.com/akamaster/pytorch_resnet_cifar10.
 
   [batch, height, width, channels] to [batch, height / strides, width / strides, features], rounded
   up.

@@ -1,8 +1,9 @@
-"""LeNet-5 (LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document
-recognition", Proc. IEEE 1998, section II.B), as it is used today and as it was.
+"""LeNet-5 as it is used today, and as it was published.
 
-Trainable parameters at 10 classes: `lenet5` 61,706; `lenet5_1998` 60,000, the paper's figure. Both
-take any images from 28x28 to 32x32 and centre them on the paper's 32x32 field, filled with zeros.
+LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", Proc.
+IEEE 1998, section II.B. Trainable parameters at 10 classes: `lenet5` 61,706; `lenet5_1998` 60,000,
+the paper's figure. Both take images from 28x28 to 32x32 and centre them on the paper's 32x32 field,
+filled with zeros.
 """
 
 import functools
@@ -46,7 +47,7 @@ DIGITS = """
   ..###.. .###### ####### .#####. .....## .#####. .#####. .##.... .#####. .####..
 """
 
-# Glorot and Bengio, AISTATS 2010, equation 16: made for tanh networks.
+# Glorot and Bengio, AISTATS 2010, equation 16, derived for tanh networks.
 glorot_conv = functools.partial(
   layers.conv, padding="VALID", use_bias=True, kernel_init=nn.initializers.glorot_uniform()
 )
@@ -62,7 +63,7 @@ class LeNet5(Backbone):
   dtype: Any = jnp.float32
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map."""
+    """Returns the last map of float images [batch, height, width, channels]."""
     conv, activation = self._layers(train=train)
     pool = layers.avg_pool if self.pool == "avg" else layers.max_pool
 
@@ -92,14 +93,14 @@ class LeNet51998(Backbone):
 
   The logits are minus the squared distances of F6 to the fixed prototypes of the classes (equation
   7), unscaled: softmax cross-entropy on them is the paper's equation 9 without its constant j.
-  With 0 classes it gives F6, [batch, 84].
+  With 0 classes the outputs are F6, [batch, 84].
   """
 
   num_classes: int
   dtype: Any = jnp.float32
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map."""
+    """Returns the last map of float images [batch, height, width, channels]."""
     conv = self._conv(train=train)
     x = centre_on_field(x)
     x = squash(conv(6, 5, kernel_init=uniform(25), name="c1")(x))
@@ -126,7 +127,7 @@ class LeNet51998(Backbone):
 
 
 class Subsample(nn.Module):
-  """Sums 2x2 pixels, times a trainable coefficient, plus a trainable bias, one of each per map.
+  """The sum of 2x2 pixels times a trainable coefficient plus a bias, one of each per map.
 
   [batch, height, width, channels] to [batch, height / 2, width / 2, channels], rounded down.
   """
@@ -142,7 +143,7 @@ class Subsample(nn.Module):
 
 
 class C3(nn.Module):
-  """5x5 convolution whose 16 maps each see some of the 6 maps of S2: 60 * 25 + 16 parameters.
+  """A 5x5 convolution whose 16 maps each see some of the 6 maps of S2, with 1,516 parameters.
 
   [batch, height, width, 6] to [batch, height - 4, width - 4, 16].
   """
@@ -180,17 +181,17 @@ def centre_on_field(x: jax.Array) -> jax.Array:
 
 
 def squash(x: jax.Array) -> jax.Array:
-  """The scaled hyperbolic tangent of the paper's appendix A: +-1 are fixed points."""
+  """Applies the scaled hyperbolic tangent of the paper's appendix A: +-1 are fixed points."""
   return 1.7159 * jnp.tanh(2 / 3 * x)
 
 
 def uniform(fan_in: int | np.ndarray) -> nn.initializers.Initializer:
-  """Uniform in +-2.4 / fan_in (appendix A of the paper)."""
+  """Returns the initialiser uniform in +-2.4 / fan_in (appendix A of the paper)."""
   return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -1, 1) * (2.4 / fan_in)
 
 
 def prototypes(num_classes: int) -> np.ndarray:
-  """The fixed +-1 codes of the classes, [num_classes, 84]: bitmaps of digits, or random codes."""
+  """Returns the fixed +-1 codes of the classes, [num_classes, 84]: bitmaps of digits, or random."""
   if num_classes != 10:
     bits = np.random.default_rng(1998).integers(2, size=(num_classes, 84))
     return np.where(bits, np.float32(1), np.float32(-1))

@@ -1,4 +1,4 @@
-"""A multilayer perceptron, to compare convolutional networks with.
+"""A multilayer perceptron, a baseline for convolutional networks.
 
 784-512-256-10 on 28x28x1: 784*512+512 + 512*256+256 + 256*10+10 = 535,818 parameters.
 """
@@ -24,7 +24,7 @@ class MLP(Backbone):
   dtype: Any = jnp.float32
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Returns float [batch, height, width, channels] as they are: there are no maps."""
+    """Returns float images [batch, height, width, channels] unchanged: there are no maps."""
     layers.check_images(x)
     return x
 

@@ -1,14 +1,14 @@
-"""MnasNet: inverted residuals whose kernels, widths and squeezes were searched for.
+"""MnasNet: inverted residuals whose kernels, widths and squeezes come from a search.
 
-arXiv:1807.11626. Parameters at 1000 classes: A1, with squeeze-and-excitation, figure 7,
-`semnasnet_100` 3,887,038; B1, without, as in the code below, `mnasnet_100` 4,383,312, `mnasnet_050`
-2,218,512, `mnasnet_130` 6,282,256 (torchvision's mnasnet1_3). Widths leave the last convolution at
-1280.
+arXiv:1807.11626. Parameters at 1000 classes: A1 of figure 7, with squeeze-and-excitation,
+`semnasnet_100` 3,887,038; B1 of the authors' code, without, `mnasnet_100` 4,383,312, `mnasnet_050`
+2,218,512, `mnasnet_130` 6,282,256 (torchvision's mnasnet1_3). At every width the last convolution
+has 1280 features.
 
 Padding is 1 or 2 pixels on each side, as in torchvision (B1) and timm (both); the authors' code
 (tensorflow/tpu, models/official/mnasnet) pads as TensorFlow: `padding="same"`. Batch norm has the
-momentum of the paper (section 5), 0.99; torchvision has 0.9997, whose averages take ten thousand
-steps to settle, timm 0.9. Epsilon 1e-5 is theirs, the authors' is 1e-3. Initialisation as in
+momentum of the paper (section 5), 0.99; timm has 0.9, torchvision 0.9997, whose averages take ten
+thousand steps to settle. Epsilon is 1e-5 as in both; the authors have 1e-3. Initialisation as in
 models/mobilenet.py.
 """
 
@@ -31,7 +31,7 @@ class Stage(NamedTuple):
   features: Size
   repeats: Size
   strides: Size
-  se_ratio: Factor = 0.0  # of the squeeze to the input of the block; 0: none
+  se_ratio: Factor = 0.0  # features of the squeeze / features of the input; 0: no squeeze
 
 
 A1 = (
@@ -61,7 +61,7 @@ class MNASNet(Backbone):
   stages: tuple[Stage, ...] = B1  # at width 1
   width: Scale = 1.0  # times the features of stem and stages, rounded to multiples of 8
   head_features: Size = 1280  # of the last convolution
-  # For 32x32: stem and second stage (the first that has one) without stride; 4x4 pixels are left.
+  # For 32x32: stem and second stage (the first with a stride) keep the size; the last map is 4x4.
   small_images: bool = False
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
   norm: layers.Norm = "batch"
@@ -70,13 +70,15 @@ class MNASNet(Backbone):
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 with depth, or is the same in all blocks
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -96,7 +98,7 @@ class MNASNet(Backbone):
         features=layers.make_divisible(row.features * self.width),
         kernel_size=row.kernel_size,
         squeeze=round(row.se_ratio * width),
-        residual=stage > 0,  # the first stage has none, whatever its width
+        residual=stage > 0,  # the first stage has no shortcut, whatever its width
         layer=layer,
         depthwise=depthwise,
         dtype=self.dtype,

@@ -4,18 +4,18 @@
   `mobilenetv1_100` 4,231,976, `mobilenetv1_075` 2,585,560, `mobilenetv1_050` 1,331,592,
   `mobilenetv1_025` 470,072.
 - MobileNetV2, arXiv:1801.04381 table 2: `mobilenetv2_100` 3,504,872, `mobilenetv2_140` 6,108,776,
-  `mobilenetv2_035` 1,677,128. Multipliers below 1 leave the last 1x1 convolution at 1280.
+  `mobilenetv2_035` 1,677,128. Multipliers below 1 leave the last 1x1 convolution at 1280 features.
 
 The defaults are those of torchvision and timm: 1 pixel of padding on each side, batch norm with
-epsilon 1e-5 and momentum 0.9, and ReLU6 in v1 too, where the paper says ReLU and its code ReLU6.
-Keras, as the authors' code, pads as TensorFlow (`padding="same"`, one pixel off at stride 2), with
-epsilon 1e-3 and momentum 0.99 (v1) or 0.999 (v2); its v1 does so only where a stride meets an even
-number of pixels. The classifier of its v1 is a 1x1 convolution, of the same parameters.
+epsilon 1e-5 and momentum 0.9, and ReLU6 also in v1, where the paper says ReLU and its code ReLU6.
+Keras and the authors' code pad as TensorFlow (`padding="same"`, one pixel off at stride 2), with
+epsilon 1e-3 and momentum 0.99 (v1) or 0.999 (v2). Keras' v1 pads so only where a stride meets an
+even number of pixels; its classifier is a 1x1 convolution with the same parameters.
 
 Initialisation: kernels normal, variance 2 / fan_out, where a depthwise kernel has one output, as in
 timm (efficientnet_init_weights, after the authors' tensorflow/tpu; torchvision counts all of its
-channels). The last layer normal, deviation 0.01, as in torchvision: timm's, uniform in +-1 /
-sqrt(classes), starts at a loss of 5 where there are 10 classes.
+channels). The last layer is normal with standard deviation 0.01, as in torchvision: timm's, uniform
+in +-1 / sqrt(classes), starts far above the loss of guessing where classes are few.
 """
 
 import functools
@@ -44,8 +44,8 @@ class SeparableConv(nn.Module):
 
   features: int
   strides: int
-  layer: Callable[..., nn.Module]  # ConvNormAct, with what the network shares
-  depthwise: Callable[..., nn.Module]  # the same for a depthwise convolution
+  layer: Callable[..., nn.Module]  # ConvNormAct with the settings of the network
+  depthwise: Callable[..., nn.Module]  # the same for depthwise convolutions
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -60,11 +60,12 @@ class InvertedResidual(nn.Module):
   """x + project(se(depthwise(expand(x)))); without x where the shape changes.
 
   arXiv:1801.04381 section 3.3; squeeze-and-excitation as in arXiv:1807.11626 and arXiv:1905.02244.
-  No activation after the projection: it is linear. No expansion where x is as wide already.
+  The projection is linear: no activation follows it. Without expansion if x already has `expanded`
+  features.
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
-  expanded: int  # features inside
+  expanded: int  # features inside the block
   features: int
   strides: int
   layer: Callable[..., nn.Module]
@@ -97,7 +98,7 @@ class InvertedResidual(nn.Module):
 def make_layers(
   *, norm: str, momentum: float, epsilon: float, padding: str, act: str, dtype: Any
 ) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
-  """ConvNormAct for full and depthwise convolutions, with the settings of a whole network."""
+  """Returns ConvNormAct for full and for depthwise convolutions, with the settings of a network."""
   conv = functools.partial(layers.conv, dtype=dtype)
   layer = functools.partial(
     layers.ConvNormAct,
@@ -110,16 +111,16 @@ def make_layers(
 
 
 def stage_strides(stages: Sequence[Any], small_images: bool) -> list[list[int]]:
-  """The strides of the blocks of each stage, by its `strides` and `repeats`.
+  """Returns the strides of the blocks of each stage, from its `strides` and `repeats`.
 
-  The first block has that of the stage; for small images 1 in place of the first 2.
+  The first block has the stride of its stage. For small images the first stride of 2 becomes 1.
   """
   strides = without_first_2([stage.strides for stage in stages], small_images)
   return first_strided(strides, [stage.repeats for stage in stages])
 
 
 def without_first_2(strides: Sequence[int], small_images: bool) -> list[int]:
-  """Returns the strides; for small images the first 2 becomes 1."""
+  """Returns the strides; for small images the first stride of 2 becomes 1."""
   strides = list(strides)
   if small_images and 2 in strides:
     strides[strides.index(2)] = 1
@@ -149,7 +150,7 @@ class MobileNetV1(Backbone):
   num_classes: int
   stages: tuple[StageV1, ...] = V1  # at width 1
   width: Scale = 1.0  # times the features everywhere, rounded to multiples of 8
-  # For 32x32, as in github.com/kuangliu/pytorch-cifar: stem without stride; 2x2 pixels are left.
+  # For 32x32, as in github.com/kuangliu/pytorch-cifar: a stem without stride; the last map is 2x2.
   small_images: bool = False
   activation: layers.Activation = "relu6"
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
@@ -158,11 +159,11 @@ class MobileNetV1(Backbone):
   norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -213,8 +214,8 @@ class MobileNetV2(Backbone):
   stages: tuple[StageV2, ...] = V2  # at width 1
   width: Scale = 1.0  # times the features everywhere, rounded to multiples of 8
   head_features: Size = 1280  # of the last convolution; times the width only above 1
-  # For 32x32, as in github.com/kuangliu/pytorch-cifar: stem and second stage (the first that has
-  # one) without stride; 4x4 pixels are left.
+  # For 32x32, as in github.com/kuangliu/pytorch-cifar: stem and second stage (the first with a
+  # stride) keep the size; the last map is 4x4.
   small_images: bool = False
   activation: layers.Activation = "relu6"
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
@@ -224,13 +225,15 @@ class MobileNetV2(Backbone):
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 with depth, or is the same in all blocks
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,

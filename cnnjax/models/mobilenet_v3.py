@@ -1,16 +1,16 @@
-"""MobileNetV3: searched inverted residuals, hard-swish, squeeze-and-excitation with a hard gate.
+"""MobileNetV3: inverted residuals from a search, hard-swish and hard-sigmoid gates.
 
 arXiv:1905.02244 tables 1 and 2. Parameters at 1000 classes: `mobilenetv3_large_100` 5,483,032,
 `mobilenetv3_large_075` 3,993,528, `mobilenetv3_small_100` 2,542,856, `mobilenetv3_small_075`
-2,041,872, `mobilenetv3_small_050` 1,593,224. A hidden layer stands behind the global pool, so that
-`num_classes=0` gives what it puts out (1280 or 1024 features).
+2,041,872, `mobilenetv3_small_050` 1,593,224. A hidden layer follows the global pool, so
+`num_classes=0` returns its output (1280 or 1024 features).
 
-At width 1 torchvision, timm and Keras have the same network, but for batch norm and padding: the
+At width 1 torchvision, timm and Keras have the same network except for batch norm and padding. The
 defaults are torchvision's, epsilon 1e-3 and momentum 0.99; timm has 1e-5 and 0.9, Keras 1e-3, 0.999
-and `padding="same"`. At other widths ours follows the authors' code, as timm and Keras do: a block
-expands the width of its input by the ratio of the table, and the stem and the hidden layer do not
-shrink. (torchvision multiplies the expanded widths themselves, and shrinks the hidden layer; above
-width 1 timm keeps the hidden layer, Keras the stem.)
+and `padding="same"`. At other widths this file follows the authors' code, as timm and Keras do: a
+block expands the width of its input by the ratio of the table, and the stem and the hidden layer do
+not shrink. (torchvision multiplies the expanded widths themselves, and shrinks the hidden layer;
+above width 1 timm keeps the hidden layer as it is, Keras the stem.)
 
 Initialisation as in models/mobilenet.py.
 """
@@ -30,10 +30,10 @@ from cnnjax.models.registry import ABOVE_0, Odd, Rate, Scale, Size, register
 
 
 class Row(NamedTuple):
-  """One block, a row of tables 1 and 2. Rows of the same width are a stage."""
+  """A block: a row of tables 1 and 2. Rows of the same width are a stage."""
 
   kernel_size: Odd
-  expanded: Size  # features inside, at width 1
+  expanded: Size  # features inside the block, at width 1
   features: Size
   se: bool
   act: layers.Activation
@@ -79,8 +79,8 @@ class MobileNetV3(Backbone):
   blocks: tuple[Row, ...] = LARGE  # at width 1
   width: Scale = 1.0  # times the features, rounded to multiples of 8; stem and hidden: above 1 only
   stem_features: Size = 16
-  hidden_features: Size = 1280  # of the layer behind the global pool
-  # For 32x32: stem and the first block with a stride keep the size; 4x4 pixels are left.
+  hidden_features: Size = 1280  # of the layer after the global pool
+  # For 32x32: stem and the first block with a stride keep the size; the last map is 4x4.
   small_images: bool = False
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
   norm: layers.Norm = "batch"
@@ -89,13 +89,15 @@ class MobileNetV3(Backbone):
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 with depth, or is the same in all blocks
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     layer, depthwise = make_layers(
       norm=self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
@@ -110,7 +112,7 @@ class MobileNetV3(Backbone):
 
     def block(stage: int, number: int, width: int, **options: Any) -> InvertedResidual:
       row = stages[stage][number]
-      # What the table has for the width of the input.
+      # The width of the input in the table.
       before = stages[stage] if number else stages[stage - 1]
       nominal = before[0].features if stage or number else self.stem_features
       expanded = layers.make_divisible(width * row.expanded / nominal)
@@ -135,7 +137,7 @@ class MobileNetV3(Backbone):
     return mark("head_conv", x, stride=stride)
 
   def _rows(self) -> list[list[Row]]:
-    """The rows of each stage."""
+    """Returns the rows of each stage."""
     rows = [Row(*row) for row in self.blocks]
     strides = without_first_2([row.strides for row in rows], self.small_images)
     rows = [row._replace(strides=s) for row, s in zip(rows, strides, strict=True)]

@@ -1,15 +1,15 @@
-"""MobileNetV4, the convolutional ones: universal inverted bottlenecks.
+"""MobileNetV4, the convolutional variants: universal inverted bottlenecks.
 
 arXiv:2404.10518, figure 4 and the tables of appendix D. Parameters at 1000 classes:
 `mobilenetv4_conv_small` 3,774,024, `mobilenetv4_conv_medium` 9,715,512, `mobilenetv4_conv_large`
-32,590,864; narrow as in timm `mobilenetv4_conv_small_050` 2,238,952, `mobilenetv4_conv_small_035`
-1,905,384. A 1x1 convolution with norm stands behind the global pool, so that `num_classes=0` gives
-its 1280 features. The hybrid ones, with attention, are not here.
+32,590,864; narrow, as in timm, `mobilenetv4_conv_small_050` 2,238,952, `mobilenetv4_conv_small_035`
+1,905,384. A 1x1 convolution with norm follows the global pool, so `num_classes=0` returns its 1280
+features. The hybrid variants, with attention, are not here.
 
 As in timm: 1 or 2 pixels of padding on each side, epsilon 1e-5, momentum 0.9. The authors' code
-(tensorflow/models, official/vision) pads as TensorFlow (`padding="same"`) and takes epsilon 1e-3,
-momentum 0.997 (1e-6, 0.95 for small). Dropout and stochastic depth are those of its configs, where
-the rate of large is the same for all blocks. Initialisation as in models/mobilenet.py.
+(tensorflow/models, official/vision) pads as TensorFlow (`padding="same"`), with epsilon 1e-3 and
+momentum 0.997 (1e-6 and 0.95 for small). Dropout and stochastic depth are those of its configs; for
+large the rate there is the same in all blocks. Initialisation as in models/mobilenet.py.
 """
 
 from collections.abc import Callable
@@ -30,17 +30,17 @@ OddOrNone = Annotated[Count, Check(lambda n: n == 0 or n % 2 == 1, "odd, or 0 fo
 
 
 class Row(NamedTuple):
-  """One block; the first of a stage has its stride.
+  """A block; the first of a stage has the stride.
 
-  A universal inverted bottleneck with both depthwise convolutions is ExtraDW in the paper, with the
-  second an inverted bottleneck, with the first as in ConvNeXt, with none an FFN.
+  The paper calls a universal inverted bottleneck ExtraDW if it has both depthwise convolutions, an
+  inverted bottleneck if only the second, ConvNext if only the first, FFN if neither.
   """
 
   kind: Literal["conv", "fused", "uib"]
-  # uib: of the depthwise before the expansion, 0: none; else of the full one
+  # uib: of the depthwise before the expansion, 0: none. conv, fused: of the full convolution.
   kernel_size1: OddOrNone
   kernel_size2: OddOrNone  # uib: of the depthwise after the expansion, 0: none
-  expand: Size  # features inside, as a multiple of those of the input
+  expand: Size  # features inside the block, as a multiple of its input's
   features: Size
   strides: Size = 1
 
@@ -57,30 +57,30 @@ def check(row: Row) -> None:
 
 
 def conv(kernel_size: int, features: int, strides: int = 1) -> Row:
-  """A convolution with norm and activation."""
+  """Returns the row of a convolution with norm and activation."""
   return Row("conv", kernel_size, 0, 1, features, strides)
 
 
 def fused(kernel_size: int, expand: int, features: int, strides: int = 1) -> Row:
-  """See FusedMBConv in models/efficientnet.py."""
+  """Returns the row of a FusedMBConv, see models/efficientnet.py."""
   return Row("fused", kernel_size, 0, expand, features, strides)
 
 
 def uib(kernel_size1: int, kernel_size2: int, expand: int, features: int, strides: int = 1) -> Row:
-  """See UniversalBottleneck."""
+  """Returns the row of a UniversalBottleneck."""
   return Row("uib", kernel_size1, kernel_size2, expand, features, strides)
 
 
 class UniversalBottleneck(nn.Module):
   """x + project(depthwise2(expand(depthwise1(x)))); without x where the shape changes.
 
-  Activation after the expansion and after depthwise2. The last depthwise has the stride.
+  Activations follow the expansion and depthwise2. The last depthwise has the stride.
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
-  row: Row  # its features those of the network's width
-  layer: Callable[..., nn.Module]  # ConvNormAct, with what the network shares
-  depthwise: Callable[..., nn.Module]  # the same for a depthwise convolution
+  row: Row  # with features scaled by the width of the network
+  layer: Callable[..., nn.Module]  # ConvNormAct with the settings of the network
+  depthwise: Callable[..., nn.Module]  # the same for depthwise convolutions
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, drop_path: float) -> jax.Array:
@@ -136,8 +136,8 @@ class MobileNetV4(Backbone):
   width: Scale = 1.0  # times the features, rounded to multiples of 8; the stem: above 1 only
   stem_features: Size = 32
   head_features: Size = 960  # of the convolution before the global pool
-  hidden_features: Size = 1280  # of the one behind it; the width does not change it
-  # For 32x32: stem and first stage without stride; 4x4 pixels are left.
+  hidden_features: Size = 1280  # of the convolution after it; the width does not change it
+  # For 32x32: stem and first stage keep the size; the last map is 4x4.
   small_images: bool = False
   activation: layers.Activation = "relu"
   padding: Literal["symmetric", "same"] = "symmetric"  # at stride 2: as in torch or TensorFlow
@@ -147,8 +147,10 @@ class MobileNetV4(Backbone):
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 with depth, or is the same in all blocks
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
@@ -158,7 +160,7 @@ class MobileNetV4(Backbone):
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     layer, depthwise = self._layers()
     stride = 1 if self.small_images else 2

@@ -1,20 +1,20 @@
 """NFNets: residual networks without normalisation, arXiv:2102.06171.
 
-What stands in for batch norm: convolutions with standardised weights, activations scaled to
-variance 1, and residual branches whose input is divided by the deviation that the sum before them
-has (beta) and whose output is multiplied by alpha. Section 5 and table 1: `dm_nfnet_f0`
-71,489,284 parameters at 1000 classes, `dm_nfnet_f6` 438,359,116. They are made to be trained with
+Batch norm is replaced by convolutions with standardised weights, activations scaled to variance 1,
+and residual branches whose input is divided by the standard deviation of the sum before them (a
+factor beta) and whose output is multiplied by alpha. Section 5 and table 1: `dm_nfnet_f0`
+71,489,284 parameters at 1000 classes, `dm_nfnet_f6` 438,359,116. They are made for training with
 adaptive gradient clipping (section 4).
 
-The network is that of github.com/google-deepmind/deepmind-research/tree/master/nfnets; names, of
-these networks and of their published weights, are timm's. What differs:
+The network follows github.com/google-deepmind/deepmind-research/tree/master/nfnets; the names of
+networks and weights are timm's. Differences between the two, and options for them:
 - Each branch ends in a trainable factor that starts at 0 (SkipInit). timm's own `nfnet_f0` starts
   the gain of the last convolution at 0 instead: `skip_init=False`, 71,489,272 parameters. It also
-  pads symmetrically and multiplies weights by the activation's constant; no weights of it exist.
-- DeepMind's GELU is the tanh approximation, timm's the exact one: `activation`.
+  pads symmetrically and multiplies weights by the activation's constant; no weights are published.
+- DeepMind's GELU is the tanh approximation, timm's is exact: `activation`.
 - Standardisation divides by the root of max(fan_in * variance, 1e-4); timm adds 1e-5 to the
   variance: `variance_floor=False`.
-- Stochastic depth scales what it keeps, as everywhere here and in timm; DeepMind's does not.
+- Stochastic depth scales the branches that it keeps, here as in timm; DeepMind's does not.
 """
 
 import functools
@@ -31,14 +31,14 @@ from cnnjax.models.attention import SqueezeExcite
 from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
-# Each times the constant that gives it variance 1 for a standard normal input.
+# Each activation times the constant that gives it variance 1 for a standard normal input.
 ACTIVATIONS = {
   "gelu_tanh": lambda x: nn.gelu(x, approximate=True) * 1.7015043497085571,
   "gelu": lambda x: layers.ACTIVATIONS["gelu"](x) * 1.7015043497085571,
   "relu": lambda x: nn.relu(x) * 1.7139588594436646,
   "silu": lambda x: nn.silu(x) * 1.7881293296813965,
 }
-# As in DeepMind's code, though the standardisation leaves little of it.
+# As in DeepMind's code; standardisation makes its scale nearly irrelevant.
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
@@ -135,30 +135,30 @@ class NFNet(Backbone):
   stage_sizes: tuple[Size, ...] = (1, 2, 6, 3)  # blocks in each stage
   features: tuple[Size, ...] = (256, 512, 1536, 1536)  # of each stage
   group_size: Size = 128  # channels of each group of the 3x3 convolutions
-  # For 32x32: no strides in the stem, where the paper's has two; maps of 32x32 to 4x4 follow.
+  # For 32x32: the stem has no strides, the paper's has two; maps are 32x32 to 4x4.
   small_images: bool = False
   activation: Literal[tuple(ACTIVATIONS)] = "gelu_tanh"
-  alpha: Scale = 0.2  # a branch adds its square to the variance, arXiv:2102.06171 section 3
-  skip_init: bool = True  # else the last gain of each branch starts at 0
-  variance_floor: bool = True  # how weights are kept from a division by 0
+  alpha: Scale = 0.2  # factor of each branch, arXiv:2102.06171 section 3
+  skip_init: bool = True  # False: the last gain of each branch starts at 0 instead
+  variance_floor: bool = True  # a floor for the variance of weights; False: a term added to it
   pool: layers.Pool = "avg"
   dropout: Rate = 0.2  # before the last layer
   drop_path: Rate = 0.25
-  # Block i of n, from 0, has drop_path * i / n, or all have drop_path.
+  # linear: block i of n, from 0, has drop_path * i / n.
   drop_path_mode: layers.DropPathMode = "linear"
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def __post_init__(self):
     if len(self.stage_sizes) != len(self.features):
       raise UserError(
-        f"stage_sizes {self.stage_sizes} and features {self.features} must be equally many"
+        f"stage_sizes={self.stage_sizes} and features={self.features} must have the same length"
       )
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     conv = functools.partial(StandardizedConv, variance_floor=self.variance_floor, dtype=self.dtype)
     act = ACTIVATIONS[self.activation]
@@ -173,7 +173,7 @@ class NFNet(Backbone):
     rates = iter(
       layers.drop_path_rates(self.drop_path, depth, self.drop_path_mode, first=0, divisor=depth)
     )
-    variance = 1.0  # of x at initialisation, while the branches still count
+    variance = 1.0  # of x at initialisation, as if no branch started at 0
     for stage, (size, features) in enumerate(zip(self.stage_sizes, self.features, strict=True), 1):
       for i in range(1, size + 1):
         block = Block(
@@ -189,7 +189,7 @@ class NFNet(Backbone):
           name=f"stage{stage}_block{i}",
         )
         x = layers.run_block(block, x, train=train, remat=self.remat, drop_path=next(rates))
-        # The first block of a stage normalises its shortcut as well.
+        # The first block of a stage normalises its shortcut too.
         variance = (1.0 if i == 1 else variance) + self.alpha**2
       stride *= 2 if stage > 1 else 1
       x = mark(f"stage{stage}", x, stride=stride)
@@ -202,7 +202,7 @@ class NFNet(Backbone):
 
 
 def row(number: int, size: int, dropout: float) -> dict[str, Any]:
-  """NFNet-F`number`: depth grows with it, and so do the image of the test and the dropout."""
+  """Returns the options of NFNet-F`number`: depth, test image size and dropout grow with it."""
   return dict(
     stage_sizes=tuple((number + 1) * n for n in (1, 2, 6, 3)), dropout=dropout,
     input_shape=(size, size, 3), reference="arXiv:2102.06171 table 1",

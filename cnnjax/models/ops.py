@@ -1,7 +1,7 @@
-"""Convolutions and pools as functions of arrays, written as the platform runs them fastest.
+"""Convolutions and pools as functions of arrays, in the form that the platform runs fastest.
 
-Values and gradients are those of XLA's own operations, to rounding. `without` switches some of the
-rewriting off; experiments/benchmarks/train_step/README.md has the figures of each choice.
+Values and gradients equal those of XLA's own operations up to rounding. `without` switches choices
+of the rewriting off; experiments/benchmarks/train_step/README.md has the figures of each choice.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from cnnjax.errors import unknown
 
-# The rewriting and the compiler options on CPU; `without` leaves some of them out.
+# The rewritings and compiler options on CPU; `without` switches some of them off.
 CHOICES = (
   "barrier", "dot", "depthwise", "grouped", "product", "pool", "order", "library", "vectors",
 )  # fmt: skip
@@ -27,7 +27,7 @@ _left_out: frozenset[str] = frozenset()
 
 @contextlib.contextmanager
 def without(*choices: str) -> Iterator[None]:
-  """Leaves these CHOICES to XLA in programs traced inside.
+  """Switches these CHOICES off in programs traced inside: XLA then decides.
 
   Raises:
     UserError: there is no such choice.
@@ -55,17 +55,16 @@ def _rewrites(choice: str) -> bool:
 def compiler_options(model: nn.Module, params: Any) -> dict[str, Any]:
   """Returns the compiler options of a program that trains `model`; `params` may be shapes.
 
-  - order: runs operations in an order that needs little memory. Only for depthwise convolutions, of
-    whose shifted products it keeps few at a time; other networks are slower in it. And not for a
-    model that recomputes, itself or a backbone inside it: XLA then recomputes early, and saves
-    nothing.
-  - library: computes sums and matrix products by YNNPACK.
-  - vectors: uses the full width of the processor's vectors; LLVM by itself takes half of AVX-512.
+  - order: runs operations in an order that needs little memory. Only for networks with depthwise
+    convolutions, whose shifted products are then kept a few at a time; others get slower. Not for
+    models that recompute, or whose backbone does: XLA would recompute early, which saves nothing.
+  - library: computes sums and matrix products with YNNPACK.
+  - vectors: uses the full vector width of the processor; by default LLVM uses half of AVX-512.
   """
   options: dict[str, Any] = {}
   kernels = [p.shape for p in jax.tree.leaves(params) if p.ndim == 4]
   depthwise = [k for k in kernels if k[0] * k[1] > 1 and k[2] == 1 < k[3]]
-  # One kernel alone is more likely the stem of a network for grey images.
+  # A single such kernel is more likely the stem of a network for grey images.
   if len(depthwise) > 1 and _rewrites("order") and not _recomputes(model):
     options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
   if _rewrites("library"):
@@ -77,10 +76,10 @@ def compiler_options(model: nn.Module, params: Any) -> dict[str, Any]:
 
 
 def _recomputes(model: nn.Module) -> bool:
-  """Whether a model has a true `remat` or `memory_efficient`, or a module inside it has.
+  """Returns whether a model, or a module inside it, has a true `remat` or `memory_efficient`.
 
-  Looks at the modules that it is given as fields and those that it makes in `setup`, without
-  running it; those that it makes on the way, in `__call__`, are not seen.
+  It looks at modules in fields and at those made in `setup`, without running the model. Modules
+  made in `__call__` are not found.
   """
   found = []
 
@@ -101,14 +100,15 @@ def convolve(
 ) -> jax.Array:
   """Computes `jax.lax.conv_general_dilated` of `[batch, height, width, channels]`, faster on CPU.
 
-  Values are the same. On CPU the shapes decide:
-  - barrier: XLA fuses the operations before a convolution into the transposes of its weight
-    gradient, and computes them again for each; a barrier keeps them apart.
+  Values are the same. On CPU the shapes decide which form is used:
+  - barrier: in training, for all of them. XLA fuses the operations before a convolution into the
+    transposes of its weight gradient, and computes them once more for each; a barrier prevents it.
   - dot: a 1x1 convolution is a matrix product.
-  - depthwise: a sum of shifted products; XLA expands its own gradient to dense FLOPs.
-  - grouped: a product for each group.
-  - product: a kernel larger than the image, for which XLA takes a slow path, is a product of
-    shifted copies. On larger images a convolution is faster.
+  - depthwise: a depthwise convolution is a sum of shifted products; XLA computes its own gradient
+    with the FLOPs of a dense one.
+  - grouped: a grouped convolution is one matrix product per group.
+  - product: a convolution whose kernel is larger than the image is a product of shifted copies,
+    because XLA's own path is slow. On larger images XLA's convolution is faster.
   """
   if train and _rewrites("barrier"):
     x = jax.lax.optimization_barrier(x)
@@ -128,7 +128,7 @@ def convolve(
 
 
 def _copies(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any) -> list:
-  """What each weight of the kernel sees, [batch, height, width, channels] each."""
+  """Returns the pixels that each weight of the kernel meets, [batch, height, width, channels]."""
   return _shifted(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel.shape[:2], strides)
 
 
@@ -154,16 +154,17 @@ def _by_product(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding
 
 
 def product(x: jax.Array, weights: jax.Array) -> jax.Array:
-  """x @ weights, as matrices: else XLA transposes all of x in memory for the weights' gradient.
+  """Returns x @ weights, computed as a product of matrices.
 
-  ResNet-50, batch 16, 96x96: 0.80 of the time of a step; DenseNet-121 0.86 (jax 0.12).
+  Otherwise XLA transposes all of x in memory for the gradient of the weights; the figures are in
+  experiments/benchmarks/train_step/README.md.
   """
   *pixels, inputs = x.shape
   return (x.reshape(math.prod(pixels), inputs) @ weights).reshape(*pixels, weights.shape[-1])
 
 
 def _shifted(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
-  """Returns for each place in a window its pixels in all windows."""
+  """Returns, for each place in a window, the pixels there in all windows."""
   rows, columns = ((n - w) // s + 1 for n, w, s in zip(x.shape[1:3], window, strides, strict=True))
   if rows < 1 or columns < 1:  # no window fits
     return [x[:, :0, :0]] * (window[0] * window[1])
@@ -177,11 +178,11 @@ def _shifted(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> lis
 def max_pool(
   x: jax.Array, window: int, *, strides: int, padding: int | str = 0, ceil: bool = False
 ) -> jax.Array:
-  """Computes max pooling over square windows; pads with -inf. The first of equal pixels counts.
+  """Computes max pooling over square windows, padded with -inf.
 
-  [batch, height, width, channels] to the same with (n + 2 * padding - window) // strides + 1 pixels
-  for n, on each axis; "VALID" is padding 0, and "SAME" gives n / strides, rounded up.
-  `ceil` counts a last window over the edge as well, as ceil_mode in torch.
+  Of equal pixels the first gets the gradient. On each axis of [batch, height, width, channels] n
+  pixels become (n + 2 * padding - window) // strides + 1; "VALID" is padding 0, and "SAME" gives
+  n / strides, rounded up. `ceil` adds a last window over the edge, as ceil_mode in torch.
   """
   pads = _pool_pads(x.shape[1:3], window, strides, padding, ceil)
   if _rewrites("pool"):
@@ -201,9 +202,9 @@ def avg_pool(
 ) -> jax.Array:
   """Computes average pooling over square windows.
 
-  [batch, height, width, channels] to the sizes of `max_pool`. `count_padding` counts padded pixels
-  as zeros, as torch does by default; without it the mean is over the pixels inside, as in
-  TensorFlow. `ceil` is as in `max_pool`, and needs `count_padding` false.
+  Sizes are as in `max_pool`. `count_padding` counts padded pixels as zeros, as torch does by
+  default; without it the mean is over the pixels inside the image, as in TensorFlow. `ceil` is as
+  in `max_pool`, and needs `count_padding` false.
   """
   pads = _pool_pads(x.shape[1:3], window, strides, padding, ceil)
   if _rewrites("pool"):
@@ -219,11 +220,11 @@ def avg_pool(
     padding=pads,
     count_include_pad=count_padding,
   )
-  return pooled.astype(x.dtype)  # which linen leaves for float32 where it divides by counts
+  return pooled.astype(x.dtype)  # linen returns float32 where it divides by counts
 
 
 def _over_windows(combine: Callable, x: jax.Array, window: int, strides: int) -> jax.Array:
-  """Combines shifted copies along rows, then columns: 2 n of them for a window of n * n pixels."""
+  """Combines shifted copies along rows, then columns: 2 n copies for a window of n * n pixels."""
   for size, step in (((1, window), (1, strides)), ((window, 1), (strides, 1))):
     x = functools.reduce(combine, _shifted(x, size, step))
   return x
@@ -231,10 +232,11 @@ def _over_windows(combine: Callable, x: jax.Array, window: int, strides: int) ->
 
 @jax.custom_jvp
 def _maximum(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Returns the maximum; of a tie, `a` takes the whole gradient.
+  """Returns the maximum; in a tie `a` gets the whole gradient.
 
-  JAX's own rule asks which of the two equals the maximum. XLA may compute a pixel twice, rounded in
-  two ways, and then neither does: Inception-v3 on jax 0.10 lost a sixth of its stem's gradient so.
+  JAX's own rule compares both with the maximum. XLA may compute a pixel twice with different
+  rounding, and then neither equals it: the gradient is lost, as in the stem of Inception-v3 on jax
+  0.10.
   """
   return jnp.maximum(a, b)
 
@@ -253,7 +255,7 @@ def _pool_pads(
   pads = []
   for n in size:
     over = (n + 2 * padding - window) % strides
-    # As in torch, a window that would start in the padding on the right is left out.
+    # As in torch, a window that would start in the right padding is left out.
     starts = n + padding > (n + 2 * padding - window) - over + strides
     pads.append((padding, padding + (strides - over if ceil and over and starts else 0)))
   return tuple(pads)

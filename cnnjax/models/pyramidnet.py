@@ -1,17 +1,17 @@
-"""PyramidNet, arXiv:1610.02915: pre-activation blocks that widen a little each, alpha in all.
+"""PyramidNet, arXiv:1610.02915: pre-activation blocks, each a little wider than the last.
 
 Block n of N has 16 + alpha n / N features, rounded (64 + alpha n / N on ImageNet), and 4 times as
-many at the ends of a bottleneck (the paper's additive form). A block has a norm more than in ResNet
-v2, behind the last convolution, and a relu less, the first; its shortcut pads the missing channels
-with zeros behind, after an average pool where the stride is 2.
+many at the ends of a bottleneck (the paper's additive form). Compared with ResNet v2, a block has
+one more norm, after the last convolution, and lacks the first relu. Its shortcut appends zeros for
+the missing channels, after an average pool where the stride is 2.
 
 CIFAR, at 10 classes: `pyramidnet110_a84` 3,904,446, `pyramidnet110_a270` 28,485,477,
 `pyramidnet200_a240_bn` 26,752,702, `pyramidnet272_a200_bn` 26,210,842 ("bn": bottleneck). ImageNet:
 `pyramidnet101_a360` 42,455,070 at 1000. Names and counts are those of pytorchcv.
 
-As in the authors' code (github.com/jhkim89/PyramidNet, github.com/dyhan0920/PyramidNet-PyTorch) the
-widths are rounded from a running sum; the floor that the paper takes of each would lose a fraction
-in every block. Kernels are normal with variance 2 / fan out, there and here.
+As in the authors' code (github.com/jhkim89/PyramidNet, github.com/dyhan0920/PyramidNet-PyTorch)
+widths are rounded from a running sum; the paper takes the floor of each width, which would lose a
+fraction in every block. Kernels are normal with variance 2 / fan_out, as in that code.
 """
 
 import functools
@@ -61,26 +61,29 @@ class Block(nn.Module):
 
 
 class PyramidNet(Backbone):
-  """Stem, stages of blocks, norm, relu, global pool, head. Each later stage halves the size."""
+  """Stem, stages of blocks, norm, relu, global pool, head; later stages halve the size."""
 
   num_classes: int
   stage_sizes: tuple[Size, ...] = (18, 18, 18)  # blocks in each stage
   block: Literal["basic", "bottleneck"] = "basic"  # 3x3, 3x3 or 1x1, 3x3, 1x1
-  alpha: Size = 48  # features that the last block has more than the stem; not counting the 4 times
+  alpha: Size = 48  # features that the last block has more than the stem, before the factor of 4
   stem_features: Size = 64
-  # 7x7/2, relu and 3x3/2 max pool, or for 32x32: 3x3/1 alone, as in the authors' code.
+  # For 32x32: the stem is 3x3/1 alone instead of 7x7/2, relu and a 3x3/2 max pool, as in the
+  # authors' code.
   small_images: bool = False
   norm: layers.Norm = "batch"
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 with depth, or is the same in all blocks
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     conv = functools.partial(layers.conv, dtype=self.dtype)
     norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)

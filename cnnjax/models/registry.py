@@ -1,6 +1,6 @@
-"""Registers models: a name, its builder, and the defaults of that variant.
+"""Registers models: a name, its builder, and the defaults of the variant.
 
-One decorator serves forks and families. A fork decorates a linen Module class, or a function that
+Families and forks use one decorator. A fork decorates a linen Module class, or a function that
 returns a module:
 
     @models.register("my_net", input_shape=(32, 32, 3), reference="my notebook, page 3")
@@ -11,13 +11,14 @@ returns a module:
 
 A family calls it for each row of its variant table, with the row as defaults. The signature says
 which options a variant takes: every argument but `num_classes` and `dtype` has a default, and its
-annotation says which values `create` accepts: bool, int, float, str,
-`tuple[int, ...]` (at least one; `tuple[int, ...] | tuple[()]` for none as well),
-`Literal["max", "avg"]`, a NamedTuple of these, or one of `Rate`, `Size`, `Count`, `Odd`, `Scale`
-and `Factor` below. Values with any other annotation pass unchecked.
+annotation says which values `create` accepts: bool, int, float, str, `tuple[int, ...]` (at least
+one number; `tuple[int, ...] | tuple[()]` accepts none), `Literal["max", "avg"]`, a NamedTuple of
+these, or one of `Rate`, `Size`, `Count`, `Odd`, `Scale` and `Factor` below. Values with any other
+annotation are not checked.
 
-An option may have no effect without another one. Its class says so, by a value or a Check, and
-`create` refuses it where it would be ignored: `NEEDS = (("lrn_alpha", "lrn", True),)`.
+An option may have no effect unless another one has a certain value. The class says so by that value
+or a Check, `NEEDS = (("lrn_alpha", "lrn", True),)`, and `create` refuses an option that would be
+ignored.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ from cnnjax.errors import UserError, unknown
 
 
 class Check(NamedTuple):
-  """A condition on a value, and its words."""
+  """A condition on a value, and its description for errors."""
 
   holds: Callable[[Any], bool]
   text: str
@@ -67,15 +68,15 @@ RESERVED = {"num_classes", "dtype", "parent", "name"}
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One registered variant."""
+  """A registered variant."""
 
   builder: Callable[..., nn.Module]  # a linen Module class, or a function that returns a module
-  defaults: dict[str, Any]  # every overridable argument and its value in this variant
+  defaults: dict[str, Any]  # the options, with their values in this variant
   input_shape: tuple[int, int, int]  # the usual [height, width, channels]
   reference: str  # paper or code, one line
 
 
-_CLASSES: set[type] = set()  # of the modules that registered functions have made
+_CLASSES: set[type] = set()  # of modules that `create` has made
 
 
 def register(
@@ -87,10 +88,10 @@ def register(
 ) -> Callable[[Builder], Builder]:
   """Returns a decorator that registers a linen Module class, or a function returning a module.
 
-  `defaults` replace defaults of the builder for this variant.
+  `defaults` replace the defaults of the builder in this variant.
 
   Raises:
-    UserError: the name is taken, the builder does not accept the defaults or takes no num_classes
+    UserError: the name is taken, the builder does not accept the defaults, it takes no num_classes
       or dtype, or the Module is not called with `train`.
   """
 
@@ -108,7 +109,7 @@ def register(
     own = {key: parameter.default for key, parameter in _parameters(builder).items()}
     merged = own | _checked_overrides(name, builder, defaults)
     if missing := [key for key, value in merged.items() if value is inspect.Parameter.empty]:
-      raise UserError(f"model {name!r}: give {', '.join(missing)} a default, to be overridable")
+      raise UserError(f"model {name!r}: give {', '.join(missing)} a default value")
     entry = Entry(builder, merged, tuple(input_shape), reference)
     registry.add("model", name, registry.Part(entry, {}, (), builder.__module__))
     return builder
@@ -121,8 +122,8 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
 
   Args:
     name: a registered name, see `names`.
-    num_classes: the number of logits; 0 for a model without the last layer, which returns the
-      pooled features, float32 [batch, width].
+    num_classes: the number of logits; 0 leaves out the last layer, so that the model returns pooled
+      features, float32 [batch, width].
     dtype: the dtype of the computation, float32, bfloat16 or float16, as a jnp dtype or a string.
       Parameters, batch statistics and logits are always float32.
     **overrides: any of `fields(name)`.
@@ -132,15 +133,15 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
     [batch, height, width, channels]; it returns float32 logits [batch, num_classes].
 
   Raises:
-    UserError: unknown name or override, a value of the wrong type or out of range, or one without
-      effect beside the other values.
+    UserError: a name or an option is unknown, a value has the wrong type, is out of range, or has
+      no effect beside the other values.
   """
   entry = lookup(name)
   values = entry.defaults | _checked_overrides(name, entry.builder, overrides)
   for key, other, needed in getattr(entry.builder, "NEEDS", ()):
     by_check = isinstance(needed, Check)
     fits = needed.holds(values[other]) if by_check else values[other] == needed
-    # Not what the variant has of its own, and what a saved run therefore repeats.
+    # Values of the variant itself are accepted: a saved run repeats them.
     if values[key] != entry.defaults[key] and not fits:
       without = f"{other} {needed.text}" if by_check else f"{other}={needed!r}"
       raise UserError(f"{name}.{key}={values[key]!r} does nothing without {without}")
@@ -154,13 +155,13 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides
 
 
 def is_registered(module: nn.Module) -> bool:
-  """Whether `module` is a registered model, by itself or inside another."""
+  """Returns whether `module` is a model that was registered here."""
   builders = {part.value.builder for part in registry.parts("model").values()}
   return type(module) in {*_CLASSES, *builders}
 
 
 def lookup(name: str) -> Entry:
-  """Returns the entry of `name`: builder, defaults, usual input shape, reference."""
+  """Returns the entry of `name`: its builder, defaults, usual input shape and reference."""
   return registry.part("model", name).value
 
 
@@ -197,7 +198,10 @@ def _checked_overrides(
 
 
 def _checked(what: str, value: Any, annotation: Any) -> Any:
-  """Converts `value` to its `annotation` (list to tuple, int to float, numpy's), or UserError."""
+  """Returns `value` converted to its `annotation`; raises UserError where it does not fit.
+
+  Lists become tuples, ints floats where a float is asked, and numpy scalars Python's.
+  """
   origin, args = get_origin(annotation), get_args(annotation)
   if isinstance(value, np.generic):
     value = value.item()
@@ -210,8 +214,8 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
   if origin is Literal:
     if (type(value), value) in [(type(arg), arg) for arg in args]:  # 3.0 is not 3, nor True 1
       return value
-    if not isinstance(value, str) and str(value).lower() in args:  # as the command line reads it:
-      return str(value).lower()  # None of none, a number of 2012
+    if not isinstance(value, str) and str(value).lower() in args:
+      return str(value).lower()  # the command line reads none as None, and 2012 as a number
     raise unknown(what, value, args)
   if tuple[()] in args:
     empty = isinstance(value, tuple | list) and not value
@@ -232,7 +236,7 @@ def _checked(what: str, value: Any, annotation: Any) -> Any:
 
 
 def _row(what: str, value: Any, kind: type) -> Any:
-  """Converts `value` to the NamedTuple `kind`; a saved config has a list instead."""
+  """Returns `value` as the NamedTuple `kind`; in a saved config it is a list."""
   names = kind._fields
   needed = len(names) - len(kind._field_defaults)
   if not isinstance(value, tuple | list) or not needed <= len(value) <= len(names):

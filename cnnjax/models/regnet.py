@@ -1,16 +1,16 @@
-"""RegNets: residual networks whose stages follow from five numbers.
+"""RegNets: residual networks whose stages are computed from five numbers.
 
-RegNetX, arXiv:2003.13678 section 3.3, and RegNetY, section 4, which adds squeeze-and-excitation;
-the five numbers of each model as in the authors' code (github.com/facebookresearch/pycls).
+RegNetX is arXiv:2003.13678 section 3.3; RegNetY, section 4, adds squeeze-and-excitation. The five
+numbers of each model are those of the authors' code (github.com/facebookresearch/pycls).
 Parameters at 1000 classes: `regnetx_002` 2,684,792, `regnetx_004` 5,157,512, `regnetx_032`
 15,296,552, `regnety_004` 4,344,144, `regnety_016` 11,202,430, `regnety_032` 19,436,338,
 `regnety_160` 83,590,140.
 
-Stage widths are rounded to multiples of the group width: to the nearest by the authors and timm;
-in torchvision to the next where the nearest is more than 10 % below (`keep_width=True`). This
-matters for X-400MF, Y-800MF and Y-8GF, which are here in both ways: `regnetx_004_tv` 5,495,976,
-`regnety_008` 6,263,168, `regnety_008_tv` 6,432,512, `regnety_080` 39,180,068, `regnety_080_tv`
-39,381,472.
+Stage widths are rounded to the nearest multiple of the group width, as by the authors and timm;
+torchvision takes the next multiple where the nearest is more than 10 % below (`keep_width=True`).
+The two differ for X-400MF, Y-800MF and Y-8GF, which are here in both forms: `regnetx_004_tv`
+5,495,976, `regnety_008` 6,263,168, `regnety_008_tv` 6,432,512, `regnety_080` 39,180,068,
+`regnety_080_tv` 39,381,472.
 """
 
 import functools
@@ -36,7 +36,7 @@ head_init = nn.initializers.normal(0.01)  # as in pycls; convolutions too: norma
 class Block(nn.Module):
   """relu(shortcut(x) + branch(x)); the branch is 1x1, grouped 3x3, squeeze-and-excitation, 1x1.
 
-  The block of figure 4 with bottleneck ratio 1. The squeeze is a share of the features of x.
+  This is the block of figure 4 with bottleneck ratio 1. The squeeze is a share of x's features.
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
@@ -72,10 +72,10 @@ class Block(nn.Module):
 def stages(
   w_0: int, w_a: float, w_m: float, depth: int, group_width: int, *, keep_width: bool
 ) -> tuple[list[int], list[int], list[int]]:
-  """Features, blocks and group width of each stage, by equations 2 to 4 of section 3.3.
+  """Returns features, blocks and group width of each stage, by equations 2 to 4 of section 3.3.
 
-  Block j should have u_j = w_0 + w_a * j features and gets w_0 * w_m ** s_j, where s_j is the
-  integer that comes nearest, rounded to a multiple of 8. Blocks of equal width are a stage.
+  Block j should have u_j = w_0 + w_a * j features. It gets w_0 * w_m ** s_j, with the integer s_j
+  for which this is nearest, rounded to a multiple of 8. Blocks of equal width form a stage.
   """
   linear = w_0 + w_a * np.arange(depth)
   steps = np.round(np.log(linear / w_0) / np.log(w_m))
@@ -89,31 +89,33 @@ def stages(
 
 
 class RegNet(Backbone):
-  """Stem, stages of residual blocks that halve the resolution each, global pool, head."""
+  """Stem, stages of residual blocks that each halve the resolution, global pool, head."""
 
   num_classes: int
-  depth: Size = 13  # blocks; this and the next four make the network: see `stages`
+  depth: Size = 13  # blocks; `stages` computes the network from this and the next four
   w_0: Width = 24  # features of the first block
-  w_a: Factor = 36.44  # how many more each next block should have
-  w_m: Step = 2.49  # from stage to stage features grow by a power of it
+  w_a: Factor = 36.44  # features that each block should have more than the last
+  w_m: Step = 2.49  # features of stages differ by powers of it
   group_width: Size = 8  # features of each group of the 3x3
-  keep_width: bool = False  # rounding to groups takes away at most 10 %, as in torchvision
+  keep_width: bool = False  # rounding lowers widths by at most 10 %, as in torchvision
   stem_features: Size = 32
   se_ratio: Rate = 0.0  # squeeze as a share of the features of the block's input; Y: 0.25
-  # For 32x32: stem and first stage without stride, so that 4x4 pixels are left and not 1x1.
+  # For 32x32: stem and first stage keep the size, so that the last map has 4x4 pixels, not 1x1.
   small_images: bool = False
   norm: layers.Norm = "batch"
   zero_init_gamma: bool = False  # each branch starts at zero, arXiv:1706.02677 section 5.1
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 with depth, or is the same in all blocks
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     conv = functools.partial(layers.conv, dtype=self.dtype)
     norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
@@ -146,7 +148,7 @@ class RegNet(Backbone):
 def regnet(
   depth: int, w_0: int, w_a: float, w_m: float, group_width: int, se_ratio: float = 0.0
 ) -> dict[str, Any]:
-  """A row of the tables: the numbers of the design space, and SE for a RegNetY."""
+  """Returns the options of a variant: the numbers of the design space, and SE for a RegNetY."""
   section = "4" if se_ratio else "3.3"
   return dict(
     depth=depth, w_0=w_0, w_a=w_a, w_m=w_m, group_width=group_width, se_ratio=se_ratio,

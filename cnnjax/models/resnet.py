@@ -1,9 +1,9 @@
-"""Residual networks: a block of each kind, one network, one table.
+"""Residual networks: ResNet, its pre-activation form, Wide ResNet, ResNeXt, attention and BiT.
 
 - ResNet, arXiv:1512.03385: table 1 (ImageNet) and section 4.2 (CIFAR, 6n+2 layers; `resnet20` has
-  269,722 parameters at 10 classes). `resnet50` and its like are v1.5, the stride in the 3x3
-  convolution (torchvision, fb.resnet.torch); `resnet50_v1` is the paper's, the stride in the first
-  1x1. Both have 25,557,032 at 1000 classes.
+  269,722 parameters at 10 classes). `resnet50` and the deeper ones are v1.5, with the stride in the
+  3x3 convolution (torchvision, fb.resnet.torch); `resnet50_v1` is the paper's, with the stride in
+  the first 1x1. Both have 25,557,032 at 1000 classes.
 - Pre-activation (v2), arXiv:1603.05027: `resnetv2_50` 25,549,352 as in timm; CIFAR
   `preact_resnet164` 1,703,258 and `preact_resnet1001` 10,327,706 at 10 classes.
 - Wide ResNet, arXiv:1605.07146: `wrn_28_10` 36,479,194 at 10 classes.
@@ -14,13 +14,13 @@
 - ResNet-D, arXiv:1812.01187 section 4.2: `resnet50d` 25,576,264.
 - BiT, arXiv:1912.11370: `resnetv2_50x1_bit`, group norm and standardised weights, 25,549,352.
 
-Batch norm is that of torchvision and timm: epsilon 1e-5, moving averages that keep 0.9 of the old
-one. Keras has another ResNet: v1 with a bias in every convolution (`conv_bias=True` on
-`resnet50_v1`, 25,583,592 trainable), and a v2 whose stages end, not begin, with the stride; that
-one is not here. pytorchcv has a norm and a relu behind the stem of v2 (128 parameters more), and a
-`wrn50_2` of its own, with biases. The squeeze of SE is a 16th of the features, as in the paper;
-timm rounds it up to a multiple of 8, which makes its `seresnet18` and `seresnet34` 1,032 and 1,548
-larger.
+Batch norm is as in torchvision and timm: epsilon 1e-5, moving averages that keep 0.9 of the old
+value. Keras has another ResNet: v1 with a bias in every convolution (`conv_bias=True` on
+`resnet50_v1`, 25,583,592 trainable), and a v2 whose stages end with the stride instead of beginning
+with it, which is not here. pytorchcv has a norm and a relu after the stem of v2 (128 parameters
+more), and its own `wrn50_2`, with biases. The squeeze of SE is a 16th of the features, as in the
+paper; timm rounds it up to a multiple of 8, so its `seresnet18` and `seresnet34` have 1,032 and
+1,548 parameters more.
 """
 
 import functools
@@ -51,9 +51,9 @@ class Block(nn.Module):
   """relu(shortcut(x) + branch(x)); the branch is conv, norm, relu, ..., conv, norm, attention.
 
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
-  In the residual branch, dropout stands before every convolution but the first. DropBlock
-  (arXiv:1810.12890 section 4.1) stands behind each convolution with its norm and relu, and on the
-  shortcut, as in the authors' code (github.com/tensorflow/tpu, models/official/resnet).
+  In the branch, dropout comes before every convolution but the first. DropBlock (arXiv:1810.12890
+  section 4.1) comes after each convolution with its norm and relu, and on the shortcut, as in the
+  authors' code (github.com/tensorflow/tpu, models/official/resnet).
   """
 
   convs: tuple[ConvSpec, ...]
@@ -102,9 +102,9 @@ class Block(nn.Module):
 class PreActBlock(nn.Module):
   """shortcut(x) + branch(x); the branch is norm, relu, conv, norm, relu, conv, ..., attention.
 
-  A projection shortcut is a bare convolution of the pre-activated input, as in the authors' code
-  and in timm; identity and option A take x itself. Shapes and dropout as in Block; DropBlock too,
-  but not behind the last convolution, as in the authors' code.
+  A projection shortcut is a convolution of the pre-activated input without a norm, as in the
+  authors' code and in timm; identity and option A take x itself. Shapes and dropout are as in
+  Block. So is DropBlock, but it does not follow the last convolution, as in the authors' code.
   """
 
   convs: tuple[ConvSpec, ...]
@@ -167,38 +167,40 @@ class ResNet(Backbone):
   stage_sizes: tuple[Size, ...] = (2, 2, 2, 2)  # blocks in each stage
   block: Literal["basic", "bottleneck"] = "basic"  # 3x3, 3x3 or 1x1, 3x3, 1x1
   preact: bool = False  # norm and relu before the convolutions: v2, arXiv:1603.05027
-  # 7x7/2, or the three 3x3 of ResNet-C and D (arXiv:1812.01187 section 4.2); then 3x3/2 max pool,
-  # which pads zeros in "bit". small_images is for 32x32: 3x3/1 and no pool, so that "bit" is "7x7".
+  # 7x7/2, or the three 3x3 of ResNet-C and D (arXiv:1812.01187 section 4.2); then a 3x3/2 max pool,
+  # which "bit" pads with zeros. small_images is for 32x32: 3x3/1 and no pool; "bit" is then "7x7".
   stem: Literal["7x7", "deep", "bit"] = "7x7"
   small_images: bool = False
   stem_features: Size = 64
   features: Size = 64  # of the first stage
   groups: Size = 1  # of the 3x3 of a bottleneck: the cardinality of ResNeXt
   width_per_group: Size = 64  # bottleneck width at 64 features and 1 group, as in torchvision
-  stride_in_1x1: bool = False  # bottleneck stride in the first 1x1 (v1) or in the 3x3 (v1.5)
+  stride_in_1x1: bool = False  # bottleneck stride in the first 1x1 (v1), else in the 3x3 (v1.5)
   # Where shapes change: A zero padding, B 1x1 projection, D average pool and 1x1 projection.
   shortcut: Literal["A", "B", "D"] = "B"
   attention: Attention = "none"  # at the end of each branch
   norm: layers.Norm = "batch"
   standardize: bool = False  # the weights of convolutions, arXiv:1903.10520
   conv_bias: bool = False  # beside the norm, as in Keras
-  final_norm: bool = True  # norm and relu before the global pool; only preact networks have it
-  # Each branch starts at zero (arXiv:1706.02677 section 5.1): the gamma of its last norm or, in
-  # preact, its last kernel, as in timm (gamma and beta zero before a relu would never learn).
+  final_norm: bool = True  # norm and relu before the global pool, with preact
+  # Each branch starts at zero (arXiv:1706.02677 section 5.1) by the gamma of its last norm. With
+  # preact by its last kernel, as in timm: gamma and beta of zero before a relu would never learn.
   zero_init_gamma: bool = False
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # between the convolutions of a block, arXiv:1605.07146 section 2.4
   dropout_kind: layers.DropoutKind = "element"  # or whole channels, arXiv:1411.4280
   head_dropout: Rate = 0.0  # before the last layer, which is `dropout` in most other families
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
-  # DropBlock, see `Block`: the rate, 1 - keep_prob, in the last stage; a quarter of it in the one
-  # before. The paper lets it grow from 0 over the training; a model knows no step: it is constant.
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 with depth, or is the same in all blocks
+  )
+  # DropBlock, see `Block`: the rate, 1 - keep_prob, in the last stage; a quarter of it in the stage
+  # before. It is constant; the paper lets it grow from 0 during training.
   drop_block: Rate = 0.0
   drop_block_size: Size = 7  # pixels on each side, arXiv:1810.12890 section 4.1
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
-  # One program for the equal blocks of a stage, whose parameters are stacked as `stageN_rest`, so
-  # that compile time does not grow with depth. On CPU, loops around convolutions are slow:
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
+  # Run the equal blocks of a stage in a loop over parameters stacked as `stageN_rest`, so that
+  # compile time does not grow with depth. On CPU, loops around convolutions are slow:
   # experiments/benchmarks/train_step/README.md.
   scan: bool = False
   dtype: Any = jnp.float32
@@ -218,7 +220,7 @@ class ResNet(Backbone):
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     transform = layers.standardized if self.standardize else layers.identity
     conv = functools.partial(
@@ -334,7 +336,7 @@ NEXT29 = dict(
 
 
 def wide(depth: int, factor: int) -> dict[str, Any]:
-  """WRN-depth-factor: 6n+4 layers, features times factor except in the stem."""
+  """Returns the options of WRN-depth-factor: 6n+4 layers, features times factor after the stem."""
   reference = "arXiv:1605.07146 table 1"
   return PREACT | dict(
     stage_sizes=((depth - 4) // 6,) * 3, features=16 * factor, reference=reference
@@ -400,7 +402,7 @@ VARIANTS = {
   "preact_resnet110_bottleneck": PREACT_BOTTLENECK | dict(stage_sizes=(12, 12, 12)),
   "preact_resnet164": PREACT_BOTTLENECK | dict(stage_sizes=(18, 18, 18)),
   "preact_resnet1001": PREACT_BOTTLENECK | dict(stage_sizes=(111, 111, 111)),
-  # As in github.com/kuangliu/pytorch-cifar, the network of the mixup paper (arXiv:1710.09412).
+  # The network of the mixup paper (arXiv:1710.09412), as in github.com/kuangliu/pytorch-cifar.
   "preact_resnet18": PREACT
   | dict(stage_sizes=(2, 2, 2, 2), stem_features=64, features=64, final_norm=False),
   "wrn_16_4": wide(16, 4),

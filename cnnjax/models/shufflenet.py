@@ -3,9 +3,9 @@
 arXiv:1807.11164 section 3 and table 5. Parameters at 1000 classes: `shufflenet_v2_x0_5` 1,366,792,
 `shufflenet_v2_x1_0` 2,278,604, `shufflenet_v2_x1_5` 3,503,624 and `shufflenet_v2_x2_0` 7,393,996,
 as in torchvision. The authors' code (github.com/megvii-model/ShuffleNet-Series) has no bias in the
-last layer, and dropout in x2_0, which is kept here.
+last layer, and dropout in x2_0, as here.
 
-Initialisation as in torchvision, that is torch's own: kernels uniform in +-1 / sqrt(fan_in).
+Initialisation as in torchvision, by torch's default: kernels uniform in +-1 / sqrt(fan_in).
 """
 
 import functools
@@ -23,9 +23,9 @@ from cnnjax.models.registry import Rate, Size, register
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
-  """The first channel of each group, then the second of each: arXiv:1707.01083 section 3.1.
+  """Returns the first channel of each group, then the second of each (arXiv:1707.01083 3.1).
 
-  x is [batch, height, width, channels], its channels in `groups` groups one behind the other.
+  x is [batch, height, width, channels], with the channels of each of `groups` groups together.
   """
   shape = x.shape
   x = x.reshape(*shape[:-1], groups, shape[-1] // groups)
@@ -33,15 +33,15 @@ def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
 
 
 class ShuffleBlock(nn.Module):
-  """One half of the channels, and a branch of the other, shuffled: figure 3 (c) and (d).
+  """Half of the channels, and a branch of the other half, shuffled: figure 3 (c) and (d).
 
-  With a stride both halves are branches of all of x, and the channels are new.
+  With a stride, or where the number of channels changes, both halves are branches of all of x.
   [batch, height, width, any] to [batch, height / strides, width / strides, features], rounded up.
   """
 
   features: int
   strides: int
-  layer: Callable[..., nn.Module]  # ConvNormAct, with what the network shares
+  layer: Callable[..., nn.Module]  # ConvNormAct with the settings of the network
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -71,24 +71,27 @@ class ShuffleNetV2(Backbone):
   stage_features: tuple[Size, ...] = (116, 232, 464)  # even numbers
   stem_features: Size = 24
   head_features: Size = 1024  # of the last convolution
-  # For 32x32, as in github.com/kuangliu/pytorch-cifar: stem without stride, and no pool; 4x4 pixels
-  # are left.
+  # For 32x32, as in github.com/kuangliu/pytorch-cifar: a stem without stride or pool; the last map
+  # is 4x4.
   small_images: bool = False
   norm: layers.Norm = "batch"
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
 
   def __post_init__(self):
     if len(self.stage_sizes) != len(self.stage_features):
-      raise UserError("stage_sizes and stage_features must be as many as there are stages")
+      raise UserError(
+        f"stage_sizes={self.stage_sizes} and stage_features={self.stage_features} must have the "
+        "same length"
+      )
     if any(features % 2 for features in self.stage_features):
-      raise UserError(f"stage_features must be even, for two halves; got {self.stage_features}")
+      raise UserError(f"stage_features must be even numbers, got {self.stage_features}")
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of any size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     layer = functools.partial(
       layers.ConvNormAct,

@@ -1,4 +1,4 @@
-"""Small networks of the tutorials: convolutions, pools, dense layers.
+"""Small networks of well-known tutorials: convolutions, pools, dense layers.
 
 Parameters at 10 classes on the usual input: `simple_cnn` 1,199,882 (github.com/pytorch/examples,
 mnist), `simple_cnn_small` 136,874, `simple_cnn_flax` 824,458 (github.com/google/flax,
@@ -16,7 +16,7 @@ from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
 
 class SimpleCNN(Backbone):
-  """Convolutions with a pool after every `pool_every`-th, then dense layers, then the head."""
+  """Convolutions with a pool after every `pool_every` of them, dense layers, head."""
 
   num_classes: int
   conv_features: tuple[Size, ...] = (32, 64)
@@ -26,7 +26,7 @@ class SimpleCNN(Backbone):
   pool: Literal["max", "avg", "none"] = "max"
   pool_every: Size = 1
   activation: layers.Activation = "relu"
-  conv_dropout: Rate = 0.0  # on the output of the convolutions, before it is flattened
+  conv_dropout: Rate = 0.0  # on the last map, before it is flattened
   conv_dropout_kind: layers.DropoutKind = "element"  # or whole channels, arXiv:1411.4280
   dropout: Rate = 0.0  # after each hidden dense layer
   batch_norm: bool = False  # between each convolution and its activation
@@ -34,7 +34,7 @@ class SimpleCNN(Backbone):
   NEEDS = (("conv_dropout_kind", "conv_dropout", ABOVE_0),)
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] of one size to the last map."""
+    """Returns the last map of float images [batch, height, width, channels] of one size."""
     layers.check_images(x, smallest=self._smallest())
     stride = 1
     for i, features in enumerate(self.conv_features, 1):
@@ -66,7 +66,7 @@ class SimpleCNN(Backbone):
     return layers.head(self.num_classes)(x)
 
   def _smallest(self) -> int:
-    """The image of which one pixel is left."""
+    """Returns the size of the image that leaves one pixel."""
     size = 1
     for i in range(len(self.conv_features), 0, -1):
       if i % self.pool_every == 0 and self.pool != "none":

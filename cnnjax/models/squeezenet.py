@@ -3,8 +3,8 @@
 Parameters at 1000 classes: `squeezenet1_0` 1,248,424, `squeezenet1_1` 1,235,496; 1.1 (from
 github.com/forresti/SqueezeNet) has a smaller stem and pools earlier, for 2.4 times fewer MACs.
 
-In 1.0 the authors' last convolution, 1x1, is padded by a pixel, which lowers the mean that its
-global pool takes; torchvision's and ours is not, nor is theirs in 1.1.
+In the authors' 1.0 the last convolution, 1x1, is padded by one pixel, which lowers the mean of its
+global pool. Here, in torchvision and in their 1.1 it is not padded.
 """
 
 import functools
@@ -29,7 +29,7 @@ conv_with_bias = functools.partial(
 class Fire(nn.Module):
   """1x1 to few features, then 1x1 and 3x3 side by side, each to 4 times as many.
 
-  [batch, height, width, any] to [batch, height, width, 8 * squeeze]; with `bypass` the shape stays.
+  [batch, height, width, any] to [batch, height, width, 8 * squeeze]. `bypass` adds x.
   """
 
   squeeze: int
@@ -56,25 +56,26 @@ class SqueezeNet(Backbone):
   stem_features: Size = 96
   stem_kernel_size: Size = 7  # not with small_images
   stage_sizes: tuple[Size, ...] = (3, 4, 1)  # fire modules in each stage
-  squeeze: tuple[Size, ...] = (16, 16, 32, 32, 48, 48, 64, 64)  # of each; 8 times as many come out
+  # Features inside each fire module; its output has 8 times as many.
+  squeeze: tuple[Size, ...] = (16, 16, 32, 32, 48, 48, 64, 64)
   bypass: bool = False  # x + fire(x) in every other module, section 6: "simple bypass"
   small_images: bool = False  # for 32x32: the stem is 3x3/1 and no pool follows it
   pool: layers.Pool = "avg"
   dropout: Rate = 0.5
-  remat: bool = False  # compute fire modules again in the backward pass: less memory, more time
+  remat: bool = False  # recompute fire modules in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("stem_kernel_size", "small_images", False),)
 
   def __post_init__(self):
     if sum(self.stage_sizes) != len(self.squeeze):
       raise UserError(
-        f"stage_sizes={self.stage_sizes} are {sum(self.stage_sizes)} fire modules, and squeeze has "
-        f"{len(self.squeeze)} numbers"
+        f"stage_sizes={self.stage_sizes} makes {sum(self.stage_sizes)} fire modules, but squeeze "
+        f"has {len(self.squeeze)} numbers: give one for each"
       )
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map."""
+    """Returns the last map of float images [batch, height, width, channels]."""
     layers.check_images(x, smallest=self._smallest())
     conv = functools.partial(conv_with_bias, dtype=self.dtype)
     stride = 1 if self.small_images else 2
@@ -87,7 +88,7 @@ class SqueezeNet(Backbone):
       name="stem_conv",
     )(x)
     x = mark("stem", nn.relu(x), stride=stride)
-    number = 1  # of the fire module; the first is called 2, as in the paper
+    number = 1  # of fire modules; the first is fire2, as in the paper
     for stage, size in enumerate(self.stage_sizes, 1):
       if stage > 1 or not self.small_images:
         x = layers.max_pool(x, 3, strides=2, ceil=True)

@@ -1,4 +1,4 @@
-"""Counts the parameters and multiply-accumulates of a model, from its shapes alone."""
+"""Counts the parameters and multiply-accumulates of a model from its shapes."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from cnnjax.models import ops
 
 
 class Summary(NamedTuple):
-  """The size of a model. MACs of one image: convolutions and products, padding included."""
+  """The size of a model. MACs are of convolutions and products for one image, with padding."""
 
   parameters: int
   statistics: int  # moving averages of batch norm
@@ -21,9 +21,9 @@ class Summary(NamedTuple):
 
 
 def summarize(model: nn.Module, input_shape: tuple[int, int, int]) -> Summary:
-  """Counts for one image of `[height, width, channels]`, without computing it.
+  """Returns the counts for one image of `[height, width, channels]`, without running the model.
 
-  Auxiliary heads count in the parameters and not in the MACs, as they do not run in evaluation.
+  Auxiliary heads count in the parameters but not in the MACs, as they do not run in evaluation.
   """
   images = jnp.zeros((1, *input_shape))
   variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)

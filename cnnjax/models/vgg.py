@@ -3,10 +3,10 @@
 Parameters at 1000 classes: `vgg11` 132,863,336, `vgg13` 133,047,848, `vgg16` 138,357,544, `vgg19`
 143,667,240; with batch norm, which came later, `vgg11_bn` 132,868,840, `vgg16_bn` 138,365,992.
 
-As in torchvision: an adaptive pool to 7x7, so that any size will do; a bias beside each batch norm
-(`conv_bias=False` takes it away, as in pytorchcv: `vgg11_bn` then has 132,866,088). Keras has the
-same networks without dropout and without the adaptive pool. timm has dense layers that are
-convolutions, whose outputs it averages where the image is larger than 224.
+As in torchvision, an adaptive pool to 7x7 accepts any image size, and convolutions have a bias
+beside each batch norm (without it, `conv_bias=False` as in pytorchcv, `vgg11_bn` has 132,866,088).
+Keras has the same networks without dropout and without the adaptive pool. timm writes the dense
+layers as convolutions, and averages their outputs for images larger than 224.
 """
 
 import functools
@@ -21,8 +21,8 @@ from cnnjax.models import layers
 from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.registry import ABOVE_0, Rate, Size, register
 
-# For dense layers, and he_normal_fan_out for convolutions, as in torchvision. The paper (section
-# 3.1) says variance 0.01, and starts the deep ones from layers of a trained A.
+# For dense layers as in torchvision, which has he_normal_fan_out for convolutions. The paper
+# (section 3.1) says variance 0.01, and starts deep networks from layers of a trained A.
 dense_init = nn.initializers.normal(0.01)
 
 
@@ -60,8 +60,8 @@ class VGG(Backbone):
   features: Size = 64  # of the first block
   norm: Literal["none", "batch", "group", "layer"] = "none"
   conv_bias: bool = True
-  # For 32x32, as in github.com/kuangliu/pytorch-cifar: a global pool, of one pixel at that size, in
-  # place of the hidden layers.
+  # For 32x32, as in github.com/kuangliu/pytorch-cifar: a global pool, which at that size has one
+  # pixel, instead of the hidden layers.
   small_images: bool = False
   hidden_features: Size = 4096  # of the two dense layers; not with small_images
   pool: layers.Pool = "avg"  # with small_images
@@ -70,7 +70,7 @@ class VGG(Backbone):
   # first). Not in the paper.
   conv_dropout: Rate = 0.0
   conv_dropout_kind: layers.DropoutKind = "element"  # or whole channels, arXiv:1411.4280
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (
     ("hidden_features", "small_images", False),
@@ -79,7 +79,7 @@ class VGG(Backbone):
   )
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map."""
+    """Returns the last map of float images [batch, height, width, channels]."""
     layers.check_images(x, smallest=2 ** len(self.stage_sizes))
     conv = functools.partial(layers.conv, use_bias=self.conv_bias, dtype=self.dtype)
     norm = layers.no_norm

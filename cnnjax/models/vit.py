@@ -1,16 +1,16 @@
-"""Vision transformer, arXiv:2010.11929 section 3: the reference that CNNs are compared with.
+"""Vision transformer, arXiv:2010.11929 section 3, as a reference to compare CNNs with.
 
 Parameters at 1000 classes, as in timm: `vit_tiny_patch16_224` 5,717,416, `vit_small_patch16_224`
 22,050,664, `vit_base_patch16_224` 86,567,656 (torchvision's vit_b_16 as well),
 `vit_base_patch32_224` 88,224,232. Tiny and small are those of DeiT, arXiv:2012.12877 table 1. MACs
 count the products of attention.
 
-The position embedding is learned for the image size that the parameters are made with; other sizes
-are refused. In the paper a layer stands between the class token and the head in pre-training; here
+The position embedding is learned for the image size that the parameters are initialised with; other
+sizes are refused. In pre-training the paper has a layer between the class token and the head; here
 there is none, as in its fine-tuning, in timm and in torchvision.
 
-Initialisation as in timm: kernels, head and position embedding normal with deviation 0.02, class
-token 1e-6, biases zero; patch embedding uniform in +-1 / sqrt(fan in).
+Initialisation as in timm: kernels, head and position embedding normal with standard deviation 0.02,
+class token 1e-6, biases zero; patch embedding uniform in +-1 / sqrt(fan_in).
 """
 
 import functools
@@ -46,7 +46,7 @@ class Block(nn.Module):
     y = dense(3 * features, name="qkv")(norm(name="norm1")(x))
     y = y.reshape(*x.shape[:2], 3, self.heads, features // self.heads)
     if y.dtype == jnp.float16 and jax.default_backend() == "cpu":
-      y = y.astype(jnp.float32)  # there JAX refuses float16 products that are summed in float32
+      y = y.astype(jnp.float32)  # on CPU JAX refuses float16 products that are summed in float32
     y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])  # softmax in float32
     y = dropout(dense(features, name="project")(y.reshape(x.shape)))
     x = x + layers.drop_path(y, drop_path, train=train)
@@ -57,11 +57,11 @@ class Block(nn.Module):
 
 
 class ViT(Backbone):
-  """Patches and a class token, their positions, blocks, norm, the class token or a mean, head.
+  """Patches and a class token with positions, blocks, norm, class token or mean, head.
 
-  Features are the patches as maps, all of one size, behind each quarter of the depth; those of the
-  last stage behind the last norm. With a class token the logits do not depend on these: a gradient
-  with respect to a stage (Grad-CAM) wants an earlier one.
+  A stage is a quarter of the depth, and its map holds the patches; in the last stage after the last
+  norm. With a class token the logits do not depend on the last map: gradients with respect to a
+  stage (Grad-CAM) need an earlier one.
   """
 
   num_classes: int
@@ -69,17 +69,19 @@ class ViT(Backbone):
   depth: Size = 12  # blocks
   heads: Size = 12
   patch_size: Size = 16  # pixels on each side
-  # For 32x32: patches of a quarter of that, rounded up, as a stem's stride of 4 elsewhere. So 16
-  # becomes 4, usual on CIFAR-10 (github.com/kentaroy47/vision-transformers-cifar10).
+  # For 32x32: a quarter of that patch size, rounded up, where other families drop strides of 4. 16
+  # becomes 4, as is usual on CIFAR-10 (github.com/kentaroy47/vision-transformers-cifar10).
   small_images: bool = False
-  mlp_ratio: Scale = 4.0  # hidden features of the perceptrons, in features
-  pool: Literal["token", "avg"] = "token"  # avg: of the patches, without a class token
-  # Of tokens and behind each dense layer of the blocks but qkv, as in appendix B.1; not before the
-  # last layer.
+  mlp_ratio: Scale = 4.0  # hidden features of the perceptrons, as a multiple of `features`
+  pool: Literal["token", "avg"] = "token"  # avg: the mean of the patches, without a class token
+  # On the tokens and after each dense layer of the blocks except qkv, as in appendix B.1; not
+  # before the last layer.
   dropout: Rate = 0.0
   drop_path: Rate = 0.0  # of the last block
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in the first block, or the same in all
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 in the first block, or is the same in all
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
@@ -89,9 +91,9 @@ class ViT(Backbone):
     super().__post_init__()
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to tokens [batch, tokens, features].
+    """Returns the tokens [batch, tokens, features] of float [batch, height, width, channels].
 
-    Images of a patch or more. What is left at their edges of no whole patch is not seen.
+    Images have at least one patch. Pixels at the edges that fill no whole patch are ignored.
     """
     patch = -(-self.patch_size // 4) if self.small_images else self.patch_size
     layers.check_images(x, smallest=patch)
@@ -102,7 +104,7 @@ class ViT(Backbone):
     x = mark("stem", x, stride=patch)
     shape = batch, height, width, features = x.shape
     x = x.reshape(batch, height * width, features)
-    tokens = int(self.pool == "token")  # that are no patches
+    tokens = int(self.pool == "token")  # tokens beside the patches
     if tokens:
       token = self.param("token", nn.initializers.normal(1e-6), (1, 1, features), jnp.float32)
       x = jnp.concatenate([jnp.tile(token, (batch, 1, 1)).astype(x.dtype), x], axis=1)
@@ -127,14 +129,18 @@ class ViT(Backbone):
   def _marked(
     self, mark: Mark, name: str, x: jax.Array, shape: tuple[int, ...], *, stride: int
   ) -> jax.Array:
-    """Marks the patches among the tokens x as a map of that shape; returns x."""
+    """Marks the patches among the tokens x as a map of `shape`; returns x."""
     tokens = x.shape[1] - shape[1] * shape[2]
     maps = mark(name, x[:, tokens:].reshape(shape), stride=stride)
     patches = maps.reshape(shape[0], -1, shape[3])
-    return jnp.concatenate([x[:, :tokens], patches], axis=1)  # which XLA knows to be x
+    return jnp.concatenate([x[:, :tokens], patches], axis=1)  # XLA removes this copy
 
   def _positions(self, count: int) -> jax.Array:
-    """[1, tokens, features]; UserError when the parameters are for another number of tokens."""
+    """Returns the position embedding [1, tokens, features].
+
+    Raises:
+      UserError: the parameters are for another number of tokens.
+    """
     if self.has_variable("params", "position_embedding"):
       made_for = self.get_variable("params", "position_embedding").shape[1]
       if made_for != count:

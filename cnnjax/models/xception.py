@@ -1,12 +1,12 @@
 """Xception, arXiv:1610.02357 figure 5: `xception` has 22,855,952 parameters at 1000 classes.
 
-As in Keras, by the paper's author, in timm (`legacy_xception`) and in pytorchcv. The entry flow
-of the figure is the stem, stages 1 and 2 and the first block of stage 3; the middle flow is the
-rest of stage 3, the exit flow stage 4.
+The network is as in Keras, by the paper's author, in timm (`legacy_xception`) and in pytorchcv. The
+entry flow of the figure is the stem, stages 1 and 2 and the first block of stage 3; the middle flow
+is the rest of stage 3, the exit flow is stage 4.
 
 Keras and timm differ where a map has an even size: Keras pads the pools of stride 2 as TensorFlow
-does, timm by one on each side (`padding`). The defaults are those of Keras, also for batch norm;
-timm has epsilon 1e-5, and moving averages that keep 0.9 of the old one.
+does, timm by one pixel on each side (`padding`). The defaults are those of Keras, also for batch
+norm; timm has epsilon 1e-5, and moving averages that keep 0.9 of the old value.
 """
 
 import functools
@@ -25,7 +25,7 @@ glorot = nn.initializers.glorot_uniform()  # of every kernel in Keras; the paper
 
 
 class SeparableConvNorm(nn.Module):
-  """A 3x3 convolution of each channel, a 1x1 convolution, norm: no activation between.
+  """A depthwise 3x3 and a 1x1 convolution without activation between, then a norm.
 
   [batch, height, width, any] to [batch, height, width, features].
   """
@@ -45,7 +45,7 @@ class SeparableConvNorm(nn.Module):
 class Block(nn.Module):
   """shortcut(x) + branch(x); the branch is relu, separable convolution, norm, ..., 3x3/2 max pool.
 
-  The pool is for strides of 2, the 1x1 convolution of the shortcut where the shape changes.
+  Only blocks of stride 2 have the pool. The shortcut is a 1x1 convolution where the shape changes.
   [batch, height, width, any] to [batch, height / strides, width / strides, widths[-1]], rounded up.
   """
 
@@ -60,7 +60,7 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     y = x
     for i, features in enumerate(self.widths, 1):
-      # The first block of all has no relu here; its input comes from one, which is the same.
+      # The figure has no relu here in the first block; its input comes from a relu: it is the same.
       y = SeparableConvNorm(features, self.conv, self.norm, name=f"conv{i}")(
         nn.relu(y), train=train
       )
@@ -81,25 +81,27 @@ class Xception(Backbone):
   num_classes: int
   middle_blocks: Size = 8  # of the middle flow, stage 3
   width: Scale = 1.0  # times the features of every convolution: rounded, and at least 8
-  # For 32x32, as in github.com/weiaicunzai/pytorch-cifar100: the stem keeps the size and stage 3
-  # has no stride, so that the middle flow sees 8x8 pixels and the last maps have 4x4.
+  # For 32x32, as in github.com/weiaicunzai/pytorch-cifar100: stem and stage 3 keep the size, so
+  # that the middle flow has maps of 8x8 and the last map is 4x4.
   small_images: bool = False
   padding: Literal["same", "symmetric"] = "same"  # of pools: as in TensorFlow or as in torch
   norm: layers.Norm = "batch"
-  norm_momentum: Rate = 0.99  # of the moving averages: the weight of the old one
+  norm_momentum: Rate = 0.99  # of the moving averages: the weight of the old value
   norm_epsilon: Scale = 1e-3
   pool: layers.Pool = "avg"
   dropout: Rate = 0.5  # before the last layer, section 4.3
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
-  drop_path_mode: layers.DropPathMode = "linear"  # from 0 in depth, or the same in all blocks
-  remat: bool = False  # compute blocks again in the backward pass: less memory, more time
+  drop_path_mode: layers.DropPathMode = (
+    "linear"  # grows from 0 with depth, or is the same in all blocks
+  )
+  remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (("drop_path_mode", "drop_path", ABOVE_0),)
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
-    """Float [batch, height, width, channels] to the last map.
+    """Returns the last map of float images [batch, height, width, channels].
 
-    Images of 7x7 or more, with `small_images` of any size.
+    Images have at least 7x7 pixels, with `small_images` any size.
     """
     layers.check_images(x, smallest=1 if self.small_images else 7)
     conv = functools.partial(layers.conv, kernel_init=glorot, dtype=self.dtype)

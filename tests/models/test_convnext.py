@@ -140,7 +140,7 @@ def test_initial_values():
 
 
 def test_features_and_stage_sizes_go_together():
-  with pytest.raises(UserError, match="equally many"):
+  with pytest.raises(UserError, match="same length"):
     models.create("convnext_tiny", 10, stage_sizes=(1, 2))
 
 

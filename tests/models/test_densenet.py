@@ -222,8 +222,11 @@ def test_drop_block_and_dropout_of_whole_channels():
     ({"compression": 0.0}, "compression must be above 0 and at most 1"),
     ({"growth_rate": 0}, "growth_rate must be at least 1"),
     ({"stem_features": -1}, "stem_features must be at least 0"),
-    ({"depth": 100}, r"depth or from stage_sizes.*got depth 100 and stage_sizes \(6, 12, 24, 16\)"),
-    ({"stage_sizes": ()}, r"depth or from stage_sizes.*got depth 0 and stage_sizes \(\)"),
+    (
+      {"depth": 100},
+      r"depth or from stage_sizes.*got depth=100 and stage_sizes=\(6, 12, 24, 16\)",
+    ),
+    ({"stage_sizes": ()}, r"depth or from stage_sizes.*got depth=0 and stage_sizes=\(\)"),
     ({"depth": 101, "stage_sizes": ()}, "multiple of 6, such as 100 or 106; got 101"),
     ({"depth": 101, "stage_sizes": (), "bottleneck": False}, "of 3, such as 100 or 103; got 101"),
     ({"depth": 4, "stage_sizes": ()}, "multiple of 6, such as 10 or 16; got 4"),

@@ -128,7 +128,7 @@ def test_small_images_keep_four_times_the_resolution():
 
 
 def test_features_and_stage_sizes_go_together():
-  with pytest.raises(UserError, match="equally many"):
+  with pytest.raises(UserError, match="same length"):
     models.create("dm_nfnet_f0", 10, stage_sizes=(1, 2))
 
 

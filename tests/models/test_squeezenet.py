@@ -45,7 +45,7 @@ def test_the_head_is_a_convolution_with_a_relu(random_variables):
 
 
 def test_stages_must_fit_the_modules():
-  with pytest.raises(UserError, match="are 6 fire modules, and squeeze has 8"):
+  with pytest.raises(UserError, match="makes 6 fire modules, but squeeze has 8"):
     models.create("squeezenet1_0", 10, stage_sizes=(2, 2, 2))
 
 
