@@ -61,6 +61,7 @@ class Kind(NamedTuple):
   required: tuple[tuple[str, str], ...] = ()  # of the options, each with an example
   resets: bool = False  # another choice on the command line sets the keys of the parts back
   by: str = ""  # "module:function" that registers in its own way
+  room: str = ""  # the module whose import registers the parts of the house
   noun: str = ""  # what errors call it, if not by its name
 
 
@@ -68,25 +69,35 @@ OF = ("of", "of='classification', the task that it belongs to")
 KINDS: Mapping[str, Kind] = MappingProxyType(
   {
     "model": Kind("", "model.name", by="cnnjax.models.registry:register"),
-    "source": Kind("data", "data.source", ("check",), noun="data source"),
-    "augmentation": Kind("", "augment"),
-    "task": Kind("task", "task.name"),
-    "loss": Kind("task", "task.loss", ("of",), (OF,), resets=True),
-    "head": Kind("task", "task.head", ("of",), (OF,), resets=True),
+    "source": Kind(
+      "data", "data.source", ("check",), noun="data source", room="cnnjax.data.sources"
+    ),
+    "augmentation": Kind("", "augment", room="cnnjax.augment"),
+    "task": Kind("task", "task.name", room="cnnjax.tasks"),
+    "loss": Kind("task", "task.loss", ("of",), (OF,), resets=True, room="cnnjax.tasks"),
+    "head": Kind("task", "task.head", ("of",), (OF,), resets=True, room="cnnjax.tasks"),
     "metric": Kind(
       "task",
       "task.metrics",
       ("of", "better", "form"),
       (OF, ("better", "better='min' or better='max'")),
+      room="cnnjax.tasks",
     ),
     "optimizer": Kind(
       "optim",
       "optim.name",
       ("decay", "why", "details", "ratio", "momentum_of_steps", "decays_inside"),
       resets=True,
+      room="cnnjax.optim.optimizers",
     ),
-    "step": Kind("step", "step.name", ("extra",), resets=True),
-    "schedule": Kind("optim.schedule", "optim.schedule.name", ("describe",), resets=True),
+    "step": Kind("step", "step.name", ("extra",), resets=True, room="cnnjax.training.stepping"),
+    "schedule": Kind(
+      "optim.schedule",
+      "optim.schedule.name",
+      ("describe",),
+      resets=True,
+      room="cnnjax.optim.schedules",
+    ),
   }
 )
 
@@ -191,6 +202,8 @@ def register(kind: str, name: str, /, *, uses: Iterable[str] = (), **given: Any)
   if keys and not row.group:
     raise UserError(f"the {what} takes arguments, not keys such as {next(iter(keys))!r}")
   _read_rooms()
+  if not module.startswith("cnnjax."):  # so that a name of the house is known to be taken
+    importlib.import_module(row.room)
   for leaf in uses:
     if f"{row.group}.{leaf}" not in _KEYS:
       raise unknown(f"key that the {what} uses:", f"{row.group}.{leaf}", _KEYS)
@@ -211,7 +224,8 @@ def add(kind: str, name: str, part: Part, *, of: str = "") -> None:
   """Adds a part; UserError if its name is taken."""
   if (taken := _PARTS.get((kind, of, name))) is not None:
     raise UserError(
-      f"a {kind} named {name!r} is already registered, by {taken.module}; choose another name"
+      f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} named {name!r} is already registered, by "
+      f"{taken.module}; choose another name"
     )
   _PARTS[kind, of, name] = part
 
