@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, unknown
 
 Kind = Literal["image", "label", "multi_label", "mask", "boxes", "value", "targets"]
 Need = Kind | tuple[Kind, ...]  # of several, one is enough
@@ -191,6 +191,15 @@ def first(fields: Fields, *wanted: Kind) -> Field:
 def kinds_of(needs: Iterable[Need]) -> set[Kind]:
   """Returns all kinds that `needs` name."""
   return {kind for need in needs for kind in (need if isinstance(need, tuple) else (need,))}
+
+
+def check_kinds(needs: Iterable[Need], who: str) -> None:
+  """Raises UserError where `needs` are no kinds; `who` as of `check`."""
+  if isinstance(needs, str):
+    raise UserError(f"{who} must say its NEEDS as a tuple of kinds: ({needs!r},), not {needs!r}")
+  for kind in sorted(kinds_of(needs)):
+    if kind not in KINDS:
+      raise unknown(f"kind of field that {who} needs:", kind, KINDS)
 
 
 def check(needs: Iterable[Need], fields: Fields, who: str = "the task") -> None:

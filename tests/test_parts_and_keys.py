@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cnnjax import Key, build, errors, main, register, registry
+from cnnjax import Key, build, errors, main, register, registry, tasks
 from cnnjax import config as configs
 from cnnjax.checkpoints import workdir
 from cnnjax.config import default, from_json, to_json
@@ -59,6 +59,67 @@ def test_a_metric_says_min_or_max():
     UserError, match=r"metric 'mine' is better when 'smaller'\. Choose from: max, min"
   ):
     build.validate(config)
+
+
+def test_a_name_of_the_house_is_taken_before_its_room_is_imported(monkeypatch):
+  """A part from outside has the room of its kind imported first, which registers all of it."""
+  house = [(key[0], part.module) for key, part in registry._PARTS.items()]
+  house = [(kind, module) for kind, module in house if module.startswith("cnnjax.")]
+  options = {"of": "classification", "better": "max"}
+  for kind, row in registry.KINDS.items():
+    if row.by:  # a model's, by a function of its room
+      continue
+    asked, needed = [], {option: options[option] for option, _ in row.required}
+    with monkeypatch.context() as patch:
+      patch.setattr(registry.importlib, "import_module", asked.append)
+      register(kind, "mine", **needed)(None)
+    assert asked == [row.room]
+    assert all(module.startswith(row.room) for other, module in house if other == kind)
+
+
+MADE = tasks.Metric("made", "max")
+
+
+@pytest.mark.parametrize(
+  "declared, words",
+  [
+    ({"NEEDS": ("imge", "label")}, "kind of field that task.name=mine needs: 'imge'. Did you mean"),
+    ({"NEEDS": "mask"}, r"task.name=mine must say its NEEDS as a tuple of kinds: \('mask',\)"),
+    ({"METRICS": ("loss",)}, "METRICS and COLLECTED of Mine hold 'loss': write Metric\\('loss'"),
+    ({"COLLECTED": ("loss",)}, "METRICS and COLLECTED of Mine hold 'loss': write Metric\\('loss'"),
+    ({"METRICS": ()}, "monitor='validation/accuracy' is no metric of task.name=mine, which decl"),
+    ({"METRICS": (MADE,)}, "metric: monitor 'validation/accuracy'.*set monitor=validation/made"),
+  ],
+)
+def test_what_a_task_declares_wrongly(declared, words):
+  register("task", "mine")(type("Mine", (tasks.Classification,), declared))
+  config = default()
+  config.task.name = "mine"
+  with pytest.raises(UserError, match=words):
+    build.validate(config)
+
+
+def test_a_metric_that_the_task_has_already():
+  register("metric", "accuracy", of="classification", better="max")(None)
+  config = default()
+  config.task.metrics = ("accuracy",)
+  with pytest.raises(UserError, match=r"names 'accuracy', which task.name=classification measures"):
+    build.validate(config)
+
+
+@pytest.mark.parametrize(
+  "given, words",
+  [
+    ((), "the metric 'mine' has no direction: give better='min' or better='max'"),
+    (
+      ("higher",),
+      "unknown direction: metric 'mine' is better when 'higher'. Choose from: max, min",
+    ),
+  ],
+)
+def test_a_metric_of_a_task_without_a_direction(given, words):
+  with pytest.raises(UserError, match=words):
+    tasks.Metric("mine", *given)
 
 
 @pytest.mark.parametrize(

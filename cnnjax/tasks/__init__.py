@@ -38,6 +38,7 @@ def check(config: ConfigDict) -> None:
   `config` is the group `task`.
   """
   task = lookup(config.name)
+  fields.check_kinds(task.NEEDS, f"task.name={config.name}")
   # A task also reads the keys of the tasks that it is derived from.
   kin = [name for name, part in registry.parts("task").items() if issubclass(task, part.value)]
   registry.check_idle("task", (config.name, *(n for n in kin if n != config.name)), config)
@@ -48,16 +49,29 @@ def check(config: ConfigDict) -> None:
     registry.part("head", head, of)
   registry.check_idle("head", (head,), config, of)
   registry.check_idle("loss", (loss,), config, of)
-  for name in config.metrics:
-    better = registry.part("metric", name, of).options["better"]
-    if better not in ("min", "max"):
-      raise unknown(f"direction: metric {name!r} is better when", better, ("min", "max"))
+  _check_metrics(task, config)
   registry.check_idle("metric", config.metrics, config, of)
   weights.check(config.class_weights)
   if config.target_threshold is not None and config.label_smoothing:
     raise UserError(
       f"task.target_threshold={config.target_threshold} makes each target 0 or 1, and "
       f"task.label_smoothing={config.label_smoothing} neither; set one of them"
+    )
+
+
+def _check_metrics(task: type[Task], config: ConfigDict) -> None:
+  """Raises UserError for metrics of a task that are declared wrongly, or twice."""
+  for one in (*task.METRICS, *task.COLLECTED):
+    if not isinstance(one, Metric):
+      raise UserError(
+        f"METRICS and COLLECTED of {task.__name__} hold {one!r}: write Metric({str(one)!r}, "
+        "better='min'), or 'max'"
+      )
+  names = [metric.name for metric in declared(task, config.metrics)]
+  if twice := [name for name in config.metrics if names.count(name) > 1]:
+    raise UserError(
+      f"task.metrics names {twice[0]!r}, which task.name={config.name} measures already: leave it "
+      "out, or register the metric under another name"
     )
 
 
@@ -137,9 +151,14 @@ def monitored(config: ConfigDict) -> Metric:
   known = of_weights(declared(task, config.task.metrics), WEIGHTS)
   if (name := config.monitor.removeprefix("validation/")) not in known:
     names = [f"validation/{metric.name}" for metric in declared(task, config.task.metrics)]
-    usual = f"with task.name={config.task.name} set monitor={names[0]}, or " if names else ""
+    if not names:
+      raise UserError(
+        f"monitor={config.monitor!r} is no metric of task.name={config.task.name}, which declares "
+        f"none: list them in METRICS of {task.__name__}, such as Metric('loss', better='min')"
+      )
     raise UserError(
-      f"{unknown('metric: monitor', config.monitor, names)}; {usual}one of an average, such as "
+      f"{unknown('metric: monitor', config.monitor, names)}; with task.name={config.task.name} "
+      f"set monitor={names[0]}, or one of an average, such as "
       "validation/ema_loss. Another one has to be declared, with "
       f"the direction that is better, in METRICS of {task.__name__}, or registered and named in "
       "task.metrics"

@@ -5,18 +5,32 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from cnnjax.errors import UserError, unknown
+
 OF_RUN = re.compile(r"(.+)/((?:seed|rate)=[^/]+)")  # the name of a metric of one of several runs
 _OF_OLDER = re.compile(r"(.+) \((seed|rate) ([^)]+)\)")  # and as older versions wrote it
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-  """A metric of a task: its direction and its format, for all that monitor, choose or print it."""
+  """A metric of a task: its direction and its format, for all that monitor, choose or print it.
+
+  Raises:
+    UserError: it has no direction, or none of the two.
+  """
 
   name: str  # as in the task's collection
-  better: Literal["max", "min"]
+  better: Literal["max", "min"] | None = None  # it has to be given
   form: str = ".4g"  # of its value in words, as format() takes it
   headline: bool = False  # stands in the line of an evaluation and in the result
+
+  def __post_init__(self):
+    if self.better is None:
+      raise UserError(
+        f"the metric {self.name!r} has no direction: give better='min' or better='max'"
+      )
+    if self.better not in ("min", "max"):
+      raise unknown(f"direction: metric {self.name!r} is better when", self.better, ("min", "max"))
 
 
 def named(weights: str, name: str) -> str:
