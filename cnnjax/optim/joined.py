@@ -97,12 +97,15 @@ def shares(settings: Mapping[str, Settings], params: Any) -> dict[str, Any]:
   for path in masks.paths(params):
     claim = [name for name, flags in by_name.items() if flags[path]]
     if len(claim) > 1:
-      raise UserError(f"optimizers: {' and '.join(claim)} both claim the parameter {path}")
+      raise UserError(
+        f"optimizers: {' and '.join(claim)} both claim the parameter {path}: narrow the params of "
+        "all but one"
+      )
   rest = jax.tree.map(lambda *flags: not any(flags), *found.values())
   if not any(jax.tree.leaves(rest)):
     raise UserError(
-      f"optimizers: {', '.join(found)} take all parameters, and none is left for optim: leave one "
-      "of them out, and give its settings to optim"
+      f"optimizers: {' and '.join(found)} {'takes' if len(found) == 1 else 'take'} all parameters, "
+      "and none is left for optim: leave one of them out, and give its settings to optim"
     )
   return {MAIN: rest, **found}
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import augment, data, models, tasks
-from cnnjax.errors import Stopped
+from cnnjax.errors import Stopped, UserError
 from cnnjax.models import batch_stats
 from cnnjax.optim import averaging
 from cnnjax.optim.joined import MAIN
@@ -177,9 +177,19 @@ class Program:
     return self.compiler.jit(run, (0, _axes_of_feed, None, None), asked, donate_argnums=0, **where)
 
   def check_step(self) -> None:
-    """Raises UserError for a step that does not return a state like the one it takes, one on."""
-    one = stepping.create(self.parts)
-    stepping.check_step(self.config.step.name, one, *self.shapes, self.constants)
+    """Raises UserError for a step that does not return a state like the one it takes, one on.
+
+    Also where it never moves one of several optimizers, whose parameters would stay.
+    """
+    name, moved = self.config.step.name, set()
+    parts = dataclasses.replace(self.parts, optimizer=stepping.noting(self.optimizer, moved))
+    stepping.check_step(name, stepping.create(parts), *self.shapes, self.constants)
+    all_of = (MAIN, *dict(self.config.optimizers)) if self.config.optimizers else ()
+    if None not in moved and (still := [one for one in all_of if one not in moved]):
+      raise UserError(
+        f"step {name!r} never moves the parameters of the optimizer {still[0]!r}: leave it out of "
+        f"optimizers, or let the step call descend(..., only={still[0]!r})"
+      )
 
   @property
   def shapes(self) -> tuple[state.TrainState, steps.Batch]:

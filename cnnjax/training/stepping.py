@@ -11,6 +11,7 @@ in its own way and order:
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
 
 from cnnjax import registry
@@ -103,7 +106,8 @@ def descend(
   if which and (not beside or only not in (joined.MAIN, *beside)):
     raise UserError(
       f"step {parts.config.step.name!r} moves the parameters of an optimizer {only!r}, and the "
-      f'config has none: set optimizers=(("{only}", {{"params": PATTERN}}),)'
+      f"config has {', '.join(map(repr, (joined.MAIN, *beside)))}: set "
+      f'optimizers=(("{only}", {{"params": PATTERN}}),)'
     )
   updates, opt_state = parts.optimizer.update(
     grads,
@@ -155,6 +159,16 @@ def advance(parts: Parts, state: TrainState, result: StepResult) -> TrainState:
 def _all_finite(tree: Any) -> jax.Array:
   floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
   return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
+
+
+def noting(optimizer: Any, moved: set[str | None]) -> Any:
+  """Returns an optimizer that notes in `moved` which of several each update moves; None: all."""
+
+  def update(*args: Any, only: str | None = None, **rest: Any) -> Any:
+    moved.add(only)
+    return optimizer.update(*args, **({} if only is None else {"only": only}), **rest)
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 # The door.
@@ -214,22 +228,70 @@ def check_step(name: str, step: Step, state: Any, batch: Any, constants: Any) ->
     step: (state, batch, constants) -> state.
     state: a TrainState of shapes, as are `batch` and `constants`.
   """
+  if not _takes(step, 3):
+    what = f"one of {inspect.signature(step)}" if callable(step) else f"a {type(step).__name__}"
+    raise UserError(
+      f"step {name!r} must make a function (state, batch, constants) -> state, and made {what}"
+    )
   traced, after = jax.make_jaxpr(step, return_shape=True)(state, batch, constants)
   if not isinstance(after, TrainState):
     raise UserError(f"step {name!r} returns a {type(after).__name__}, and must return the state")
-  described = lambda tree: {
-    jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
-    for path, x in jax.tree_util.tree_leaves_with_path(tree)
-  }
-  before, now = described(state), described(after)
+  before, now = _described(state), _described(after)
   for path in sorted({*before, *now}):
     if before.get(path) != now.get(path):
       raise UserError(
         f"step {name!r} must return a state like the one it takes: {path} is "
         f"{before.get(path, 'not there')} before, and {now.get(path, 'not there')} after"
       )
-  place = list(before).index("step")  # the leaves of the state come first
+  for field in dataclasses.fields(state):
+    if jax.tree.structure(getattr(state, field.name)) != jax.tree.structure(
+      getattr(after, field.name)
+    ):
+      raise UserError(
+        f"step {name!r} must return a state like the one it takes: {field.name} is built of other "
+        "containers, such as a FrozenDict instead of a dict"
+      )
+  place = list(_described(state, empty=False)).index("step")  # leaves of the state come first
   if traced.jaxpr.outvars[place] is traced.jaxpr.invars[place]:
     raise UserError(
       f"step {name!r} does not count: let it end by `advance`, or return step=state.step + 1"
     )
+  if (found := _counted(traced, place, begin=7)) not in (None, 8):
+    raise UserError(
+      f"step {name!r} counts from 7 to {found}: let it call `advance` once, or return "
+      "step=state.step + 1"
+    )
+
+
+def _takes(step: Any, number: int) -> bool:
+  """Returns whether `step` can be called with so many arguments."""
+  try:
+    inspect.signature(step).bind(*[None] * number)
+  except (TypeError, ValueError):
+    return False
+  return True
+
+
+def _described(tree: Any, *, empty: bool = True) -> dict[str, str]:
+  """Returns shape and type of each array by its path; with `empty`, empty dicts and tuples too."""
+  is_leaf = (lambda x: isinstance(x, dict | tuple) and not x) if empty else None
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      f"{x.dtype}{list(x.shape)}" if hasattr(x, "dtype") else f"an empty {type(x).__name__}"
+    )
+    for path, x in leaves
+  }
+
+
+def _counted(traced: ClosedJaxpr, place: int, begin: int) -> int | None:
+  """Returns the step after `begin`, where it follows from that alone; else None.
+
+  `traced` is a step of which the input and the output at `place` are `state.step`.
+  """
+  wanted = [i == place for i in range(len(traced.jaxpr.outvars))]
+  alone, used = partial_eval.dce_jaxpr(traced.jaxpr, wanted)
+  if any(used[:place]) or any(used[place + 1 :]):
+    return None
+  given = [jnp.int32(begin)] if used[place] else []
+  return int(jaxpr_as_fun(ClosedJaxpr(alone, traced.consts))(*given)[0])

@@ -116,7 +116,11 @@ def test_the_generator_learns_against_the_critic_as_it_is_by_then():
   [
     (
       {"optimizers": ()},
-      "step 'gan' moves the parameters of an optimizer 'critic', and",
+      "step 'gan' moves the parameters of an optimizer 'critic', and the config has 'main': set",
+    ),
+    (
+      {"optimizers": (("critic", {"params": "^critic/"}), ("other", {"params": "^gen.*/Conv"}))},
+      "step 'gan' never moves the parameters of the optimizer 'other': leave it out of optimizers",
     ),
     ({"optimizers": (("critic", {"params": "^judge/"}),)}, "'\\^judge/' matches no parameter"),
   ],

@@ -101,8 +101,11 @@ def test_entries_that_are_wrong_are_refused(tiny, optimizers, words):
   "patterns, words",
   [
     (["^haed/"], "params of top0 '\\^haed/' matches no parameter; did you mean 'head'"),
-    (["^head/", "kernel$"], "top0 and top1 both claim the parameter head/kernel"),
-    (["."], "top0 take all parameters, and none is left for optim"),
+    (
+      ["^head/", "kernel$"],
+      "top0 and top1 both claim the parameter head/kernel: narrow the params",
+    ),
+    (["."], "top0 takes all parameters, and none is left for optim"),
   ],
 )
 def test_each_parameter_has_one_optimizer(tiny, patterns, words):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import freeze
 
 from cnnjax import build, checkpoints, evaluate, models, train, writers
 from cnnjax.errors import UserError
@@ -73,10 +74,47 @@ def losing(parts):
   return lambda state, batch, constants: state.variables
 
 
+def hurrying(parts):
+  """Ends two steps in one."""
+  one = stepping.standard(parts)
+  return lambda state, batch, constants: one(one(state, batch, constants), batch, constants)
+
+
+def dropping(parts):
+  """Returns the parameters alone; the model has no other variables, but an empty collection."""
+  one = stepping.standard(parts)
+
+  def step(state, batch, constants):
+    after = one(state, batch, constants)
+    return after.replace(variables={"params": after.params})
+
+  return step
+
+
+def freezing(parts):
+  """Returns the parameters as they were, in another container."""
+  one = stepping.standard(parts)
+
+  def step(state, batch, constants):
+    after = one(state, batch, constants)
+    return after.replace(variables={**after.variables, "params": freeze(after.params)})
+
+  return step
+
+
+def making_none(parts):
+  pass
+
+
+def asking_less(parts):
+  return lambda state, batch: state
+
+
 @pytest.fixture(autouse=True)
 def registered(own_registry):
   stepping.register("queued", extra=queue)(queued)
-  for step in (adversarial, standing, changing, losing):
+  wrong = standing, changing, losing, hurrying, dropping, freezing, making_none, asking_less
+  for step in (adversarial, *wrong):
     stepping.register(step.__name__)(step)
 
 
@@ -142,6 +180,23 @@ def test_an_adversarial_step_learns_from_images_moved_up_their_loss(tiny):
 def test_a_step_that_returns_no_state_one_step_on_is_refused(tiny, name, words, seeds):
   with pytest.raises(UserError, match=words):
     build.build(tiny(**{"step.name": name, "seeds": seeds}))
+
+
+@pytest.mark.parametrize(
+  "name, words",
+  [
+    ("hurrying", "step 'hurrying' counts from 7 to 9: let it call `advance` once"),
+    ("dropping", "'dropping' must.* variables/batch_stats is an empty dict before, and not there"),
+    ("freezing", "step 'freezing' must .*: variables is built of other containers"),
+    ("making_none", r"must make a function \(state, batch, constants\).*, and made a NoneType"),
+    ("asking_less", r"must make a function .*, and made one of \(state, batch\)"),
+  ],
+)
+def test_a_step_that_is_none_or_changes_more_than_it_may_is_refused(tiny, name, words):
+  config = tiny(**{"step.name": name})
+  config.model = {"name": "mlp", "features": (4,)}
+  with pytest.raises(UserError, match=words):
+    build.build(config)
 
 
 @pytest.mark.parametrize(
