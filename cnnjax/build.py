@@ -1,4 +1,4 @@
-"""Builds a run from its config, once for all: training, evaluation, plans, pictures."""
+"""Builds a run from its config: the one place for training, evaluation, plans and pictures."""
 
 import contextlib
 import math
@@ -22,17 +22,17 @@ from cnnjax.training.teacher import Teacher
 
 
 def validate(config: ConfigDict) -> None:
-  """Raises UserError for the first key or value that is wrong. Downloads and compiles nothing.
+  """Raises UserError for the first wrong key or value; downloads and compiles nothing.
 
-  Imports what `config` imports, and adds the keys of its parts, at their defaults, where they lack.
+  Imports the modules of `config.imports`, and adds missing keys of their parts with defaults.
   """
-  import_parts(config)  # keys come with them
+  import_parts(config)  # parts bring keys
   check_values(config)
   _check_names(config)
 
 
 def _check_names(config: ConfigDict) -> None:
-  """Asks each room whether it knows the names in `config`."""
+  """Raises UserError for a name in `config` that its room does not know."""
   # Late: --help need not import JAX.
   from cnnjax import data, models, optim, tasks
   from cnnjax.training import members, monitor, stepping
@@ -55,24 +55,24 @@ def _check_names(config: ConfigDict) -> None:
 
 
 def _check_optimizer(config: ConfigDict) -> None:
-  """Checks one of several optimizers, whose settings are `config.optim`."""
+  """Raises UserError for wrong settings of one of several optimizers, `config.optim`."""
   check_values(config)
   optim.check(config.optim)
 
 
 def _check_teacher(config: ConfigDict) -> None:
-  """Raises UserError if a run is to learn from its own average and keeps none."""
+  """Raises UserError if a run shall learn from its own average but keeps none."""
   if config.distill.teacher is None:
     return
   given = f"distill.teacher={config.distill.teacher!r}"
   if config.distill.workdir is not None:
-    raise UserError(f"distill.workdir and {given} both name a teacher: leave one at None")
+    raise UserError(f"distill.workdir and {given} both name a teacher: leave one of them at None")
   if config.average.ema is None:
     raise UserError(f"{given} is the moving average of this run: set average.ema, such as 0.999")
 
 
 def _check_batches(config: ConfigDict) -> None:
-  """Raises UserError for sizes of batches that do not fit each other."""
+  """Raises UserError for batch sizes that do not fit each other."""
   if config.batch_size % config.accumulate:
     raise UserError(
       f"accumulate={config.accumulate} does not divide batch_size={config.batch_size} into "
@@ -81,15 +81,18 @@ def _check_batches(config: ConfigDict) -> None:
   micro, ghost = config.batch_size // config.accumulate, config.batch_norm.ghost
   if ghost and micro % ghost:
     raise UserError(
-      f"batch_norm.ghost={ghost} does not divide the {micro} examples that are taken at a time "
+      f"batch_norm.ghost={ghost} does not divide the {micro} examples of a micro-batch "
       "(batch_size / accumulate)"
     )
   if config.batch_norm.accumulated == "matched" and (config.accumulate == 1 or ghost):
     raise UserError(
-      "batch_norm.accumulated=matched goes with accumulate above 1, and without batch_norm.ghost"
+      "batch_norm.accumulated=matched needs accumulate above 1, and no batch_norm.ghost"
     )
   if config.loss_scale.initial > config.loss_scale.maximum:
-    raise UserError("loss_scale.initial is above loss_scale.maximum")
+    raise UserError(
+      f"loss_scale.initial={config.loss_scale.initial} is above "
+      f"loss_scale.maximum={config.loss_scale.maximum}"
+    )
 
 
 def measured_variables(
@@ -101,12 +104,12 @@ def measured_variables(
   *,
   given: dict[str, data.Split] | None = None,
 ) -> Any:
-  """Returns variables of a checkpoint as an evaluation in its run would have them.
+  """Returns variables of a checkpoint with batch statistics measured as in its run.
 
-  It loads the training data of the run in `folder`, `given` where they are arrays.
+  Loads the training data of the run in `folder`; `given` are these data, if they are arrays.
 
   Raises:
-    UserError: they are not there, or are others than the run had.
+    UserError: the data are missing, or are not those of the run.
   """
   config = data.with_given(config.copy_and_resolve_references(), given)
   config.mesh.data = math.gcd(config.batch_size // config.accumulate, jax.device_count())
@@ -125,12 +128,12 @@ def build(
   teacher: Teacher | None = None,
   before: data.History | None = None,
 ) -> Program:
-  """Loads the data and puts the pieces together; compiles nothing.
+  """Builds the program of a run: loads its data and makes its parts; compiles nothing.
 
-  Arguments are as of `train.train`; `before` is what the run was trained on so far.
+  Arguments are those of `train.train`; `before` is what the run was trained on so far.
 
   Raises:
-    UserError: the pieces do not fit each other.
+    UserError: the parts do not fit each other.
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   peak = optim.schedules.scaled_rate(config.optim, config.batch_size)
@@ -201,33 +204,36 @@ def build(
 
 
 def _check_task(config: ConfigDict, task: tasks.Task, inputs: data.Inputs) -> None:
-  """Raises UserError for keys of the run that do not go with its task."""
+  """Raises UserError for keys of the run that its task does not allow."""
   name = f"task.name={config.task.name}"
   augment.check(config.augment, task.kinds, inputs.image_shape[-1])
   augment.views.check(config.eval_views, task.kinds)
   if config.accumulate > 1 and task.COMPARES:
     raise UserError(
-      f"accumulate={config.accumulate} takes a batch in parts, and the loss of {name} compares all "
-      "examples of a batch: set accumulate=1"
+      f"accumulate={config.accumulate} splits a batch, but the loss of {name} compares all its "
+      "examples: set accumulate=1"
     )
   if config.health.trace and task.VIEWS > 1:
-    raise UserError(f"health.trace looks at one view of an image, and {name} has {task.VIEWS}")
+    raise UserError(
+      f"health.trace needs one view per image, but {name} has {task.VIEWS}: set it to False"
+    )
   if task.NEEDS_TEACHER and not (config.distill.teacher and config.distill.weight == 1):
     raise UserError(
-      f"{name} learns from the moving average of its own run, and from nothing else: set "
-      "distill.teacher=ema, distill.weight=1 and average.ema, such as 0.99"
+      f"{name} learns only from the moving average of its own run: set distill.teacher=ema, "
+      "distill.weight=1 and average.ema, such as 0.99"
     )
   if (config.distill.workdir or config.distill.teacher) and not task.can_distill():
-    raise UserError(f"{name} has no loss toward a teacher: leave the keys of distill out")
+    raise UserError(f"{name} has no loss toward a teacher: leave out the keys of distill")
 
 
 def _optimizers(
   config: ConfigDict, inputs: data.Inputs, params: Any, depths: Any
 ) -> tuple[Any, dict[str, Any], dict[str, str]]:
-  """Returns the optimizer of a run, or its optimizers as one.
+  """Returns the optimizer of a run, joined from several if it has several.
 
   Returns:
-    It; the schedules, step -> learning rate, by name, that of `config.optim` first; the words.
+    The optimizer; the schedules by name, step -> learning rate, that of `config.optim` first; and
+    lines of the summary.
   """
   own, length = joined.settings(config), inputs.length
   shares = joined.shares(own, params) if own else {}
@@ -253,19 +259,19 @@ def _teacher(
 
 
 def _frozen_statistics(variables: Any, frozen: Any) -> dict[str, str]:
-  """Says how many batch norms are frozen together with their parameters."""
+  """Returns the line of the summary on batch norms that are frozen with their parameters."""
   if frozen is None or not variables["batch_stats"]:
     return {}
   norms = models.batch_stats.modules(variables["batch_stats"])
   still = models.batch_stats.frozen_modules(variables["params"], variables["batch_stats"], frozen)
   return {
-    "statistics": f"{sum(map(still, norms))} of {len(norms)} batch norms are frozen: their running "
-    "statistics stay, and they normalise by them"
+    "statistics": f"{sum(map(still, norms))} of {len(norms)} batch norms are frozen: they "
+    "normalise by their running statistics, which do not change"
   }
 
 
 def _against_imbalance(config: ConfigDict, task: tasks.Task, inputs: data.Inputs) -> dict[str, str]:
-  """What the classes come to, where more than one key acts against their imbalance."""
+  """Returns a line on the weight of classes where several keys act against their imbalance."""
   tau, sampling, counts = config.task.logit_adjustment, config.data.sampling, inputs.counts
   acting = {
     f"data.sampling={sampling}": sampling != data.order.UNIFORM,
@@ -276,18 +282,18 @@ def _against_imbalance(config: ConfigDict, task: tasks.Task, inputs: data.Inputs
     return {}
   present = np.flatnonzero(counts)
   weighed = data.order.shares(counts, sampling)[present] * task.weights[present]
-  weighed /= counts[present] ** float(tau)  # arXiv:2007.07314: as weights of 1 / prior^tau
+  weighed /= counts[present] ** float(tau)  # arXiv:2007.07314: equals weights of 1 / prior^tau
   small, large = counts[present].argmin(), counts[present].argmax()
   names = [inputs.classes[i] for i in present[[small, large]]]
   return {
     "imbalance": f"{' and '.join(key for key, acts in acting.items() if acts)} act together: "
-    f"{names[0]} (smallest class) comes to {weighed[small] / weighed[large]:.3g} times the weight "
-    f"of {names[1]} (largest) in the loss; one of them alone is usual"
+    f"{names[0]} (smallest class) has {weighed[small] / weighed[large]:.3g} times the weight of "
+    f"{names[1]} (largest) in the loss; usually one of them is used alone"
   }
 
 
 def _taught(config: ConfigDict, teacher: Teacher, inputs: data.Inputs) -> dict[str, str]:
-  """The teacher in words, with what it knows of the images that the run is evaluated on."""
+  """Returns lines on the teacher, and on evaluation images that it was trained on."""
   lines = {
     "teacher": f"{teacher.text}; weight {config.weight:g}, temperature {config.temperature:g}"
   }
@@ -295,22 +301,26 @@ def _taught(config: ConfigDict, teacher: Teacher, inputs: data.Inputs) -> dict[s
     before = trained_on.read(to_path(config.workdir))
     for name, batches in inputs.evaluations.items():
       if overlap := before.overlap(batches.split, "the teacher"):
-        lines[f"taught {name}"] = f"{overlap}: what it knows of them may be learnt from it"
+        lines[f"taught {name}"] = f"{overlap}: the run may learn from it what it knows of them"
   return lines
 
 
 def _micro_batches(config: ConfigDict, *, has_batch_norm: bool) -> dict[str, str]:
-  """How a batch is taken, where it is not at once; UserError for what asks for batch norm."""
+  """Returns lines on micro-batches and ghost batch norm.
+
+  Raises:
+    UserError: a key of batch norm is set, and the model has none.
+  """
   lines, standard = {}, keys.default().batch_norm
   for key in ("ghost", "accumulated", "precise"):
     if not has_batch_norm and (value := config.batch_norm[key]) != standard[key]:
       raise UserError(
-        f"batch_norm.{key}={value!r} has no effect: {config.model.name} has no batch norm as it is "
-        f"configured; leave it at {standard[key]!r}"
+        f"batch_norm.{key}={value!r} has no effect: {config.model.name} has no batch norm with "
+        f"these options; leave it at {standard[key]!r}"
       )
   if config.accumulate > 1:
-    how = "move once a step" if config.batch_norm.accumulated == "matched" else "move with each"
-    norm = f"; batch norm normalises within each, and its running statistics {how}"
+    how = "once per step" if config.batch_norm.accumulated == "matched" else "by each of them"
+    norm = f"; batch norm normalises within each, and its running statistics are updated {how}"
     lines["micro-batches"] = f"{config.accumulate} of {config.batch_size // config.accumulate}" + (
       norm if has_batch_norm else ""
     )

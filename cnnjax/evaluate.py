@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint: every example once, whatever the batch size and the number of devices.
+"""Evaluates checkpoints: every example once, for any batch size and number of devices.
 
 python -m cnnjax.evaluate --workdir=runs/lenet --split=test
 """
@@ -15,7 +15,7 @@ from cnnjax.errors import ArgumentParser, Stopped, UserError, number, run, unkno
 from cnnjax.runtime.paths import PathLike, to_path
 
 SPLITS = ("train", "validation", "test")
-ALL = "all"  # that the data have, of every split
+ALL = "all"  # all images of the data, of every split
 
 
 def evaluate(
@@ -30,12 +30,12 @@ def evaluate(
   Args:
     step: the jitted `steps.eval_step`.
     variables: what the model's `apply` takes.
-    pipeline: gives (batch, mask) over the split, by `once(batch_size)`.
-    batch_size: examples at a time; changes the result by rounding at most.
-    stop: asked before each batch whether to leave.
+    pipeline: yields (batch, mask) over the split from `once(batch_size)`.
+    batch_size: examples at a time; changes the result only by rounding.
+    stop: called before each batch; ends the evaluation if it returns true.
 
   Raises:
-    Stopped: `stop` said so.
+    Stopped: `stop` returned true.
     UserError: no image of the split can be read.
   """
   total = None
@@ -52,7 +52,7 @@ def evaluate(
 
 
 def compute_metrics(task: Any, members: Any, found: Any) -> dict[str, float]:
-  """Returns the values of what `evaluate` gives, by name.
+  """Returns the metrics by name from the result of `evaluate`.
 
   Args:
     task: a `tasks.Task`.
@@ -73,17 +73,17 @@ def evaluate_checkpoint(
 ) -> tuple[int, int, dict[str, float]]:
   """Returns (step, number of examples, metrics) of a run's checkpoint on a split of its data.
 
-  Images that cannot be read are left out, of the number as well.
+  Images that cannot be read are left out and not counted.
 
   Args:
     workdir: where the run is.
-    split: "train", "validation" or "test", as the run's config has them; or "all" that its data
-      have. None: "test"; where `data.path` is another one, has no splits and is not what the run
-      was trained on, "all".
+    split: "train", "validation" or "test" of the run's config, or "all" images of its data. None
+      is "test", or "all" where `data.path` is overridden with images that have no splits and were
+      not those of the run.
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept: "ema", "swa", "schedule_free".
-    splits: what the run was given by `data.from_arrays`, if it was.
-    unreadable: gets the names of images that cannot be read, and why.
+    splits: the data of a run that was given arrays, from `data.from_arrays`.
+    unreadable: a dict to fill with the names of images that cannot be read, and the reasons.
     **overrides: config keys that may differ from the run's, such as `eval_batch_size`.
 
   Raises:
@@ -108,7 +108,7 @@ class Evaluation(NamedTuple):
   step: int
   examples: int
   metrics: dict[str, float]
-  declared: Mapping[str, Any]  # the `Metric` of each name: how it is written
+  declared: Mapping[str, Any]  # the `Metric` of each name, which says how to write it
 
 
 def _evaluated(
@@ -121,7 +121,7 @@ def _evaluated(
   unreadable: dict[str, str] | None,
   overrides: dict[str, Any],
 ) -> Evaluation:
-  """Evaluates as `evaluate_checkpoint` does, whose arguments it takes."""
+  """Returns the evaluation of `evaluate_checkpoint`, whose arguments it takes."""
   # Late: --help need not import JAX.
   from cnnjax import build, data, tasks, trained
   from cnnjax.checkpoints import trained_on
@@ -137,7 +137,7 @@ def _evaluated(
   config, split = _configured(own, split, overrides, before)
   compiling.use_cache(config.compilation_cache)
   mesh = sharding.make_mesh(-1)  # the result is the same on any
-  # Its statistics are measured on the training data of the run, whatever is evaluated.
+  # Batch statistics are measured on the training data of the run, whatever is evaluated.
   measure = build.measured_variables
   found = trained.load(workdir, own, mesh, checkpoint, weights, splits, measure=measure)
   found = dataclasses.replace(found, config=config)
@@ -174,15 +174,15 @@ def _evaluated(
 
 
 def _compare(before: Any, split: str, images: Any) -> None:
-  """Warns where a split is not what the run evaluated.
+  """Warns if a split differs from what the run evaluated.
 
   Args:
-    before: what the run was trained on, a `data.History`.
-    split: its name.
+    before: the training data of the run, a `data.History`.
+    split: the name of the split.
     images: the split, a `data.Split`.
 
   Raises:
-    UserError: some of a split that is held out were trained on.
+    UserError: the run was trained on images of a held-out split.
   """
   from cnnjax.data import holdout
 
@@ -192,12 +192,12 @@ def _compare(before: Any, split: str, images: Any) -> None:
     before.check(images)
     if changed := before.changed(split, images):
       warn(changed)
-  if holdout.OLDER in images.note:  # which may say more
+  if holdout.OLDER in images.note:  # the note may say more
     warn(f"the {split} split is {images.note}")
 
 
 def _named(split: str | None) -> str | None:
-  """Returns a split that is asked for, by its own name."""
+  """Returns the name of the split that `split` means, such as validation for val."""
   from cnnjax.data.names import split_of
 
   found = split if split in (*SPLITS, ALL, None) else split_of(split)
@@ -213,8 +213,9 @@ def _configured(
 
   Args:
     own: the config of the run.
-    split: as of `evaluate_checkpoint`, as are `overrides`.
-    before: what the run was trained on, a `data.History`.
+    split: as in `evaluate_checkpoint`.
+    overrides: as in `evaluate_checkpoint`.
+    before: the training data of the run, a `data.History`.
   """
   from cnnjax import build, data
   from cnnjax import config as configs
@@ -243,17 +244,17 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--workdir", required=True, type=to_path, help="where the run is")
   parser.add_argument(
     "--split",
-    help="train, validation, test, or all that there is; default: test, and all of other images "
-    "(--path) that have no splits",
+    help="train, validation, test, or all images; default: test, or all for other images (--path) "
+    "without splits",
   )
   parser.add_argument("--checkpoint", default="last", help="last, best or a step")
   parser.add_argument("--weights", default="raw", help="raw; ema, swa or schedule_free, if kept")
   parser.add_argument("--batch_size", type=int, help="examples at a time")
   parser.add_argument("--views", help="predictions are means over views, such as flip")
   parser.add_argument("--size", type=int, help="size of the images, if not the run's")
-  parser.add_argument("--data_dir", help="where TFDS data sets lie, if not where they were")
+  parser.add_argument("--data_dir", help="folder of TFDS data sets, if they were moved")
   parser.add_argument(
-    "--path", help="other images, a folder or a list; or where those of the run lie by now"
+    "--path", help="folder or list of other images, or of those of the run, if they were moved"
   )
   args = parser.parse_args(argv)
   overrides = {

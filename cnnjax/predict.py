@@ -1,10 +1,10 @@
-"""Predicts classes, or what else a model was trained for, of images.
+"""Predicts classes of images, or the values or maps that a model was trained for.
 
 python -m cnnjax.predict runs/lenet photo.jpg more_photos/
 python -m cnnjax.predict runs/lenet photos/ --checkpoint=best --weights=ema --format=csv
 
-Images may be of any size: they are decoded and cropped as the run evaluated them. Those that cannot
-be read are named on stderr and left out, and the exit code is 1 then.
+Images may have any size: they are decoded and cropped as the run evaluated them. Images that cannot
+be read are named on stderr and left out; the exit code is then 1.
 """
 
 import argparse
@@ -32,8 +32,8 @@ FORMATS = ("table", "csv", "json")
 class Predictions(NamedTuple):
   """The predictions of a model for images.
 
-  `values` are arrays by name, `[images, ...]`, as the task gives them: of classification
-  `probabilities`, `[images, classes]` float32, of regression `values`, `[images, k]` float32.
+  `values` are arrays `[images, ...]` by the names of the task: classification has `probabilities`,
+  `[images, classes]` float32, regression has `values`, `[images, k]` float32.
   """
 
   names: tuple[str, ...]  # the path of a file, or "image 0" of an array
@@ -45,7 +45,7 @@ class Predictions(NamedTuple):
     """The probability of each class, `[images, classes]`.
 
     Raises:
-      UserError: the model was not trained to tell classes of images.
+      UserError: the model does not predict classes of images.
     """
     if "probabilities" not in self.values:
       raise UserError(
@@ -60,7 +60,7 @@ class Predictions(NamedTuple):
     return [self.classes[i] for i in self.probabilities.argmax(-1)]
 
   def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
-    """The `k` most probable classes of each image with their probabilities, the first ahead."""
+    """Returns the `k` most probable classes of each image and their probabilities, in order."""
     order = np.argsort(-self.probabilities, axis=-1, kind="stable")[:, :k]
     return [
       [(self.classes[i], float(row[i])) for i in places]
@@ -70,10 +70,10 @@ class Predictions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-  """A trained model to use: from images of any size to predictions."""
+  """A trained model with its preprocessing: from images of any size to predictions."""
 
   trained: "Trained"
-  source: Mapping[str, Any]  # the arguments of `load`, to evaluate by
+  source: Mapping[str, Any]  # the arguments of `load`, for `evaluate`
 
   @property
   def model(self) -> Any:
@@ -82,7 +82,7 @@ class Predictor:
 
   @property
   def variables(self) -> Any:
-    """What `model.apply` takes."""
+    """The variables of `model.apply`."""
     return self.trained.variables
 
   @property
@@ -92,23 +92,23 @@ class Predictor:
 
   @property
   def size(self) -> int | None:
-    """Pixels of either side of the images that the model sees; None: only those of one shape."""
+    """The side in pixels of the images that the model takes; None if they are not square."""
     config, (height, width, _) = self.trained.config.data, self.trained.meta["image_shape"]
     return config.eval_size or config.image_size or (height if height == width else None)
 
   def preprocess(self, image: PathLike | bytes | np.ndarray) -> np.ndarray:
-    """Decodes and crops an image as an evaluation of the run does.
+    """Returns an image decoded and cropped as the run evaluates it.
 
     Args:
       image: a path, the bytes of a file, or `[height, width, channels]` or `[height, width]` of
-        the type that the run was trained on, mostly uint8.
+        the dtype that the run was trained on, usually uint8.
 
     Returns:
-      `[height, width, channels]` of that type.
+      `[height, width, channels]` of that dtype.
 
     Raises:
       UnreadableImage: the file cannot be decoded.
-      OSError: it is not there.
+      OSError: there is no such file.
       UserError: the array does not fit the model.
     """
     from cnnjax import data
@@ -139,11 +139,11 @@ class Predictor:
     """Returns the predictions of images.
 
     Args:
-      images: a path, an array as of `preprocess`, or a sequence of them; also
+      images: a path, an array as in `preprocess`, or a sequence of them; also
         `[images, height, width, channels]`.
-      batch_size: images at a time; None: `eval_batch_size` of the run, or fewer.
-      unreadable: gets the names of images that cannot be read, and why; they are left out. None:
-        one such image is an error.
+      batch_size: images at a time; None is `eval_batch_size` of the run, or fewer.
+      unreadable: a dict to fill with the names of images that cannot be read, and the reasons; the
+        images are left out. With None such an image is an error.
 
     Raises:
       UserError: an image cannot be read, or does not fit the model.
@@ -162,14 +162,14 @@ class Predictor:
     batch_size: int | None = None,
     unreadable: dict[str, str] | None = None,
   ) -> Iterator[Predictions]:
-    """Yields what `predict` returns a batch at a time, so that memory is bounded."""
+    """Yields the results of `predict` one batch at a time, so that memory is bounded."""
     for names, pixels in self._read(_listed(images), batch_size, unreadable):
       values = self._run(self.trained.predict_step, pixels)
       kept = {key: value[: len(names)] for key, value in values.items()}
       yield Predictions(names, self.classes, kept)
 
   def features(self, images: Any, *, batch_size: int | None = None) -> dict[str, np.ndarray]:
-    """Returns the outputs of the stages of the model, see `models.features`; arguments as there."""
+    """Returns the outputs of the model's stages; see `predict` and `models.features`."""
     from cnnjax import models
     from cnnjax.training import steps
 
@@ -184,7 +184,7 @@ class Predictor:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
   def evaluate(self, split: str = "test", **overrides: Any) -> dict[str, float]:
-    """Returns the metrics of a split of the run's data: see `evaluate.evaluate_checkpoint`."""
+    """Returns the metrics of a split of the run's data; see `evaluate.evaluate_checkpoint`."""
     from cnnjax.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(split=split, **self.source, **overrides)[2]
@@ -192,9 +192,9 @@ class Predictor:
   def _read(
     self, images: Sequence[Any], batch_size: int | None, unreadable: dict[str, str] | None
   ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """Yields names and pixels of the images that can be read, in batches, one batch ahead.
+    """Yields names and pixels of the readable images in batches; reads one batch ahead.
 
-    Batches have one size, to be compiled for once: there are more pixels than names in the last.
+    All batches have one size, so that one is compiled: the last has more pixels than names.
     """
     from cnnjax.data.pixels import UnreadableImage
     from cnnjax.runtime import sharding
@@ -227,7 +227,7 @@ class Predictor:
           yield tuple(names), np.stack(pixels + pixels[-1:] * (size - len(pixels)))
 
   def _run(self, step: Any, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what a compiled function of (variables, images) gives."""
+    """Returns the results of a compiled function of (variables, images)."""
     import jax
 
     from cnnjax.runtime import sharding
@@ -253,8 +253,8 @@ def load(
     workdir: where the run is.
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept: "ema", "swa", "schedule_free".
-    splits: what the run was given by `data.from_arrays`, if it was; only where its batch statistics
-      have to be measured, and to evaluate.
+    splits: the data of a run that was given arrays, from `data.from_arrays`; needed for `evaluate`,
+      and where batch statistics have to be measured.
     **overrides: config keys that may differ from the run's, such as `eval_views="flip"`.
 
   Raises:
@@ -292,7 +292,7 @@ def load(
 
 
 def _listed(images: Any) -> Sequence[Any]:
-  """The images as a sequence."""
+  """Returns the images as a sequence."""
   if isinstance(images, np.ndarray) and images.ndim == 4:
     return images
   one = isinstance(images, str | bytes | np.ndarray) or hasattr(images, "__fspath__")
@@ -300,7 +300,7 @@ def _listed(images: Any) -> Sequence[Any]:
 
 
 def _files(given: Iterable[str]) -> list[str]:
-  """The image files that are named, and those in folders that are named, sorted."""
+  """Returns the image files among `given`, and those in folders among them, sorted."""
   from cnnjax.data.images import IMAGE_ENDINGS
 
   found = []
@@ -338,11 +338,13 @@ def _written(parts: Iterable[Predictions], form: str, top: int) -> None:
     print("\n]" if opened != "[\n" else "[]")
 
 
-_Row = tuple[list[tuple], dict[str, Any], str]  # of an image: for CSV, for JSON, in words
+_Row = tuple[
+  list[tuple], dict[str, Any], str
+]  # rows for CSV, an object for JSON, and words of one image
 
 
 def _of_classes(part: Predictions, top: int) -> tuple[tuple[str, ...], Iterator[_Row]]:
-  """Returns the heading of CSV, and the `top` classes of each image."""
+  """Returns the CSV heading, and the `top` classes of each image."""
 
   def rows() -> Iterator[_Row]:
     for name, found in zip(part.names, part.top(top), strict=True):
@@ -355,7 +357,7 @@ def _of_classes(part: Predictions, top: int) -> tuple[tuple[str, ...], Iterator[
 
 
 def _of_numbers(part: Predictions) -> tuple[tuple[str, ...], Iterator[_Row]]:
-  """Returns the heading of CSV, and the numbers of each image.
+  """Returns the CSV heading, and the numbers of each image.
 
   Raises:
     UserError: the predictions of an image are whole maps.
@@ -364,8 +366,8 @@ def _of_numbers(part: Predictions) -> tuple[tuple[str, ...], Iterator[_Row]]:
   for key, values in part.values.items():
     if values.ndim > 2:
       raise UserError(
-        f"the predictions of an image are arrays ({key} {list(values.shape[1:])}): take them in "
-        "Python, as cnnjax.load(WORKDIR).predict(IMAGES).values"
+        f"the predictions of an image are arrays ({key} {list(values.shape[1:])}): read them in "
+        "Python, with cnnjax.load(WORKDIR).predict(IMAGES).values"
       )
     values = values.reshape(len(values), -1)
     several = values.shape[1] > 1

@@ -1,4 +1,4 @@
-"""A trained model from the folder of a run: to evaluate it, or to learn from it."""
+"""Loads trained models from the folders of runs, to evaluate them or to learn from them."""
 
 import dataclasses
 import functools
@@ -22,25 +22,26 @@ from cnnjax.training import members, state, steps
 from cnnjax.training.compiler import Compiler
 from cnnjax.training.teacher import Teacher
 
-# (folder, config, checkpoints, step, weights, given) -> variables with measured batch statistics.
+# `build.measured_variables`: (folder, config, checkpoints, step, weights, given) -> variables with
+# measured batch statistics. An argument, because build imports this file.
 Measure = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A model from a checkpoint, with the functions that run it as its run did.
+  """A model from a checkpoint, with functions that run it as its run did.
 
-  Its functions are compiled when they are first called.
+  Functions are compiled at their first call.
   """
 
-  config: ConfigDict  # of the run; what evaluates in another way may differ
+  config: ConfigDict  # of the run; keys of evaluation may be overridden
   mesh: Mesh
   model: nn.Module
-  variables: Any  # what `model.apply` takes; of several runs with a leading axis
-  members: members.Members  # the runs that were trained as one program, mostly one
+  variables: Any  # those of `model.apply`; of several runs with a leading axis of runs
+  members: members.Members  # the runs that were trained as one program, usually one
   step: int
   meta: dict[str, Any]  # mean, std, classes, image_shape, fields
-  fields: fields.Fields  # of the data that it was trained on
+  fields: fields.Fields  # of its training data
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -48,7 +49,7 @@ class Trained:
 
   @property
   def normalize(self) -> Callable:
-    """images in [0, 1] -> images as the model takes them."""
+    """Returns the function that normalises images in [0, 1] for the model."""
     return steps.normalizer(self.meta["mean"], self.meta["std"])
 
   @functools.cached_property
@@ -58,7 +59,7 @@ class Trained:
 
   @functools.cached_property
   def compiler(self) -> Compiler:
-    """Compiles functions of the variables as the run did."""
+    """The compiler of the run, for functions of the variables."""
     return Compiler.of(self.config)
 
   @functools.cached_property
@@ -83,7 +84,7 @@ class Trained:
 
 
 def check_choice(checkpoint: str, weights: str) -> None:
-  """Raises UserError for a checkpoint or weights that no run has; looks at no files."""
+  """Raises UserError for a checkpoint or weights that no run can have; reads no files."""
   if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
     raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
   if weights not in averaging.WEIGHTS:
@@ -102,20 +103,20 @@ def load(
 ) -> Trained:
   """Returns the model of the run in `folder`, whose config is `config`.
 
-  Batch statistics that were not measured when the checkpoint was saved, as a signal leaves no time
-  for, are measured now, on the training data of the run.
+  If batch statistics were not measured when the checkpoint was saved, for example because a signal
+  left no time, they are measured now, on the training data of the run.
 
   Args:
     folder: where the run is.
     config: the run's, which `workdir.load_config` reads.
-    mesh: where the variables shall lie.
+    mesh: the devices to put the variables on.
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
-    splits: what the run was given by `data.from_arrays`, if it was.
-    measure: how, `build.measured_variables`.
+    splits: the data of a run that was given arrays, from `data.from_arrays`.
+    measure: `build.measured_variables`.
 
   Raises:
-    UserError: there is no such checkpoint or average, it is of another model, or its batch
+    UserError: the checkpoint or average does not exist, is of another model, or its batch
       statistics cannot be measured.
   """
   folder = to_path(folder)
@@ -125,7 +126,7 @@ def load(
       measured = functools.partial(measure, folder, config, saved, given=splits)
       return _load(saved, config, mesh, checkpoint, weights, measured)
     except UserError:
-      if not saved.any_gone():  # else the run trains on: look again
+      if not saved.any_gone():  # a run that is training may delete checkpoints: try again
         raise
 
 
@@ -150,10 +151,10 @@ def _load(
 
 
 def fields_of(meta: dict[str, Any], config: ConfigDict) -> fields.Fields:
-  """Returns the fields of the data of a run, from what was saved beside its variables."""
+  """Returns the fields of the data of a run, from the metadata of its checkpoint."""
   if "fields" in meta:
     return fields.from_json(meta["fields"])
-  # Before fields were saved, an image of 8 bits had a class, or several.
+  # Older checkpoints have no fields: their data are images of 8 bits with one class or several.
   label = fields.multi_label if tasks.lookup(config.task.name).SEVERAL else fields.label
   return {"image": fields.image(*meta["image_shape"]), "label": label(meta["classes"])}
 
@@ -165,8 +166,8 @@ def _measured(
   weights: str,
   measure: Callable[[int, str], Any],
 ) -> Any:
-  """Returns the variables with batch statistics measured, where that was left out; else None."""
-  # Those of before this was noted may be of an earlier step: all of them are measured anew.
+  """Returns variables with measured batch statistics if the checkpoint lacks them, else None."""
+  # Older checkpoints do not say what was measured, so theirs are always measured again.
   noted = saved.meta(step).get(checkpoints.UNMEASURED)
   fresh = noted is not None and weights not in noted
   if fresh or not averaging.needs_measuring(weights, config):
@@ -176,17 +177,17 @@ def _measured(
   except UserError as e:
     if weights == "raw" and config.optim.lookahead and averaging.SLOW not in saved.averages(step):
       warn(
-        f"these are Lookahead's fast weights: the slow ones of step {step:,} were not saved to be "
-        f"evaluated, and cannot be made now: {e}"
+        f"evaluating Lookahead's fast weights: the slow ones of step {step:,} were not saved, and "
+        f"cannot be made now: {e}"
       )
       return None
     if noted is None:
-      warn(f"the {weights} weights may be of a step before {step:,}, and cannot be made anew: {e}")
+      warn(f"the {weights} weights may be of a step before {step:,}, and cannot be made again: {e}")
       return None
     raise UserError(
       f"batch statistics of the {weights} weights were not measured when step {step:,} was saved, "
-      f"and cannot be measured now: {e}. Go on with the run, which measures them, or choose the "
-      "checkpoint of an evaluation"
+      f"and cannot be measured now: {e}. Go on with the run, which measures them, or choose a "
+      "checkpoint that was evaluated"
     ) from e
 
 
@@ -198,12 +199,17 @@ def teacher(
   *,
   measure: Measure,
 ) -> Teacher | None:
-  """That of `config.distill`, for data with `meta`; None where there is no run to learn from.
+  """Returns the teacher of `config.distill`; None if no run is named there.
 
-  `sizes`: of the images that it will see beside that of `meta`. `measure`: as of `load`.
+  Args:
+    config: the keys of `distill`.
+    meta: the metadata of the student's data.
+    mesh: the devices to put the variables on.
+    sizes: image sizes in training beside that of `meta`.
+    measure: as in `load`.
 
   Raises:
-    UserError: there is no such run, or it knows other classes.
+    UserError: there is no such run, or its classes are different.
   """
   if config.workdir is None:
     standard = keys.default().distill
@@ -227,11 +233,13 @@ def _teacher(
   settings = workdir.load_config(folder)
   found = load(folder, settings, mesh, config.checkpoint, config.weights, measure=measure)
   if found.members.several:
-    raise UserError("it holds several runs; give it one")
+    raise UserError("it holds several runs, and a teacher must be one")
   check_classes(found.meta["classes"], meta["classes"])
   shape, learnt = tuple(found.meta["image_shape"]), meta["image_shape"]
   if shape[-1] != learnt[-1]:
-    raise UserError(f"its images have {shape[-1]} channels, and those of this run {learnt[-1]}")
+    raise UserError(
+      f"its images have {shape[-1]} channels, but those of this run have {learnt[-1]}"
+    )
   state.check_sizes(found.model, found.variables, shape, {learnt[0], *sizes})
   made = Teacher.of(found.model, found.variables, found.meta["mean"], found.meta["std"])
   text = f"{made.text} of {folder}, {config.weights} weights of step {found.step:,}"

@@ -1,4 +1,4 @@
-"""What a config comes to, where no run has to be trained to see it."""
+"""Builds programs from configs, where no run has to be trained to see it."""
 
 import contextlib
 import shutil
@@ -104,7 +104,7 @@ def test_fast_weights_are_called_so_where_no_slow_ones_can_be_made(
   found = trained.load(tmp_path, config, program.mesh, "last", measure=build.measured_variables)
   jax.tree.map(np.testing.assert_array_equal, found.variables, now.variables)
   said = capsys.readouterr().err
-  assert ("these are Lookahead's fast weights" in said) == bool(lookahead)
+  assert ("evaluating Lookahead's fast weights" in said) == bool(lookahead)
   assert ("the raw weights may be of a step before 6" in said) == (not lookahead)
 
 

@@ -286,7 +286,7 @@ def test_what_acts_twice_against_an_imbalance_is_said(tiny, settings, factor):
   if factor is None:
     assert text is None
     return
-  assert f"dog (smallest class) comes to {factor} times the weight of cat (largest)" in text
+  assert f"dog (smallest class) has {factor} times the weight of cat (largest)" in text
   drawn = program.inputs.train.order.epoch(0).reshape(-1)
   mass = np.bincount(labels[drawn], minlength=2) * program.task.weights
   if "task.logit_adjustment" not in settings:

@@ -226,7 +226,7 @@ def test_masks_are_predicted_and_not_printed(tmp_path, capsys):
   images = np.zeros((2, 32, 32, 3), np.uint8)
   assert model.predict(images).values["mask"].shape == (2, 32, 32)
   Image.fromarray(images[0]).save(tmp_path / "a.png")
-  with pytest.raises(UserError, match=r"are arrays \(mask \[32, 32\]\): take them in Python"):
+  with pytest.raises(UserError, match=r"are arrays \(mask \[32, 32\]\): read them in Python"):
     predict.main([str(tmp_path / "run"), str(tmp_path / "a.png")])
 
 
@@ -239,15 +239,15 @@ def test_masks_are_predicted_and_not_printed(tmp_path, capsys):
     ("segmentation", {"data.source": "digits"}, "segmentation needs a field of the kind mask"),
     ("simclr", {"monitor": "validation/loss"}, "Choose from: validation/knn, validation/spread"),
     ("simclr", {"data.source": "shapes"}, "monitor 'validation/knn'.*validation/spread"),
-    ("simclr", {"accumulate": 2}, "simclr compares all examples of a batch: set accumulate=1"),
+    ("simclr", {"accumulate": 2}, "simclr compares all its examples: set accumulate=1"),
     ("simclr", {"task.temperature": 0.0}, "'task.temperature' is 0.0; it must be above 0"),
-    ("simclr", {"health.trace": True}, "health.trace looks at one view of an image"),
+    ("simclr", {"health.trace": True}, "health.trace needs one view per image"),
     (
       "byol",
       {"distill.teacher": None},
       "set distill.teacher=ema, distill.weight=1 and average.ema",
     ),
-    ("byol", {"distill.weight": 0.5}, "byol learns from the moving average of its own run"),
+    ("byol", {"distill.weight": 0.5}, "byol learns only from the moving average of its own run"),
     ("byol", {"average.ema": None}, "set average.ema"),
   ],
 )
