@@ -69,7 +69,7 @@ declare(
   ),
   npz=Key(
     None,
-    "npz: a .npz file, or a folder of .npy files, with images and labels; see cnnjax/data/npz.py",
+    "npz: a .npz file, or a folder of .npy files, of named arrays; see cnnjax/data/npz.py",
     types=str,
     idle=("",),
     may_change=True,

@@ -1,37 +1,54 @@
-"""Arrays of a .npz file, or of the .npy files of a folder: `data.source=npz data.npz=FILE`.
+"""Reads splits from a .npz file, or the .npy files of a folder: `data.source=npz data.npz=FILE`.
 
-The arrays of a split are named `train_images` and `train_labels`, or `x_train` and `y_train`;
-`images` and `labels` alone are the training split. Other splits are `test` and `validation` (or
-`val`). `classes` are the names of the classes, if they are there. What the arrays hold is as of
-`arrays.from_arrays`.
+Images and labels of a split are named `train_images` and `train_labels`, or `x_train` and
+`y_train`; in the training split `images` and `labels` will do. Other fields have their names of
+`arrays.from_arrays` after the split, `train_mask`, or in the training split alone, `mask`; so have
+`boxes`, `boxes_label`, `boxes_valid`, `value` and `multi_label`, and `train_image` and `label` are
+known as well. Only images have to be there. The other splits are `test` and `validation` (or
+`val`), with the same fields as the training split. `classes` are the names of the classes.
+`arrays.from_arrays` says what each array holds, and checks it. Arrays of other names are not read.
 """
 
 import functools
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax import fields
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, listed
 from cnnjax.runtime.paths import to_path
 
 SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
-FORMS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
+BOXES = ("boxes", fields.label_of("boxes"), fields.valid_of("boxes"))
+OTHERS = ("mask", *BOXES, "value", "multi_label")  # beside image and label
+
+Names = dict[str, str]  # the name of an array by that of its field
 
 
-def _names(split: str) -> list[tuple[str, str]]:
-  """What images and labels of a split may be called."""
-  found = [(x.format(name), y.format(name)) for name in SPLITS[split] for x, y in FORMS]
-  return [*found, ("images", "labels")] if split == "train" else found
+def _forms(split: str) -> list[Names]:
+  """Returns the ways to name the arrays of a split, the first ones preferred."""
+  forms = []
+  for name in SPLITS[split]:
+    own = {other: f"{name}_{other}" for other in OTHERS}
+    forms.append({"image": f"{name}_images", "label": f"{name}_labels", **own})
+    forms.append({"image": f"x_{name}", "label": f"y_{name}", **own})
+    forms.append({"image": f"{name}_image", "label": f"{name}_label", **own})
+  if split == "train":
+    own = {other: other for other in OTHERS}
+    forms.append({"image": "images", "label": "labels", **own})
+    forms.append({"image": "image", "label": "label", **own})
+  return forms
 
 
 def _there(place: pathlib.Path) -> list[str]:
-  """The names of the arrays; reads none of them."""
+  """Returns the names of the arrays; reads none of them."""
   if place.is_dir():
     return sorted(file.stem for file in place.glob("*.npy"))
   if not place.is_file():
@@ -46,24 +63,42 @@ def _there(place: pathlib.Path) -> list[str]:
     ) from e
 
 
-def _found(place: pathlib.Path) -> dict[str, tuple[str, str]]:
-  """The names of images and labels of each split that is there.
+def _present(split: str, names: set[str]) -> list[Names]:
+  """Returns the arrays of a split for each form whose images are among `names`, labelled first."""
+  found = []
+  for form in _forms(split):
+    if form["image"] in names:
+      having = {field: name for field, name in form.items() if name in names}
+      if "boxes" not in having:
+        having = {field: name for field, name in having.items() if field not in BOXES}
+      found.append(having)
+  return sorted(found, key=lambda having: "label" not in having)
+
+
+def _found(place: pathlib.Path) -> dict[str, Names]:
+  """Returns the arrays of each split by field; splits without a field of train are left out.
 
   Raises:
     UserError: there is no training split.
   """
   names = {*_there(place)}
-  pairs = {split: [pair for pair in _names(split) if {*pair} <= names] for split in SPLITS}
-  if not pairs["train"]:
+  train = _present("train", names)
+  if not train:
+    images = [form["image"] for form in _forms("train")]
     raise UserError(
-      f"data.npz={str(place)!r} has no training images: name the arrays "
-      f"{' or '.join(' and '.join(pair) for pair in _names('train'))}; it has "
-      f"{listed(sorted(names)) or 'none'}"
+      f"data.npz={str(place)!r} has no training images: name the array {', '.join(images[:-1])} or "
+      f"{images[-1]}; it has {listed(sorted(names)) or 'none'}"
     )
-  return {split: found[0] for split, found in pairs.items() if found}
+  found = {"train": train[0]}
+  for split in SPLITS.keys() - {"train"}:
+    whole = [having for having in _present(split, names) if having.keys() >= train[0].keys()]
+    if whole:
+      found[split] = {field: whole[0][field] for field in train[0]}
+  return found
 
 
 def check(config: ConfigDict) -> None:
+  """Raises UserError unless `data.npz` has the splits of `config`; reads no array."""
   if not config.npz:
     raise UserError("data.source=npz needs a file: data.npz=FILE.npz")
   place = to_path(config.npz)
@@ -74,13 +109,18 @@ def check(config: ConfigDict) -> None:
     if config[key] != key:
       raise UserError(f"data.{key} of npz is {key!r}, a share or a number, not {config[key]!r}")
     if key not in found:
+      names = {*_there(place)}
+      # The form that has the most of it already.
+      form = max(_forms(key), key=lambda form: len({*form.values()} & names))
+      lacking = [form[field] for field in found["train"] if form[field] not in names]
       raise UserError(
-        f"data.npz={str(place)!r} has no {key} split: add {' and '.join(_names(key)[0])}, or hold "
-        f"out a share of train, as data.{key}=0.2"
+        f"data.npz={str(place)!r} has no {key} split: add {' and '.join(lacking)}, or hold out a "
+        f"share of train, as data.{key}=0.2"
       )
 
 
 def load(config: ConfigDict, split: str) -> Split:
+  """Returns a split of `data.npz`; all of them are read at once, and kept for the next call."""
   place = to_path(config.npz)
   files = [place, *sorted(place.glob("*.npy"))] if place.is_dir() else [place]
   return _splits(place, tuple(os.stat(file).st_mtime_ns for file in files))[split]
@@ -88,22 +128,58 @@ def load(config: ConfigDict, split: str) -> Split:
 
 @functools.lru_cache(maxsize=1)
 def _splits(place: pathlib.Path, _: tuple[int, ...]) -> dict[str, Split]:
-  """All of the splits at `place`, where files have these times."""
+  """Returns all splits at `place`; the times of its files are part of the cache's key."""
+  names = _found(place)
+  given = _read(place, names)
+  splits = {
+    split: {field: given[name] for field, name in having.items()} for split, having in names.items()
+  }
+  for arrays in splits.values():
+    labels = arrays.get("label")
+    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:  # a column, as in MedMNIST
+      arrays["label"] = labels[:, 0]
+  try:
+    return from_arrays(**splits, classes=_classes(given))
+  except UserError as e:
+    split = str(e).split()[0].rstrip(":")  # an error begins with the split that it is about
+    of = f" (its arrays: {', '.join(names[split].values())})" if split in names else ""
+    raise UserError(f"data.npz={str(place)!r}: {e}{of}") from e
+
+
+def _classes(given: Mapping[str, np.ndarray]) -> list[str] | None:
+  """Returns the names of the classes, if they are there."""
+  if "classes" not in given:
+    return None
+  classes = given["classes"]
+  if classes.ndim != 1:
+    raise UserError(f"classes is one name per class, [classes], not {list(classes.shape)}")
+  return [
+    name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
+    for name in classes.tolist()
+  ]
+
+
+def _read(place: pathlib.Path, names: dict[str, Names]) -> dict[str, np.ndarray]:
+  """Returns the arrays of all splits, and `classes`, by their names at `place`.
+
+  Raises:
+    UserError: the file or one of the arrays cannot be read.
+  """
+  wanted = {name for having in names.values() for name in having.values()}
+  wanted |= {"classes"} & {*_there(place)}
+  what = ""
   try:
     if place.is_dir():
-      arrays = {name: np.load(place / f"{name}.npy") for name in _there(place)}
-      return _checked(place, arrays)
+      found = {}
+      for name in sorted(wanted):
+        what = f" array {name!r}"
+        found[name] = np.load(place / f"{name}.npy")
+      return found
     with np.load(place) as arrays:
-      return _checked(place, arrays)
-  except UserError as e:
-    raise UserError(f"data.npz={str(place)!r}: {e}") from e
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:  # pickled objects, a cut file
-    raise UserError(f"data.npz={str(place)!r} cannot be read: {e}") from e
-
-
-def _checked(place: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Split]:
-  pairs = {split: (arrays[x], arrays[y]) for split, (x, y) in _found(place).items()}
-  for split, (images, labels) in pairs.items():
-    if labels.ndim == 2 and labels.shape[1] == 1:  # a column, as in MedMNIST
-      pairs[split] = images, labels[:, 0]
-  return from_arrays(**pairs, classes=arrays.get("classes"))
+      found = {}
+      for name in sorted(wanted):
+        what = f" array {name!r}"
+        found[name] = arrays[name]
+      return found
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+    raise UserError(f"data.npz={str(place)!r}:{what} cannot be read: {e}") from e

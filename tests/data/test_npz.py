@@ -73,6 +73,64 @@ def test_a_run_on_it(tmp_path, tiny):
   assert "a.npz, 6x5x3, 3 classes: 24 train, 9 test" in build.build(config).summary["data"]
 
 
+BOXES = np.tile(np.float32([[0.1, 0.2, 0.5, 0.6], [0, 0, 0, 0]]), (24, 1, 1))
+FIELDS = {
+  "mask": rng.integers(0, 3, (24, 6, 5), np.uint8),
+  "boxes": BOXES,
+  "boxes_label": np.tile([2, 0], (24, 1)),
+  "boxes_valid": np.tile([True, False], (24, 1)),
+  "value": rng.normal(size=(24, 2)),
+  "multi_label": rng.integers(0, 2, (24, 3)),
+}
+
+
+def named(form, images, given):
+  """The arrays of a split by the names of `form`, such as train_ or nothing."""
+  return {f"{form}{name}": array for name, array in {images: IMAGES, **given}.items()}
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("form, images", [("train_", "images"), ("", "images"), ("", "image")])
+@pytest.mark.parametrize(
+  "kinds",
+  [(), ("mask",), ("boxes",), ("boxes", "boxes_label", "boxes_valid"), ("value",), tuple(FIELDS)],
+)
+def test_fields_of_every_kind_are_those_of_arrays(tmp_path, folder, form, images, kinds):
+  """And no label has to be there."""
+  given = {name: FIELDS[name] for name in kinds}
+  wanted = data.from_arrays({"image": IMAGES, **given}, test={"image": IMAGES, **given})
+  arrays = named(form, images, given) | named("test_", "image", given) | {"ids": np.arange(24)}
+  if folder:
+    for name, array in arrays.items():
+      np.save(tmp_path / f"{name}.npy", array)
+  else:
+    np.savez(tmp_path / "a.npz", **arrays)
+  splits = loaded(tmp_path if folder else tmp_path / "a.npz")
+  for split, of_arrays in wanted.items():
+    assert splits[split].fields == of_arrays.fields and splits[split].classes == of_arrays.classes
+    assert splits[split].arrays.keys() == of_arrays.arrays.keys()
+    for name, array in of_arrays.arrays.items():
+      np.testing.assert_array_equal(splits[split].arrays[name], array)
+
+
+def test_images_of_x_train_have_fields_too_and_classes_may_be_bytes(tmp_path):
+  arrays = {"x_train": IMAGES, "y_train": LABELS, "train_value": LABELS, "train_images": MORE}
+  np.savez(tmp_path / "a.npz", **arrays, classes=np.array([b"a", b"b", b"c"]))
+  train = loaded(tmp_path / "a.npz", test=3)["train"]
+  assert train.fields.keys() == {"image", "label", "value"} and train.classes == ("a", "b", "c")
+  assert len(train) == 21  # of the images that have labels
+  np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS, boxes_label=FIELDS["boxes_label"])
+  assert loaded(tmp_path / "a.npz", test=3)["train"].fields.keys() == {"image", "label"}
+
+
+def test_a_run_on_values_without_labels(tmp_path, tiny):
+  np.savez(tmp_path / "a.npz", images=IMAGES, value=LABELS / 2)
+  own = {"data.source": "npz", "data.npz": str(tmp_path / "a.npz"), "data.test": 4, "batch_size": 4}
+  config = tiny(**own, **{"task.name": "regression", "monitor": "validation/rmse", "epochs": 1})
+  build.validate(config)
+  assert "a.npz, 6x5x3, with value: 20 train, 4 test" in build.build(config).summary["data"]
+
+
 @pytest.mark.parametrize(
   "arrays, values, words",
   [
@@ -81,7 +139,7 @@ def test_a_run_on_it(tmp_path, tiny):
     (
       {"pixels": IMAGES},
       {},
-      "no training images: name the arrays .*images and labels; it has pixels",
+      "no training images: name the array train_images, .*images or image; it has pixels",
     ),
     (
       {"images": IMAGES, "labels": LABELS},
@@ -98,7 +156,38 @@ def test_a_run_on_it(tmp_path, tiny):
     (
       {"images": IMAGES, "labels": np.array([{}] * 24)},
       {"test": 3},
-      "cannot be read: Object arrays",
+      "array 'labels' cannot be read: Object arrays",
+    ),
+    (
+      {"images": IMAGES, "mask": FIELDS["mask"][:, :5]},
+      {"test": 3},
+      r"a.npz'.*train: mask of shape .* is not .* \(its arrays: images, mask\)$",
+    ),
+    (
+      {"x_train": IMAGES, "train_boxes": 9 * BOXES},
+      {"test": 3},
+      r"a.npz'.*boxes are ymin, .*size of the image \(its arrays: x_train, train_boxes\)$",
+    ),
+    (
+      {"train_images": IMAGES, "train_value": np.full(24, np.nan)},
+      {"test": 3},
+      r"train: value has values that are infinite or NaN \(its arrays: .*train_value\)$",
+    ),
+    (
+      {**named("", "images", FIELDS), "test_images": MORE, "test_mask": MORE[..., 0]},
+      {},
+      "no test split: add test_boxes and test_boxes_label and .*test_multi_label, or hold out",
+    ),
+    (
+      named("", "images", {"boxes": BOXES, "boxes_label": FIELDS["boxes_label"]})
+      | named("test_", "images", {"boxes": BOXES}),
+      {},
+      "no test split: add test_boxes_label, or hold out",
+    ),
+    (
+      {"images": IMAGES, "mask": FIELDS["mask"], "classes": "a"},
+      {"test": 3},
+      "classes is one name",
     ),
   ],
 )
@@ -112,9 +201,10 @@ def test_a_file_that_is_wrong(tmp_path, arrays, values, words):
     loaded(file, **values)
 
 
-def test_a_cut_file_and_no_file(tmp_path):
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_file_and_no_file(tmp_path, save):
   file = tmp_path / "a.npz"
-  np.savez(file, images=IMAGES, labels=LABELS)
+  save(file, images=IMAGES, labels=LABELS)
   whole = file.read_bytes()
   file.write_bytes(whole[:100] + bytes(500) + whole[600:])
   with pytest.raises(UserError, match="cannot be read"):
