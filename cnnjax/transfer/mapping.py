@@ -1,4 +1,7 @@
-"""Maps the names and layouts of another framework to our trees."""
+"""Maps the names and layouts of another framework to the variables of models here.
+
+"Ours" are the names and layouts of this package, "theirs" those of the other framework.
+"""
 
 import dataclasses
 import fnmatch
@@ -17,7 +20,7 @@ from flax import linen as nn
 from cnnjax import models
 from cnnjax.errors import UserError, unknown
 
-# The last parts of names that mean the same everywhere in a framework, as a choice of ours.
+# What the last part of a name means in a framework: our collection, and our possible names in it.
 _TORCH = {
   "weight": ("params", "kernel", "scale"),
   "bias": ("params", "bias"),
@@ -37,44 +40,47 @@ _KERAS = {
 SOURCES = {
   "torchvision": _TORCH,
   "timm": _TORCH,
-  "timm_tf": _TORCH,  # its models tf_*: named like the others, padded as in TensorFlow
+  "timm_tf": _TORCH,  # timm's models tf_*: the same names, but padding as in TensorFlow
   "pytorchcv": _TORCH,
   "efficientnet_pytorch": _TORCH,  # github.com/lukemelas/EfficientNet-PyTorch
   "pytorch_cifar": _TORCH,  # github.com/kuangliu/pytorch-cifar
   "pytorch_resnet_cifar10": _TORCH,  # github.com/akamaster/pytorch_resnet_cifar10
-  "bvlc_googlenet": _TORCH,  # Caffe's network in torch, of the parts of torchvision's
+  "bvlc_googlenet": _TORCH,  # Caffe's network in torch, built of the parts of torchvision's
   "keras": _KERAS,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """The names of one implementation for a family of ours.
+  """The rules that turn the weights of one implementation into those of a family here.
 
-  `rename` are regular expressions and their replacements, applied in order to the whole name of
-  each tensor, whose parts are then separated by "/". In a replacement, `<1>` is the first group,
-  `<2+1>` the second plus one; it may also be a function of the match. The last part keeps its
-  foreign name: "weight", "gamma", "moving_mean" and the like are known.
+  `rename` holds regular expressions and replacements, applied in order to the whole name of each
+  tensor; then its parts are separated by "/". In a replacement `<1>` is the first group and `<2+1>`
+  the second group plus one; a replacement may also be a function of the match. The last part keeps
+  its foreign name, as "weight", "gamma" and "moving_mean" are known.
   """
 
   source: str  # of SOURCES
   models: str  # our names, shell patterns separated by spaces
   rename: tuple[tuple[str, str | Callable[[re.Match], str]], ...]
-  # Our paths (regular expressions) whose tensor needs more than its layout changed, such as the
-  # rows of a dense kernel behind a flattened map: see `flattened`.
+  # By a regular expression of our paths: a function that reorders a tensor beyond its layout, such
+  # as the rows of a dense kernel after a flattened map; see `flattened`.
   reorder: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(
     default_factory=dict
   )
-  ignore: tuple[str, ...] = ()  # their names (regular expressions) that have no place here, and why
-  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of our model
+  ignore: tuple[str, ...] = ()  # regular expressions of their names that are left out
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of our model
 
 
 def flattened(channels: int, height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
-  """Puts the columns of a torch dense weight `[out, channels * height * width]` in our order."""
+  """Returns a function that puts the columns of a torch dense weight into our order.
+
+  The weight is `[out, channels * height * width]`.
+  """
 
   def reorder(weight: np.ndarray) -> np.ndarray:
     if weight.shape[1:] != (channels * height * width,):
-      return weight  # and be told that it is mis-shaped
+      return weight  # `convert` then reports its shape
     maps = weight.reshape(-1, channels, height, width)
     return maps.transpose(0, 2, 3, 1).reshape(weight.shape)
 
@@ -82,7 +88,11 @@ def flattened(channels: int, height: int, width: int) -> Callable[[np.ndarray], 
 
 
 def rules_for(name: str, source: str) -> Rules:
-  """Returns the rules from `source`'s weights to our model `name`; UserError if there are none."""
+  """Returns the rules for weights of `source` in our model `name`.
+
+  Raises:
+    UserError: the source or the model is unknown, or there are no such rules.
+  """
   if source not in SOURCES:
     raise unknown("source of weights", source, SOURCES)
   models.lookup(name)
@@ -123,17 +133,17 @@ def load(
 
   Args:
     name: a registered name.
-    weights: arrays by name, as that framework saves them; torch tensors of any kind.
+    weights: arrays by name, as that framework saves them; also torch tensors.
     source: one of SOURCES; "timm_tf" for timm's models tf_*.
     num_classes: the number of classes of the weights.
-    input_shape: [height, width, channels]; default: the usual one of the model.
-    **overrides: fields of the model, over those that the rules set (paddings, epsilons).
+    input_shape: [height, width, channels]; None is the usual one of the model.
+    **overrides: options of the model; they replace those that the rules set (paddings, epsilons).
 
   Returns:
-    The module, and its variables as numpy arrays, float32.
+    The module, and its variables as float32 numpy arrays.
 
   Raises:
-    UserError: a tensor is missing, unexpected or mis-shaped; all of them are listed.
+    UserError: tensors are missing, unexpected or of another shape; all of them are listed.
   """
   rules = rules_for(name, source)
   model = models.create(name, num_classes, **{**rules.overrides, **overrides})
@@ -143,11 +153,11 @@ def load(
 
 
 def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, Any]:
-  """Converts `weights` to a tree like `like` (variables, arrays or shapes); uses each tensor once.
+  """Returns `weights` as a tree like `like` (variables, or their shapes); uses each tensor once.
 
   Raises:
-    UserError: a tensor is missing, unexpected, mis-shaped, not of floating-point numbers or not
-      finite; all of them are listed.
+    UserError: tensors are missing, unexpected, of another shape, not of floating-point numbers or
+      not finite; all of them are listed.
   """
   if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
     raise UserError("weights must be a mapping from names to arrays, such as a torch state_dict")
@@ -177,10 +187,10 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
 def _fitted(
   value: Any, ours: str, shape: tuple[int, ...], theirs: str, rules: Rules
 ) -> tuple[np.ndarray, str]:
-  """Returns (`value` in our layout and float32, its fault in words)."""
+  """Returns `value` in our layout in float32, and a description of its fault or ""."""
   try:
     array = _array(value)
-  except Exception as e:  # rows of several lengths; what torch has no plain numbers of
+  except Exception as e:  # rows of several lengths, or a torch type that numpy does not know
     return np.zeros(()), f"no array: {theirs} ({str(e).splitlines()[0][:200] or type(e).__name__})"
   if not jnp.issubdtype(array.dtype, jnp.floating):
     return array, f"no floating-point numbers: {theirs} is {array.dtype}"
@@ -197,7 +207,7 @@ def _fitted(
 
 
 def _array(value: Any) -> np.ndarray:
-  """Converts `value` to numpy, also torch's parameters, bfloat16 and tensors on a GPU."""
+  """Returns `value` as a numpy array, also a torch parameter, bfloat16 or a tensor on a GPU."""
   if hasattr(value, "detach"):
     value = value.detach().cpu()
     return np.asarray(value.float() if value.is_floating_point() else value)
@@ -240,5 +250,5 @@ def _laid_out(
     ):
       array = array.transpose(0, 1, 3, 2)  # [height, width, channels, 1]
     if array.shape[-2:] == shape[-2:] and {*array.shape[:-2], *shape[:-2]} <= {1}:
-      array = array.reshape(shape)  # a dense layer as a 1x1 convolution, or the other way round
+      array = array.reshape(shape)  # a dense layer for a 1x1 convolution, or the reverse
   return array

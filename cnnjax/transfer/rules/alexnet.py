@@ -25,7 +25,7 @@ _REORDER = {"dense1/kernel": flattened(256, 6, 6)}
 
 RULES = [
   Rules("torchvision", "alexnet", _TORCHVISION, _REORDER),
-  # Without towers; alpha counts for the mean of 5 squares.
+  # Without towers; alpha multiplies the mean of 5 squares.
   Rules("pytorchcv", "alexnet_2012", _PYTORCHCV, _REORDER,
         overrides={"groups": 1, "lrn_alpha": 2e-5}),
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from cnnjax.transfer.mapping import Rules
 
 
 def _feature(match):
-  """torchvision counts stem, stage, downsampling, stage, ... and, in a stage, blocks."""
+  """Returns our name for torchvision's number in (stem, stage, downsampling, stage, ...)."""
   number, inner = int(match[1]), int(match[2])
   if number == 0:
     return "stem_norm." if inner else "stem_conv."

@@ -1,7 +1,7 @@
 """EfficientNets of torchvision, timm, Keras and github.com/lukemelas/EfficientNet-PyTorch.
 
-timm's tf_efficientnet_* ("timm_tf") have the names of its efficientnet_*, with the padding and the
-epsilon of TensorFlow.
+timm's tf_efficientnet_* ("timm_tf") have the tensor names of its efficientnet_*, but TensorFlow's
+padding and epsilon.
 """
 
 from cnnjax.transfer.mapping import Rules
@@ -10,7 +10,12 @@ _Renames = tuple[tuple[str, str], ...]
 
 
 def _torchvision(head: int, stages: dict[str, str]) -> _Renames:
-  """`stages`: what block.0, block.1, ... are in these stages; `head`: where the last layer is."""
+  """Returns the renames of torchvision.
+
+  Args:
+    head: the number of the last convolution in `features`.
+    stages: our names of block.0, block.1, ..., by numbers of stages.
+  """
   blocks = [
     (rf"^features\.([{numbers}])\.(\d+)\.block\.{i}\.", f"stage<1>_block<2+1>.{part}.")
     for numbers, parts in stages.items()
@@ -29,7 +34,11 @@ def _torchvision(head: int, stages: dict[str, str]) -> _Renames:
 
 
 def _timm(stages: dict[str, dict[str, str]]) -> _Renames:
-  """`stages`: what the convolutions are in these stages, in order; they are followed by bn1, ..."""
+  """Returns the renames of timm.
+
+  `stages` has, by numbers of stages, our names of the convolutions in order; the norm after the
+  first one is bn1, and so on.
+  """
   blocks = [
     (rf"^(stage[{numbers}]_block\d+)\.{theirs}\.", f"<1>.{part}.")
     for numbers, convs in stages.items()
@@ -71,7 +80,10 @@ _KERAS = (
 
 
 def _efficientnet_pytorch(repeats: tuple[int, ...]) -> tuple:
-  """Its blocks are numbered through the network; `repeats`: how many each stage has."""
+  """Returns the renames of EfficientNet-PyTorch, which numbers blocks through the network.
+
+  `repeats` are the numbers of blocks of the stages.
+  """
   blocks = [f"stage{i}_block{n}." for i, size in enumerate(repeats, 1) for n in range(1, size + 1)]
   return (
     (r"^_conv_stem\.", "conv_stem.conv."),
@@ -90,7 +102,7 @@ def _efficientnet_pytorch(repeats: tuple[int, ...]) -> tuple:
 
 _TORCH = dict(padding="symmetric", norm_momentum=0.9, norm_epsilon=1e-5)
 _TIMM_TF = dict(padding="same", norm_momentum=0.9, norm_epsilon=1e-3)
-# The last layer of preprocessing is part of the model in Keras; our images come normalised.
+# In Keras the normalisation of images is part of the model; here images are normalised before.
 _PREPROCESSING = (r"^normalization(_\d+)?/(mean|variance|count)$",)
 
 RULES = [

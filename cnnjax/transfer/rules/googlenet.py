@@ -1,7 +1,7 @@
-"""GoogLeNet of torchvision, that of 2014 built of its parts, BN-Inception of pytorchcv.
+"""GoogLeNet of torchvision, GoogLeNet of 2014 in torch, BN-Inception of pytorchcv.
 
-The published weights of torchvision's GoogLeNet want images of mean 0.5 and deviation 0.5 a channel
-(its `transform_input` makes these of its usual ones).
+The published weights of torchvision's GoogLeNet need images normalised by mean 0.5 and standard
+deviation 0.5 in each channel (its `transform_input` converts the usual normalisation to that).
 """
 
 from cnnjax.transfer.mapping import Rules, flattened
@@ -29,7 +29,7 @@ _MODULES = {
 _PYTORCHCV = (
   (r"^features\.init_block\.conv1\.(?=conv|bn)", "stem_conv1."),
   (r"^features\.init_block\.conv2\.conv(\d)\.", "stem_conv<1+1>."),
-  # The modules with stride 2 have no 1x1 branch: their first is the second of the others.
+  # Modules of stride 2 have no 1x1 branch: their first branch is the second of other modules.
   (r"^(features\.stage[23]\.unit1\.branches\.branch)(\d)\.", "<1><2+1>."),
   (r"^features\.(stage\d\.unit\d)\.branches\.",
    lambda match: _MODULES.get(match[1], match[0])),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from cnnjax.models import inception_v3, inception_v4
 from cnnjax.transfer.mapping import Rules
 
-_STEM = {"1a": 1, "2a": 2, "2b": 3, "3b": 4, "4a": 5}  # letters of the authors' names
+_STEM = {"1a": 1, "2a": 2, "2b": 3, "3b": 4, "4a": 5}  # the authors' names
 _NORM = ((r"\.bn\.", ".norm."), (r"^(fc|last_linear|classif|predictions)\b", "head"))
 
 
@@ -15,7 +15,7 @@ def _stem(match: re.Match) -> str:
 
 
 def _lettered(match: re.Match) -> str:
-  """Mixed_5b is the first module of stage 1, Mixed_6a and Mixed_7a those of the others."""
+  """Returns our name of a lettered module; stages begin with Mixed_5b, Mixed_6a and Mixed_7a."""
   stage = int(match[1]) - 4
   return f"stage{stage}_block{ord(match[2]) - ord('b' if stage == 1 else 'a') + 1}."
 
@@ -25,7 +25,7 @@ _V3 = (
   (r"^Mixed_(\d)(\w)\.", _lettered),
   (r"^AuxLogits\.conv(\d)\.", "aux1_head.conv<1+1>."),
   (r"^AuxLogits\.fc\.", "aux1_head.head."),
-  # The modules that end a stage have their branches at other places.
+  # The modules that reduce the size have their branches in another order.
   (r"^stage2_block1\.branch3x3\.", "stage2_block1.branch1_conv1."),
   (r"^stage2_block1\.branch3x3dbl_", "stage2_block1.branch2_conv"),
   (r"^stage3_block1\.branch3x3_", "stage3_block1.branch1_conv"),
@@ -73,7 +73,7 @@ _RESNET_V2 = (
 
 
 def _convolutions(stages: list[list[list[list]]], *, residual: bool) -> list[str]:
-  """Our names of the convolutions that are followed by a norm, in the order that they run."""
+  """Returns our names of the convolutions that a norm follows, in the order that they run."""
   names = [f"stem_conv{i}" for i in range(1, 6)]
   for stage, tables in enumerate(stages, 1):
     for block, table in enumerate(tables, 1):
@@ -87,7 +87,7 @@ def _convolutions(stages: list[list[list[list]]], *, residual: bool) -> list[str
 
 
 def _numbered(names: list[str], kind: str) -> Callable[[re.Match], str]:
-  """Keras numbers layers without a name: conv2d, conv2d_1, ... in the order that they are made."""
+  """Returns the rename of layers that Keras numbers in the order of creation: conv2d, conv2d_1."""
   return lambda match: f"{names[int(match[1] or 0)]}/{kind}/"
 
 

@@ -1,7 +1,7 @@
 """MobileNets of torchvision, timm and Keras.
 
-At widths other than 1, v3 of torchvision is another network (see models/mobilenet_v3.py). Keras'
-v3 is with `include_preprocessing=False`, or takes images that are not normalised.
+At widths other than 1, v3 of torchvision is another network (see models/mobilenet_v3.py). Keras' v3
+needs `include_preprocessing=False`; otherwise it takes images that are not normalised.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from cnnjax.transfer.mapping import Rules
 
 
 def _block(sizes: Sequence[int], first: int) -> Callable:
-  """From the number of a block in the whole network, the first group, to ours in its stage."""
+  """Returns the rename of a block numbered through the network (the first group) to our name."""
 
   def replace(match) -> str:
     number = int(match[1] or 0) - first

@@ -1,4 +1,4 @@
-"""NFNets of timm, which has DeepMind's weights."""
+"""NFNets of timm, with DeepMind's weights."""
 
 import numpy as np
 

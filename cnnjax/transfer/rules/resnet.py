@@ -1,7 +1,8 @@
 """ResNets of torchvision, timm, pytorchcv, Keras and two repositories for CIFAR.
 
-In timm, ECA is `timm.create_model("resnet50", block_args=dict(attn_layer="eca"))`. The squeeze of
-its seresnet18 and seresnet34 is wider than ours (see models/resnet.py), so these are not here.
+timm's ecaresnet50 here is `timm.create_model("resnet50", block_args=dict(attn_layer="eca"))`. The
+squeeze of its seresnet18 and seresnet34 is wider than ours (see models/resnet.py), so these two are
+missing.
 """
 
 from cnnjax.transfer.mapping import Rules
@@ -92,7 +93,7 @@ RULES = [
   Rules("pytorchcv", "resnet*_v1 resnet18 resnet34 resnet200 seresnet18 seresnet34 seresnet50 "
         "seresnet101 seresnet152 cbamresnet* preact_resnet110 preact_resnet164 preact_resnet1001 "
         "wrn_* resnext29_*", _PYTORCHCV),
-  # Theirs project where the paper pads zeros.
+  # pytorchcv has projections where the paper pads zeros.
   Rules("pytorchcv", "resnet20 resnet56 resnet110 resnet1202 seresnet20", _PYTORCHCV,
         overrides=dict(shortcut="B")),
   Rules("keras", "resnet50_v1 resnet101_v1 resnet152_v1", _KERAS, overrides=dict(conv_bias=True)),

@@ -10,7 +10,7 @@ from cnnjax.transfer.mapping import Rules, flattened
 
 
 def _features(sizes: tuple[int, ...], *, norm: bool) -> tuple[str, Callable[[re.Match], str]]:
-  """Their numbers count convolutions, norms, relus and pools."""
+  """Returns the rename of `features`, whose numbers count convolutions, norms, relus and pools."""
   names, number = {}, 0
   for block, size in enumerate(sizes, 1):
     for i in range(1, size + 1):
@@ -23,7 +23,7 @@ def _features(sizes: tuple[int, ...], *, norm: bool) -> tuple[str, Callable[[re.
 
 
 def _dense_of_conv(weight: np.ndarray) -> np.ndarray:
-  """A convolution over the whole 7x7 map, [out, in, 7, 7], as a dense weight in our order."""
+  """Returns the weight [out, in, 7, 7] of a convolution over the map as a dense weight."""
   if weight.ndim == 2:
     return weight
   return weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1)
