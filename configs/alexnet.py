@@ -1,4 +1,4 @@
-"""AlexNet. Default: a narrow one on the embedded digits, a minute or so on two CPU cores.
+"""AlexNet; by default a narrow one on the embedded digits, a minute on two CPU cores.
 
 python -m cnnjax.main --config=configs/alexnet.py
 python -m cnnjax.main --config=configs/alexnet.py:cifar10
@@ -25,8 +25,8 @@ def digits(c):
 def cifar10(c):
   """github.com/bearpaw/pytorch-classification: 164 epochs of 128, rate / 10 after 81 and 122.
 
-  Its AlexNet has no dropout. The rate starts at 0.01 here, where there is no batch norm; its script
-  has 0.1 for all networks.
+  The AlexNet there has no dropout. Here the rate starts at 0.01, as there is no batch norm; the
+  script there has 0.1 for all networks.
   """
   c.model.small_images = True
   c.model.dropout = 0.0
@@ -65,12 +65,12 @@ def imagenet(c):
 def imagenet_2012(c):
   """Krizhevsky et al. 2012, section 5: batches of 128, weight decay 5e-4, about 90 epochs.
 
-  The rate starts at 0.01 and was divided by 10 three times, by hand; when, is from Caffe's
-  bvlc_alexnet (every 20 epochs). Crops are squares of 227/256 of the short side of a photo of 4:3,
-  anywhere in it; in the paper, anywhere in its central square. Tested on one crop: for the mean
-  over ten of section 4.1, --config.eval_views="ten_crop(0.887)" --config.data.eval_crop=1.0. The
-  mean image and the colour augmentation (PCA) of the paper are not here; for the rest see
-  `imagenet`.
+  The rate starts at 0.01. The paper divided it by 10 three times by hand; the steps here are those
+  of Caffe's bvlc_alexnet (every 20 epochs). Crops are squares of 227/256 of the short side of a 4:3
+  photo, anywhere in the photo; in the paper, anywhere in its central square. Evaluation takes one
+  crop; the mean over ten of section 4.1 is --config.eval_views="ten_crop(0.887)"
+  --config.data.eval_crop=1.0. The paper's mean image and colour augmentation (PCA) are not here;
+  for the rest see `imagenet`.
   """
   imagenet(c)
   c.model.name = "alexnet_2012"

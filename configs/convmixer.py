@@ -1,4 +1,4 @@
-"""ConvMixers. Default: a narrow one with patches of one pixel on the embedded digits.
+"""ConvMixers; by default a narrow one with patches of one pixel on the embedded digits.
 
 python -m cnnjax.main --config=configs/convmixer.py
 python -m cnnjax.main --config=configs/convmixer.py:cifar10
@@ -7,7 +7,7 @@ python -m cnnjax.main --config=configs/convmixer.py:imagenet --config.model.name
 
 from cnnjax.config import default, pick
 
-# Twice, it is timm's rand-m9-mstd0.5-inc1; see configs/convnext.py.
+# Applied twice it is timm's rand-m9-mstd0.5-inc1; see configs/convnext.py.
 RAND_AUGMENT = "rand_augment(1, 9, 11, 'bilinear', 0.45, p=0.5)"
 
 
@@ -45,9 +45,9 @@ def cifar10(c):
 def imagenet(c):
   """The authors' github.com/locuslab/convmixer: 300 epochs of 640, AdamW, rate 0.01.
 
-  150 epochs for convmixer_1536_20. Weight decay and label smoothing are the defaults of their
-  script, a copy of timm's: 2e-5, 0.1. Differences: a cosine in place of one-cycle (not critical,
-  they say); crops are always resized bicubically, where timm draws bilinear or bicubic;
+  convmixer_1536_20 trains for 150 epochs. Weight decay 2e-5 and label smoothing 0.1 are the
+  defaults of their script, a copy of timm's. Differences: a cosine instead of one-cycle, which they
+  call not critical; crops are always resized bicubically, where timm draws bilinear or bicubic;
   RandAugment as in configs/convnext.py.
   """
   c.model.name = "convmixer_768_32"

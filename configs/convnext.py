@@ -1,4 +1,4 @@
-"""ConvNeXt and ConvNeXt V2. Default: a narrow V2 of three stages on the embedded digits.
+"""ConvNeXt and ConvNeXt V2; by default a narrow V2 of three stages on the embedded digits.
 
 python -m cnnjax.main --config=configs/convnext.py
 python -m cnnjax.main --config=configs/convnext.py:cifar10
@@ -7,8 +7,8 @@ python -m cnnjax.main --config=configs/convnext.py:imagenet --config.model.name=
 
 from cnnjax.config import default, pick
 
-# Twice, it is timm's rand-m9-mstd0.5-inc1: two operations, each done with probability 0.5, at 9 of
-# 10; what comes in from outside has the mean colour of the data, here its grey.
+# Applied twice it is timm's rand-m9-mstd0.5-inc1: two operations, each with probability 0.5, at
+# strength 9 of 10. Pixels from outside the image get the mean colour of the data, here its grey.
 RAND_AUGMENT = "rand_augment(1, 9, 11, 'bilinear', 0.45, p=0.5)"
 
 
@@ -37,9 +37,9 @@ def imagenet(c):
   """arXiv:2201.03545 table 5: 300 epochs of 4096, AdamW at 4e-3, 20 epochs of warm-up, cosine.
 
   Crops and evaluation as in the authors' github.com/facebookresearch/ConvNeXt, datasets.py; the
-  rest as TRAINING.md and main.py there have it. drop_path is that of the variant. Differences:
+  rest is from TRAINING.md and main.py there. drop_path is that of the variant. Differences:
   RandAugment has torchvision's operations, at strengths without noise (mstd) and resampled
-  bilinearly; what is erased becomes uniform noise, theirs is normal.
+  bilinearly; erased pixels become uniform noise, theirs is normal.
   """
   c.model.name = "convnext_tiny"
   c.data.source, c.data.name = "tfds", "imagenet2012"
@@ -66,11 +66,11 @@ def imagenet(c):
 def finetune_384(c):
   """ConvNeXt-B at 384 pixels: TRAINING.md, "Finetune from ImageNet-1K pre-training"; table 5.
 
-  The rates of layers and all else are here, the weights to start from are not: no key loads them.
-  From Python, cnnjax.transfer gives them. Differences: each of our 46 groups of parameters is a
-  layer, theirs are 12 groups of blocks, so layer_decay is the root that takes the stem as far
-  down; the head is not made small at first (head_init_scale 0.001); their drop_path of 0.8 is
-  linear in depth, as here; images of a test are squeezed into the square, here cut from its centre.
+  Everything is here but the weights to start from: no key loads them; in Python cnnjax.transfer
+  does. Differences: theirs has 12 groups of blocks as layers, here each of 46 groups of parameters
+  is a layer, and layer_decay is the root that gives the stem the same rate; the head does not start
+  small (head_init_scale 0.001); they squeeze test images into the square, here it is cut from the
+  centre.
   """
   imagenet(c)
   c.model.name = "convnext_base"

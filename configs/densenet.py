@@ -1,4 +1,4 @@
-"""DenseNets. Default: DenseNet-BC-40 with growth rate 12 on the embedded digits.
+"""DenseNets; by default DenseNet-BC-40 with growth rate 12 on the embedded digits.
 
 python -m cnnjax.main --config=configs/densenet.py
 python -m cnnjax.main --config=configs/densenet.py:cifar10
@@ -6,7 +6,7 @@ python -m cnnjax.main --config=configs/densenet.py:cifar10 --config.model.name=d
 python -m cnnjax.main --config=configs/densenet.py:svhn
 python -m cnnjax.main --config=configs/densenet.py:imagenet --config.model.memory_efficient=True
 
-Those on small images with any depth and growth rate: --config.model.depth=160
+Networks for small images take any depth and growth rate: --config.model.depth=160
 --config.model.growth_rate=24.
 """
 
@@ -50,17 +50,17 @@ def cifar100(c):
 
 
 def cifar10_plain(c):
-  """Without augmentation, and so with dropout (section 4.2): the column C10 of table 2."""
+  """Without augmentation, therefore with dropout (section 4.2): the column C10 of table 2."""
   cifar10(c)
-  c.model.dropout = 0.2  # behind each convolution but the first
+  c.model.dropout = 0.2  # after each convolution but the first
   c.augment = None
 
 
 def svhn(c):
   """All of SVHN for 40 epochs, no augmentation: sections 4.1 and 4.2 of the paper.
 
-  Difference: 6,000 images are held out there, and the epoch that is best on them is tested; that is
-  --config.data.validation=6000, with the test of the best checkpoint.
+  Difference: the paper holds out 6,000 images and tests the epoch that is best on them. Set
+  --config.data.validation=6000 and evaluate the best checkpoint for that.
   """
   cifar10_plain(c)
   c.data.name = "svhn_cropped"

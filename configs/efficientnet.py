@@ -1,4 +1,4 @@
-"""EfficientNets. Default: a narrow, shallow B0 on the embedded digits, minutes on two CPU cores.
+"""EfficientNets; by default a narrow, shallow B0 on the embedded digits, minutes on two cores.
 
 python -m cnnjax.main --config=configs/efficientnet.py
 python -m cnnjax.main --config=configs/efficientnet.py:cifar10
@@ -13,7 +13,7 @@ def digits(c):
   c.model.small_images = True
   c.model.width = 0.5
   c.model.depth = 0.5
-  c.model.norm_momentum = 0.9  # 0.99 is slow to follow where an epoch has 22 steps
+  c.model.norm_momentum = 0.9  # 0.99 averages too long for epochs of 22 steps
   c.model.drop_path = 0.0
   c.data.image_size = 16
   c.batch_size = 64
@@ -27,7 +27,7 @@ def digits(c):
 def cifar10(c):
   """The recipe of github.com/kuangliu/pytorch-cifar: rate 0.1, cosine over 200 epochs.
 
-  Its EfficientNetB0 has the stride-1 stem as here, but keeps the stride of the second stage and has
+  EfficientNetB0 there also has a stem of stride 1, but keeps the stride of the second stage and has
   no last 1x1 convolution.
   """
   c.model.small_images = True
@@ -41,7 +41,7 @@ def cifar10(c):
 def photos(c):
   """ImageNet in crops of 224 pixels, tested on the centre of 256.
 
-  Another variant takes its own size: --config.data.image_size=240 for B1.
+  Other variants need their own size: --config.data.image_size=240 for B1.
   """
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 224
@@ -58,8 +58,8 @@ def imagenet(c):
 
   What the paper leaves out is from the authors' github.com/tensorflow/tpu,
   models/official/efficientnet, main.py and utils.py; dropout and drop_path are those of the
-  variant. Differences: the policy of AutoAugment is torchvision's, theirs (v0) is another one; they
-  normalise in groups of 8 cores; the paper holds out 25,000 images and stops early.
+  variant. Differences: AutoAugment has torchvision's policy, theirs is v0; they normalise in groups
+  of 8 cores; the paper holds out 25,000 images and stops early.
   """
   photos(c)
   c.data.interpolation = "bicubic"
@@ -86,7 +86,7 @@ def imagenet_timm(c):
   """EfficientNet-B0 with RandAugment by timm: hfdocs/source/training_script.mdx; 77.7 %.
 
   Differences: RandAugment has torchvision's operations, at strengths without noise (mstd) and
-  resampled bilinearly; what is erased becomes uniform noise, there normal; crops are resized
+  resampled bilinearly; erased pixels become uniform noise, there normal; crops are resized
   bicubically, there bilinearly or bicubically.
   """
   photos(c)
@@ -137,10 +137,10 @@ def imagenet_v2(c):
   """EfficientNetV2-S with progressive learning, arXiv:2104.00298 section 4.
 
   As in the authors' github.com/google/automl, efficientnetv2 (effnetv2_configs.py, hparams.py): 350
-  epochs, of which each quarter has larger images, crops from 5 % of the area, RandAugment 2 x 10,
-  label smoothing, the optimizer of `imagenet`; tested on 384 pixels. Differences: RandAugment stays
-  at 10, which theirs grows to from 5, and has torchvision's operations and strengths; they squeeze
-  a test image into the square, which here is cut from its centre.
+  epochs with larger images in each quarter, crops from 5 % of the area, RandAugment 2 x 10, label
+  smoothing, the optimizer of `imagenet`; tested on 384 pixels. Differences: RandAugment has
+  torchvision's operations and strengths and stays at 10, where theirs grows from 5 to 10; they
+  squeeze test images into the square, here it is cut from the centre.
   """
   imagenet(c)
   c.model.update(name="efficientnetv2_s", dropout=0.2, drop_path=0.2)  # efficientnetv2_params

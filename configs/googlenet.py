@@ -1,4 +1,4 @@
-"""GoogLeNet and BN-Inception. Default: GoogLeNet on the 8x8 digits, minutes on two CPU cores.
+"""GoogLeNet and BN-Inception; by default GoogLeNet on the 8x8 digits, minutes on two CPU cores.
 
 python -m cnnjax.main --config=configs/googlenet.py
 python -m cnnjax.main --config=configs/googlenet.py:cifar10
@@ -22,7 +22,7 @@ def digits(c):
 def cifar10(c):
   """github.com/kuangliu/pytorch-cifar: rate 0.1, cosine over 200 epochs, no dropout.
 
-  Its GoogLeNet has two 3x3 in place of the 5x5, and a bias beside each batch norm.
+  GoogLeNet there has two 3x3 instead of the 5x5, and a bias beside each batch norm.
   """
   c.model.small_images = True
   c.model.conv5x5 = "3x3,3x3"
@@ -37,11 +37,11 @@ def cifar10(c):
 def imagenet(c):
   """arXiv:1409.4842 section 6: momentum 0.9, the rate times 0.96 every 8 epochs, auxiliary heads.
 
-  Crops have 8 % to 100 % of the area and ratios of 3/4 to 4/3, as there. The rest is from Caffe's
-  bvlc_googlenet: batches of 32 at 0.01, weight decay 2e-4 on kernels, 250 epochs, tested on the
-  central 224 of 256 pixels. The paper averages the weights (Polyak) and does not say how; here by
-  what Google's Inception-v3 has. Not here: photometric distortions, random interpolations and
-  asynchronous workers.
+  Crops have 8 % to 100 % of the area and ratios of 3/4 to 4/3, as in the paper. The rest is from
+  Caffe's bvlc_googlenet: batches of 32 at 0.01, weight decay 2e-4 on kernels, 250 epochs, tested on
+  the central 224 of 256 pixels. The paper averages the weights (Polyak) but does not say how; the
+  average here is that of Google's Inception-v3. Not here: photometric distortions, random
+  interpolations and asynchronous workers.
   """
   c.model.name = "googlenet_2014"
   c.model.aux_logits = True  # section 5, with the default weight of 0.3

@@ -1,4 +1,4 @@
-"""Inception-v3, v4, Inception-ResNet-v2. Default: a narrow v3 on the digits, minutes on two cores.
+"""Inception-v3, v4, Inception-ResNet-v2; by default a narrow v3 on the digits, for minutes.
 
 python -m cnnjax.main --config=configs/inception.py
 python -m cnnjax.main --config=configs/inception.py:cifar10
@@ -25,7 +25,7 @@ def digits(c):
 def cifar10(c):
   """github.com/weiaicunzai/pytorch-cifar100: 200 epochs, rate times 0.2 at 60, 120, 160.
 
-  There on CIFAR-100, and with strides and paddings a little different.
+  The recipe there is for CIFAR-100, with slightly different strides and paddings.
   """
   c.model.small_images = True
   c.data.source, c.data.name = "tfds", "cifar10"
@@ -45,9 +45,9 @@ def imagenet(c):
 
   Weight decay and the weight of the auxiliary head are those of TF-slim. Crops, colours and the
   central 87.5 % for evaluation are those of TF-slim as well (inception_preprocessing.py).
-  Differences: 50 workers have batches of 32 there, asynchronously, which no batch of one step is
-  the same as; brightness is multiplied here by up to 1 +- 32/255; TF-slim squeezes the centre of an
-  image into the square, which here is cut.
+  Differences: the papers have 50 asynchronous workers with batches of 32, which no batch size
+  equals; brightness is multiplied here by up to 1 +- 32/255; TF-slim squeezes the centre of an
+  image into the square, here it is cut out.
   """
   c.model.aux_logits = True  # section 6
   c.task.aux_weight = 0.4  # TF-slim, train_image_classifier.py
@@ -60,8 +60,8 @@ def imagenet(c):
   c.data.test = "validation"  # the labels of the test split are not public
   c.data.mean = (0.5, 0.5, 0.5)
   c.data.std = (0.5, 0.5, 0.5)
-  c.batch_size = 256  # that of tensorflow/models, inception_train.py, on 8 GPUs
-  c.epochs = 100  # section 8, as all of optim that has no source beside it
+  c.batch_size = 256  # tensorflow/models, inception_train.py, on 8 GPUs
+  c.epochs = 100  # section 8, and so all of optim without another source
   c.augment = "flip | color_jitter(brightness=0.125, saturation=0.5)"
   c.optim.name = "rmsprop_tf"
   c.optim.learning_rate = 0.045

@@ -1,7 +1,7 @@
 """LeNet-5 (LeCun et al. 1998), the modern form.
 
-The paper's own is --config.model.name=lenet5_1998; its outputs are squared distances, and it wants
-a lower rate: --config.optim.learning_rate=1e-3.
+The published network is --config.model.name=lenet5_1998; its outputs are squared distances, and it
+needs a lower rate: --config.optim.learning_rate=1e-3.
 
 python -m cnnjax.main --config=configs/lenet.py:mnist --workdir=runs/lenet
 """

@@ -1,4 +1,4 @@
-"""MnasNets. Default: a narrow one on the embedded digits, minutes on two CPU cores.
+"""MnasNets; by default a narrow one on the embedded digits, minutes on two CPU cores.
 
 python -m cnnjax.main --config=configs/mnasnet.py
 python -m cnnjax.main --config=configs/mnasnet.py:cifar10 --config.model.name=semnasnet_100
@@ -11,7 +11,7 @@ from cnnjax.config import default, pick
 def digits(c):
   c.model.name = "mnasnet_050"
   c.model.small_images = True
-  c.model.norm_momentum = 0.9  # a run of 900 steps is short for averages over 100
+  c.model.norm_momentum = 0.9  # 900 steps are few for averages over 100
   c.data.image_size = 16
   c.batch_size = 64
   c.epochs = 40
@@ -22,7 +22,7 @@ def digits(c):
 
 
 def cifar10(c):
-  """The recipe of github.com/kuangliu/pytorch-cifar, which does not have this network itself."""
+  """The recipe of github.com/kuangliu/pytorch-cifar, which lacks this network."""
   c.model.name = "mnasnet_100"
   c.model.small_images = True
   c.model.dropout = 0.0
@@ -36,10 +36,10 @@ def cifar10(c):
 def imagenet(c):
   """github.com/1e100/mnasnet_trainer, the recipe that torchvision names: SGD, cosine, 330 epochs.
 
-  mnasnet_100 at 740 images a step; mnasnet_050 takes 1000, rate 1.0, no weight decay, 300 epochs.
-  Torchvision's weights of both are of earlier versions of it (mnasnet_100: 200 epochs, pull request
-  829), those of its other widths of another recipe.
-  (The paper, section 5, has RMSProp and 4096 images a step.)
+  This is mnasnet_100, with 740 images per step; mnasnet_050 has 1000, rate 1.0, no weight decay and
+  300 epochs. torchvision trained its weights of both with earlier versions of the recipe
+  (mnasnet_100: 200 epochs, pull request 829), and its other widths with another recipe. The paper
+  (section 5) has RMSProp and 4096 images per step.
   """
   c.model.name = "mnasnet_100"
   c.model.norm_momentum = 0.9997  # as in torchvision

@@ -1,4 +1,4 @@
-"""MobileNets v1 to v4. Default: a narrow MobileNetV2 on the embedded digits, minutes on two cores.
+"""MobileNets v1 to v4; by default a narrow MobileNetV2 on the embedded digits, for minutes.
 
 python -m cnnjax.main --config=configs/mobilenet.py
 python -m cnnjax.main --config=configs/mobilenet.py --config.model.name=mobilenetv3_small_050
@@ -27,7 +27,7 @@ def digits(c):
 def cifar10(c):
   """github.com/kuangliu/pytorch-cifar: rate 0.1, cosine over 200 epochs; MobileNetV2 94.43 %.
 
-  It has no dropout.
+  Networks there have no dropout.
   """
   c.model.name = "mobilenetv2_100"
   c.model.small_images = True
@@ -68,10 +68,10 @@ def imagenet(c):
 def imagenet_v1(c):
   """MobileNet, arXiv:1704.04861 section 3.2: "RMSprop [...] similar to Inception V3".
 
-  It gives no numbers; these are those of Inception-v3 (configs/inception.py) and of TF-slim
+  The paper gives no numbers; these are of Inception-v3 (configs/inception.py) and TF-slim
   (github.com/tensorflow/models, research/slim). No label smoothing, no decay of depthwise kernels,
-  crops that are not very small (section 3.2; how small is our choice). Differences: batches of
-  one step, there asynchronous workers; images are normalised as in `imagenet`, there to +-1.
+  no very small crops (section 3.2; the limit is our choice). Differences: one batch per step, there
+  asynchronous workers; images are normalised as in `imagenet`, there to +-1.
   """
   photos(c)
   c.model.name = "mobilenetv1_100"
@@ -93,9 +93,10 @@ def imagenet_v1(c):
 def imagenet_v2(c):
   """MobileNetV2 by its paper, arXiv:1801.04381 section 6.1: RMSProp, 0.98 an epoch.
 
-  What the paper leaves out is from TF-slim, nets/mobilenet/README.md, which gets 72.0 %. There 16
-  asynchronous workers have batches of 96; a step here has one of them. Epochs of 8 GPUs and 700,000
-  steps there. Difference: crops of 8 % and more, TF-slim's 5 %, and its colours stay as they are.
+  What the paper leaves out is from TF-slim, nets/mobilenet/README.md, which reports 72.0 %. The
+  paper has 16 asynchronous workers with batches of 96; a step here has one batch of 96. The epochs
+  are 700,000 steps on 8 GPUs there. Differences: crops have at least 8 % of the area, in TF-slim
+  5 %, and TF-slim changes no colours.
   """
   photos(c)
   c.model.name = "mobilenetv2_100"
@@ -118,10 +119,10 @@ def imagenet_v3(c):
   """github.com/tensorflow/models, official/vision: AdamW, cosine over 700 epochs; 75.7 %.
 
   configs/experiments/image_classification/imagenet_mobilenetv3large_tpu.yaml, which has no warmup.
-  Difference: the policy of AutoAugment is torchvision's, theirs (v0) is another one. Crops and the
-  rest as in `imagenet`. The paper (arXiv:1905.02244 section 6.1.1) has RMSProp at 0.1 for 4096
-  images, 1e-5 of weight decay, an average of 0.9999 and "learning rate decay rate of 0.01 every 3
-  epochs"; see `imagenet_v3_timm`.
+  Difference: AutoAugment has torchvision's policy, theirs is v0. Crops and the rest are as in
+  `imagenet`. The paper (arXiv:1905.02244 section 6.1.1) has RMSProp at 0.1 for 4096 images, weight
+  decay 1e-5, an average of 0.9999 and "learning rate decay rate of 0.01 every 3 epochs"; see
+  `imagenet_v3_timm`.
   """
   photos(c)
   c.model.name = "mobilenetv3_large_100"
@@ -141,7 +142,7 @@ def imagenet_v3_timm(c):
   """MobileNetV3-Large by timm, hfdocs/source/training_script.mdx: RMSProp as in TensorFlow.
 
   Differences: the rate has no noise (--lr-noise 0.42 0.9); RandAugment has torchvision's
-  operations, at strengths without noise (mstd) and resampled bilinearly; what is erased becomes
+  operations, at strengths without noise (mstd) and resampled bilinearly; erased pixels become
   uniform noise, there normal; crops are resized bicubically, there bilinearly or bicubically.
   """
   photos(c)
@@ -174,8 +175,8 @@ def imagenet_v3_timm(c):
 def imagenet_v3_torchvision(c):
   """MobileNetV3-Large by torchvision: pytorch.org/blog/ml-models-torchvision-v0.9.
 
-  Read in configs/mobilenet_v3/mobilenet-v3-large_8xb128_in1k.py of github.com/open-mmlab/mmpretrain
-  and in copies of the command. Their weights are the mean of the best checkpoints (unverified).
+  From configs/mobilenet_v3/mobilenet-v3-large_8xb128_in1k.py of github.com/open-mmlab/mmpretrain
+  and copies of the command. Their weights are the mean of the best checkpoints (unverified).
   """
   photos(c)
   c.model.name = "mobilenetv3_large_100"
@@ -199,9 +200,8 @@ def imagenet_v4(c):
   """github.com/tensorflow/models, official/vision: AdamW, cosine over 500 epochs; 79.9 % at 256.
 
   configs/experiments/image_classification/imagenet_mobilenetv4_conv_medium_tpu.yaml. Its
-  RandAugment does two operations, each with probability 0.7, at a magnitude of 15 out of 10.
-  Difference: here it is 10, with torchvision's operations and strengths. The rest as in
-  `imagenet_v3`.
+  RandAugment has two operations, each with probability 0.7, at magnitude 15 of 10. Difference: here
+  the magnitude is 10, with torchvision's operations and strengths. The rest is as in `imagenet_v3`.
   """
   imagenet_v3(c)
   c.model.name = "mobilenetv4_conv_medium"

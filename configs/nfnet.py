@@ -1,11 +1,11 @@
-"""NFNets. Default: a narrow one of three stages on the embedded digits.
+"""NFNets; by default a narrow one of three stages on the embedded digits.
 
 python -m cnnjax.main --config=configs/nfnet.py
 python -m cnnjax.main --config=configs/nfnet.py:cifar10
 python -m cnnjax.main --config=configs/nfnet.py:imagenet --config.model.name=dm_nfnet_f1
 
-Trained with adaptive gradient clipping, unit by unit, and the last layer left out
-(arXiv:2102.06171 section 4), but the digits: there the norm of the whole gradient is clipped.
+All presets but the digits clip gradients adaptively, unit by unit, except in the last layer
+(arXiv:2102.06171 section 4). The digits clip the norm of the whole gradient.
 """
 
 from cnnjax.config import default, pick
@@ -36,10 +36,10 @@ def imagenet(c):
 
   Numbers from github.com/google-deepmind/deepmind-research, nfnets/experiment_nfnets.py. F0 trains
   on 192 pixels and is tested on 256, F1 on 224 and 320 (table 1): data.image_size, data.eval_size.
-  RandAugment, of what is mixed already, has magnitude 5 out of 10 for F0, 10 for F1 and F2, 15 for
-  larger ones. Differences: mixup or CutMix for a batch, where theirs does each to one half of it;
-  RandAugment has torchvision's operations and strengths; they squeeze a test image into a square,
-  which here is cut from its centre.
+  RandAugment, applied to mixed images, has magnitude 5 of 10 for F0, 10 for F1 and F2, 15 for
+  larger ones. Differences: a batch gets mixup or CutMix, theirs gets each on one half; RandAugment
+  has torchvision's operations and strengths; they squeeze test images into the square, here it is
+  cut from the centre.
   """
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 192

@@ -1,4 +1,4 @@
-"""PyramidNets. Default: six blocks of 16 to 64 features on the embedded digits.
+"""PyramidNets; by default six blocks of 16 to 64 features on the embedded digits.
 
 python -m cnnjax.main --config=configs/pyramidnet.py
 python -m cnnjax.main --config=configs/pyramidnet.py:cifar10
@@ -6,7 +6,7 @@ python -m cnnjax.main --config=configs/pyramidnet.py:cifar100 \
     --config.model.name=pyramidnet272_a200_bn
 python -m cnnjax.main --config=configs/pyramidnet.py:cutmix_cifar100
 
-Any depth and alpha: --config.model.stage_sizes="(18,18,18)" --config.model.alpha=120.
+Depth and alpha are free: --config.model.stage_sizes="(18,18,18)" --config.model.alpha=120.
 """
 
 from cnnjax.config import default, pick
@@ -54,7 +54,7 @@ def cutmix_cifar100(c):
   """
   cifar100(c)
   c.model.name = "pyramidnet200_a240_bn"  # --depth 200 --alpha 240
-  c.batch_size = 64  # README, as all that follows
+  c.batch_size = 64  # README, and so all that follows
   c.augment = "pad_crop(4) | flip | cutmix(1.0, p=0.5)"  # beta 1, cutmix_prob 0.5
   c.optim.learning_rate = 0.25
 
@@ -62,10 +62,10 @@ def cutmix_cifar100(c):
 def imagenet(c):
   """The authors' github.com/dyhan0920/PyramidNet-PyTorch: 100 epochs of 128.
 
-  Rate 0.05, / 10 every 30 epochs. Its README gives this for PyramidNet-200, and does not say how
-  the published PyramidNet-101, which is here, was trained. The augmentation is that of
-  fb.resnet.torch, it says. Differences: crops are resized bilinearly, as torchvision does; colours
-  are not shifted by their principal components.
+  Rate 0.05, / 10 every 30 epochs. The README gives this for PyramidNet-200, with the augmentation
+  of fb.resnet.torch; it does not say how the published PyramidNet-101, which is here, was trained.
+  Differences: crops are resized bilinearly, as in torchvision; colours are not shifted by their
+  principal components.
   """
   cifar10(c)
   c.model.name = "pyramidnet101_a360"

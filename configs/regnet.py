@@ -1,4 +1,4 @@
-"""RegNets. Default: RegNetX-200MF on the embedded digits, minutes on two CPU cores.
+"""RegNets; by default RegNetX-200MF on the embedded digits, minutes on two CPU cores.
 
 python -m cnnjax.main --config=configs/regnet.py
 python -m cnnjax.main --config=configs/regnet.py:cifar10
@@ -9,7 +9,7 @@ from cnnjax.config import default, pick
 
 
 def digits(c):
-  # Chosen on a validation split; SGD at the default rate reaches a third of the digits.
+  # Chosen on a validation split; SGD at the default rate learns little of the digits.
   c.model.small_images = True
   c.data.image_size = 16
   c.batch_size = 64
@@ -23,7 +23,7 @@ def digits(c):
 def cifar10(c):
   """The recipe of github.com/kuangliu/pytorch-cifar: rate 0.1, cosine over 200 epochs.
 
-  Its RegNetX_200MF has a stem of 64 features and one stride less: it ends in 8x8 pixels, not 4x4.
+  RegNetX_200MF there has a stem of 64 features and one stride less: its last map is 8x8, not 4x4.
   """
   c.model.small_images = True
   c.data.source, c.data.name = "tfds", "cifar10"

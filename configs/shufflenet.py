@@ -1,4 +1,4 @@
-"""ShuffleNetV2. Default: the smallest one on the embedded digits, minutes on two CPU cores.
+"""ShuffleNetV2; by default the smallest one on the embedded digits, minutes on two CPU cores.
 
 python -m cnnjax.main --config=configs/shufflenet.py
 python -m cnnjax.main --config=configs/shufflenet.py:cifar10
@@ -36,7 +36,7 @@ def imagenet(c):
   """The authors' recipe, the same as for v1 (section 4): 300k steps of 1024, from a rate of 0.5.
 
   github.com/megvii-model/ShuffleNet-Series, ShuffleNetV1/train.py: the rate falls linearly; biases
-  and norms do not decay. Its images go in as they are, from 0 to 255; here they are normalised.
+  and norms do not decay. Images there have values from 0 to 255; here they are normalised.
   """
   c.model.name = "shufflenet_v2_x1_0"
   c.data.source, c.data.name = "tfds", "imagenet2012"

@@ -1,4 +1,4 @@
-"""SqueezeNet. Default: SqueezeNet 1.1 on the embedded digits, minutes on two CPU cores.
+"""SqueezeNet; by default SqueezeNet 1.1 on the embedded digits, minutes on two CPU cores.
 
 python -m cnnjax.main --config=configs/squeezenet.py
 python -m cnnjax.main --config=configs/squeezenet.py:cifar10
@@ -9,8 +9,8 @@ from cnnjax.config import default, pick
 
 
 def digits(c):
-  # Chosen on a validation split. At 1e-3, or without dropout, the relu behind the last convolution
-  # leaves classes dead.
+  # Chosen on a validation split. At 1e-3, or without dropout, the relu after the last convolution
+  # dies for some classes.
   c.model.small_images = True
   c.data.image_size = 16
   c.batch_size = 64
@@ -22,10 +22,10 @@ def digits(c):
 
 
 def cifar10(c):
-  """No recipe is published for this network: that of `imagenet`, cosine, with warmup.
+  """The recipe of `imagenet` with a cosine and warmup, as none is published for this network.
 
-  CIFAR forms of it that are around, such as that of github.com/weiaicunzai/pytorch-cifar100, have
-  batch norm, and rates ten times as high.
+  Common versions for CIFAR, such as that of github.com/weiaicunzai/pytorch-cifar100, have batch
+  norm, and rates ten times as high.
   """
   c.model.small_images = True
   c.data.source, c.data.name = "tfds", "cifar10"
@@ -40,8 +40,8 @@ def cifar10(c):
 def imagenet(c):
   """The recipe of torchvision's weights: 100 epochs of 128 at 0.01, rate / 10 every 30.
 
-  As told in pytorch/vision pull request 49. The authors (github.com/forresti/SqueezeNet) have
-  batches of 1024 at 0.08, polynomial decay, the same weight decay.
+  From pytorch/vision pull request 49. The authors (github.com/forresti/SqueezeNet) have batches of
+  1024 at 0.08, polynomial decay, and the same weight decay.
   """
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 224

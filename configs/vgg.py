@@ -1,4 +1,4 @@
-"""VGG. Default: a narrow VGG-11 with batch norm on the embedded digits, minutes on two CPU cores.
+"""VGG; by default a narrow VGG-11 with batch norm on the embedded digits, for minutes.
 
 python -m cnnjax.main --config=configs/vgg.py
 python -m cnnjax.main --config=configs/vgg.py:cifar10
@@ -25,7 +25,7 @@ def digits(c):
 def cifar10(c):
   """github.com/kuangliu/pytorch-cifar: VGG-16 with batch norm, rate 0.1, cosine over 200 epochs.
 
-  Its README reports 92.64 %, of an earlier schedule. It has no dropout.
+  The README reports 92.64 % with an earlier schedule. VGG there has no dropout.
   """
   c.model.name = "vgg16_bn"
   c.model.small_images = True
@@ -40,10 +40,10 @@ def cifar10(c):
 def imagenet(c):
   """The recipe of torchvision's weights: 90 epochs of 256 at 0.1, rate / 10 at 30 and 60.
 
-  Without batch norm at 0.01 (--config.optim.learning_rate=0.01), as told in pytorch/vision pull
-  request 62 and references/classification. The paper (section 3.1) has the same batch, the rate
-  0.01, weight decay 5e-4, and 74 epochs; its crops, 224 of 256 to 512 pixels of the short side, are
-  about data.crop_scale=(0.14, 0.57) and data.crop_ratio=(1.0, 1.0) with photos of 4:3.
+  Networks without batch norm need --config.optim.learning_rate=0.01 (pytorch/vision pull request 62
+  and references/classification). The paper (section 3.1) has the same batch, the rate 0.01, weight
+  decay 5e-4, and 74 epochs; its crops, 224 pixels where the short side has 256 to 512, are about
+  data.crop_scale=(0.14, 0.57) and data.crop_ratio=(1.0, 1.0) for 4:3 photos.
   """
   c.model.name = "vgg11_bn"
   c.data.source, c.data.name = "tfds", "imagenet2012"

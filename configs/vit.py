@@ -1,4 +1,4 @@
-"""Vision transformers. Default: a narrow one with patches of two pixels on the embedded digits.
+"""Vision transformers; by default a narrow one with 2x2 patches on the embedded digits.
 
 python -m cnnjax.main --config=configs/vit.py
 python -m cnnjax.main --config=configs/vit.py:cifar10
@@ -23,7 +23,7 @@ def digits(c):
 
 
 def cifar10(c):
-  """From scratch, patches of 4x4, no paper's recipe: ViTs are pre-trained there. A baseline."""
+  """A baseline from scratch with 4x4 patches; no paper's recipe, as papers pre-train ViTs."""
   c.model.patch_size = 4
   c.model.drop_path = 0.1
   c.data.source, c.data.name = "tfds", "cifar10"

@@ -1,4 +1,4 @@
-"""Xception. Default: a narrow one on the embedded digits, minutes on two CPU cores.
+"""Xception; by default a narrow one on the embedded digits, minutes on two CPU cores.
 
 python -m cnnjax.main --config=configs/xception.py
 python -m cnnjax.main --config=configs/xception.py:cifar10
@@ -13,7 +13,7 @@ def digits(c):
   c.model.width = 0.25
   c.model.middle_blocks = 2
   c.model.dropout = 0.2
-  c.model.norm_momentum = 0.9  # 0.99 lags behind in so few steps
+  c.model.norm_momentum = 0.9  # 0.99 averages too long for so few steps
   c.data.image_size = 16
   c.batch_size = 64
   c.epochs = 20
@@ -26,7 +26,7 @@ def digits(c):
 def cifar10(c):
   """github.com/weiaicunzai/pytorch-cifar100: 200 epochs, rate times 0.2 at 60, 120, 160.
 
-  There on CIFAR-100.
+  The recipe there is for CIFAR-100.
   """
   c.model.small_images = True
   c.data.source, c.data.name = "tfds", "cifar10"
@@ -45,8 +45,8 @@ def imagenet(c):
   """arXiv:1610.02357 sections 4.2 and 4.3: SGD at 0.045, times 0.94 every second epoch.
 
   Momentum 0.9, weight decay 1e-5, dropout 0.5. The paper gives neither the batch (60 GPUs) nor the
-  epochs nor the augmentation. It evaluates averaged weights (Polyak, section 4.2) and does not say
-  how they are averaged; here by what Inception-v3 has.
+  epochs nor the augmentation. It evaluates averaged weights (Polyak, section 4.2) but does not say
+  how; the average here is that of Inception-v3.
   """
   c.data.source, c.data.name = "tfds", "imagenet2012"
   c.data.image_size = 299
