@@ -103,7 +103,9 @@ def rules_for(name: str, source: str) -> Rules:
   others = sorted({rules.source for rules in found if _matches(name, rules)})
   raise UserError(
     f"no rules take weights of {source} to {name}; "
-    + (f"there are rules for {', '.join(others)}" if others else "nor those of any other source")
+    + (
+      f"there are rules for {', '.join(others)}" if others else "there are none for another source"
+    )
   )
 
 

@@ -81,7 +81,7 @@ _TIMM_V1 = (
   (r"/conv_pw\.", "/pointwise/conv/"),
   (r"/bn2\.", "/pointwise/norm/"),
 )
-_INVERTED_RESIDUALS = (  # the first has no expansion
+_INVERTED_RESIDUALS = (  # the first block has no expansion
   (r"^(stage1_block1)/bn1\.", "<1>/depthwise/norm/"),
   (r"^(stage1_block1)/conv_pw\.", "<1>/project/conv/"),
   (r"^(stage1_block1)/bn2\.", "<1>/project/norm/"),
@@ -101,7 +101,7 @@ TIMM_V2 = (
 
 
 def _timm_v3(sizes: Sequence[int]) -> tuple:
-  last = len(sizes)  # a stage of its own there
+  last = len(sizes)  # in timm the last convolution is a stage
   return (
     (r"^conv_head\.", "head_hidden/"),
     (rf"^blocks\.{last}\.0\.conv\.", "conv_head/conv/"),

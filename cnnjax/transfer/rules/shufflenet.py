@@ -2,7 +2,7 @@
 
 from cnnjax.transfer.mapping import Rules
 
-_BRANCHES = {  # of a block: where each convolution stands, its norm behind it
+_BRANCHES = {  # by branch of a block: the place of each convolution, which its norm follows
   "branch1": {0: "shortcut_depthwise", 2: "shortcut_conv"},
   "branch2": {0: "conv1", 3: "depthwise", 5: "conv2"},
 }

@@ -5,9 +5,9 @@ from cnnjax.transfer.mapping import Rules
 
 
 def _rules(name: str) -> list[Rules]:
-  """Theirs count stem, relu, pools and fire modules, or modules by stage; ours modules from 2."""
+  """Returns the rules for torchvision, which counts all layers, and pytorchcv, which has stages."""
   in_sequence, by_stage = {}, {}
-  index, number = 2, 2  # after a convolution and its relu; the first module
+  index, number = 2, 2  # of the layer after the stem and its relu; of our first fire module
   sizes = registry.lookup(name).defaults["stage_sizes"]
   for stage, size in enumerate(sizes, 1):
     index += 1  # a pool

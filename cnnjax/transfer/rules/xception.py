@@ -6,21 +6,21 @@ from cnnjax.transfer.mapping import Rules
 
 
 def _place(block: int) -> str:
-  """Where the block is that is number `block` of the twelve."""
+  """Returns our name of a block from its number among the twelve."""
   if block == 12:
     return "stage4_block1"
   return f"stage{block}_block1" if block < 3 else f"stage3_block{block - 2}"
 
 
 def _timm_conv(match: re.Match) -> str:
-  """`rep` is relu, convolution, norm, relu, ...; the first block has no relu in front."""
+  """Returns our name of a part of `rep`: relu, convolution, norm, ...; block 1 lacks the first relu."""
   block, index = int(match[1]), int(match[2]) + (match[1] == "1")
   kind = ".norm" if index % 3 == 2 else ""
   return f"{_place(block)}.conv{index // 3 + 1}{kind}."
 
 
 def _keras_shortcut(match: re.Match) -> str:
-  """The four shortcuts are layers without a name: conv2d, conv2d_1, ..."""
+  """Returns our name of a shortcut, which Keras numbers: conv2d, conv2d_1, ..."""
   place = _place((1, 2, 3, 12)[int(match[2] or 0)])
   return f"{place}/shortcut/{'conv' if match[1] == 'conv2d' else 'norm'}/"
 
