@@ -10,7 +10,7 @@ from cnnjax import errors
 AFTER = 60.0  # seconds until the first report; the next ones come at twice that, and so on
 
 
-class Watch:
+class StallWatch:
   """Watches waits from a thread; ends with its `with` block.
 
   Args:
@@ -22,7 +22,7 @@ class Watch:
     self._waiting: tuple[str, float] | None = None  # what waits, since when
     self._thread = threading.Thread(target=self._look, name="stall-watch", daemon=True)
 
-  def __enter__(self) -> "Watch":
+  def __enter__(self) -> "StallWatch":
     self._thread.start()
     return self
 

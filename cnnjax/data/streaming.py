@@ -304,7 +304,7 @@ class Streaming:
     data = ThreadPrefetchIterDataset(data.map(self._on_device), prefetch_buffer_size=ON_DEVICE)
     hint = functools.partial(self._hint, chunks, workers)
     # Threads and workers end with it.
-    with contextlib.closing(iter(data)) as batches, stall.Watch(hint) as watch:
+    with contextlib.closing(iter(data)) as batches, stall.StallWatch(hint) as watch:
       for step in chunks.steps:
         with watch.waiting(f"{chunks.what} {step + 1:,}"), _workers_watched():
           arrays, there, skipped = next(batches)

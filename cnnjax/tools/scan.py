@@ -74,7 +74,7 @@ _CHUNK = 512  # files that are in the hands of the threads at a time
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Looked:
+class ScannedImage:
   """The properties of one image file; `height` is 0 if it cannot be read."""
 
   path: str  # relative to the folder, or to that of the table
@@ -97,7 +97,7 @@ class Report:
   """
 
   root: str
-  images: tuple[Looked, ...]
+  images: tuple[ScannedImage, ...]
   findings: dict[str, tuple[str, ...]]
   classes: dict[str, tuple[str, ...]]
 
@@ -149,24 +149,24 @@ def scan(path: PathLike, progress: Callable[[int, int], None] | None = None) -> 
   findings["names"] += [doubts] if (doubts := names.doubts(called)) else []
   files = [(file, split, tuple(map(called.get, labels))) for file, split, labels in files]
   classes = {split: tuple(sorted({*map(called.get, labels)})) for split, labels in classes.items()}
-  looked = []
+  scanned = []
   with ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(files), _CHUNK):
-      looked += pool.map(lambda file: _look(root, *file), files[start : start + _CHUNK])
+      scanned += pool.map(lambda file: _scan_file(root, *file), files[start : start + _CHUNK])
       if progress:
-        progress(len(looked), len(files))
-  for image in looked:
+        progress(len(scanned), len(files))
+  for image in scanned:
     for kind, detail in image.notes:
       findings[kind].append(f"{image.path}: {detail}" if detail else image.path)
-  if largest := [image.largest for image in looked if image.largest is not None]:
+  if largest := [image.largest for image in scanned if image.largest is not None]:
     bits = max(max(largest).bit_length(), 1)
     if bits <= FEW_BITS:
       line = f"all {len(largest):,} use {bits}, up to {max(largest):,}: set data.range={bits}"
       findings["bits unused"].append(line)
-  _compare(looked, findings)
-  _compare_classes(looked, classes, findings)
+  _compare(scanned, findings)
+  _compare_classes(scanned, classes, findings)
   found = {kind: tuple(lines) for kind, lines in findings.items() if lines}
-  return Report(str(path), tuple(looked), found, classes)
+  return Report(str(path), tuple(scanned), found, classes)
 
 
 def _listed(
@@ -244,19 +244,20 @@ def _format(file: str) -> str:
     return ""
 
 
-def _look(root: pathlib.Path, path: str, split: str, labels: tuple[str, ...]) -> Looked:
+def _scan_file(root: pathlib.Path, path: str, split: str, labels: tuple[str, ...]) -> ScannedImage:
+  """Returns the properties of an image file, also of one that cannot be read."""
   data = None
   try:
     data = images.read(root / path)
     pixels = images.decode(data, 3, reading=Reading(upright=True))
   except OSError as e:
-    return Looked(path, split, labels, (("unreadable", e.strerror or str(e)),))
+    return ScannedImage(path, split, labels, (("unreadable", e.strerror or str(e)),))
   except images.UnreadableImage as e:
     if data == b"":
-      return Looked(path, split, labels, (("empty", ""),))
+      return ScannedImage(path, split, labels, (("empty", ""),))
     kind = "truncated" if str(e).startswith("truncated") else "unreadable"
     reason = str(e).removeprefix("truncated: ")
-    return Looked(path, split, labels, ((kind, reason),), size=len(data or b""))
+    return ScannedImage(path, split, labels, ((kind, reason),), size=len(data or b""))
   height, width = pixels.shape[:2]
   notes = list(_notes(data, pathlib.PurePath(path).suffix.lower()))
   size, is_deep = f"{height}x{width}", any(kind == "16 bits" for kind, _ in notes)
@@ -264,7 +265,7 @@ def _look(root: pathlib.Path, path: str, split: str, labels: tuple[str, ...]) ->
   notes += [("large", size)] * (height * width > 2**24)
   notes += [("elongated", size)] * (max(height, width) > 4 * min(height, width))
   digest = lambda *parts: hashlib.blake2b(b"".join(parts), digest_size=16).digest()
-  return Looked(
+  return ScannedImage(
     path, split, labels, tuple(notes), height, width, len(data),
     digest(data), digest(size.encode(), pixels.data), _largest(data) if is_deep else None,
   )  # fmt: skip
@@ -304,11 +305,11 @@ def _notes(data: bytes, ending: str) -> Iterator[tuple[str, str]]:
     return
 
 
-def _compare(looked: Sequence[Looked], findings: dict[str, list[str]]) -> None:
+def _compare(scanned: Sequence[ScannedImage], findings: dict[str, list[str]]) -> None:
   """Finds the same picture in several files, among those in a split or a class."""
   groups = collections.defaultdict(list)
-  large = sum(image.size for image in looked) > identity.LARGE  # known by path, not by content
-  for image in looked:
+  large = sum(image.size for image in scanned) > identity.LARGE  # known by path, not by content
+  for image in scanned:
     if image.height and (image.split or image.labels):
       groups[image.pixels].append(image)
   for group in groups.values():
@@ -330,10 +331,12 @@ def _compare(looked: Sequence[Looked], findings: dict[str, list[str]]) -> None:
 
 
 def _compare_classes(
-  looked: Iterable[Looked], classes: dict[str, tuple[str, ...]], findings: dict[str, list[str]]
+  scanned: Iterable[ScannedImage],
+  classes: dict[str, tuple[str, ...]],
+  findings: dict[str, list[str]],
 ) -> None:
   """Finds empty class folders, and classes that some splits lack."""
-  filled = {(image.split, label) for image in looked for label in image.labels}
+  filled = {(image.split, label) for image in scanned for label in image.labels}
   every = {label for labels in classes.values() for label in labels}
   for split, labels in classes.items():
     for label in labels:

@@ -26,7 +26,7 @@ def looks(monkeypatch):
 
   monkeypatch.setattr(stall, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
   monkeypatch.setattr(errors, "warn", said.append)
-  watch = stall.Watch(lambda: "photo 3 is being read")
+  watch = stall.StallWatch(lambda: "photo 3 is being read")
   watch._ended = types.SimpleNamespace(wait=ended)
   return watch, look
 

@@ -13,7 +13,10 @@ def _place(block: int) -> str:
 
 
 def _timm_conv(match: re.Match) -> str:
-  """Returns our name of a part of `rep`: relu, convolution, norm, ...; block 1 lacks the first relu."""
+  """Returns our name of a part of `rep`, which repeats relu, convolution, norm.
+
+  The first block has no relu in front.
+  """
   block, index = int(match[1]), int(match[2]) + (match[1] == "1")
   kind = ".norm" if index % 3 == 2 else ""
   return f"{_place(block)}.conv{index // 3 + 1}{kind}."
