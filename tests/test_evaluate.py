@@ -387,7 +387,7 @@ def test_the_folder_of_a_run_may_have_moved(trained, folder, tmp_path, capsys, m
     assert f"the test split is {data.holdout.OLDER}" in capsys.readouterr().err
 
 
-def test_what_is_measured_later_is_measured_on_the_images_of_the_run(trained, folder, monkeypatch):
+def test_statistics_are_measured_on_the_images_of_the_run(trained, folder, monkeypatch):
   """Whatever images are evaluated."""
   asked, meta = [], checkpoints.Checkpoints.meta
   unmeasured = lambda *args: {**meta(*args), checkpoints.UNMEASURED: ["raw"]}

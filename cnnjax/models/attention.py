@@ -98,7 +98,9 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-  """Spatial attention of CBAM (section 3, equation 3): 7x7, with batch norm as in the code.
+  """Spatial attention of CBAM (section 3, equation 3): a 7x7 convolution on maximum and mean.
+
+  Batch norm follows the convolution, as in the authors' code.
 
   x is [batch, height, width, channels] and keeps its shape.
   """

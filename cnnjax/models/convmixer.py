@@ -72,8 +72,8 @@ class ConvMixer(Backbone):
   depth: Size = 32  # blocks
   kernel_size: Size = 7  # of the depthwise convolutions, odd or even
   patch_size: Size = 7  # pixels on each side
-  # For 32x32: a quarter of that patch size, rounded up, where other families drop strides of 4. 7
-  # becomes 2, as the authors have it for CIFAR-10 (github.com/locuslab/convmixer-cifar10).
+  # For 32x32: a quarter of the patch size, rounded up. 7 becomes 2, as the authors have it for
+  # CIFAR-10 (github.com/locuslab/convmixer-cifar10).
   small_images: bool = False
   activation: layers.Activation = "gelu"
   norm: layers.Norm = "batch"

@@ -358,7 +358,7 @@ def feature(module: nn.Module, name: str, x: jax.Array, *, stride: int) -> jax.A
 
 
 def stages_of(depth: int) -> dict[int, str]:
-  """Returns the stage that each last block of a quarter of the depth ends; blocks count from 1.
+  """Returns the names of stages by their last block, from 1; a stage is a quarter of the depth.
 
   For 12 blocks it is {3: "stage1", 6: "stage2", 9: "stage3", 12: "stage4"}. With fewer than 4
   blocks each is a stage.
@@ -476,8 +476,8 @@ class DropBlock(nn.Module):
 def drop_block_rates(rate: float, stages: int) -> list[float]:
   """Returns the rate of each stage: `rate` in the last, a quarter of it in the one before.
 
-  So have the authors' groups 3 and 4 of a ResNet (github.com/tensorflow/tpu,
-  models/official/resnet); a map of the stage before has 4 times the pixels.
+  The authors' code (github.com/tensorflow/tpu, models/official/resnet) has these rates in groups 3
+  and 4 of a ResNet; the maps of group 3 have 4 times the pixels.
   """
   return [0.0] * (stages - 2) + [rate / 4, rate][-stages:]
 

@@ -69,8 +69,8 @@ class ViT(Backbone):
   depth: Size = 12  # blocks
   heads: Size = 12
   patch_size: Size = 16  # pixels on each side
-  # For 32x32: a quarter of that patch size, rounded up, where other families drop strides of 4. 16
-  # becomes 4, as is usual on CIFAR-10 (github.com/kentaroy47/vision-transformers-cifar10).
+  # For 32x32: a quarter of the patch size, rounded up. 16 becomes 4, as is usual on CIFAR-10
+  # (github.com/kentaroy47/vision-transformers-cifar10).
   small_images: bool = False
   mlp_ratio: Scale = 4.0  # hidden features of the perceptrons, as a multiple of `features`
   pool: Literal["token", "avg"] = "token"  # avg: the mean of the patches, without a class token
