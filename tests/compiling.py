@@ -1,7 +1,11 @@
 """Compiling is most of the suite's time: with less work for XLA where nothing depends on it."""
 
+import os
+
 import jax
 from jax._src import compiler
+
+DEVICES = 8  # simulated, of the processes of the suite
 
 
 def known(option):
@@ -33,3 +37,10 @@ def get_compile_options(*args, **kwargs):
 
 
 compiler.get_compile_options = get_compile_options
+
+
+def environment(devices=1):
+  """The environment of a process that a test starts: it compiles as the test does."""
+  flags = [f"--{name}={str(value).lower()}" for name, value in OPTIONS] if quickly else []
+  flags += [f"--xla_force_host_platform_device_count={devices}"] if devices > 1 else []
+  return {**os.environ, "XLA_FLAGS": " ".join(flags)}

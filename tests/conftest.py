@@ -6,11 +6,7 @@ import signal
 import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-# Nothing is kept in the user's home: processes that tests start compile all of their programs.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import compiling
 import jax
@@ -21,15 +17,12 @@ from cnnjax import registry
 from cnnjax.config import default, override
 from cnnjax.writers import Writers
 
-# Rooms whose tests ask for no bits of the compiler; the others are compiled as users compile.
-QUICK = ("augment", "optim", "tasks", "training")
-
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures of a module, which compile as well
 def pytest_runtest_setup(item):
-  """Has XLA do less in these rooms, but for what is marked `optimised`."""
-  marked = item.get_closest_marker("optimised")
-  compiling.quickly = item.path.parent.name in QUICK and marked is None
+  """Has XLA do less, but for what is marked `optimised`; also in processes that tests start."""
+  compiling.quickly = item.get_closest_marker("optimised") is None
+  os.environ["XLA_FLAGS"] = compiling.environment(compiling.DEVICES)["XLA_FLAGS"]
 
 
 @contextlib.contextmanager
@@ -61,14 +54,16 @@ def registry_of_file():
 
 @pytest.fixture(scope="session")
 def compiled_here(tmp_path_factory):
-  """Where this process of the suite keeps what it compiled."""
-  return str(tmp_path_factory.mktemp("xla"))
+  """Where this process of the suite keeps what it compiled, and those that its tests start."""
+  folder = str(tmp_path_factory.mktemp("xla"))
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  return folder
 
 
 @pytest.fixture(autouse=True)
 def compiled(compiled_here):
   """What one test compiled, the next one reads: a third of the time of those that train."""
-  jax.config.update("jax_enable_compilation_cache", True)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   if jax.config.jax_compilation_cache_dir != compiled_here:
     jax.config.update("jax_compilation_cache_dir", compiled_here)
     compilation_cache.reset_cache()  # JAX opens a folder once

@@ -1,11 +1,11 @@
 """What breaks in the middle of a run is named, with what to do; two runs never share a workdir."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 
+import compiling
 import jax
 import pytest
 
@@ -111,7 +111,7 @@ def start(folder, *more):
   command += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
   return subprocess.Popen(
     [*command, f"--workdir={folder}", *more],
-    env={**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
+    env={**compiling.environment(), "PYTHONUNBUFFERED": "1"},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -134,7 +134,7 @@ def test_two_commands_on_one_workdir(tmp_path):
   assert first.poll() is None and (folder / "starts.jsonl").read_bytes() == before
   evaluated = subprocess.run(
     [sys.executable, "-m", "cnnjax.evaluate", f"--workdir={folder}"],
-    env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, timeout=100,
+    env=compiling.environment(), capture_output=True, text=True, timeout=100,
   )  # fmt: skip
   assert evaluated.returncode == 0, evaluated.stderr  # it takes no lock
   first.kill()

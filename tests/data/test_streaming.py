@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 
+import compiling
 import jax
 import numpy as np
 import pytest
@@ -346,7 +347,7 @@ def start_arrays(config, tmp_path):
   wanted.write_text(to_json(config))
   return subprocess.Popen(
     [sys.executable, script, wanted, tmp_path / "run"],
-    env={**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
+    env={**compiling.environment(), "PYTHONUNBUFFERED": "1"},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -574,7 +575,7 @@ def test_two_processes_read_one_batch(files, tmp_path):
   script = tmp_path / "process.py"
   script.write_text(PROCESS)
   outs = [tmp_path / f"{rank}.npz" for rank in (0, 1)]
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  env = compiling.environment(2)
   here = str(pathlib.Path(__file__).parent)
   processes = [
     subprocess.Popen(

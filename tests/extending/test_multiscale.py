@@ -1,11 +1,11 @@
 """A head on two scales of a backbone, from outside the package: trained, stopped, frozen, read."""
 
-import os
 import pathlib
 import signal
 import subprocess
 import sys
 
+import compiling
 import jax
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_killed_and_resumed_to_the_bit(tmp_path):
     "--config.model.backbone=simple_cnn_small", "--config.mesh.data=1",
     "--config.log_every=10 steps", "--config.checkpoint_every=10 steps",
   ]  # fmt: skip
-  environment = {**os.environ, "XLA_FLAGS": ""}
+  environment = compiling.environment()
 
   def start(name):
     return subprocess.Popen(

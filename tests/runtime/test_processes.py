@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import compiling
 import numpy as np
 import pytest
 from PIL import Image
@@ -43,13 +44,13 @@ def nothing_is_left():
   RUNS.clear()
 
 
-def start(count, workdir, *more, words=WORDS, wait=True, environment=None):
+def start(count, workdir, *more, words=WORDS, wait=True, devices=1):
   """A run of `count` processes; what it printed, once it has ended."""
   given = f"--processes={count}", *words, f"--workdir={workdir}", *more
   run = subprocess.Popen(
     [sys.executable, "-m", "cnnjax.launch", *given],
     cwd=ROOT,
-    env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **(environment or {})},
+    env=compiling.environment(devices),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -159,9 +160,8 @@ def test_nan_is_traced_by_all(tmp_path):
 
 @pytest.mark.slow
 def test_two_devices_in_each_of_two_processes(alone, tmp_path):
-  flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
   words = ("--config.epochs=3", "--config.mesh.fsdp=2")
-  code, output = start(2, tmp_path, *words, environment=flags)
+  code, output = start(2, tmp_path, *words, devices=2)
   assert code == 0 and "4 x cpu (data 2, fsdp 2) of 2 processes" in output, output
   assert_same(lines_of(tmp_path), alone)
 
@@ -359,7 +359,7 @@ def start_on(hosts, workdir, *words):
       subprocess.Popen(
         ["ip", "netns", "exec", host, *command],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env=compiling.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

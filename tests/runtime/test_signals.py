@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import compiling
 import jax
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def run(config, tmp_path):
   (tmp_path / "wanted.json").write_text(to_json(config))
   return subprocess.Popen(
     [sys.executable, "-c", RUN, str(tmp_path / "wanted.json"), str(tmp_path / "run")],
-    env={**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
+    env={**compiling.environment(), "PYTHONUNBUFFERED": "1"},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
