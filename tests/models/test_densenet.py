@@ -122,6 +122,7 @@ def training_step(model, variables, x):
 COMPILER = {"xla_backend_optimization_level": 1}
 
 
+@pytest.mark.optimised
 def test_memory_efficient_changes_nothing_but_memory(random_variables):
   x = normal(16, 16, 16, 3)
   results, memory = [], []
@@ -152,6 +153,7 @@ def test_memory_efficient_drops_once():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_memory_of_the_published_setting():
   """DenseNet-BC-100-12, batch 64: 40 % of the memory for 25 % more FLOPs at most.
 

@@ -28,6 +28,7 @@ class Apply(nn.Module):
 
 
 @pytest.mark.smoke
+@pytest.mark.optimised
 @pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="this XLA merges what is done again")
 def test_remat_needs_less_memory_in_training():
   """Compiled as the trainer does: some orders of operations undo it."""
