@@ -25,8 +25,14 @@ def summarize(model: nn.Module, input_shape: tuple[int, int, int]) -> Summary:
 
   Auxiliary heads count in the parameters but not in the MACs, as they do not run in evaluation.
   """
-  images = jnp.zeros((1, *input_shape))
-  variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+  images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  with ops.plain():
+    init = functools.partial(model.init, train=False)
+    return count(model, jax.eval_shape(init, jax.random.key(0), images), images)
+
+
+def count(model: nn.Module, variables: Any, images: Any) -> Summary:
+  """Returns the counts of a model whose variables and image have these shapes."""
   with ops.plain():  # so that every convolution is one
     jaxpr = jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, images)
   size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
