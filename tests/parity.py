@@ -194,6 +194,8 @@ def same_logits_keras(
     name, weights, source="keras", num_classes=num_classes, input_shape=(size, size, channels),
     **overrides,
   )  # fmt: skip
+  if not reference.built:
+    reference.build(x.shape)
   # In one program: alone, each operation compiles for every shape.
   theirs_of = jax.jit(functools.partial(reference.stateless_call, training=False))
   groups = reference.trainable_variables, reference.non_trainable_variables

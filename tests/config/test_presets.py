@@ -15,6 +15,7 @@ from cnnjax import build, data, models
 from cnnjax import config as configs
 from cnnjax.config import default, durations, flatten, from_json, override, to_json
 from cnnjax.errors import UserError
+from cnnjax.models import ops
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -124,13 +125,20 @@ def made_up(config):
   return config, data.from_arrays((noise, labels), (noise[:4], labels[:4]), classes=range(classes))
 
 
+@pytest.fixture
+def plainly():
+  """Operations are traced as they are written for a GPU: on a CPU they are up to dozens each."""
+  with ops.plain():
+    yield
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "file, preset",
   [(f, p) for f in FILES for p in presets(f) if p != "digits"],
   ids=lambda x: getattr(x, "stem", x),
 )
-def test_every_preset_makes_a_training_step(file, preset):
+def test_every_preset_makes_a_training_step(file, preset, plainly):
   """And an evaluation: traced, not compiled, on batches of the sizes that the preset asks for."""
   config, splits = made_up(configs.load(f"{file}:{preset}"))
   c = config.data

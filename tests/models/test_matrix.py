@@ -4,6 +4,7 @@ import functools
 import json
 import re
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,7 +174,7 @@ def trained(random_variables):
   """A function from a name to its setting and what `training` and `evaluation` give, run once."""
 
   @functools.cache
-  def run(name):
+  def run(name, quickly):  # the tests compare what one way of compiling gives
     model, (variables, images, weights) = create(name), setting(name, random_variables)
     step, evaluate = training(model, weights), evaluation(model)
     both = lambda v, x, key: (step(v, x, key), evaluate(v, x))
@@ -181,7 +182,7 @@ def trained(random_variables):
     program = compiled(name, both, variables, images, key)
     return variables, images, weights, functools.partial(program, variables, images)
 
-  return run
+  return lambda name: run(name, compiling.quickly)
 
 
 @pytest.fixture(autouse=True)
@@ -359,8 +360,10 @@ def test_remat_is_there(name):
 
 @pytest.mark.parametrize(
   "name",
-  [name if quick else pytest.param(name, marks=pytest.mark.slow) for name, quick in REMAT.items()],
-)
+  [name if quick else pytest.param(name, marks=pytest.mark.slow) for name, quick in REMAT.items()
+   if name != "xception"]
+  + [pytest.param("xception", marks=[pytest.mark.slow, pytest.mark.optimised])],
+)  # fmt: skip
 def test_remat_changes_nothing(name, trained):
   variables, images, weights, program = trained(name)
   plain, _ = program(jax.random.key(0))

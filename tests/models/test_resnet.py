@@ -547,7 +547,10 @@ PARITY = [
   ("seresnet50", "timm", "seresnet50", {}, 64, False),
   ("seresnext50_32x4d", "timm", "seresnext50_32x4d", {}, 64, False),
   ("seresnet18", "pytorchcv", "seresnet18", {}, 64, True),
-  ("cbamresnet18", "pytorchcv", "cbam_resnet18", {}, 64, True),
+  # Compiled quickly, gradients of CBAM come out as NaN, on jax 0.10 and 0.12.
+  pytest.param(
+    "cbamresnet18", "pytorchcv", "cbam_resnet18", {}, 64, True, marks=pytest.mark.optimised
+  ),
   ("cbamresnet50", "pytorchcv", "cbam_resnet50", {}, 64, False),
   ("resnet50_v1", "pytorchcv", "resnet50", {}, 64, False),  # the stride in the first 1x1
 ]
