@@ -269,7 +269,7 @@ def test_distillation_learns_what_the_teacher_says(tiny, tmp_path):
   with pytest.raises(UserError, match=r"from step 60 of its teacher .* is at step 66 by now"):
     train.train(student, tmp_path / "student")
   override(student, "data.synthetic.channels", 3)
-  with pytest.raises(UserError, match=r"teacher in .*images have 1 channels, .* this run 3"):
+  with pytest.raises(UserError, match=r"teacher in .*images have 1 channels, .* this run have 3"):
     train.train(student, tmp_path / "coloured")
   override(student, "distill.workdir", str(tmp_path / "nowhere"))
   with pytest.raises(UserError, match=r"teacher in distill.workdir=.*nowhere: .* holds no run"):

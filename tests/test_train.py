@@ -89,7 +89,11 @@ def undisturbed(tiny, tmp_path_factory):
 @pytest.mark.smoke
 @pytest.mark.parametrize(
   "number",
-  [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+  [
+    signal.SIGKILL,
+    pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+  ],
 )
 def test_stopped_and_resumed_is_bit_identical(undisturbed, tmp_path, number):
   """Stopped in mid-epoch, between two lines of the log; the same command goes on."""
@@ -305,7 +309,7 @@ def test_without_validation_there_is_no_best(tiny, tmp_path):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_it_learns_and_parameters_stay_float32(tiny, tmp_path, dtype):
   settings = {"optim.name": "adam", "optim.learning_rate": 0.02, "model.dropout": 0.0}
   config = tiny(dtype=dtype, epochs=20, augment=None, **settings, **{"model.conv_dropout": 0.0})

@@ -82,7 +82,7 @@ TYPES = {
 
 
 @each_kind
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_every_kind_comes_as_it_was_given(kind, devices):
   """At any step, from anywhere in the run, in its own type."""
   given = arrays()

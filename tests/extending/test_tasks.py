@@ -52,7 +52,10 @@ def task_of(name, outputs, **keys):
   return tasks.create(config, outputs)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+# One of them in the quick part.
+@pytest.mark.parametrize(
+  "name", ["segmentation", *(pytest.param(name, marks=pytest.mark.slow) for name in PRESETS[1:])]
+)
 def test_it_is_stopped_and_goes_on_to_the_bit_on_eight_devices(tmp_path, stop_at, name):
   own = {
     "mesh.data": 8,

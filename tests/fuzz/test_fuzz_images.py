@@ -332,7 +332,7 @@ def special_files():
     records = folder.Files(tuple(paths), np.zeros(len(paths), np.int32))
     crops = data.Crops((None, None, 3), False, (0.08, 1.0), (0.75, 4 / 3), "bilinear", 1.0)
     assert all(refused(lambda r=r: crops.evaluate(r["image"], 8)) is None for r in records)
-    looked = {file.path: file for file in (scan._look(place, p, "", ()) for p in paths)}
+    looked = {file.path: file for file in (scan._scan_file(place, p, "", ()) for p in paths)}
     assert all(dict(file.notes).keys() & {"empty", "unreadable"} for file in looked.values())
   return len(paths)
 

@@ -1,7 +1,9 @@
 """Helpers of the model tests."""
 
+import collections
 import functools
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,20 @@ import pytest
 
 from cnnjax import models
 from cnnjax.models import ops, summary
+
+HERE = pathlib.Path(__file__).parent
+QUICK = 3  # variants of a family that are counted in the quick part
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items):
+  """Leaves the counts of most variants to the slow part: they share the code of the first."""
+  counted = collections.Counter()
+  for item in items:
+    if item.path.parent == HERE and getattr(item, "originalname", None) == "test_counts":
+      counted[item.path] += 1
+      if counted[item.path] > QUICK:
+        item.add_marker(pytest.mark.slow)
 
 
 @functools.cache

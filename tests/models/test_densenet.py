@@ -122,6 +122,7 @@ def training_step(model, variables, x):
 COMPILER = {"xla_backend_optimization_level": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_memory_efficient_changes_nothing_but_memory(random_variables):
   x = normal(16, 16, 16, 3)

@@ -94,14 +94,14 @@ def distinct():
 
 
 FORMS = distinct()
-every_form = pytest.mark.parametrize("name", FORMS)
 # One of each builder, for what does not depend on the variant.
 BUILDERS = {models.lookup(name).builder: name for name in reversed(FORMS)}
 every_builder = pytest.mark.parametrize("name", BUILDERS.values())
-# What compiles: the first form of each builder, and the others in the slow part.
+# What takes long: the first form of most builders, and the others in the slow part.
+LARGE = {"bn_inception", "inception_resnet_v2", "inception_v4"}  # to trace and to compile
 every_form_slowly = pytest.mark.parametrize(
   "name",
-  [name if name in BUILDERS.values() else pytest.param(name, marks=pytest.mark.slow)
+  [name if name in {*BUILDERS.values()} - LARGE else pytest.param(name, marks=pytest.mark.slow)
    for name in FORMS],
 )  # fmt: skip
 
@@ -204,7 +204,7 @@ def test_fields_survive_the_config_file(name):
   assert models.create(name, 3, **saved) == models.create(name, 3)
 
 
-@every_form
+@every_form_slowly
 def test_shapes(name):
   size = smallest(name)
   model = create(name)

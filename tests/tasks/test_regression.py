@@ -99,7 +99,7 @@ def config(tiny, **overrides):
   return tiny(**{**settings, **overrides})
 
 
-@pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.parametrize("shape", [pytest.param((), marks=pytest.mark.slow), (2,)])
 def test_a_run_learns_values_and_predicts_them(tiny, tmp_path, shape, capsys):
   given = splits(shape)
   _, found, _ = train.train(config(tiny), tmp_path, given)
