@@ -33,7 +33,11 @@ def step_of(config, splits=None, feed=lambda train: train.feed(0)):
     {},
     {"data.pipeline": "streaming"},
     {"mesh.data": 4},
-    {"data.source": "digits", "data.image_size": 12, "data.progressive": (8,)},
+    pytest.param(
+      {"data.source": "digits", "data.image_size": 12, "data.progressive": (8,)},
+      marks=pytest.mark.slow,
+      id="progressive",
+    ),
     {"mesh.data": 2, "mesh.fsdp": 2, "mesh.fsdp_min_size": 8, "average.ema": 0.9},
     {"mesh.data": 4, "data.shard_resident": True, "data.validation": 20},
     {"mesh.data": 2, "data.pipeline": "streaming", "accumulate": 2, "dtype": "float16"},

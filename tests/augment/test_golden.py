@@ -112,7 +112,9 @@ def test_every_operation_is_recorded(recorded):
     assert any(name in spec for spec in SPECS), name
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(
+  "spec", [pytest.param(s, marks=pytest.mark.slow) if s == "augmix" else s for s in SPECS]
+)
 def test_the_bits_are_those_of_before(recorded, spec):
   before, now = recorded["found"][spec], augmented(spec)
   if recorded["where"] == where():

@@ -91,6 +91,7 @@ def test_frozen_parameters_and_statistics_do_not_move(two_scales, tmp_path):
       assert not same(start[part], stop[part])
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_to_the_bit(two_scales, tmp_path, stop_at):
   config = two_scales(epochs=2)
   end, _, _ = train.train(config, tmp_path / "whole")

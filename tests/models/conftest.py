@@ -14,7 +14,7 @@ from cnnjax import models
 from cnnjax.models import ops, summary
 
 HERE = pathlib.Path(__file__).parent
-QUICK = 3  # variants of a family that are counted in the quick part
+QUICK = 2  # variants of a family that are counted in the quick part
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks

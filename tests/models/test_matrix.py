@@ -334,7 +334,11 @@ def test_float16(name, random_variables):
   assert np.abs(low - full).max() < 0.0125 * np.abs(full).max()
 
 
-@every_builder
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+   for name in BUILDERS.values()],
+)  # fmt: skip
 def test_bfloat16(name, trained):
   variables, images, _, program = trained(name)
   _, full = program(jax.random.key(0))
