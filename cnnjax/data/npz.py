@@ -9,6 +9,7 @@ known as well. Only images have to be there. The other splits are `test` and `va
 `arrays.from_arrays` says what each array holds, and checks it. Arrays of other names are not read.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -167,19 +168,12 @@ def _read(place: pathlib.Path, names: dict[str, Names]) -> dict[str, np.ndarray]
   """
   wanted = {name for having in names.values() for name in having.values()}
   wanted |= {"classes"} & {*_there(place)}
-  what = ""
+  found, what = {}, ""
   try:
-    if place.is_dir():
-      found = {}
+    with contextlib.nullcontext() if place.is_dir() else np.load(place) as arrays:
       for name in sorted(wanted):
         what = f" array {name!r}"
-        found[name] = np.load(place / f"{name}.npy")
-      return found
-    with np.load(place) as arrays:
-      found = {}
-      for name in sorted(wanted):
-        what = f" array {name!r}"
-        found[name] = arrays[name]
-      return found
+        found[name] = np.load(place / f"{name}.npy") if arrays is None else arrays[name]
+    return found
   except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
     raise UserError(f"data.npz={str(place)!r}:{what} cannot be read: {e}") from e

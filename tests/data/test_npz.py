@@ -28,6 +28,16 @@ def loaded(path, **values):
   return data.load(config.data)
 
 
+def saved(place, arrays, folder):
+  """The path of a file of these arrays, or of a `folder` of one file each."""
+  if not folder:
+    np.savez_compressed(place / "a.npz", **arrays)
+    return place / "a.npz"
+  for name, array in arrays.items():
+    np.save(place / f"{name}.npy", array)
+  return place
+
+
 @pytest.mark.parametrize("folder", [False, True])
 @pytest.mark.parametrize(
   "names",
@@ -39,12 +49,7 @@ def loaded(path, **values):
 )
 def test_the_arrays_are_those_of_the_file(tmp_path, names, folder):
   arrays = dict(zip(names, (IMAGES, LABELS[:, None], MORE, OTHER), strict=True))
-  if folder:
-    for name, array in arrays.items():
-      np.save(tmp_path / f"{name}.npy", array)
-  else:
-    np.savez_compressed(tmp_path / "a.npz", **arrays)
-  splits = loaded(tmp_path if folder else tmp_path / "a.npz")
+  splits = loaded(saved(tmp_path, arrays, folder))
   np.testing.assert_array_equal(splits["train"].images, IMAGES)
   np.testing.assert_array_equal(splits["train"].labels, LABELS)
   np.testing.assert_array_equal(splits["test"].images, MORE)
@@ -100,12 +105,7 @@ def test_fields_of_every_kind_are_those_of_arrays(tmp_path, folder, form, images
   given = {name: FIELDS[name] for name in kinds}
   wanted = data.from_arrays({"image": IMAGES, **given}, test={"image": IMAGES, **given})
   arrays = named(form, images, given) | named("test_", "image", given) | {"ids": np.arange(24)}
-  if folder:
-    for name, array in arrays.items():
-      np.save(tmp_path / f"{name}.npy", array)
-  else:
-    np.savez(tmp_path / "a.npz", **arrays)
-  splits = loaded(tmp_path if folder else tmp_path / "a.npz")
+  splits = loaded(saved(tmp_path, arrays, folder))
   for split, of_arrays in wanted.items():
     assert splits[split].fields == of_arrays.fields and splits[split].classes == of_arrays.classes
     assert splits[split].arrays.keys() == of_arrays.arrays.keys()

@@ -1,5 +1,6 @@
 """Damaged CSV and JSONL lists of images and boxes, and lists that name anything else."""
 
+import contextlib
 import csv
 import io
 import json
@@ -64,8 +65,9 @@ def tables(draw):
   return ending, end.join(lines).encode("utf-8", "surrogatepass")
 
 
-def table(example):
-  """It is refused in one line that names it, or lists files that are there, with their classes."""
+@contextlib.contextmanager
+def listed(example, **settings):
+  """(the file of a list beside the images that it may name, a config that reads it)."""
   ending, data = example
   with tempfile.TemporaryDirectory() as place:
     for name in NAMES:
@@ -73,8 +75,15 @@ def table(example):
     file = pathlib.Path(place, f"list{ending}")
     file.write_bytes(data)
     config = default()
-    for key, value in {"source": "folder", "path": str(file), "image_size": 8}.items():
+    settings = {"source": "folder", "path": str(file), "image_size": 8, **settings}
+    for key, value in settings.items():
       override(config, f"data.{key}", value)
+    yield file, config
+
+
+def table(example):
+  """It is refused in one line that names it, or lists files that are there, with their classes."""
+  with listed(example) as (file, config):
     try:
       folder.check(config.data)
       splits = [folder.load(config.data, key) for key in ("train", "test")]
@@ -158,15 +167,7 @@ def boxed_tables(draw):
 
 def boxed(example):
   """It is refused in one line that names it, or each box lies in its image and has a class."""
-  ending, data = example
-  with tempfile.TemporaryDirectory() as place:
-    for name in NAMES:
-      pathlib.Path(place, name).touch()
-    file = pathlib.Path(place, f"list{ending}")
-    file.write_bytes(data)
-    config = default()
-    for key, value in {"source": "folder", "path": str(file), "image_size": 8, "test": 0.5}.items():
-      override(config, f"data.{key}", value)
+  with listed(example, test=0.5) as (file, config):
     try:
       folder.check(config.data)
       split = folder.load(config.data, "train")
