@@ -33,10 +33,6 @@ def validate(config: ConfigDict) -> None:
 
 def _check_names(config: ConfigDict) -> None:
   """Raises UserError for a name in `config` that its room does not know."""
-  # Late: --help need not import JAX.
-  from cnnjax import data, models, optim, tasks
-  from cnnjax.training import members, monitor, stepping
-
   for key, why in (("num_classes", "the data say it"), ("dtype", "it is the key 'dtype'")):
     if key in config.model:
       raise UserError(f"config key 'model.{key}' cannot be set: {why}")

@@ -338,9 +338,8 @@ def _written(parts: Iterable[Predictions], form: str, top: int) -> None:
     print("\n]" if opened != "[\n" else "[]")
 
 
-_Row = tuple[
-  list[tuple], dict[str, Any], str
-]  # rows for CSV, an object for JSON, and words of one image
+# Of one image: rows for CSV, an object for JSON, and words.
+_Row = tuple[list[tuple], dict[str, Any], str]
 
 
 def _of_classes(part: Predictions, top: int) -> tuple[tuple[str, ...], Iterator[_Row]]:

@@ -26,9 +26,7 @@ class Files:
   masks: tuple[str, ...] | None = None  # the file of each mask
   white: bool = False  # white pixels of masks are of class 1, see `mask_files`
   values: np.ndarray | None = None  # [n] or [n, k] float32
-  boxes: tuple[tuple[np.ndarray, np.ndarray], ...] | None = (
-    None  # [k, 4] float32, classes [k] int32
-  )
+  boxes: tuple[tuple[np.ndarray, np.ndarray], ...] | None = None  # [k, 4] and classes [k] of each
 
   def __len__(self) -> int:
     return len(self.paths)
