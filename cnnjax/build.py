@@ -204,7 +204,7 @@ def _check_task(config: ConfigDict, task: tasks.Task, inputs: data.Inputs) -> No
   name = f"task.name={config.task.name}"
   augment.check(config.augment, task.kinds, inputs.image_shape[-1])
   augment.views.check(config.eval_views, task.kinds)
-  if config.accumulate > 1 and task.COMPARES:
+  if config.accumulate > 1 and task.LOSS_OVER_BATCH:
     raise UserError(
       f"accumulate={config.accumulate} splits a batch, but the loss of {name} compares all its "
       "examples: set accumulate=1"

@@ -25,10 +25,10 @@ def evaluate(
   batch_size: int,
   stop: Callable[[], Any] = lambda: None,
 ) -> Any:
-  """Returns the metrics of `variables` over a whole split, a `steps.Evaluated`.
+  """Returns the metrics of `variables` over a whole split, a `passes.Evaluated`.
 
   Args:
-    step: the jitted `steps.eval_step`.
+    step: the jitted `passes.eval_step`.
     variables: what the model's `apply` takes.
     pipeline: yields (batch, mask) over the split from `once(batch_size)`.
     batch_size: examples at a time; changes the result only by rounding.
@@ -59,7 +59,7 @@ def compute_metrics(task: Any, members: Any, found: Any) -> dict[str, float]:
     members: the `Members` of the run.
     found: what `evaluate` returns.
   """
-  return members.compute(found, lambda one: task.judged(one.of_split()))
+  return members.compute(found, lambda one: task.split_metrics(one.of_split()))
 
 
 def evaluate_checkpoint(
@@ -146,7 +146,7 @@ def _evaluated(
     "needs": tasks.lookup(config.task.name).NEEDS, "who": f"task.name={config.task.name}"
   }  # fmt: skip
   if split == ALL:
-    where["several"] = tasks.lookup(config.task.name).SEVERAL
+    where["several"] = tasks.lookup(config.task.name).SEVERAL_LABELS
     images = data.whole(config.data, found.meta["classes"], skipped, splits, **where)
   else:
     where |= {"evaluating": True, "before": before}
@@ -169,7 +169,7 @@ def _evaluated(
     found.step,
     int(np.min(total.examples)),
     compute_metrics(found.task, found.members, total),
-    of_weights(found.task.declared, ["raw"]),
+    of_weights(found.task.declared_metrics, ["raw"]),
   )
 
 

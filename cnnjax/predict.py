@@ -171,11 +171,11 @@ class Predictor:
   def features(self, images: Any, *, batch_size: int | None = None) -> dict[str, np.ndarray]:
     """Returns the outputs of the model's stages; see `predict` and `models.features`."""
     from cnnjax import models
-    from cnnjax.training import steps
+    from cnnjax.training import passes
 
     normalize, model = self.trained.normalize, self.trained.model
     step = self.trained.compiler.jit(
-      lambda variables, x: models.features(model, variables, normalize(steps.to_float(x))),
+      lambda variables, x: models.features(model, variables, normalize(passes.to_float(x))),
       (0, None),
     )
     parts = []

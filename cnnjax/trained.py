@@ -18,7 +18,7 @@ from cnnjax.errors import UserError, unknown, warn
 from cnnjax.optim import averaging
 from cnnjax.runtime import sharding
 from cnnjax.runtime.paths import PathLike, to_path
-from cnnjax.training import members, state, steps
+from cnnjax.training import members, passes, state
 from cnnjax.training.compiler import Compiler
 from cnnjax.training.teacher import Teacher
 
@@ -50,7 +50,7 @@ class Trained:
   @property
   def normalize(self) -> Callable:
     """Returns the function that normalises images in [0, 1] for the model."""
-    return steps.normalizer(self.meta["mean"], self.meta["std"])
+    return passes.normalizer(self.meta["mean"], self.meta["std"])
 
   @functools.cached_property
   def task(self) -> tasks.Task:
@@ -65,17 +65,17 @@ class Trained:
   @functools.cached_property
   def _predicted(self) -> Callable:
     views = augment.views.create(self.config.eval_views)
-    return steps.predicted_outputs(self.model, self.task, self.normalize, views)
+    return passes.predicted_outputs(self.model, self.task, self.normalize, views)
 
   @functools.cached_property
   def eval_step(self) -> Callable:
     """(variables, batch, mask) -> metrics."""
-    return self.compiler.jit(steps.eval_step(self.task, self._predicted), (0, None, None))
+    return self.compiler.jit(passes.eval_step(self.task, self._predicted), (0, None, None))
 
   @functools.cached_property
   def predict_step(self) -> Callable:
     """(variables, images [batch, height, width, channels] uint8) -> predictions by name."""
-    return self.compiler.jit(steps.predict_step(self.task, self._predicted), (0, None))
+    return self.compiler.jit(passes.predict_step(self.task, self._predicted), (0, None))
 
   def check_sizes(self, sizes: Iterable[int | None]) -> None:
     """Raises UserError unless the model takes square images of these sizes, in pixels."""
@@ -155,7 +155,7 @@ def fields_of(meta: dict[str, Any], config: ConfigDict) -> fields.Fields:
   if "fields" in meta:
     return fields.from_json(meta["fields"])
   # Older checkpoints have no fields: their data are images of 8 bits with one class or several.
-  label = fields.multi_label if tasks.lookup(config.task.name).SEVERAL else fields.label
+  label = fields.multi_label if tasks.lookup(config.task.name).SEVERAL_LABELS else fields.label
   return {"image": fields.image(*meta["image_shape"]), "label": label(meta["classes"])}
 
 

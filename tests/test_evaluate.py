@@ -19,7 +19,7 @@ from cnnjax.optim import averaging
 from cnnjax.registry import register
 from cnnjax.runtime import sharding
 from cnnjax.tasks.metric import Metric
-from cnnjax.training import state, steps
+from cnnjax.training import passes, state
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def pieces():
     lambda x: np.abs(rng.normal(0.1, 0.1, x.shape)).astype(np.float32), shape
   )
   task = tasks.create(config.task, 10)
-  normalize = steps.normalizer((0.5,) * 3, (0.2,) * 3)
-  predicted = steps.predicted_outputs(model, task, normalize, augment.views.create(None))
-  step = steps.eval_step(task, predicted)
+  normalize = passes.normalizer((0.5,) * 3, (0.2,) * 3)
+  predicted = passes.predicted_outputs(model, task, normalize, augment.views.create(None))
+  step = passes.eval_step(task, predicted)
   return config.data, split, variables, step
 
 

@@ -66,7 +66,7 @@ def test_a_name_of_the_house_is_taken_before_its_room_is_imported(monkeypatch):
   house = [(key[0], part.module) for key, part in registry._PARTS.items()]
   house = [(kind, module) for kind, module in house if module.startswith("cnnjax.")]
   options = {"of": "classification", "better": "max"}
-  for kind, row in registry.KINDS.items():
+  for kind, row in registry.PART_KINDS.items():
     if row.by:  # a model's, by a function of its room
       continue
     asked, needed = [], {option: options[option] for option, _ in row.required}
@@ -85,8 +85,14 @@ MADE = tasks.Metric("made", "max")
   [
     ({"NEEDS": ("imge", "label")}, "kind of field that task.name=mine needs: 'imge'. Did you mean"),
     ({"NEEDS": "mask"}, r"task.name=mine must say its NEEDS as a tuple of kinds: \('mask',\)"),
-    ({"METRICS": ("loss",)}, "METRICS and COLLECTED of Mine hold 'loss': write Metric\\('loss'"),
-    ({"COLLECTED": ("loss",)}, "METRICS and COLLECTED of Mine hold 'loss': write Metric\\('loss'"),
+    (
+      {"METRICS": ("loss",)},
+      "METRICS and SPLIT_METRICS of Mine hold 'loss': write Metric\\('loss'",
+    ),
+    (
+      {"SPLIT_METRICS": ("loss",)},
+      "METRICS and SPLIT_METRICS of Mine hold 'loss': write Metric\\('loss'",
+    ),
     ({"METRICS": ()}, "monitor='validation/accuracy' is no metric of task.name=mine, which decl"),
     ({"METRICS": (MADE,)}, "metric: monitor 'validation/accuracy'.*set monitor=validation/made"),
   ],

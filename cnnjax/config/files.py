@@ -209,7 +209,7 @@ def import_parts(config: ConfigDict) -> None:
 def _set_back(config: ConfigDict, values: Mapping[str, Any]) -> None:
   """Resets the keys that a preset set for its own part, if the command line chooses another."""
   flat, known = flatten(config), registry.keys()
-  for kind, row in registry.KINDS.items():
+  for kind, row in registry.PART_KINDS.items():
     if row.resets and row.switch in values and values[row.switch] != flat[row.switch]:
       for name in registry.keys_of(kind):
         override(config, name, known[name].default)

@@ -44,15 +44,15 @@ from cnnjax.registry.key import (
 
 __all__ = [
   "ABOVE_0", "ABOVE_0_TO_1", "ANY", "AT_LEAST_0", "AT_LEAST_1", "DURATION", "FROM_0_TO_1",
-  "INSIDE_0_TO_1", "KINDS", "OF", "ROOMS", "SEED", "SHARE", "Key", "Kind", "Part", "Rule", "add",
-  "came_with", "check_finite", "check_idle", "check_used", "declare", "import_modules",
+  "INSIDE_0_TO_1", "OF", "PART_KINDS", "ROOMS", "SEED", "SHARE", "Key", "Part", "PartKind", "Rule",
+  "add", "came_with", "check_finite", "check_idle", "check_used", "declare", "import_modules",
   "is_number", "is_of", "keys", "keys_of", "part", "parts", "register", "starts", "unread",
 ]  # fmt: skip
 
 ROOMS = ("training", "data", "tasks", "optim")  # that have a keys.py, in the order of --help
 
 
-class Kind(NamedTuple):
+class PartKind(NamedTuple):
   """A kind of parts."""
 
   group: str  # of the config, where the keys of its parts stand; "": they have none
@@ -66,32 +66,32 @@ class Kind(NamedTuple):
 
 
 OF = ("of", "of='classification', the task that it belongs to")
-KINDS: Mapping[str, Kind] = MappingProxyType(
+PART_KINDS: Mapping[str, PartKind] = MappingProxyType(
   {
-    "model": Kind("", "model.name", by="cnnjax.models.registry:register"),
-    "source": Kind(
+    "model": PartKind("", "model.name", by="cnnjax.models.registry:register"),
+    "source": PartKind(
       "data", "data.source", ("check",), noun="data source", room="cnnjax.data.sources"
     ),
-    "augmentation": Kind("", "augment", room="cnnjax.augment"),
-    "task": Kind("task", "task.name", room="cnnjax.tasks"),
-    "loss": Kind("task", "task.loss", ("of",), (OF,), resets=True, room="cnnjax.tasks"),
-    "head": Kind("task", "task.head", ("of",), (OF,), resets=True, room="cnnjax.tasks"),
-    "metric": Kind(
+    "augmentation": PartKind("", "augment", room="cnnjax.augment"),
+    "task": PartKind("task", "task.name", room="cnnjax.tasks"),
+    "loss": PartKind("task", "task.loss", ("of",), (OF,), resets=True, room="cnnjax.tasks"),
+    "head": PartKind("task", "task.head", ("of",), (OF,), resets=True, room="cnnjax.tasks"),
+    "metric": PartKind(
       "task",
       "task.metrics",
       ("of", "better", "form"),
       (OF, ("better", "better='min' or better='max'")),
       room="cnnjax.tasks",
     ),
-    "optimizer": Kind(
+    "optimizer": PartKind(
       "optim",
       "optim.name",
       ("decay", "why", "details", "ratio", "momentum_of_steps", "decays_inside"),
       resets=True,
       room="cnnjax.optim.optimizers",
     ),
-    "step": Kind("step", "step.name", ("extra",), resets=True, room="cnnjax.training.stepping"),
-    "schedule": Kind(
+    "step": PartKind("step", "step.name", ("extra",), resets=True, room="cnnjax.training.stepping"),
+    "schedule": PartKind(
       "optim.schedule",
       "optim.schedule.name",
       ("describe",),
@@ -177,18 +177,18 @@ def register(kind: str, name: str, /, *, uses: Iterable[str] = (), **given: Any)
   """Returns a decorator that registers a part of a kind under a name.
 
   Args:
-    kind: one of KINDS.
+    kind: one of PART_KINDS.
     name: by which a config chooses it.
     uses: keys of its group that exist already and that it reads as well.
-    **given: its own keys, each a `Key`, and options of the kind: see KINDS. Of a model the
+    **given: its own keys, each a `Key`, and options of the kind: see PART_KINDS. Of a model the
       defaults of its fields, see `models.register`.
 
   Raises:
     UserError: the name or a key is taken, or an option is unknown or missing.
   """
-  if kind not in KINDS:
-    raise unknown("kind of part", kind, KINDS)
-  row, what, module = KINDS[kind], f"{kind} {name!r}", sys._getframe(1).f_globals["__name__"]
+  if kind not in PART_KINDS:
+    raise unknown("kind of part", kind, PART_KINDS)
+  row, what, module = PART_KINDS[kind], f"{kind} {name!r}", sys._getframe(1).f_globals["__name__"]
   if row.by:
     place, _, function = row.by.partition(":")
     return getattr(importlib.import_module(place), function)(name, **given)
@@ -239,7 +239,7 @@ def part(kind: str, name: Any, of: str = "") -> Part:
   """Returns the part of that name; UserError if there is none."""
   found = parts(kind, of)
   if not isinstance(name, str) or name not in found:
-    row = KINDS[kind]
+    row = PART_KINDS[kind]
     raise unknown(f"{kind} of {of}: {row.switch}" if of else row.noun or kind, name, found)
   return found[name]
 
@@ -268,7 +268,7 @@ def unread(flat: Mapping[str, Any]) -> list[str]:
   found = []
   for name in flat.keys() & _OWNERS.keys():
     kind, leaf = _KIND_OF[name], name.rpartition(".")[2]
-    chosen = flat.get(KINDS[kind].switch)
+    chosen = flat.get(PART_KINDS[kind].switch)
     chosen = chosen if isinstance(chosen, tuple | list) else (chosen,)
     readers = [part for (k, _, n), part in _PARTS.items() if k == kind and n in chosen]
     if not any(leaf in part.keys for part in readers) and flat[name] == _KEYS[name].default:
@@ -286,7 +286,7 @@ def check_idle(kind: str, chosen: Iterable[str], config: Mapping[str, Any], of: 
 
   `config` is the group of the kind.
   """
-  row, found, chosen = KINDS[kind], parts(kind, of), tuple(chosen)
+  row, found, chosen = PART_KINDS[kind], parts(kind, of), tuple(chosen)
   read = {leaf for part in chosen if part in found for leaf in found[part].keys}
   for name in keys_of(kind):
     key, leaf = _KEYS[name], name.rpartition(".")[2]
@@ -364,6 +364,6 @@ def check_used(modules: Iterable[str], values: Iterable[Any]) -> None:
       kind, name = own[0]
       raise UserError(
         f"'imports' names {module!r}, and the config chooses nothing that it registers "
-        f"({', '.join(' '.join(pair) for pair in own)}): set {KINDS[kind].switch}={name}, or leave "
-        "it out"
+        f"({', '.join(' '.join(pair) for pair in own)}): set {PART_KINDS[kind].switch}={name}, or "
+        "leave it out"
       )

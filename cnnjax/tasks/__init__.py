@@ -13,7 +13,7 @@ from cnnjax.errors import UserError, unknown
 from cnnjax.fields import Fields
 from cnnjax.optim.averaging import WEIGHTS
 from cnnjax.tasks import weights
-from cnnjax.tasks.base import Fitted, Task, declared
+from cnnjax.tasks.base import Fitted, Task, declared_metrics
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.labels import LabelTask
 from cnnjax.tasks.metric import Metric, of_weights
@@ -61,13 +61,13 @@ def check(config: ConfigDict) -> None:
 
 def _check_metrics(task: type[Task], config: ConfigDict) -> None:
   """Raises UserError for metrics of a task that are declared wrongly, or twice."""
-  for one in (*task.METRICS, *task.COLLECTED):
+  for one in (*task.METRICS, *task.SPLIT_METRICS):
     if not isinstance(one, Metric):
       raise UserError(
-        f"METRICS and COLLECTED of {task.__name__} hold {one!r}: write Metric({str(one)!r}, "
+        f"METRICS and SPLIT_METRICS of {task.__name__} hold {one!r}: write Metric({str(one)!r}, "
         "better='min'), or 'max'"
       )
-  names = [metric.name for metric in declared(task, config.metrics)]
+  names = [metric.name for metric in declared_metrics(task, config.metrics)]
   if twice := [name for name in config.metrics if names.count(name) > 1]:
     raise UserError(
       f"task.metrics names {twice[0]!r}, which task.name={config.name} measures already: leave it "
@@ -148,9 +148,9 @@ def monitored(config: ConfigDict) -> Metric:
     UserError: the task declares no such metric, so its direction is unknown.
   """
   task = lookup(config.task.name)
-  known = of_weights(declared(task, config.task.metrics), WEIGHTS)
+  known = of_weights(declared_metrics(task, config.task.metrics), WEIGHTS)
   if (name := config.monitor.removeprefix("validation/")) not in known:
-    names = [f"validation/{metric.name}" for metric in declared(task, config.task.metrics)]
+    names = [f"validation/{metric.name}" for metric in declared_metrics(task, config.task.metrics)]
     if not names:
       raise UserError(
         f"monitor={config.monitor!r} is no metric of task.name={config.task.name}, which declares "

@@ -17,10 +17,11 @@ from cnnjax.fields import Fields, Kind, Need
 from cnnjax.tasks.metric import Metric
 
 
-def declared(task: Any, more: Sequence[str]) -> tuple[Metric, ...]:
+def declared_metrics(task: Any, more: Sequence[str]) -> tuple[Metric, ...]:
   """Returns the metrics that a task, or its class, declares, and registered ones by name."""
   parts = [(name, registry.part("metric", name, task.name)) for name in more]
-  return (*task.METRICS, *task.COLLECTED, *(Metric(name, **part.options) for name, part in parts))
+  more = (Metric(name, **part.options) for name, part in parts)
+  return (*task.METRICS, *task.SPLIT_METRICS, *more)
 
 
 class Fitted(NamedTuple):
@@ -39,22 +40,23 @@ class Task:
 
   A subclass is registered by `@register("task", NAME, ...)`. It declares in `NEEDS` the kinds of
   fields that it takes, and its metrics in the order in which they are printed: in `METRICS` sums
-  over examples, which `collection` computes, and in `COLLECTED` metrics of a whole split, which
-  `judged` computes. Losses are registered for its `name`: functions (task, outputs, targets) ->
-  [batch], the loss of each example. A task with one loss only overrides `loss` instead.
+  over examples, which `collection` computes, and in `SPLIT_METRICS` metrics of a whole split,
+  which `split_metrics` computes. Losses are registered for its `name`: functions (task, outputs,
+  targets) -> [batch], the loss of each example. A task with one loss only overrides `loss` instead.
 
-  Outputs are an array or a tree of arrays [batch, ...]; of a task with several `VIEWS` [batch,
-  views, ...] in training. Targets are the field that the outputs are compared with.
+  Outputs are an array or a tree of arrays [batch, ...], and targets are what they are compared
+  with: the field of the kind `TARGET`; of boxes, or of several kinds, a dict of arrays, see
+  `targets_of`. Both are [batch, views, ...] in the training of a task with several `VIEWS`.
   """
 
   NEEDS: ClassVar[tuple[Need, ...]] = ("image",)  # the kinds of fields that it reads
-  TARGET: ClassVar[Kind | None] = None  # the kind of its targets, None where it has none
+  TARGET: ClassVar[Kind | tuple[Kind, ...] | None] = None  # kinds of its targets; None: no targets
   VIEWS: ClassVar[int] = 1  # augmented versions of each image that a step learns from
   NEEDS_TEACHER: ClassVar[bool] = False  # it learns from the outputs of a teacher alone
-  COMPARES: ClassVar[bool] = False  # the loss of an example depends on the others of its batch
+  LOSS_OVER_BATCH: ClassVar[bool] = False  # the loss of an example depends on others of its batch
   METRICS: ClassVar[tuple[Metric, ...]] = ()
-  COLLECTED: ClassVar[tuple[Metric, ...]] = ()
-  SEVERAL: ClassVar[bool] = False  # an image may have several labels
+  SPLIT_METRICS: ClassVar[tuple[Metric, ...]] = ()
+  SEVERAL_LABELS: ClassVar[bool] = False  # an image may have several labels
 
   num_outputs: int  # of the network, in the last axis
   name: str = ""  # of the task whose losses and metrics it takes; a subclass says it, and its loss
@@ -88,13 +90,27 @@ class Task:
   @property
   def kinds(self) -> dict[str, Kind]:
     """The kind of each field to augment, by its name."""
-    return {"image": "image"} | ({self.TARGET: self.TARGET} if self.TARGET else {})
+    return {"image": "image"} | {kind: kind for kind in self._target_kinds}
+
+  @property
+  def _target_kinds(self) -> tuple[Kind, ...]:
+    if self.TARGET is None:
+      return ()
+    return self.TARGET if isinstance(self.TARGET, tuple) else (self.TARGET,)
 
   def encode(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns the fields of a batch to augment, by the names in `kinds`."""
-    if self.TARGET is None:
-      return {"image": batch["image"]}
-    return {"image": batch["image"], self.TARGET: self.targets(batch[self.field(self.TARGET)])}
+    """Returns the arrays of the fields to augment, by the names in `kinds`.
+
+    Beside `boxes` are `boxes_label` and `boxes_valid`; see `fields`.
+    """
+    encoded = {"image": batch["image"]}
+    for kind in self._target_kinds:
+      name = self.field(kind)
+      encoded[kind] = self.targets(batch[name])
+      if kind == "boxes":
+        for beside in (fields.label_of, fields.valid_of):
+          encoded[beside(kind)] = batch[beside(name)]
+    return encoded
 
   def field(self, kind: Kind) -> str:
     """Returns the name of the field of a kind in the data."""
@@ -104,9 +120,15 @@ class Task:
     """Returns targets of the values of a field."""
     return values
 
-  def compared(self, found: Mapping[str, jax.Array]) -> Any:
-    """Returns the targets among the fields that `encode` returned."""
-    return found.get(self.TARGET)
+  def targets_of(self, encoded: Mapping[str, jax.Array]) -> Any:
+    """Returns the targets, from the arrays that `encode` returned, augmented in training.
+
+    By default the array of the kind `TARGET`; where that names boxes or several kinds, a dict of
+    all arrays but the image. An autoencoder returns `encoded["image"]`, in [0, 1].
+    """
+    if self.TARGET is None or (self.TARGET in encoded and self.TARGET != "boxes"):
+      return encoded.get(self.TARGET)
+    return {name: array for name, array in encoded.items() if name != "image"}
 
   # The loss.
   def loss(self, outputs: Any, targets: Any) -> jax.Array:
@@ -164,31 +186,31 @@ class Task:
     """The metrics that are sums; `loss` is among them."""
     raise NotImplementedError
 
-  def outputs(self, outputs: Any, targets: Any) -> dict[str, jax.Array]:
+  def metric_inputs(self, outputs: Any, targets: Any) -> dict[str, jax.Array]:
     """Returns the arrays that `collection` is computed from, beside the losses."""
     return {}
 
-  def collect(self, outputs: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns arrays [batch, ...] to collect over a split for `judged`; by default none."""
+  def split_arrays(self, outputs: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns arrays [batch, ...] to collect over a split for `split_metrics`; by default none."""
     return {}
 
-  def can_collect(self) -> bool:
-    """Returns whether the data have what `collect` takes."""
+  def has_split_arrays(self) -> bool:
+    """Returns whether the data have what `split_arrays` takes."""
     return True
 
-  def judged(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns metrics of a whole split, from the arrays that `collect` returned."""
+  def split_metrics(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns metrics of a whole split, from the arrays that `split_arrays` returned."""
     return {}
 
   @property
-  def declared(self) -> tuple[Metric, ...]:
+  def declared_metrics(self) -> tuple[Metric, ...]:
     """Its metrics, with the registered ones that are chosen."""
-    return declared(self, self.more_metrics)
+    return declared_metrics(self, self.more_metrics)
 
   @property
   def eval_metric_names(self) -> tuple[str, ...]:
     """The names of the metrics of an evaluation."""
-    collected = self.COLLECTED if self.can_collect() else ()
+    collected = self.SPLIT_METRICS if self.has_split_arrays() else ()
     return (*self.eval_collection.__annotations__, *(metric.name for metric in collected))
 
   @functools.cached_property
@@ -213,7 +235,7 @@ class Task:
       for name in self.more_metrics
     }
     return self.full_collection.single_from_model_output(
-      loss=losses, mask=mask, **self.outputs(outputs, targets), **more
+      loss=losses, mask=mask, **self.metric_inputs(outputs, targets), **more
     )
 
   def eval_metrics(self, outputs: Any, targets: Any, mask: jax.Array) -> Collection:
@@ -221,7 +243,7 @@ class Task:
     return self.metrics(outputs, targets, self.eval_loss(outputs, targets), mask)
 
   @property
-  def shapes(self) -> tuple[Any, Any]:
+  def example_shapes(self) -> tuple[Any, Any]:
     """The shapes of outputs and targets of one training example."""
     values = jax.ShapeDtypeStruct((1, self.num_outputs), jnp.float32)
     return values, values
@@ -229,5 +251,5 @@ class Task:
   def no_metrics(self) -> Collection:
     """Returns metrics of no example, with the shapes of those of a batch."""
     losses = jax.ShapeDtypeStruct((1,), jnp.float32)
-    found = jax.eval_shape(self.metrics, *self.shapes, losses)
+    found = jax.eval_shape(self.metrics, *self.example_shapes, losses)
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)

@@ -156,7 +156,7 @@ class Classification(LabelTask):
     binary = self.loss_name == "binary_cross_entropy"
     return {"probabilities": jax.nn.sigmoid(logits) if binary else jax.nn.softmax(logits)}
 
-  def outputs(self, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+  def metric_inputs(self, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
     """Returns the arrays for the metrics; of mixed targets the heavier class counts."""
     label = jnp.argmax(targets, -1)
     classes = jax.nn.one_hot(label, self.num_classes, dtype=bool)

@@ -90,7 +90,7 @@ class MultiLabel(LabelTask):
     Metric("f1", better="max", form=".2%"),
     Metric("f1_macro", better="max", form=".2%"),
   )
-  SEVERAL: ClassVar = True
+  SEVERAL_LABELS: ClassVar = True
   name: str = "multi_label"
   loss_name: str = "binary_cross_entropy"
 
@@ -147,7 +147,7 @@ class MultiLabel(LabelTask):
     """Returns the probability of each class, `[batch, num_classes]`."""
     return {"probabilities": jax.nn.sigmoid(logits)}
 
-  def outputs(self, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+  def metric_inputs(self, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
     """Returns the arrays for the metrics: the true classes and the predicted ones."""
     as_int = lambda x: x.astype(jnp.int32)
     return {"present": as_int(targets > 0.5), "predicted": as_int(logits > 0)}

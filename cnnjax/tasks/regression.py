@@ -131,7 +131,7 @@ class Regression(Task):
     """Returns the `values`, `[batch, k]` float32."""
     return {"values": self._in_units(outputs)}
 
-  def outputs(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+  def metric_inputs(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
     """Returns the arrays for the metrics."""
     errors = (outputs - targets) * self.value_std
     return {

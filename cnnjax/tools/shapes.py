@@ -77,7 +77,7 @@ def _looked_at(config: ConfigDict, classes: int | None) -> tuple[int | None, fie
   """
   c = config.data
   if classes:
-    several = tasks.lookup(config.task.name).SEVERAL
+    several = tasks.lookup(config.task.name).SEVERAL_LABELS
     label = (fields.multi_label if several else fields.label)(map(str, range(classes)))
     return None, {"image": fields.image(None, None, c.channels or 3), "label": label}
   try:

@@ -12,7 +12,7 @@ from cnnjax import augment, data, fields, tasks
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 from cnnjax.runtime.paths import PathLike, to_path
-from cnnjax.training import steps
+from cnnjax.training import passes
 
 COLUMNS = 8
 
@@ -106,7 +106,7 @@ def _batches(
     batch = train.take(feed, step)
     if split.has_label:
       batch["targets"] = of_labels.targets(batch["label"])
-    after, _ = steps.augmented_fields(operations, config.seed, step, batch, kinds)
+    after, _ = passes.augmented_fields(operations, config.seed, step, batch, kinds)
     return batch, after
 
   with contextlib.closing(train):

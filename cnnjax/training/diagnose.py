@@ -64,7 +64,7 @@ def trace(program: Program, saved: checkpoints.Checkpoints, bad: int) -> str:
     now = program.train_step(now, program.inputs.train.feed(step), 1)
   jit = program.compiler.jit
   batch = jit(program.inputs.train.take)(program.inputs.train.feed(bad), now.step)
-  examples = jit(program.parts.examples)(now, batch, program.constants)
+  examples = jit(program.context.examples)(now, batch, program.constants)
   scale = 1.0 if now.loss_scale is None else now.loss_scale.scale
 
   def updates(grads: Any, opt_state: Any, params: Any) -> Any:

@@ -15,7 +15,7 @@ from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Fitted
 from cnnjax.tasks.metric import named
-from cnnjax.training import steps
+from cnnjax.training import passes
 
 EXAMPLES = 16  # the first of a split, which pictures are made of
 _OF_PICTURES = jnp.iinfo(jnp.int32).max - 1  # folded into the seed; no step has this number
@@ -77,10 +77,10 @@ class Pictures:
   def _who(self) -> str:
     return f"task.name={self.program.config.task.name}"
 
-  def _draw(self, variables: Any, seed: jax.Array, batch: steps.Batch) -> dict[str, jax.Array]:
+  def _draw(self, variables: Any, seed: jax.Array, batch: passes.Batch) -> dict[str, jax.Array]:
     program = self.program
     variables = program.gather(variables) if program.gather else variables
-    restore = steps.restorer(program.inputs.meta["mean"], program.inputs.meta["std"])
+    restore = passes.restorer(program.inputs.meta["mean"], program.inputs.meta["std"])
     fitted = Fitted(
       program.model,
       variables,
@@ -88,7 +88,7 @@ class Pictures:
       normalize=program.normalize,
       to_pixels=lambda images: jnp.clip(restore(images), 0, 1),
     )
-    batch = {**batch, "image": steps.to_float(batch["image"])}
+    batch = {**batch, "image": passes.to_float(batch["image"])}
     key = jax.random.fold_in(jax.random.key(seed), _OF_PICTURES)
     return program.task.pictures(fitted, batch, key)
 
@@ -99,7 +99,7 @@ class Pictures:
     return self.program.compiler.jit(self._draw, (0, 0, None), out_shardings=replicated)
 
   @functools.cached_property
-  def _batches(self) -> dict[str, steps.Batch]:
+  def _batches(self) -> dict[str, passes.Batch]:
     """The first examples of each split that is evaluated; every device has them all."""
     found, replicated = {}, sharding.replicated(self.program.mesh)
     for name, batches in self.program.inputs.evaluations.items():

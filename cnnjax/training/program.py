@@ -22,7 +22,7 @@ from cnnjax.optim import averaging
 from cnnjax.optim.joined import MAIN
 from cnnjax.runtime import sharding
 from cnnjax.tasks.metric import Metric, of_weights
-from cnnjax.training import health, loss_scale, members, monitor, state, stepping, steps
+from cnnjax.training import health, loss_scale, members, monitor, passes, state, stepping
 from cnnjax.training.compiler import Compiler
 from cnnjax.training.failures import named_failures
 from cnnjax.training.pictures import Pictures
@@ -66,7 +66,7 @@ class Program:
   @property
   def metrics(self) -> dict[str, Metric]:
     """The metrics of the task, by their names without the split."""
-    return of_weights(self.task.declared, ("raw", *self.averages.names))
+    return of_weights(self.task.declared_metrics, ("raw", *self.averages.names))
 
   @property
   def per_dispatch(self) -> int:
@@ -75,7 +75,7 @@ class Program:
 
   def new_state(self, *, abstract: bool = False) -> state.TrainState:
     """Returns the state of a new run; with `abstract`, shapes and shardings only."""
-    config, parts = self.config, self.parts
+    config, context = self.config, self.context
 
     def rest(variables: dict[str, Any], seed: jax.Array) -> dict[str, Any]:
       return {
@@ -83,9 +83,9 @@ class Program:
         "averages": self.averages.init(variables),
         "monitor": monitor.create(config),
         "loss_scale": loss_scale.create(config.loss_scale, config.dtype),
-        "window": steps.no_metrics(self.task),
+        "window": passes.no_metrics(self.task),
         "epoch": self.task.no_metrics(),
-        "extra": stepping.extra(parts, variables, seed),
+        "extra": stepping.extra(context, variables, seed),
       }
 
     shape = self.inputs.image_shape
@@ -94,19 +94,19 @@ class Program:
 
   def no_metrics(self) -> Any:
     """An empty window of training metrics, on the mesh."""
-    windows = self.members.stacked(steps.no_metrics(self.task))
+    windows = self.members.stacked(passes.no_metrics(self.task))
     return sharding.put(windows, sharding.replicated(self.mesh))
 
   @functools.cached_property
   def normalize(self) -> Callable:
     """images in [0, 1] -> images as the model takes them."""
-    return steps.normalizer(self.inputs.meta["mean"], self.inputs.meta["std"])
+    return passes.normalizer(self.inputs.meta["mean"], self.inputs.meta["std"])
 
   @functools.cached_property
   def prepare(self) -> Callable:
-    """See `steps.preparer`."""
+    """See `passes.preparer`."""
     teach = self.teacher.teach if self.teacher else None
-    return steps.preparer(self.task, augment.create(self.config.augment), self.normalize, teach)
+    return passes.preparer(self.task, augment.create(self.config.augment), self.normalize, teach)
 
   def batch_norm_mode(self) -> contextlib.AbstractContextManager:
     """Returns the context that sets how batch norms run in training."""
@@ -118,12 +118,12 @@ class Program:
 
   @functools.cached_property
   def losses(self) -> Callable:
-    """See `steps.losses`."""
-    return steps.losses(self.task, self.config.distill)
+    """See `passes.losses`."""
+    return passes.losses(self.task, self.config.distill)
 
   @functools.cached_property
   def _gradients(self) -> Callable:
-    return steps.gradients(
+    return passes.gradients(
       self.model,
       self.losses,
       accumulate=self.config.accumulate,
@@ -144,9 +144,9 @@ class Program:
     return Compiler.of(self.config)
 
   @functools.cached_property
-  def parts(self) -> stepping.Parts:
+  def context(self) -> stepping.StepContext:
     """What the step is made from."""
-    return stepping.Parts(
+    return stepping.StepContext(
       self.config,
       self.model,
       self.task,
@@ -168,8 +168,8 @@ class Program:
   @functools.cached_property
   def compiled_step(self) -> Callable:
     """(state, feed, n, constants) -> state, n steps on."""
-    one = stepping.create(self.parts)
-    run = steps.several(one, self.inputs.train.take, loop=self.per_dispatch > 1)
+    one = stepping.create(self.context)
+    run = passes.several(one, self.inputs.train.take, loop=self.per_dispatch > 1)
     shapes = state.abstract_variables(self.model, self.inputs.image_shape, self.mesh)["params"]
     asked = models.ops.compiler_options(self.model, shapes)
     now = self.new_state(abstract=True)
@@ -182,8 +182,8 @@ class Program:
     Also where it never moves one of several optimizers, whose parameters would stay.
     """
     name, moved = self.config.step.name, set()
-    parts = dataclasses.replace(self.parts, optimizer=stepping.noting(self.optimizer, moved))
-    stepping.check_step(name, stepping.create(parts), *self.shapes, self.constants)
+    context = dataclasses.replace(self.context, optimizer=stepping.noting(self.optimizer, moved))
+    stepping.check_step(name, stepping.create(context), *self.shapes, self.constants)
     all_of = (MAIN, *dict(self.config.optimizers)) if self.config.optimizers else ()
     if None not in moved and (still := [one for one in all_of if one not in moved]):
       raise UserError(
@@ -192,7 +192,7 @@ class Program:
       )
 
   @property
-  def shapes(self) -> tuple[state.TrainState, steps.Batch]:
+  def shapes(self) -> tuple[state.TrainState, passes.Batch]:
     """The shapes of the state and of the batch of a step, of one run."""
     now, feed = self.new_state(abstract=True), self.inputs.train.shapes(0)
     given = lambda now, feed: (now, self.inputs.train.take(feed, now.step))
@@ -215,14 +215,14 @@ class Program:
 
   @functools.cached_property
   def predicted(self) -> Callable:
-    """See `steps.predicted_outputs`."""
+    """See `passes.predicted_outputs`."""
     views = augment.views.create(self.config.eval_views)
-    return steps.predicted_outputs(self.model, self.task, self.normalize, views)
+    return passes.predicted_outputs(self.model, self.task, self.normalize, views)
 
   @functools.cached_property
   def eval_step(self) -> Callable:
     """(variables, batch, mask) -> metrics."""
-    step = steps.eval_step(self.task, self.predicted)
+    step = passes.eval_step(self.task, self.predicted)
     whole = self.gather or (lambda variables: variables)
     replicated = sharding.replicated(self.mesh)
     return self.compiler.jit(
@@ -239,7 +239,7 @@ class Program:
   @functools.cached_property
   def moments_step(self) -> Callable:
     """(variables, seed, step, feed) -> moments of the batch norms."""
-    one = steps.moments_step(self.model, self.prepare, self.batch_norm_mode)
+    one = passes.moments_step(self.model, self.prepare, self.batch_norm_mode)
     take = self.inputs.train.take
 
     def run(variables: Any, seed: Any, step: Any, feed: Any, constants: Any) -> Any:
@@ -254,7 +254,7 @@ class Program:
     Those of the epoch are sums over its steps so far, named train/epoch_loss and the like.
     """
     metrics = {
-      name if name.startswith(steps.NORMS) else f"train/{name}": value
+      name if name.startswith(passes.NORMS) else f"train/{name}": value
       for name, value in self.members.compute(now.window).items()
     }
     if of_epoch:
@@ -346,8 +346,8 @@ class Program:
 
     def examine(now: Any, feed: Any, constants: Any) -> dict[str, jax.Array]:
       batch = self.inputs.train.take(feed, now.step)
-      examples = self.parts.examples(now, batch, constants)
-      result = stepping.update(self.parts, now, examples)
+      examples = self.context.examples(now, batch, constants)
+      result = stepping.update(self.context, now, examples)
       with self.batch_norm_mode():
         images = examples.images.reshape(-1, *self.inputs.image_shape)  # all views
         dead = health.dead_units(self.model, now.variables, images, examples.key)

@@ -48,7 +48,7 @@ class TrainState:
   monitor: Monitor
   loss_scale: LossScale | None
   window: Any  # sums of training metrics since they were last written
-  epoch: Any  # the same over the steps of this epoch; see steps.py
+  epoch: Any  # the same over the steps of this epoch; see passes.py
   bad_step: jax.Array  # [] int32, the first step whose loss or update was not finite, or NEVER
   # {name: tree}: what the step or the task carries along besides, such as a queue.
   extra: dict[str, Any] = flax.struct.field(default_factory=dict)

@@ -1,12 +1,12 @@
 """One step of training: what it is made from, the standard one, and the door for others.
 
-A kind of step is a function that takes the `Parts` of a run and returns the pure function
+A kind of step is a function that takes the `StepContext` of a run and returns the pure function
 (state, batch, constants) -> state. The standard one says it in three calls, which another one makes
 in its own way and order:
 
-    examples = parts.examples(state, batch, constants)  # augmented, normalised, with targets
-    result = update(parts, state, examples)             # the gradient, and what the optimizer does
-    return advance(parts, state, result)                # averages, sums, checks, the next step
+    examples = context.examples(state, batch, constants)  # augmented, normalised, with targets
+    result = update(context, state, examples)  # the gradient, and what the optimizer does
+    return advance(context, state, result)  # averages, sums, checks, the next step
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from cnnjax import registry
 from cnnjax.errors import UserError
 from cnnjax.optim import joined
-from cnnjax.training import health, steps
+from cnnjax.training import health, passes
 from cnnjax.training.loss_scale import MINIMUM
 from cnnjax.training.state import TrainState
 
@@ -34,20 +34,20 @@ STANDARD = "standard"
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class StepContext:
   """The pieces of a run that a step needs."""
 
   config: ConfigDict
   model: nn.Module
   task: Any
-  gradients: Callable  # what `steps.gradients` returns
+  gradients: Callable  # what `passes.gradients` returns
   optimizer: Any  # what `optim.create` returns
-  prepare: Callable  # what `steps.preparer` returns
+  prepare: Callable  # what `passes.preparer` returns
   averaging: Any  # what `optim.averaging.create` returns
   steps_per_epoch: int  # after so many the sums of an epoch begin anew
   own_teacher: Callable | None = None  # averages -> the variables of the teacher, if it is one
 
-  def examples(self, state: TrainState, batch: steps.Batch, constants: Any) -> steps.Examples:
+  def examples(self, state: TrainState, batch: passes.Batch, constants: Any) -> passes.Examples:
     """Returns the examples of the step of `state`."""
     if self.own_teacher is not None:
       constants = self.own_teacher(state.averages)
@@ -61,21 +61,21 @@ class StepResult(NamedTuple):
   opt_state: Any
   grads: Any  # a tree like the parameters
   updates: Any  # another, what was added to them
-  metrics: Any  # sums, of the kind of `parts.task.no_metrics()`
+  metrics: Any  # sums, of the kind of `context.task.no_metrics()`
   losses: jax.Array  # [batch]
   extra: dict[str, Any] | None = None  # None: it stays
 
 
-def update(parts: Parts, state: TrainState, examples: steps.Examples) -> StepResult:
+def update(context: StepContext, state: TrainState, examples: passes.Examples) -> StepResult:
   """Returns the results of a step of gradient descent from `state`."""
   scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
-  def grads_at(params: Any) -> tuple[Any, steps.TrainingPass]:
-    grads, result = parts.gradients(params, state.others, examples, scale)
+  def grads_at(params: Any) -> tuple[Any, passes.TrainingPass]:
+    grads, result = context.gradients(params, state.others, examples, scale)
     return (grads if state.loss_scale is None else optax.tree.scale(1 / scale, grads)), result
 
   grads, result = grads_at(state.params)
-  updates, opt_state = parts.optimizer.update(
+  updates, opt_state = context.optimizer.update(
     grads,
     state.opt_state,
     state.params,
@@ -84,32 +84,32 @@ def update(parts: Parts, state: TrainState, examples: steps.Examples) -> StepRes
     grad_fn=lambda params, _: grads_at(params)[0],
   )
   variables = {**result.collections, "params": optax.apply_updates(state.params, updates)}
-  metrics = parts.task.metrics(result.outputs, examples.targets, result.losses)
+  metrics = context.task.metrics(result.outputs, examples.targets, result.losses)
   return StepResult(variables, opt_state, grads, updates, metrics, result.losses)
 
 
 def descend(
-  parts: Parts, state: TrainState, grads: Any, only: str | None = None
+  context: StepContext, state: TrainState, grads: Any, only: str | None = None
 ) -> tuple[TrainState, Any]:
   """Returns the state with the parameters moved by the optimizers, and the updates.
 
   For a step of its own gradients; it counts no step, which `advance` does once, at the end.
 
   Args:
-    parts: of the step.
+    context: of the step.
     state: where the gradients were taken, and what moves.
     grads: a tree like the parameters.
     only: the name of the optimizer that moves, of `config.optimizers` or "main"; None: all.
   """
   which = {} if only is None else {"only": only}
-  beside = [name for name, _ in parts.config.optimizers]
+  beside = [name for name, _ in context.config.optimizers]
   if which and (not beside or only not in (joined.MAIN, *beside)):
     raise UserError(
-      f"step {parts.config.step.name!r} moves the parameters of an optimizer {only!r}, and the "
+      f"step {context.config.step.name!r} moves the parameters of an optimizer {only!r}, and the "
       f"config has {', '.join(map(repr, (joined.MAIN, *beside)))}: set "
       f'optimizers=(("{only}", {{"params": PATTERN}}),)'
     )
-  updates, opt_state = parts.optimizer.update(
+  updates, opt_state = context.optimizer.update(
     grads,
     state.opt_state,
     state.params,
@@ -122,21 +122,21 @@ def descend(
   return state.replace(variables=variables, opt_state=opt_state), updates
 
 
-def advance(parts: Parts, state: TrainState, result: StepResult) -> TrainState:
+def advance(context: StepContext, state: TrainState, result: StepResult) -> TrainState:
   """Returns the state after a step: with its averages and sums, one step on.
 
   A step that is not finite is noted; where a loss scale comes down for it, it is left out.
   """
-  begins = state.step % parts.steps_per_epoch == 0
+  begins = state.step % context.steps_per_epoch == 0
   state = state.replace(epoch=jax.tree.map(lambda x: jnp.where(begins, 0, x), state.epoch))
   totals = health.totals(state.params, result.grads, result.updates)
-  norms = steps.Norms.single_from_model_output(**totals)
+  norms = passes.Norms.single_from_model_output(**totals)
   others = {name: tree for name, tree in result.variables.items() if name != "params"}
   found = {
     "variables": result.variables,
     "opt_state": result.opt_state,
-    "averages": parts.averaging.update(state.averages, result.variables, state.step + 1),
-    "window": state.window.merge(steps.Window(result.metrics, norms)),
+    "averages": context.averaging.update(state.averages, result.variables, state.step + 1),
+    "window": state.window.merge(passes.Window(result.metrics, norms)),
     "epoch": state.epoch.merge(result.metrics),
     "extra": state.extra if result.extra is None else result.extra,
   }
@@ -172,24 +172,24 @@ def noting(optimizer: Any, moved: set[str | None]) -> Any:
 
 
 # The door.
-Step = Callable[[TrainState, steps.Batch, Any], TrainState]
-Extra = Callable[[Parts, dict[str, Any], jax.Array], dict[str, Any]]
+Step = Callable[[TrainState, passes.Batch, Any], TrainState]
+Extra = Callable[[StepContext, dict[str, Any], jax.Array], dict[str, Any]]
 
 
-# Decorator that registers a function from `Parts` to a step under a name. Its option `extra` says
-# what it carries along, {name: tree}: `state.extra` of a run that begins. It is saved, resumed, and
-# lies on the devices like all of a state. It is not averaged: a network that is to be belongs into
-# the model.
+# Decorator that registers a function from `StepContext` to a step under a name. Its option `extra`
+# says what it carries along, {name: tree}: `state.extra` of a run that begins. It is saved and
+# resumed, and lies on the devices like all of a state. It is not averaged: a network that is to be
+# averaged belongs into the model.
 register = functools.partial(registry.register, "step")
 
 
 @register(STANDARD)
-def standard(parts: Parts) -> Step:
+def standard(context: StepContext) -> Step:
   """Gradient descent on the loss of the task."""
 
-  def step(state: TrainState, batch: steps.Batch, constants: Any) -> TrainState:
-    examples = parts.examples(state, batch, constants)
-    return advance(parts, state, update(parts, state, examples))
+  def step(state: TrainState, batch: passes.Batch, constants: Any) -> TrainState:
+    examples = context.examples(state, batch, constants)
+    return advance(context, state, update(context, state, examples))
 
   return step
 
@@ -206,16 +206,16 @@ def check(config: ConfigDict) -> None:
     )
 
 
-def create(parts: Parts) -> Step:
+def create(context: StepContext) -> Step:
   """Returns the step of `config.step`."""
-  return registry.part("step", parts.config.step.name).value(parts)
+  return registry.part("step", context.config.step.name).value(context)
 
 
-def extra(parts: Parts, variables: dict[str, Any], seed: jax.Array) -> dict[str, Any]:
+def extra(context: StepContext, variables: dict[str, Any], seed: jax.Array) -> dict[str, Any]:
   """Returns the extra state of a new run, which its step carries along."""
-  make: Extra | None = registry.part("step", parts.config.step.name).options.get("extra")
+  make: Extra | None = registry.part("step", context.config.step.name).options.get("extra")
   key = jax.random.fold_in(jax.random.key(seed), jnp.iinfo(jnp.int32).max)  # of no step
-  return make(parts, variables, key) if make else {}
+  return make(context, variables, key) if make else {}
 
 
 def check_step(name: str, step: Step, state: Any, batch: Any, constants: Any) -> None:

@@ -8,7 +8,7 @@ import flax.linen as nn
 
 from cnnjax import models
 from cnnjax.errors import UserError
-from cnnjax.training import steps
+from cnnjax.training import passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Teacher:
     cls, model: nn.Module, variables: Any, mean: Sequence[float], std: Sequence[float]
   ) -> "Teacher":
     """A model with its variables; `mean` and `std` are those that it was trained with."""
-    normalize = steps.normalizer(mean, std)
+    normalize = passes.normalizer(mean, std)
     teach = lambda variables, images: models.forward(model, variables, normalize(images))
     return cls(teach, variables, type(model).__name__)
 

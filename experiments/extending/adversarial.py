@@ -25,13 +25,13 @@ def moved(model, task, variables, images, targets, key=None, size=SIZE):
 
 
 @register("step", "fgsm")
-def fgsm(parts: stepping.Parts) -> stepping.Step:
+def fgsm(context: stepping.StepContext) -> stepping.Step:
   """The standard step, on moved images."""
 
   def step(state, batch, constants):
-    examples = parts.examples(state, batch, constants)
-    given = parts.model, parts.task, state.variables, examples.images, examples.targets
+    examples = context.examples(state, batch, constants)
+    given = context.model, context.task, state.variables, examples.images, examples.targets
     examples = examples.replace(images=moved(*given, examples.key))
-    return stepping.advance(parts, state, stepping.update(parts, state, examples))
+    return stepping.advance(context, state, stepping.update(context, state, examples))
 
   return step

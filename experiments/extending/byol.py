@@ -34,7 +34,7 @@ class Byol(SimCLR):
   """The network predicts what its average makes of the other view: arXiv:2006.07733, section 3."""
 
   NEEDS_TEACHER: ClassVar = True
-  COMPARES: ClassVar = False
+  LOSS_OVER_BATCH: ClassVar = False
   name: str = "byol"
 
   def network(self, backbone: Callable[[int], nn.Module]) -> nn.Module:

@@ -72,20 +72,20 @@ class Drawn(tasks.Classification):
 
 
 @register("step", "gan")
-def gan(parts: stepping.Parts) -> stepping.Step:
+def gan(context: stepping.StepContext) -> stepping.Step:
   """The critic moves, then the generator, against the critic as it is by then."""
 
-  critic = Critic(parts.model.num_classes)
+  critic = Critic(context.model.num_classes)
   draw = lambda params, *given: Generator().apply({"params": params["generator"]}, *given)
 
   def judged(params: Any, images: jax.Array, real: float, targets: jax.Array) -> Any:
     """The loss of each image that should pass as real or not, as of its class."""
     logits, classes = critic.apply({"params": params["critic"]}, images)
     passes = optax.sigmoid_binary_cross_entropy(logits, jnp.full(len(logits), real))
-    return passes + parts.task.loss(classes, targets), classes
+    return passes + context.task.loss(classes, targets), classes
 
   def step(state: Any, batch: Any, constants: Any) -> Any:
-    examples = parts.examples(state, batch, constants)
+    examples = context.examples(state, batch, constants)
     noise = jax.random.normal(examples.key, (len(examples.images), NOISE))
 
     def critic_loss(params: Any) -> Any:
@@ -99,13 +99,13 @@ def gan(parts: stepping.Parts) -> stepping.Step:
       return judged(params, drawn, 1.0, examples.targets)[0].mean()
 
     of_critic, (losses, classes) = jax.grad(critic_loss, has_aux=True)(state.params)
-    now, first = stepping.descend(parts, state, of_critic, only="critic")
+    now, first = stepping.descend(context, state, of_critic, only="critic")
     of_generator = jax.grad(generator_loss)(now.params)
-    now, second = stepping.descend(parts, now, of_generator, only="main")
+    now, second = stepping.descend(context, now, of_generator, only="main")
     grads = {"critic": of_critic["critic"], "generator": of_generator["generator"]}
-    metrics = parts.task.metrics(classes, examples.targets, losses)
+    metrics = context.task.metrics(classes, examples.targets, losses)
     updates = jax.tree.map(jnp.add, first, second)
     result = stepping.StepResult(now.variables, now.opt_state, grads, updates, metrics, losses)
-    return stepping.advance(parts, state, result)
+    return stepping.advance(context, state, result)
 
   return step

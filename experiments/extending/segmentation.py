@@ -89,7 +89,7 @@ class Segmentation(tasks.Task):
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs, classes)
     return self.mean_of_pixels(losses, targets)
 
-  def outputs(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+  def metric_inputs(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
     predicted, counted = outputs.argmax(-1), self.counted(targets)[..., None]
     there = lambda x: jax.nn.one_hot(x, self.num_outputs, dtype=jnp.int32) * counted
     a, b = there(predicted), there(targets)
@@ -98,7 +98,7 @@ class Segmentation(tasks.Task):
     return {"hits": both, "of": either, "right": right}
 
   @property
-  def shapes(self) -> tuple[Any, Any]:
+  def example_shapes(self) -> tuple[Any, Any]:
     shape = jax.ShapeDtypeStruct
     return shape((1, 1, 1, self.num_outputs), jnp.float32), shape((1, 1, 1), jnp.uint8)
 

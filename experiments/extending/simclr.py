@@ -59,12 +59,12 @@ class SimCLR(tasks.Task):
   """Two views of each image, NT-Xent; features are judged by the classes of their neighbours."""
 
   VIEWS: ClassVar = 2
-  COMPARES: ClassVar = True
+  LOSS_OVER_BATCH: ClassVar = True
   METRICS: ClassVar = (
     tasks.Metric("loss", better="min", form=".4f", headline=True),
     tasks.Metric("spread", better="max", form=".3f", headline=True),
   )
-  COLLECTED: ClassVar = (tasks.Metric("knn", better="max", form=".2%", headline=True),)
+  SPLIT_METRICS: ClassVar = (tasks.Metric("knn", better="max", form=".2%", headline=True),)
   name: str = "simclr"
 
   @classmethod
@@ -83,7 +83,7 @@ class SimCLR(tasks.Task):
     losses = optax.softmax_cross_entropy_with_integer_labels(similar, own ^ 1)
     return losses.reshape(-1, 2).mean(-1)
 
-  def outputs(self, outputs: dict[str, jax.Array], targets: None) -> dict[str, jax.Array]:
+  def metric_inputs(self, outputs: dict[str, jax.Array], targets: None) -> dict[str, jax.Array]:
     return {"embedding": outputs["embedding"]}
 
   @property
@@ -93,17 +93,17 @@ class SimCLR(tasks.Task):
   def eval_metrics(self, outputs: Any, targets: None, mask: jax.Array) -> metrics.Collection:
     return OfOneView.single_from_model_output(embedding=outputs["embedding"], mask=mask)
 
-  def collect(self, outputs: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  def split_arrays(self, outputs: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {"features": outputs["features"], "label": batch["label"]} if "label" in batch else {}
 
-  def can_collect(self) -> bool:
+  def has_split_arrays(self) -> bool:
     return self.data is None or "label" in self.data
 
-  def judged(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
+  def split_metrics(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {"knn": neighbours_accuracy(collected)} if collected else {}
 
   @property
-  def shapes(self) -> tuple[Any, None]:
+  def example_shapes(self) -> tuple[Any, None]:
     shape = jax.ShapeDtypeStruct((1, self.VIEWS, self.num_outputs), jnp.float32)
     return {"embedding": shape}, None
 

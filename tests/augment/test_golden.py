@@ -17,7 +17,7 @@ import pytest
 from properties import pair
 
 from cnnjax import augment
-from cnnjax.training import steps
+from cnnjax.training import passes
 
 pytestmark = pytest.mark.optimised
 FILE = pathlib.Path(__file__).parents[1] / "fixtures" / "augmented.json"
@@ -65,7 +65,7 @@ SPECS = (
 def augmented(spec):
   """(images, targets) of two keys, stacked."""
   rng = np.random.default_rng(0)
-  images = steps.to_float(rng.integers(0, 256, (BATCH, HEIGHT, WIDTH, CHANNELS), np.uint8))
+  images = passes.to_float(rng.integers(0, 256, (BATCH, HEIGHT, WIDTH, CHANNELS), np.uint8))
   targets = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, BATCH)]
   operation = jax.jit(pair(augment.create(spec)))
   found = [operation(jax.random.key(seed), images, targets) for seed in (0, 1)]

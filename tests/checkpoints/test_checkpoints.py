@@ -29,7 +29,7 @@ from cnnjax.config import default, override, to_json
 from cnnjax.data import history, identity
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
-from cnnjax.training import members, monitor, state, steps
+from cnnjax.training import members, monitor, passes, state
 
 METRIC = "validation/accuracy"
 
@@ -49,7 +49,7 @@ def make():
         "averages": {},
         "monitor": monitor.create(config),
         "loss_scale": None,
-        "window": steps.no_metrics(tasks.create(config.task, 10)),
+        "window": passes.no_metrics(tasks.create(config.task, 10)),
         "epoch": tasks.create(config.task, 10).no_metrics(),
       }
 

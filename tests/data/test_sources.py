@@ -15,7 +15,7 @@ from cnnjax.config import default, override
 from cnnjax.data import levels, synthetic
 from cnnjax.errors import UserError
 from cnnjax.runtime import processes, sharding
-from cnnjax.training import steps
+from cnnjax.training import passes
 
 
 def config(source="synthetic", **overrides):
@@ -109,7 +109,7 @@ def test_normalization_is_that_of_numpy(channels):
   scaled = train.images.astype(np.float64) / 255
   np.testing.assert_allclose(mean, scaled.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(std, scaled.std((0, 1, 2)), rtol=1e-12)
-  images = steps.normalizer(mean, std)(steps.to_float(jnp.asarray(train.images)))
+  images = passes.normalizer(mean, std)(passes.to_float(jnp.asarray(train.images)))
   np.testing.assert_allclose(
     images, (scaled - scaled.mean((0, 1, 2))) / scaled.std((0, 1, 2)), atol=1e-5
   )

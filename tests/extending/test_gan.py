@@ -89,8 +89,8 @@ def test_the_generator_learns_against_the_critic_as_it_is_by_then():
   now = program.new_state()
   before = jax.tree.map(np.array, now.params)
   batch = program.inputs.train.take(program.inputs.train.feed(0), now.step)
-  images, targets = (lambda x: (x.images, x.targets))(program.parts.examples(now, batch, None))
-  key = program.parts.examples(now, batch, None).key
+  images, targets = (lambda x: (x.images, x.targets))(program.context.examples(now, batch, None))
+  key = program.context.examples(now, batch, None).key
   module = sys.modules[MODULE]
   noise = jax.random.normal(key, (len(images), module.NOISE))
   after = program.train_step(now, program.inputs.train.feed(0), 1).params

@@ -118,7 +118,7 @@ def test_a_mask_and_its_image_move_together():
   program = build.build(data.with_given(config, given), given)
   now, constants = program.new_state(), None
   batch = program.inputs.train.take(program.inputs.train.feed(0), now.step)
-  examples = program.parts.examples(now, batch, constants)
+  examples = program.context.examples(now, batch, constants)
   bright = np.asarray(examples.images[..., 0])
   mask = np.asarray(examples.targets)
   middle = (bright.min() + bright.max()) / 2
@@ -146,10 +146,10 @@ def test_the_two_views_of_a_step_differ_and_its_seed_makes_them():
   program = build.build(preset("simclr"))
   now = program.new_state()
   batch = program.inputs.train.take(program.inputs.train.feed(0), now.step)
-  images = np.asarray(program.parts.examples(now, batch, None).images)
+  images = np.asarray(program.context.examples(now, batch, None).images)
   assert images.shape[:2] == (16, 2) and images.shape[2:] == (8, 8, 1)
   assert all(abs(one - other).max() > 0.05 for one, other in images)
-  again = np.asarray(program.parts.examples(now, batch, None).images)
+  again = np.asarray(program.context.examples(now, batch, None).images)
   np.testing.assert_array_equal(images, again)
   distance = lambda a, b: ((a - b) ** 2).mean((-3, -2, -1))
   own, other = (
@@ -163,14 +163,14 @@ def test_neighbours_are_those_of_scikit_learn_without_the_image_itself():
   rng = np.random.default_rng(0)
   label = rng.integers(0, 3, 60)
   features = rng.normal(0, 1, (60, 4)) + 2 * np.eye(4)[label]
-  found = task_of("simclr", 7).judged({"features": features, "label": label})
+  found = task_of("simclr", 7).split_metrics({"features": features, "label": label})
   right = 0
   for i in range(60):
     others = np.arange(60) != i
     model = KNeighborsClassifier(5, metric="cosine").fit(features[others], label[others])
     right += model.predict(features[i : i + 1])[0] == label[i]
   assert found["knn"] == pytest.approx(right / 60)
-  assert task_of("simclr", 7).judged({}) == {}
+  assert task_of("simclr", 7).split_metrics({}) == {}
 
 
 def test_the_spread_is_0_of_a_collapse_and_1_of_a_sphere():
@@ -194,7 +194,7 @@ def test_byol_learns_toward_the_average_of_its_own_run():
   now = program.train_step(now, program.inputs.train.feed(0), 1)
   average = now.averages["ema"]
   batch = program.inputs.train.take(program.inputs.train.feed(1), now.step)
-  examples = program.parts.examples(now, batch, None)
+  examples = program.context.examples(now, batch, None)
   apply = lambda variables, x: program.model.apply(
     {k: variables[k] for k in ("params", "batch_stats")}, x, train=False
   )

@@ -15,7 +15,7 @@ from cnnjax import checkpoints, models, tasks
 from cnnjax.config import default
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
-from cnnjax.training import members, monitor, state, steps
+from cnnjax.training import members, monitor, passes, state
 
 METRIC, META = "validation/accuracy", {"mean": [0.5], "classes": ["a", "b"]}
 OLD, NEW = 3, 7  # the steps that are saved
@@ -31,8 +31,8 @@ def built(abstract=False):
     "averages": {},
     "monitor": monitor.create(config),
     "loss_scale": None,
-    "window": steps.no_metrics(tasks.create(config.task, 3)),
-    "epoch": steps.no_metrics(tasks.create(config.task, 3)),
+    "window": passes.no_metrics(tasks.create(config.task, 3)),
+    "epoch": passes.no_metrics(tasks.create(config.task, 3)),
   }
   runs, mesh = members.create(config), sharding.make_mesh(1)
   return state.create(model, (8, 8, 1), rest, runs, mesh, config.mesh, abstract=abstract)

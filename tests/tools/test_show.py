@@ -14,7 +14,7 @@ from cnnjax.errors import UserError
 from cnnjax.runtime import console, sharding
 from cnnjax.tools import data as command
 from cnnjax.tools import show
-from cnnjax.training import steps
+from cnnjax.training import passes
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_it_draws_what_training_sees(tiny, tmp_path, drawn):
   task = tasks.create(config.task, 10)
   operations = augment.create(config.augment)
   images, targets, _ = jax.jit(
-    lambda batch: steps.augmented(task, operations, config.seed, 7, batch)
+    lambda batch: passes.augmented(task, operations, config.seed, 7, batch)
   )(batch)
   assert len(drawn) == 6
   for i in range(3):
@@ -131,7 +131,7 @@ def test_the_pipeline_is_closed_whatever_happens(folder, tmp_path, monkeypatch):
   monkeypatch.setattr(
     datas.Streaming, "feed", lambda self, step: (feed(self, step), told.append("fed"))[0]
   )
-  monkeypatch.setattr(steps, "augmented_fields", lambda *_, **__: 1 / 0)
+  monkeypatch.setattr(passes, "augmented_fields", lambda *_, **__: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     show.show(config, tmp_path / "a.png", images=1)
   assert told[-2:] == ["fed", "close"]

@@ -15,53 +15,53 @@ from cnnjax.training import stepping
 SIZE = 0.05  # of what is added to an image
 
 
-def adversarial(parts):
+def adversarial(context):
   """FGSM (arXiv:1412.6572): each image is moved up its own loss before it is learnt from."""
 
   def step(state, batch, constants):
-    examples = parts.examples(state, batch, constants)
+    examples = context.examples(state, batch, constants)
 
     def loss(images):
-      passed = models.forward_in_training(parts.model, state.variables, images, examples.key)
-      return parts.task.loss(passed.outputs, examples.targets).sum()
+      passed = models.forward_in_training(context.model, state.variables, images, examples.key)
+      return context.task.loss(passed.outputs, examples.targets).sum()
 
     images = examples.images + SIZE * jnp.sign(jax.grad(loss)(examples.images))
     return stepping.advance(
-      parts, state, stepping.update(parts, state, examples.replace(images=images))
+      context, state, stepping.update(context, state, examples.replace(images=images))
     )
 
   return step
 
 
-def queue(parts, variables, key):
+def queue(context, variables, key):
   """The logits of the last 12 examples, noise at first, as of momentum contrast."""
   return {
-    "queue": jax.random.normal(key, (12, parts.task.num_classes)),
+    "queue": jax.random.normal(key, (12, context.task.num_classes)),
     "turns": jnp.zeros((), int),
   }
 
 
-def queued(parts):
+def queued(context):
   def step(state, batch, constants):
-    examples = parts.examples(state, batch, constants)
-    moved = stepping.update(parts, state, examples)
-    new = jax.nn.one_hot(batch["label"][:4], parts.task.num_classes)
+    examples = context.examples(state, batch, constants)
+    moved = stepping.update(context, state, examples)
+    new = jax.nn.one_hot(batch["label"][:4], context.task.num_classes)
     rows = jnp.concatenate([new, state.extra["queue"][:-4]])
     extra = {"queue": rows, "turns": state.extra["turns"] + 1}
-    return stepping.advance(parts, state, moved._replace(extra=extra))
+    return stepping.advance(context, state, moved._replace(extra=extra))
 
   return step
 
 
-def standing(parts):
+def standing(context):
   """Forgets that it has taken a step."""
-  one = stepping.standard(parts)
+  one = stepping.standard(context)
   return lambda state, batch, constants: one(state, batch, constants).replace(step=state.step)
 
 
-def changing(parts):
+def changing(context):
   """Returns a parameter of another kind than it was."""
-  one = stepping.standard(parts)
+  one = stepping.standard(context)
 
   def step(state, batch, constants):
     after = one(state, batch, constants)
@@ -70,19 +70,19 @@ def changing(parts):
   return step
 
 
-def losing(parts):
+def losing(context):
   return lambda state, batch, constants: state.variables
 
 
-def hurrying(parts):
+def hurrying(context):
   """Ends two steps in one."""
-  one = stepping.standard(parts)
+  one = stepping.standard(context)
   return lambda state, batch, constants: one(one(state, batch, constants), batch, constants)
 
 
-def dropping(parts):
+def dropping(context):
   """Returns the parameters alone; the model has no other variables, but an empty collection."""
-  one = stepping.standard(parts)
+  one = stepping.standard(context)
 
   def step(state, batch, constants):
     after = one(state, batch, constants)
@@ -91,9 +91,9 @@ def dropping(parts):
   return step
 
 
-def freezing(parts):
+def freezing(context):
   """Returns the parameters as they were, in another container."""
-  one = stepping.standard(parts)
+  one = stepping.standard(context)
 
   def step(state, batch, constants):
     after = one(state, batch, constants)
@@ -102,11 +102,11 @@ def freezing(parts):
   return step
 
 
-def making_none(parts):
+def making_none(context):
   pass
 
 
-def asking_less(parts):
+def asking_less(context):
   return lambda state, batch: state
 
 
@@ -155,7 +155,7 @@ def test_an_adversarial_step_learns_from_images_moved_up_their_loss(tiny):
   program = build.build(config)
   now, feed = program.new_state(), program.inputs.train.feed(0)
   batch = program.inputs.train.take(feed, now.step)
-  examples = program.parts.examples(now, batch, None)
+  examples = program.context.examples(now, batch, None)
 
   def loss(images):
     passed = models.forward_in_training(program.model, now.variables, images, examples.key)
@@ -230,7 +230,7 @@ def test_the_teacher_is_the_average_as_it_is_in_the_step(tiny):
   other = jax.tree.map(lambda x: x + 0.1, now.variables)
   now = now.replace(averages={"ema": other})
   batch = program.inputs.train.take(program.inputs.train.feed(0), now.step)
-  examples = program.parts.examples(now, batch, program.constants)
+  examples = program.context.examples(now, batch, program.constants)
   expected = program.model.apply(other, examples.images, train=False)
   np.testing.assert_allclose(examples.teacher_outputs, expected, rtol=1e-5, atol=1e-6)
   assert program.summary["teacher"].startswith("the moving average (ema) of this run; weight 0.9")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnnjax import models
-from cnnjax.training import health, steps
+from cnnjax.training import health, passes
 from cnnjax.writers.groups import grouped
 
 
@@ -38,7 +38,7 @@ def test_groups(name, group):
 
 def test_norms_and_dead_units_have_groups():
   """As the step and the look at layers name them."""
-  assert {grouped(name) for name in steps.NORMS} == {f"optim/{name}" for name in steps.NORMS}
+  assert {grouped(name) for name in passes.NORMS} == {f"optim/{name}" for name in passes.NORMS}
   model = models.create("lenet5", num_classes=2)
   images = jnp.ones((2, 28, 28, 1))
   variables = model.init(jax.random.key(0), images, train=False)

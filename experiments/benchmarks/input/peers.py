@@ -139,7 +139,7 @@ def ours_resident(**_):
   from cnnjax import augment, data, tasks
   from cnnjax.config import default
   from cnnjax.runtime import sharding
-  from cnnjax.training import steps
+  from cnnjax.training import passes
 
   config = default()
   config.batch_size, config.data.source, config.data.name = BATCH, "tfds", "cifar10"
@@ -150,7 +150,7 @@ def ours_resident(**_):
 
   @jax.jit
   def take(feed, step):
-    return steps.augmented(task, operations, 0, step, inputs.train.take(feed, step))[0]
+    return passes.augmented(task, operations, 0, step, inputs.train.take(feed, step))[0]
 
   def batches():
     step = 0

@@ -13,7 +13,7 @@ from cnnjax import optim, tasks
 from cnnjax.config import default
 from cnnjax.models import batch_stats, layers
 from cnnjax.optim import averaging
-from cnnjax.training import loss_scale, monitor, state, stepping, steps
+from cnnjax.training import loss_scale, monitor, passes, state, stepping
 from cnnjax.training.teacher import Teacher
 
 
@@ -35,7 +35,7 @@ def state_of(variables, optimizer, task, scale=None):
   return state.TrainState(
     step=jnp.int32(0), seed=jnp.uint32(0), variables={"batch_stats": {}, **variables},
     opt_state=optimizer.init(variables["params"]), averages={}, rate_factor=jnp.float32(1),
-    monitor=monitor.create(config), window=steps.no_metrics(task), epoch=task.no_metrics(),
+    monitor=monitor.create(config), window=passes.no_metrics(task), epoch=task.no_metrics(),
     bad_step=jnp.int32(state.NEVER),
     loss_scale=loss_scale.create(config.loss_scale, "float16" if scale else "float32"),
   )  # fmt: skip
@@ -43,7 +43,7 @@ def state_of(variables, optimizer, task, scale=None):
 
 def step_of(model, task, optimizer):
   """The jitted (state, batch) -> state, on images as they are."""
-  prepare = steps.preparer(task, lambda _, batch, kinds: batch, lambda images: images)
+  prepare = passes.preparer(task, lambda _, batch, kinds: batch, lambda images: images)
   step = stepping.create(parts_of(model, task, optimizer, prepare))
   return jax.jit(lambda now, batch: step(now, batch, None))
 
@@ -51,8 +51,8 @@ def step_of(model, task, optimizer):
 def parts_of(model, task, optimizer, prepare=None):
   """What the standard step is made from."""
   averages = averaging.Averaging(default().optim, None, False, None, 1)
-  take = steps.gradients(model, steps.losses(task))
-  return stepping.Parts(
+  take = passes.gradients(model, passes.losses(task))
+  return stepping.StepContext(
     default(), model, task, take, optimizer, prepare, averages, steps_per_epoch=4
   )
 
@@ -99,12 +99,12 @@ def examples():
   rng = np.random.default_rng(1)
   images = rng.normal(size=(12, 5, 5, 2)).astype(np.float32)
   targets = rng.dirichlet(np.ones(3), size=12).astype(np.float32)  # as mixed ones are
-  return steps.Examples(jnp.asarray(images), jnp.asarray(targets), jax.random.key(0))
+  return passes.Examples(jnp.asarray(images), jnp.asarray(targets), jax.random.key(0))
 
 
 def grads_of(model, examples, variables, **options):
   task = tasks.create(default().task, 3)
-  take = jax.jit(steps.gradients(model, steps.losses(task), **options))
+  take = jax.jit(passes.gradients(model, passes.losses(task), **options))
   return take(variables["params"], {"batch_stats": variables.get("batch_stats", {})}, examples, 1.0)
 
 
@@ -169,7 +169,7 @@ def test_what_is_made_of_logits_is_float32_whatever_the_model_computes_in():
   rng = np.random.default_rng(0)
   images = rng.integers(256, size=(64, 4, 4, 3), dtype=np.uint8)
   labels = rng.integers(3, size=64)
-  x = steps.to_float(images)
+  x = passes.to_float(images)
   variables = jax.tree.map(lambda p: 20 * p, model.init(jax.random.key(0), x, train=False))
 
   def entropy(head):  # in float64, of the logits as they left the model
@@ -182,10 +182,10 @@ def test_what_is_made_of_logits_is_float32_whatever_the_model_computes_in():
   plain = lambda images: images
   close = functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-6)
   teacher = Teacher.of(model, variables, (0.0,) * 3, (1.0,) * 3)
-  prepare = steps.preparer(task, lambda _, batch, kinds: batch, plain, teacher.teach)
-  take = steps.gradients(model, steps.losses(task))
-  predicted = steps.predicted_outputs(model, task, plain, lambda images: [images, images])
-  evaluate = steps.eval_step(task, predicted)
+  prepare = passes.preparer(task, lambda _, batch, kinds: batch, plain, teacher.teach)
+  take = passes.gradients(model, passes.losses(task))
+  predicted = passes.predicted_outputs(model, task, plain, lambda images: [images, images])
+  evaluate = passes.eval_step(task, predicted)
 
   @jax.jit
   def found(variables, batch):
@@ -207,7 +207,7 @@ def test_distillation_weighs_both_losses(examples):
   config = default().distill
   config.update(weight=0.25, temperature=3.0)
   logits, taught = np.random.default_rng(2).normal(size=(2, 12, 3)).astype(np.float32)
-  found = steps.losses(task, config)(logits, examples.replace(teacher_outputs=taught), {})
+  found = passes.losses(task, config)(logits, examples.replace(teacher_outputs=taught), {})
   soft = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
   p, q = soft(taught / 3.0), soft(logits / 3.0)
   toward = 9.0 * (p * (np.log(p) - np.log(q))).sum(-1)
@@ -266,7 +266,7 @@ def test_dropout_and_augmentation_draw_from_keys_of_their_own():
 
   batch = {"image": jnp.zeros((2, 4, 4, 1), jnp.uint8), "label": jnp.zeros(2, jnp.int32)}
   for seed, step in ((0, 0), (0, 1), (1, 0)):
-    taken.append(steps.augmented(task, augment, seed, step, batch)[2])
+    taken.append(passes.augmented(task, augment, seed, step, batch)[2])
   assert len({tuple(jax.random.key_data(key).tolist()) for key in taken}) == 6
 
 
@@ -282,7 +282,7 @@ class Dropping(nn.Module):
 def test_every_step_and_micro_batch_drops_others(examples):
   model = Dropping()
   params = model.init(jax.random.key(0), examples.images, train=False)["params"]
-  take = jax.jit(steps.gradients(model, lambda logits, *_: logits.sum(-1), accumulate=3))
+  take = jax.jit(passes.gradients(model, lambda logits, *_: logits.sum(-1), accumulate=3))
   seen = [take(params, {}, examples.replace(key=jax.random.key(k)), 1.0)[1] for k in (0, 1)]
   kept = [np.asarray(one.outputs[i::3] > 0).tobytes() for one in seen for i in range(3)]
   assert len(set(kept)) == 6
@@ -303,11 +303,11 @@ def test_statistics_are_measured_under_the_dropout_of_their_step():
   images = np.random.default_rng(0).integers(256, size=(4, 3, 3, 2), dtype=np.uint8)
   batch = {"image": jnp.asarray(images), "label": jnp.arange(4) % 3}
   variables = model.init(jax.random.key(0), images / 255, train=False)
-  prepare = steps.preparer(task, augment, lambda images: images)
-  measure = jax.jit(steps.moments_step(model, prepare, batch_stats.batch_norm_mode))
+  prepare = passes.preparer(task, augment, lambda images: images)
+  measure = jax.jit(passes.moments_step(model, prepare, batch_stats.batch_norm_mode))
   means = []
   for seed, step in ((0, 0), (0, 1), (1, 1)):
-    rngs = {"dropout": steps.augmented(task, augment, seed, step, batch)[2]}
+    rngs = {"dropout": passes.augmented(task, augment, seed, step, batch)[2]}
     with batch_stats.batch_norm_mode():
       _, found = model.apply(
         variables, images / 255, train=True, rngs=rngs, mutable=["batch_stats", "moments"]
@@ -323,10 +323,10 @@ def test_micro_batches_take_less_memory():
   images = jnp.zeros((64, 16, 16, 2))
   model, task = Small(), tasks.create(default().task, 3)
   variables = model.init(jax.random.key(0), images, train=False)
-  batch = steps.Examples(images, jnp.zeros((64, 3)), jax.random.key(0))
+  batch = passes.Examples(images, jnp.zeros((64, 3)), jax.random.key(0))
   needed = []
   for accumulate in (1, 8):
-    take = jax.jit(steps.gradients(model, steps.losses(task), accumulate=accumulate))
+    take = jax.jit(passes.gradients(model, passes.losses(task), accumulate=accumulate))
     compiled = take.lower(variables["params"], {}, batch, 1.0).compile()
     needed.append(compiled.memory_analysis().temp_size_in_bytes)
   assert needed[1] < needed[0] / 2, needed

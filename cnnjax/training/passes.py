@@ -28,7 +28,9 @@ class Examples:
   # [batch, height, width, channels] float32, augmented and normalised; of a task that learns from
   # several views [batch, views, height, width, channels].
   images: jax.Array
-  targets: Any  # of the task, [batch, ...]: of classes [batch, num_classes] float32
+  # What `task.targets_of` returns: of classes [batch, num_classes] float32. They are augmented with
+  # the images, so that of several views they are [batch, views, ...].
+  targets: Any
   key: jax.Array  # of dropout
   teacher_outputs: Any = None  # those of the teacher on the same images
 
@@ -103,14 +105,15 @@ def augmented(
 
   Images are those of `Examples` before they are normalised.
   """
-  found, kinds = task.encode(batch), task.kinds
+  encoded, kinds = task.encode(batch), task.kinds
   views = [
-    augmented_fields(augment, seed, step, found, kinds, view=view) for view in range(task.VIEWS)
+    augmented_fields(augment, seed, step, encoded, kinds, view=view) for view in range(task.VIEWS)
   ]
-  first, dropout_key = views[0]
-  images = [view["image"] for view, _ in views]
-  images = images[0] if task.VIEWS == 1 else jnp.stack(images, axis=1)
-  return images, task.compared(first), dropout_key
+  examples = [(view["image"], task.targets_of(view)) for view, _ in views]
+  if task.VIEWS > 1:
+    examples = [jax.tree.map(lambda *of_views: jnp.stack(of_views, axis=1), *examples)]
+  images, targets = examples[0]
+  return images, targets, views[0][1]
 
 
 def augmented_fields(
@@ -352,8 +355,9 @@ def eval_step(task: Any, predicted: Callable) -> Callable:
 
   def step(variables: Any, batch: Batch, mask: jax.Array) -> Evaluated:
     outputs = predicted(variables, batch["image"])
-    sums = task.eval_metrics(outputs, task.compared(task.encode(batch)), mask)
-    collected = task.collect(outputs, batch)
+    encoded = task.encode({**batch, "image": to_float(batch["image"])})
+    sums = task.eval_metrics(outputs, task.targets_of(encoded), mask)
+    collected = task.split_arrays(outputs, batch)
     if collected:
       collected = {**collected, "valid": mask}
     return Evaluated(sums, mask.sum(dtype=jnp.int32), collected)
