@@ -162,15 +162,15 @@ def test_a_task_trains_on_boxes(tmp_path):
   config = default()
   for key, value in {
     "task.name": "corners", "monitor": "validation/loss", "data.source": "arrays",
-    "augment": "flip", "batch_size": 8, "epochs": 40, "optim.name": "adam", "mesh.data": 1,
-    "optim.learning_rate": 0.02, "data.validation": None, "eval_every": 40,
+    "augment": "flip", "batch_size": 8, "epochs": 30, "optim.name": "adam", "mesh.data": 1,
+    "optim.learning_rate": 0.005, "data.validation": None, "eval_every": 30,
   }.items():  # fmt: skip
     override(config, key, value)
-  config.model = {"name": "simple_cnn", "conv_features": (4,), "dense_features": (16,)}
+  config.model = {"name": "simple_cnn_keras", "conv_features": (8,), "dropout": 0.0}
   names = {"image", "box", "box_label", "box_valid"}
   part = {name: x for name, x in scene().items() if name in names}
   declared = {name: DATA[name] for name in ("image", "box")}
   split = data.Split.of_fields(data.Arrays(part), declared)
   _, results, _ = train.train(config, tmp_path / "run", {"train": split, "test": split})
   middle = np.abs(scene()["box"][:, 1] - scene()["box"][:, 1].mean(0)).mean()
-  assert results["test/loss"] < 0.75 * middle, middle
+  assert results["test/loss"] < middle / 2
