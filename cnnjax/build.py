@@ -1,22 +1,18 @@
 """Builds a run from its config: the one place for training, evaluation, plans and pictures."""
 
-import contextlib
-import math
-import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import augment, checkpoints, data, models, optim, tasks, trained
+from cnnjax import augment, data, models, optim, tasks
 from cnnjax.checkpoints import trained_on
 from cnnjax.config import check_values, import_parts, keys
 from cnnjax.errors import UserError
 from cnnjax.optim import averaging, joined
 from cnnjax.runtime import profiling, sharding
 from cnnjax.runtime.paths import to_path
-from cnnjax.training import members, monitor, resuming, state, stepping
+from cnnjax.training import members, monitor, state, stepping
 from cnnjax.training.program import Program
 from cnnjax.training.teacher import Teacher
 
@@ -91,33 +87,6 @@ def _check_batches(config: ConfigDict) -> None:
     )
 
 
-def measured_variables(
-  folder: pathlib.Path,
-  config: ConfigDict,
-  saved: checkpoints.Checkpoints,
-  step: int,
-  weights: str,
-  *,
-  given: dict[str, data.Split] | None = None,
-) -> Any:
-  """Returns variables of a checkpoint with batch statistics measured as in its run.
-
-  Loads the training data of the run in `folder`; `given` are these data, if they are arrays.
-
-  Raises:
-    UserError: the data are missing, or are not those of the run.
-  """
-  config = data.with_given(config.copy_and_resolve_references(), given)
-  config.mesh.data = math.gcd(config.batch_size // config.accumulate, jax.device_count())
-  config.mesh.fsdp = 1
-  program = build(config, given, before=trained_on.read(folder))
-  data.check_classes(saved.meta(step)["classes"], program.inputs.classes)
-  with contextlib.closing(program.inputs.train):
-    return program.weights(
-      program.with_measured_batch_stats(resuming.restored(program, saved, str(step)))
-    )[weights]
-
-
 def build(
   config: ConfigDict,
   given: dict[str, data.Split] | None = None,
@@ -126,7 +95,8 @@ def build(
 ) -> Program:
   """Builds the program of a run: loads its data and makes its parts; compiles nothing.
 
-  Arguments are those of `train.train`; `before` is what the run was trained on so far.
+  Arguments are those of `train.train`, but the teacher of `distill.workdir` has to be given, from
+  `trained.teacher`; `before` is what the run was trained on so far.
 
   Raises:
     UserError: the parts do not fit each other.
@@ -160,9 +130,7 @@ def build(
   scaling = (
     "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
   )
-  teacher = teacher or _teacher(config.distill, model, inputs, mesh)
-  if teacher and teacher.step is not None:
-    inputs.meta["teacher_step"] = teacher.step
+  teacher = _teacher(config.distill, teacher, model, inputs)
   inputs.meta.update(total_steps=inputs.length.total, steps_per_epoch=inputs.length.steps_per_epoch)
   program = Program(
     config=config,
@@ -246,12 +214,17 @@ def _optimizers(
 
 
 def _teacher(
-  config: ConfigDict, model: Any, inputs: data.Inputs, mesh: jax.sharding.Mesh
+  config: ConfigDict, given: Teacher | None, model: Any, inputs: data.Inputs
 ) -> Teacher | None:
-  """Returns the teacher of `config.distill`: another run, or the average of this one."""
-  if config.teacher is not None:
-    return Teacher.own(model, inputs.meta["mean"], inputs.meta["std"])
-  return trained.teacher(config, inputs.meta, mesh, inputs.sizes, measure=measured_variables)
+  """Returns the teacher that is given, checked, or the average of this run as its teacher."""
+  if given is not None:
+    given.check(inputs.meta, inputs.sizes)
+    inputs.meta.update({"teacher_step": given.step} if given.step is not None else {})
+    return given
+  if config.workdir is not None:
+    raise UserError(f"distill.workdir={config.workdir!r}: give build trained.teacher(config)")
+  own = config.teacher is not None
+  return Teacher.own(model, inputs.meta["mean"], inputs.meta["std"]) if own else None
 
 
 def _frozen_statistics(variables: Any, frozen: Any) -> dict[str, str]:

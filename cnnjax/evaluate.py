@@ -3,16 +3,17 @@
 python -m cnnjax.evaluate --workdir=runs/lenet --split=test
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from cnnjax.errors import ArgumentParser, Stopped, UserError, number, run, unknown, warn
 from cnnjax.runtime.paths import PathLike, to_path
+
+if TYPE_CHECKING:
+  from cnnjax.trained import Trained
 
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # all images of the data, of every split
@@ -122,45 +123,51 @@ def _evaluated(
   overrides: dict[str, Any],
 ) -> Evaluation:
   """Returns the evaluation of `evaluate_checkpoint`, whose arguments it takes."""
-  # Late: --help need not import JAX.
-  from cnnjax import build, data, tasks, trained
+  from cnnjax import trained  # late: --help need not import JAX
+
+  split = _named(split)
+  found = trained.open_run(workdir, checkpoint, weights, splits, overrides)
+  return evaluate_trained(found, split, unreadable)
+
+
+def evaluate_trained(
+  found: "Trained", split: str | None = None, unreadable: dict[str, str] | None = None
+) -> Evaluation:
+  """Returns the evaluation of a model that `trained.open_run` opened.
+
+  Args:
+    found: the model, with its overrides.
+    split: as of `evaluate_checkpoint`.
+    unreadable: as of `evaluate_checkpoint`.
+
+  Raises:
+    UserError: there is no such split, or the model does not fit the data.
+  """
+  from cnnjax import data, tasks
   from cnnjax.checkpoints import trained_on
-  from cnnjax.checkpoints.workdir import load_config
-  from cnnjax.runtime import compiling, sharding
   from cnnjax.tasks.metric import of_weights
 
-  workdir = to_path(workdir)
-  trained.check_choice(checkpoint, weights)
-  split = _named(split)
-  before = trained_on.read(workdir)
-  own = load_config(workdir)
-  config, split = _configured(own, split, overrides, before)
-  compiling.use_cache(config.compilation_cache)
-  mesh = sharding.make_mesh(-1)  # the result is the same on any
-  # Batch statistics are measured on the training data of the run, whatever is evaluated.
-  measure = build.measured_variables
-  found = trained.load(workdir, own, mesh, checkpoint, weights, splits, measure=measure)
-  found = dataclasses.replace(found, config=config)
-  skipped, where = data.Skipped(config.data.max_unreadable), {"devices": mesh.size}
-  where |= {
-    "needs": tasks.lookup(config.task.name).NEEDS, "who": f"task.name={config.task.name}"
-  }  # fmt: skip
+  config, before = found.config, trained_on.read(found.folder)
+  split, moved = _chosen(found, split, before), "data.path" in found.overrides
+  task = tasks.lookup(config.task.name)
+  skipped, where = data.Skipped(config.data.max_unreadable), {"devices": found.mesh.size}
+  where |= {"needs": task.NEEDS, "who": f"task.name={config.task.name}"}
   if split == ALL:
-    where["several"] = tasks.lookup(config.task.name).SEVERAL_LABELS
-    images = data.whole(config.data, found.meta["classes"], skipped, splits, **where)
+    where["several"] = task.SEVERAL_LABELS
+    images = data.whole(config.data, found.classes, skipped, found.splits, **where)
   else:
     where |= {"evaluating": True, "before": before}
-    images = data.load(config.data, (split,), skipped, splits, **where)[split]
+    images = data.load(config.data, (split,), skipped, found.splits, **where)[split]
   if images is None:
     raise UserError("this run has no validation split; choose --split=test or --split=train")
   _compare(before, split, images)
-  data.check_classes(found.meta["classes"], images.classes)
-  for key, text in images.remarks.items() if "data.path" in overrides else ():
+  data.check_classes(found.classes, images.classes)
+  for key, text in images.remarks.items() if moved else ():
     warn(f"{config.data.path}: {key}: {text}")
   image_shape = data.Crops.of(config.data, images.shape).shape(config.data.image_size)
   found.check_sizes((image_shape[0], config.data.eval_size))
   data.levels.compare(config.data, split, images, found.meta["mean"])
-  pipeline = data.pipeline(images, config.data, mesh, skipped)
+  pipeline = data.pipeline(images, config.data, found.mesh, skipped)
   total = evaluate(found.eval_step, found.variables, pipeline, config.eval_batch_size)
   if unreadable is not None:
     unreadable.update(skipped)
@@ -206,34 +213,28 @@ def _named(split: str | None) -> str | None:
   return found
 
 
-def _configured(
-  own: ConfigDict, split: str | None, overrides: dict[str, Any], before: Any
-) -> tuple[ConfigDict, str]:
-  """Returns the config of the run with `overrides`, checked, and the name of the split.
+def _chosen(found: "Trained", split: str | None, before: Any) -> str:
+  """Returns the name of the split to evaluate, whose source of data is checked.
 
   Args:
-    own: the config of the run.
-    split: as in `evaluate_checkpoint`.
-    overrides: as in `evaluate_checkpoint`.
+    found: the model.
+    split: as of `evaluate_checkpoint`.
     before: the training data of the run, a `data.History`.
   """
-  from cnnjax import build, data
-  from cnnjax import config as configs
+  from cnnjax import data
   from cnnjax.data import folder
 
-  config = own.copy_and_resolve_references()
-  for key, value in overrides.items():
-    configs.override(config, key, value)
-  if split is None and "data.path" in overrides and not data.has_splits(config.data):
+  split, config = _named(split), found.config.data
+  if split is None and "data.path" in found.overrides and not data.has_splits(config):
     split, why = ALL, "has no splits: all of its images are evaluated"
     if not before.by:
       why += "; if they are those that this run was trained on, choose --split=test"
-    elif before.share(folder.whole(config.data)) > 0.5:  # the folder of the run, moved
+    elif before.share(folder.whole(config)) > 0.5:  # the folder of the run, moved
       split, why = "test", "has what this run was trained on: what it held out is evaluated"
-    warn(f"{config.data.path} {why}")
-  elsewhere = split == ALL and config.data.source == "folder"
-  build.validate(data.without_source(config) if elsewhere else config)
-  return config, split or "test"
+    warn(f"{config.path} {why}")
+  if split != ALL or config.source != "folder":  # all images of a folder need no splits
+    data.check(config)
+  return split or "test"
 
 
 def main(argv: list[str] | None = None) -> int:

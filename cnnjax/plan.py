@@ -22,7 +22,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cnnjax import config as configs
-from cnnjax import data, models
+from cnnjax import data, models, trained
 from cnnjax.build import build, validate
 from cnnjax.errors import ArgumentParser, UserError, run
 from cnnjax.runtime import compiling, sharding
@@ -79,7 +79,7 @@ def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None
     raise UserError("several runs in one program (seeds, rates) cannot be planned: leave them out")
   config, splits, text = shapes.stand_in(config, examples, classes)
   validate(config)
-  program = build(config, splits)
+  program = build(config, splits, trained.teacher(config))
   last = program.inputs.train.shapes(program.inputs.length.total - 1)  # progressive sizes grow
   now = program.new_state(abstract=True)
   began = time.monotonic()

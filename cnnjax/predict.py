@@ -73,7 +73,6 @@ class Predictor:
   """A trained model with its preprocessing: from images of any size to predictions."""
 
   trained: "Trained"
-  source: Mapping[str, Any]  # the arguments of `load`, for `evaluate`
 
   @property
   def model(self) -> Any:
@@ -185,9 +184,10 @@ class Predictor:
 
   def evaluate(self, split: str = "test", **overrides: Any) -> dict[str, float]:
     """Returns the metrics of a split of the run's data; see `evaluate.evaluate_checkpoint`."""
-    from cnnjax.evaluate import evaluate_checkpoint
+    from cnnjax.evaluate import evaluate_trained
 
-    return evaluate_checkpoint(split=split, **self.source, **overrides)[2]
+    found = self.trained.with_overrides(overrides) if overrides else self.trained
+    return evaluate_trained(found, split).metrics
 
   def _read(
     self, images: Sequence[Any], batch_size: int | None, unreadable: dict[str, str] | None
@@ -260,33 +260,12 @@ def load(
   Raises:
     UserError: there is no such run or checkpoint, or it holds several runs.
   """
-  from cnnjax import build, trained
-  from cnnjax import config as configs
-  from cnnjax.checkpoints.workdir import load_config
-  from cnnjax.runtime import compiling, sharding
+  from cnnjax import trained
 
-  workdir, checkpoint = to_path(workdir), str(checkpoint)
-  trained.check_choice(checkpoint, weights)
-  own = load_config(workdir)
-  config = own.copy_and_resolve_references()
-  for key, value in overrides.items():
-    configs.override(config, key, value)
-  configs.check_values(config)
-  compiling.use_cache(config.compilation_cache)
-  found = trained.load(
-    workdir,
-    own,
-    sharding.make_mesh(-1),
-    checkpoint,
-    weights,
-    splits,
-    measure=build.measured_variables,
-  )
+  found = trained.open_run(workdir, str(checkpoint), weights, splits, overrides)
   if found.members.several:
     raise UserError(f"{workdir} holds several runs ({', '.join(found.members.names)}): give it one")
-  found = dataclasses.replace(found, config=config)
-  source = {"workdir": workdir, "checkpoint": checkpoint, "weights": weights, "splits": splits}
-  predictor = Predictor(found, {**source, **overrides})
+  predictor = Predictor(found)
   found.check_sizes((predictor.size,))
   return predictor
 

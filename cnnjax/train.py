@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cnnjax import checkpoints, data, writers
+from cnnjax import checkpoints, data, trained, writers
 from cnnjax.build import build, validate
 from cnnjax.checkpoints import trained_on
 from cnnjax.checkpoints import workdir as workdirs
@@ -66,7 +66,7 @@ def train(
   before = trained_on.read(workdir) if trained_before else None
   epochs = workdirs.load_config(workdir).epochs if trained_before else None
   processes.check_same({"--workdir": (trained_before, kept, before and before.as_json())})
-  program = build(config, splits, teacher, before)
+  program = build(config, splits, teacher or trained.teacher(config), before)
   inputs = program.inputs
   history, remarks = inputs.history(before)
   if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.length.total:

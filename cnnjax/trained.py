@@ -1,8 +1,11 @@
-"""Loads trained models from the folders of runs, to evaluate them or to learn from them."""
+"""Opens the trained model of a run, to evaluate it, to predict with it or to learn from it."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,21 +13,19 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import augment, checkpoints, fields, tasks
-from cnnjax.checkpoints import workdir
+from cnnjax import augment, checkpoints, data, fields, tasks
+from cnnjax import config as configs
+from cnnjax.build import build, validate
+from cnnjax.checkpoints import trained_on
+from cnnjax.checkpoints.workdir import load_config
 from cnnjax.config import keys
-from cnnjax.data import check_classes
 from cnnjax.errors import UserError, unknown, warn
 from cnnjax.optim import averaging
-from cnnjax.runtime import sharding
+from cnnjax.runtime import compiling, sharding
 from cnnjax.runtime.paths import PathLike, to_path
-from cnnjax.training import members, passes, state
+from cnnjax.training import members, passes, resuming, state
 from cnnjax.training.compiler import Compiler
 from cnnjax.training.teacher import Teacher
-
-# `build.measured_variables`: (folder, config, checkpoints, step, weights, given) -> variables with
-# measured batch statistics. An argument, because build imports this file.
-Measure = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Trained:
   Functions are compiled at their first call.
   """
 
-  config: ConfigDict  # of the run; keys of evaluation may be overridden
+  folder: pathlib.Path  # of the run
+  config: ConfigDict  # of the run, with `overrides`
   mesh: Mesh
   model: nn.Module
   variables: Any  # those of `model.apply`; of several runs with a leading axis of runs
@@ -42,6 +44,8 @@ class Trained:
   step: int
   meta: dict[str, Any]  # mean, std, classes, image_shape, fields
   fields: fields.Fields  # of its training data
+  splits: dict[str, data.Split] | None = None  # the data of a run that was given arrays
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keys of evaluation
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -77,6 +81,16 @@ class Trained:
     """(variables, images [batch, height, width, channels] uint8) -> predictions by name."""
     return self.compiler.jit(passes.predict_step(self.task, self._predicted), (0, None))
 
+  def with_overrides(self, overrides: Mapping[str, Any]) -> "Trained":
+    """Returns the model with other values of config keys, such as `{"eval_views": "flip"}`.
+
+    Raises:
+      UserError: a key or value is wrong, or does not fit the task. The data are not looked at.
+    """
+    config = _overridden(self.config, overrides)
+    augment.views.check(config.eval_views, self.task.kinds)
+    return dataclasses.replace(self, config=config, overrides={**self.overrides, **overrides})
+
   def check_sizes(self, sizes: Iterable[int | None]) -> None:
     """Raises UserError unless the model takes square images of these sizes, in pixels."""
     one, shape = self.members.first(self.variables), tuple(self.meta["image_shape"])
@@ -91,63 +105,78 @@ def check_choice(checkpoint: str, weights: str) -> None:
     raise unknown("weights", weights, averaging.WEIGHTS)
 
 
+def open_run(
+  workdir: PathLike,
+  checkpoint: str = "last",
+  weights: str = "raw",
+  splits: dict[str, data.Split] | None = None,
+  overrides: Mapping[str, Any] | None = None,
+) -> Trained:
+  """Returns the model of a run on all devices, for every command that uses one.
+
+  Args:
+    workdir: where the run is.
+    checkpoint: "last", "best", or a step as digits.
+    weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
+    splits: the data of a run that was given arrays, from `data.from_arrays`.
+    overrides: config keys that may differ from the run's, as of `Trained.with_overrides`.
+
+  Raises:
+    UserError: as of `load`, or an override is wrong.
+  """
+  check_choice(checkpoint, weights)
+  folder, overrides = to_path(workdir), overrides or {}
+  own = load_config(folder)
+  config = _overridden(own, overrides)  # what is wrong is said before the checkpoint is read
+  compiling.use_cache(config.compilation_cache)
+  found = load(folder, own, sharding.make_mesh(-1), checkpoint, weights, splits)
+  return found.with_overrides(overrides)
+
+
+def _overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+  """Returns a config with overrides, of which all is checked but the source of data."""
+  config = config.copy_and_resolve_references()
+  for key, value in overrides.items():
+    configs.override(config, key, value)
+  validate(data.without_source(config))
+  return config
+
+
 def load(
-  folder: PathLike,
+  folder: pathlib.Path,
   config: ConfigDict,
   mesh: Mesh,
   checkpoint: str,
   weights: str = "raw",
-  splits: Any = None,
-  *,
-  measure: Measure,
+  splits: dict[str, data.Split] | None = None,
 ) -> Trained:
-  """Returns the model of the run in `folder`, whose config is `config`.
+  """Returns the model of the run in `folder`, whose config is `config`, with variables on `mesh`.
 
   If batch statistics were not measured when the checkpoint was saved, for example because a signal
-  left no time, they are measured now, on the training data of the run.
-
-  Args:
-    folder: where the run is.
-    config: the run's, which `workdir.load_config` reads.
-    mesh: the devices to put the variables on.
-    checkpoint: "last", "best", or a step as digits.
-    weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
-    splits: the data of a run that was given arrays, from `data.from_arrays`.
-    measure: `build.measured_variables`.
+  left no time, they are measured now, on the training data of the run. Other arguments are those of
+  `open_run`.
 
   Raises:
     UserError: the checkpoint or average does not exist, is of another model, or its batch
       statistics cannot be measured.
   """
-  folder = to_path(folder)
   while True:
     saved = checkpoints.Checkpoints.of(folder, config, read_only=True)
     try:
-      measured = functools.partial(measure, folder, config, saved, given=splits)
-      return _load(saved, config, mesh, checkpoint, weights, measured)
+      measure = functools.partial(measured_variables, folder, config, saved, given=splits)
+      step = saved.find(checkpoint)
+      meta = saved.meta(step)
+      declared = fields_of(meta, config)
+      model = tasks.network(tasks.of_data(config.task, declared), config)
+      runs = members.create(config)
+      shapes = runs.shapes(state.abstract_variables(model, tuple(meta["image_shape"]), mesh))
+      variables = saved.restore_variables(step, shapes, weights)
+      if measured := _measured(saved, config, step, weights, measure):
+        variables = sharding.put(jax.device_get(measured), sharding.replicated(mesh))
+      return Trained(folder, config, mesh, model, variables, runs, step, meta, declared, splits)
     except UserError:
       if not saved.any_gone():  # a run that is training may delete checkpoints: try again
         raise
-
-
-def _load(
-  saved: checkpoints.Checkpoints,
-  config: ConfigDict,
-  mesh: Mesh,
-  checkpoint: str,
-  weights: str,
-  measure: Callable[[int, str], Any],
-) -> Trained:
-  step = saved.find(checkpoint)
-  meta = saved.meta(step)
-  declared = fields_of(meta, config)
-  model = tasks.network(tasks.of_data(config.task, declared), config)
-  runs = members.create(config)
-  shapes = runs.shapes(state.abstract_variables(model, tuple(meta["image_shape"]), mesh))
-  variables = saved.restore_variables(step, shapes, weights)
-  if measured := _measured(saved, config, step, weights, measure):
-    variables = sharding.put(jax.device_get(measured), sharding.replicated(mesh))
-  return Trained(config, mesh, model, variables, runs, step, meta, declared)
 
 
 def fields_of(meta: dict[str, Any], config: ConfigDict) -> fields.Fields:
@@ -191,56 +220,81 @@ def _measured(
     ) from e
 
 
-def teacher(
+def measured_variables(
+  folder: pathlib.Path,
   config: ConfigDict,
-  meta: dict[str, Any],
-  mesh: Mesh,
-  sizes: Sequence[int] = (),
+  saved: checkpoints.Checkpoints,
+  step: int,
+  weights: str,
   *,
-  measure: Measure,
-) -> Teacher | None:
-  """Returns the teacher of `config.distill`; None if no run is named there.
+  given: dict[str, data.Split] | None = None,
+) -> Any:
+  """Returns variables of a checkpoint with batch statistics measured as in its run.
 
-  Args:
-    config: the keys of `distill`.
-    meta: the metadata of the student's data.
-    mesh: the devices to put the variables on.
-    sizes: image sizes in training beside that of `meta`.
-    measure: as in `load`.
+  Loads the training data of the run in `folder`; `given` are these data, if they are arrays.
 
   Raises:
-    UserError: there is no such run, or its classes are different.
+    UserError: the data are missing, or are not those of the run.
   """
-  if config.workdir is None:
-    standard = keys.default().distill
-    read = () if config.teacher is None else ("teacher", "weight", "temperature")
-    if idle := [key for key in standard if key not in read and config[key] != standard[key]]:
+  config = data.with_given(config.copy_and_resolve_references(), given)
+  config.mesh.data = math.gcd(config.batch_size // config.accumulate, jax.device_count())
+  config.mesh.fsdp = 1
+  config.distill.workdir = None  # nothing is learnt from another run here
+  program = build(config, given, before=trained_on.read(folder))
+  data.check_classes(saved.meta(step)["classes"], program.inputs.classes)
+  with contextlib.closing(program.inputs.train):
+    return program.weights(
+      program.with_measured_batch_stats(resuming.restored(program, saved, str(step)))
+    )[weights]
+
+
+def teacher(config: ConfigDict) -> Teacher | None:
+  """Returns the teacher of a run from `distill.workdir`; None if no other run is named there.
+
+  Takes the whole config.
+
+  Raises:
+    UserError: there is no such run, or it cannot teach.
+  """
+  c, standard = config.distill, keys.default().distill
+  if c.workdir is None:
+    read = () if c.teacher is None else ("teacher", "weight", "temperature")
+    if idle := [key for key in standard if key not in read and c[key] != standard[key]]:
       raise UserError(
-        f"distill.{idle[0]}={config[idle[0]]!r} has no effect without distill.workdir: set that as "
+        f"distill.{idle[0]}={c[idle[0]]!r} has no effect without distill.workdir: set that as "
         f"well, or leave it at {standard[idle[0]]!r}"
       )
     return None
+  folder, mesh = to_path(c.workdir), sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  with _named_teacher(c):
+    found = load(folder, load_config(folder), mesh, c.checkpoint, c.weights)
+    if found.members.several:
+      raise UserError("it holds several runs, and a teacher must be one")
+  made = Teacher.of(found.model, found.variables, found.meta["mean"], found.meta["std"])
+  text = f"{made.text} of {folder}, {c.weights} weights of step {found.step:,}"
+  check = functools.partial(_check_pupil, c, found)
+  return dataclasses.replace(made, text=text, step=found.step, check=check)
+
+
+def _check_pupil(
+  config: ConfigDict, found: Trained, meta: Mapping[str, Any], sizes: Iterable[int]
+) -> None:
+  """Raises UserError unless a model can teach a run; arguments as of `Teacher.check`."""
+  with _named_teacher(config):
+    data.check_classes(found.meta["classes"], meta["classes"])
+    side, *_, channels = meta["image_shape"]
+    if found.meta["image_shape"][-1] != channels:
+      raise UserError(
+        f"its images have {found.meta['image_shape'][-1]} channels, but those of this run have "
+        f"{channels}"
+      )
+    found.check_sizes((side, *sizes))
+
+
+@contextlib.contextmanager
+def _named_teacher(config: ConfigDict) -> Iterator[None]:
+  """Says of a UserError in the body that it is about the teacher of `config.distill`."""
   try:
-    return _teacher(config, meta, mesh, sizes, measure)
+    yield
   except UserError as e:
     raise UserError(f"the teacher in distill.workdir={config.workdir}: {e}") from e
-
-
-def _teacher(
-  config: ConfigDict, meta: dict[str, Any], mesh: Mesh, sizes: Sequence[int], measure: Measure
-) -> Teacher:
-  folder = to_path(config.workdir)
-  settings = workdir.load_config(folder)
-  found = load(folder, settings, mesh, config.checkpoint, config.weights, measure=measure)
-  if found.members.several:
-    raise UserError("it holds several runs, and a teacher must be one")
-  check_classes(found.meta["classes"], meta["classes"])
-  shape, learnt = tuple(found.meta["image_shape"]), meta["image_shape"]
-  if shape[-1] != learnt[-1]:
-    raise UserError(
-      f"its images have {shape[-1]} channels, but those of this run have {learnt[-1]}"
-    )
-  state.check_sizes(found.model, found.variables, shape, {learnt[0], *sizes})
-  made = Teacher.of(found.model, found.variables, found.meta["mean"], found.meta["std"])
-  text = f"{made.text} of {folder}, {config.weights} weights of step {found.step:,}"
-  return dataclasses.replace(made, text=text, step=found.step)

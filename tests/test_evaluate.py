@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 from PIL import Image
 
-from cnnjax import augment, build, checkpoints, data, evaluate, models, tasks, train, writers
+from cnnjax import augment, checkpoints, data, evaluate, models, tasks, train, writers
 from cnnjax.checkpoints import trained_on
 from cnnjax.config import default
 from cnnjax.data.images import center_crop
@@ -394,7 +394,7 @@ def test_statistics_are_measured_on_the_images_of_the_run(trained, folder, monke
   monkeypatch.setattr(checkpoints.Checkpoints, "meta", unmeasured)
   monkeypatch.setattr(averaging, "needs_measuring", lambda *_: True)
   noted = lambda _, config, *args, **given: asked.append(config.data.path)
-  monkeypatch.setattr(build, "measured_variables", noted)
+  monkeypatch.setattr("cnnjax.trained.measured_variables", noted)
   evaluate.evaluate_checkpoint(trained, "all", **{"data.path": str(folder / "test")})
   assert asked == [str(folder / "train")]
 

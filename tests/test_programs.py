@@ -101,7 +101,7 @@ def test_fast_weights_are_called_so_where_no_slow_ones_can_be_made(
   with contextlib.closing(resuming.open_checkpoints(program, tmp_path)) as saved:
     saved.save(now, program.inputs.meta, {})
   config.data.update(source="folder", path=str(tmp_path / "away"))
-  found = trained.load(tmp_path, config, program.mesh, "last", measure=build.measured_variables)
+  found = trained.load(tmp_path, config, program.mesh, "last")
   jax.tree.map(np.testing.assert_array_equal, found.variables, now.variables)
   said = capsys.readouterr().err
   assert ("evaluating Lookahead's fast weights" in said) == bool(lookahead)
@@ -141,8 +141,7 @@ def test_a_teacher_has_the_weights_that_are_asked_for(tiny, tmp_path):
     saved.save(now.replace(averages={"ema": ema}), program.inputs.meta, {})
   workdir.claim(tmp_path, config)
   config.distill.update(workdir=str(tmp_path), weights="ema")
-  meta = {**program.inputs.meta, "mean": (0.0,), "std": (1.0,)}
-  found = trained.teacher(config.distill, meta, program.mesh, measure=build.measured_variables)
+  found = trained.teacher(config)
   jax.tree.map(np.testing.assert_array_equal, found.variables, ema)
   images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
   expected = models.forward(program.model, ema, (images - 0.2) / 0.5)

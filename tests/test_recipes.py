@@ -127,10 +127,7 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
     saved.wait()
     slow = saved.arrays(4, "averages", now.step.sharding)["slow"]["params"]
     assert same_bits(slow, optim.averaged(config.optim, moved, now.params))
-  measure = build.measured_variables
-  read = lambda *weights: trained.load(
-    tmp_path, config, program.mesh, "last", *weights, measure=measure
-  )
+  read = lambda *weights: trained.load(tmp_path, config, program.mesh, "last", *weights)
   found, measured = read(), program.with_measured_batch_stats(now)
   assert found.meta["unmeasured"] == ["raw", "swa"]
   assert same_bits(read("swa").variables, program.weights(measured)["swa"])
@@ -141,7 +138,7 @@ def test_what_a_signal_left_no_time_to_measure_is_measured_by_the_reader(
   def gone(*_, **__):
     raise UserError("the images are gone")
 
-  monkeypatch.setattr(build, "build", gone)
+  monkeypatch.setattr(trained, "build", gone)
   with pytest.raises(UserError, match=r"not measured when step 4 .*are gone.*Go on with the run"):
     read()
   monkeypatch.setattr(checkpoints, "UNMEASURED", "noted by nobody, as before")

@@ -1,7 +1,7 @@
 """A model whose outputs another one learns."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +19,8 @@ class Teacher:
   variables: Any  # None: the moving average of the run that learns
   text: str
   step: int | None = None  # of the checkpoint it is from
+  # (metadata of the data of a run, other sizes of its images): UserError unless it can teach it.
+  check: Callable[[Mapping[str, Any], Iterable[int]], None] = lambda meta, sizes: None
 
   @classmethod
   def of(

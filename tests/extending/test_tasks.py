@@ -231,6 +231,15 @@ def test_masks_are_predicted_and_not_printed(tmp_path, capsys):
   Image.fromarray(images[0]).save(tmp_path / "a.png")
   with pytest.raises(UserError, match=r"are arrays \(mask \[32, 32\]\): read them in Python"):
     predict.main([str(tmp_path / "run"), str(tmp_path / "a.png")])
+  run = tmp_path / "run"
+  for mirrored in (
+    lambda: cnnjax.load(run, eval_views="flip"),
+    lambda: model.evaluate(eval_views="flip"),
+    lambda: evaluate.evaluate_checkpoint(run, eval_views="flip"),
+    lambda: evaluate.main([f"--workdir={run}", "--views=flip"]),
+  ):
+    with pytest.raises(UserError, match="moves the image, and predictions for the field 'mask'"):
+      mirrored()
 
 
 @pytest.mark.parametrize(

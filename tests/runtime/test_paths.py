@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cnnjax import build, checkpoints, evaluate, main, train, trained, writers
+from cnnjax import checkpoints, evaluate, main, train, trained, writers
 from cnnjax import config as configs
 from cnnjax.checkpoints import __main__ as checkpoints_command
 from cnnjax.checkpoints import workdir
@@ -94,21 +94,18 @@ def test_quoted():
   assert paths.quoted("it's a/b c") == """'it'"'"'s a/b c'"""
 
 
-MEASURE = build.measured_variables
-
-
 @pytest.mark.parametrize(
   "use",
   [
     workdir.load_config,
     evaluate.evaluate_checkpoint,
     scan.scan,
-    lambda path: trained.load(path, configs.default(), None, "last", measure=MEASURE),
+    trained.open_run,
     lambda path: evaluate.main([f"--workdir={path}"]),
     lambda path: checkpoints_command.main(["list", path]),
     lambda path: data_command.main(["scan", path]),
     lambda path: folder.load(given(data__path=path).data, "train"),
-    lambda path: trained.teacher(given(distill__workdir=path).distill, {}, None, measure=MEASURE),
+    lambda path: trained.teacher(given(distill__workdir=path)),
   ],
 )
 def test_a_path_that_is_read(use, home):
