@@ -13,12 +13,13 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import augment, checkpoints, data, fields, tasks
+from cnnjax import augment, checkpoints, data, tasks
 from cnnjax import config as configs
 from cnnjax.build import build, validate
 from cnnjax.checkpoints import trained_on
 from cnnjax.checkpoints.workdir import load_config
 from cnnjax.config import keys
+from cnnjax.data import fields
 from cnnjax.errors import UserError, unknown, warn
 from cnnjax.optim import averaging
 from cnnjax.runtime import compiling, sharding

@@ -28,8 +28,6 @@ IMPORTERS = {
   "config/files.py": "the config file that the user gives",
   "registry/__init__.py": "`imports` of a config, and the keys of the rooms",
   "data/sources.py": "the built-in sources",
-  "data/__main__.py": "its command",
-  "optim/__main__.py": "its command",
   "transfer/mapping.py": "the tables of rules",
 }
 

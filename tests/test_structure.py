@@ -132,7 +132,9 @@ def test_modules_and_public_functions_of_programs_have_docstrings(name):
 
 def test_only_the_command_lines_print_or_exit():
   """The rest raises UserError, or writes through writers."""
-  allowed = {"errors.py"} | {n for n in FILES if "__main__" in n + FILES[n].read_text()}
+  commands = {n for n in FILES if "__main__" in n + FILES[n].read_text()}
+  behind = {n for n in FILES if n.startswith("tools/") and "\ndef main(" in FILES[n].read_text()}
+  allowed = {"errors.py"} | commands | behind
   for name in FILES.keys() - allowed:
     called = {ast.unparse(n.func) for n in ast.walk(tree(name)) if isinstance(n, ast.Call)}
     assert not called & {"print", "sys.exit", "exit", "quit"}, name

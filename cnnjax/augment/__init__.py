@@ -1,7 +1,7 @@
 """Augmentation as batched JAX: pure functions (key, batch, kinds) -> batch.
 
-A batch is a dict of fields, and `kinds` gives the kind of each; see `cnnjax.fields`. Images are
-float32 in [0, 1], `[batch, height, width, channels]`, not yet normalised; targets are
+A batch is a dict of fields, and `kinds` gives the kind of each; see `cnnjax.data.fields`. Images
+are float32 in [0, 1], `[batch, height, width, channels]`, not yet normalised; targets are
 distributions over the classes, `[batch, num_classes]`. A config names the operations in order:
 `"pad_crop(4) | flip | rotate(15, p=0.5) | choice(mixup(0.8), cutmix(1.0))"`. With `p`, an operation
 acts on each example with that probability; operations that mix a batch define their own p.

@@ -8,7 +8,7 @@ a tenth of its area left, it becomes invalid and zero.
 import jax
 import jax.numpy as jnp
 
-from cnnjax import fields
+from cnnjax.data import fields
 
 # Areas are float32 here: a little less than the least share, so that a tenth counts as one however
 # it is rounded. Crops on the host count in float64 and take the share itself.

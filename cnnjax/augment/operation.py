@@ -1,8 +1,8 @@
 """An operation: draws numbers once for a batch, and changes the fields of each kind by them.
 
-A batch is a dict of arrays, and `kinds` gives the kind of those to augment; see `cnnjax.fields`.
-Images are float32 in [0, 1]. The change of each kind is a function of the array and of the numbers
-drawn, so that image, mask and boxes of an example change together.
+A batch is a dict of arrays, and `kinds` gives the kind of those to augment; see
+`cnnjax.data.fields`. Images are float32 in [0, 1]. The change of each kind is a function of the
+array and of the numbers drawn, so that image, mask and boxes of an example change together.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax import fields
+from cnnjax.data import fields
 from cnnjax.errors import UserError
 
 Batch = dict[str, jax.Array]

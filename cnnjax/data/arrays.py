@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import fields
+from cnnjax.data import fields
+from cnnjax.data.fields import Field, Kind
 from cnnjax.data.names import same
 from cnnjax.data.split import Arrays, Split
 from cnnjax.errors import UserError, listed
-from cnnjax.fields import Field, Kind
 
 
 def check(config: ConfigDict) -> None:

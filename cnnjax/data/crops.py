@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import fields
-from cnnjax.data import images
+from cnnjax.data import fields, images
 from cnnjax.data.pixels import Reading, UnreadableImage
 from cnnjax.data.split import Image
 from cnnjax.errors import UserError

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import fields
-from cnnjax.data import images
+from cnnjax.data import fields, images
 from cnnjax.data.crops import Crops, Window
+from cnnjax.data.fields import Field
 from cnnjax.data.images import UnreadableImage
 from cnnjax.data.split import Example
 from cnnjax.errors import UserError
-from cnnjax.fields import Field
 
 
 @dataclasses.dataclass(frozen=True)

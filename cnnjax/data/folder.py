@@ -23,16 +23,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import fields
-from cnnjax.data import groups, mask_files, names, tables, walk
+from cnnjax.data import fields, groups, mask_files, names, tables, walk
 from cnnjax.data.box_lists import Boxes, largest
+from cnnjax.data.fields import Field
 from cnnjax.data.files import Files
 from cnnjax.data.leftovers import Leftovers
 from cnnjax.data.names import ALIASES, split_of
 from cnnjax.data.split import Split
 from cnnjax.data.tables import Pairs
 from cnnjax.errors import UserError, listed, unknown
-from cnnjax.fields import Field
 from cnnjax.runtime.paths import quoted, to_path
 
 TEST_SHARE = 0.2  # held out where there are no splits

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cnnjax.data import history, imbalance, levels
 from cnnjax.data.examples import Examples
+from cnnjax.data.fields import Field, Need, to_json
 from cnnjax.data.history import History
 from cnnjax.data.length import Length
 from cnnjax.data.loading import load
@@ -19,7 +20,6 @@ from cnnjax.data.resident import Resident
 from cnnjax.data.split import LABELS, Skipped, Split
 from cnnjax.data.streaming import Streaming
 from cnnjax.errors import UserError
-from cnnjax.fields import Field, Need, to_json
 from cnnjax.runtime import processes, sharding
 
 

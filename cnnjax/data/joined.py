@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnnjax import fields
-from cnnjax.data import identity, names
+from cnnjax.data import fields, identity, names
 from cnnjax.data.split import Example, Label, Split
 from cnnjax.errors import UserError, listed
 

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cnnjax import fields
+from cnnjax.data import fields
 from cnnjax.data.examples import Examples
 from cnnjax.data.pixels import deep_values
 from cnnjax.data.split import Arrays, Skipped, Split

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
-from cnnjax import fields, registry
+from cnnjax import registry
 from cnnjax.config import keys
-from cnnjax.data import arrays, holdout, identity, imbalance, placement, sources
+from cnnjax.data import arrays, fields, holdout, identity, imbalance, placement, sources
 from cnnjax.data.crops import limits
+from cnnjax.data.fields import Need
 from cnnjax.data.history import History
 from cnnjax.data.joined import join
 from cnnjax.data.split import LABELS, Skipped, Split
 from cnnjax.errors import UserError
-from cnnjax.fields import Need
 
 
 def check(config: ConfigDict) -> None:

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import fields
-from cnnjax.data import identity, walk
+from cnnjax.data import fields, identity, walk
+from cnnjax.data.fields import Field
 from cnnjax.data.images import UnreadableImage, decode_mask, read
 from cnnjax.data.leftovers import Leftovers
 from cnnjax.data.tables import Pairs
 from cnnjax.errors import UserError
-from cnnjax.fields import Field
 
 FEW = 16  # masks that are looked at for class 1 before all are
 

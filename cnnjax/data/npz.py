@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import fields
+from cnnjax.data import fields
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, listed

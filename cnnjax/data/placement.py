@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import fields
+from cnnjax.data import fields
 from cnnjax.data.examples import Examples
 from cnnjax.data.order import Order
 from cnnjax.data.resident import Resident, check_fits, in_gib

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import fields
+from cnnjax.data import fields
 from cnnjax.data.order import Order
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError

@@ -9,11 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import fields
-from cnnjax.data import identity, imbalance
+from cnnjax.data import fields, identity, imbalance
+from cnnjax.data.fields import Field
 from cnnjax.data.images import UnreadableImage
 from cnnjax.errors import UserError, listed, number, unknown
-from cnnjax.fields import Field
 
 # The bytes of a file, [height, width, channels] of a type of `fields`, or why there is neither.
 Image = bytes | np.ndarray | UnreadableImage

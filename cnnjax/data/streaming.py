@@ -29,8 +29,7 @@ from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import fields
-from cnnjax.data import stall
+from cnnjax.data import fields, stall
 from cnnjax.data.examples import Examples
 from cnnjax.data.images import UnreadableImage
 from cnnjax.data.order import Order

@@ -23,12 +23,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from cnnjax import fields
-from cnnjax.data import identity
+from cnnjax.data import fields, identity
+from cnnjax.data.fields import Field
 from cnnjax.data.images import UnreadableImage
 from cnnjax.data.split import Example, Split
 from cnnjax.errors import UserError, unknown
-from cnnjax.fields import Field
 from cnnjax.runtime.paths import quoted, to_path
 
 CHUNK = 4096  # records read at a time

@@ -1,9 +1,9 @@
 """Draws the learning rate over a run, of one config or of several."""
 
-import importlib
 import sys
 
 from cnnjax.errors import run
+from cnnjax.tools.optim import main
 
 if __name__ == "__main__":
-  sys.exit(run(importlib.import_module("cnnjax.tools.optim").main))
+  sys.exit(run(main))

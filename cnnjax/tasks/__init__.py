@@ -8,9 +8,10 @@ import numpy as np
 from clu import metrics
 from ml_collections import ConfigDict
 
-from cnnjax import fields, models, registry
+from cnnjax import models, registry
+from cnnjax.data import fields
+from cnnjax.data.fields import Fields
 from cnnjax.errors import UserError, unknown
-from cnnjax.fields import Fields
 from cnnjax.optim.averaging import WEIGHTS
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import Fitted, Task, declared_metrics

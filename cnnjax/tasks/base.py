@@ -12,8 +12,9 @@ import numpy as np
 from clu.metrics import Average, Collection
 from ml_collections import ConfigDict
 
-from cnnjax import fields, registry
-from cnnjax.fields import Fields, Kind, Need
+from cnnjax import registry
+from cnnjax.data import fields
+from cnnjax.data.fields import Fields, Kind, Need
 from cnnjax.tasks.metric import Metric
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from clu.metrics import Metric as CluMetric
 from ml_collections import ConfigDict
 
-from cnnjax import fields
-from cnnjax.fields import Fields, Kind, Need
+from cnnjax.data import fields
+from cnnjax.data.fields import Fields, Kind, Need
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import Task
 

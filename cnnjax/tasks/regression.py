@@ -10,8 +10,8 @@ import optax
 from clu import metrics
 from ml_collections import ConfigDict
 
-from cnnjax import fields
-from cnnjax.fields import Fields
+from cnnjax.data import fields
+from cnnjax.data.fields import Fields
 from cnnjax.registry import register
 from cnnjax.tasks.base import Task
 from cnnjax.tasks.metric import Metric

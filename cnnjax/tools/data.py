@@ -1,13 +1,12 @@
 """Tools for data: prepare a TFDS data set, scan images, show training batches."""
 
 import argparse
-import sys
 
 import rich.progress
 
 from cnnjax import build
 from cnnjax import config as configs
-from cnnjax.errors import ArgumentParser, run
+from cnnjax.errors import ArgumentParser
 from cnnjax.runtime.console import Console
 from cnnjax.runtime.paths import to_path
 
@@ -59,7 +58,3 @@ def main(argv: list[str] | None = None) -> int:
   if words:
     parser.error(f"unrecognized arguments: {' '.join(words)}")
   return {"prepare": _prepare, "scan": _scan}[args.command](args)
-
-
-if __name__ == "__main__":
-  sys.exit(run(main))

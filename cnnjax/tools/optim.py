@@ -6,10 +6,9 @@ python -m cnnjax.optim plot --config=A.py:PRESET --config=B.py --examples=50000 
 
 import argparse
 import pathlib
-import sys
 
 from cnnjax import config as configs
-from cnnjax.errors import ArgumentParser, run
+from cnnjax.errors import ArgumentParser
 from cnnjax.runtime.paths import to_path
 
 
@@ -54,7 +53,3 @@ def main(argv: list[str] | None = None) -> int:
   plot.add_argument("--log", action="store_true", help="a logarithmic axis of rates")
   args, words = parser.parse_known_args(argv)
   return _plot(args, words)
-
-
-if __name__ == "__main__":
-  sys.exit(run(main))

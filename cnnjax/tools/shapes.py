@@ -3,7 +3,8 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import data, fields, tasks
+from cnnjax import data, tasks
+from cnnjax.data import fields
 from cnnjax.data.examples import Examples
 from cnnjax.data.split import LABELS, Arrays, Split
 from cnnjax.errors import UserError

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import augment, data, fields, tasks
+from cnnjax import augment, data, tasks
+from cnnjax.data import fields
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 from cnnjax.runtime.paths import PathLike, to_path

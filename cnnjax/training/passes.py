@@ -14,7 +14,8 @@ from clu import metrics
 from jax.ad_checkpoint import checkpoint_name
 from ml_collections import ConfigDict
 
-from cnnjax import fields, models
+from cnnjax import models
+from cnnjax.data import fields
 from cnnjax.models import batch_stats as norms
 from cnnjax.training.state import TrainState
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 from clu import metrics
 
-from cnnjax import Key, fields, register, tasks
+from cnnjax import Key, register, tasks
+from cnnjax.data import fields
 from cnnjax.models import layers
 from cnnjax.tasks.labels import ClassAverage
 

@@ -5,8 +5,8 @@
 
 import numpy as np
 
-from cnnjax import fields, register
-from cnnjax.data import Arrays, Split
+from cnnjax import register
+from cnnjax.data import Arrays, Split, fields
 from cnnjax.errors import UserError
 
 EXAMPLES = {"train": 512, "validation": 64, "test": 128}

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from fakes import Records, photos, png
 
-from cnnjax import data, fields
+from cnnjax import data
 from cnnjax.config import default, override
+from cnnjax.data import fields
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from folders import config, load, pixels, put, some, table
 
-from cnnjax import data, fields
-from cnnjax.data import folder
+from cnnjax import data
+from cnnjax.data import fields, folder
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 

@@ -7,8 +7,8 @@ import pytest
 from fakes import png
 from PIL import Image
 
-from cnnjax import fields
 from cnnjax.config import default
+from cnnjax.data import fields
 from cnnjax.data.examples import Examples
 from cnnjax.data.images import UnreadableImage
 from cnnjax.errors import UserError

@@ -7,8 +7,8 @@ import pytest
 from folders import config, put, some
 from PIL import Image
 
-from cnnjax import data, fields
-from cnnjax.data import folder
+from cnnjax import data
+from cnnjax.data import fields, folder
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cnnjax import data, fields
+from cnnjax import data
 from cnnjax.config import default, override
-from cnnjax.data import levels, synthetic
+from cnnjax.data import fields, levels, synthetic
 from cnnjax.errors import UserError
 from cnnjax.runtime import processes, sharding
 from cnnjax.training import passes

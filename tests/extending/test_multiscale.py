@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from waiting import wait_for
 
-from cnnjax import build, checkpoints, evaluate, models, optim, plan, registry, train, writers
+from cnnjax import build, checkpoints, evaluate, models, optim, registry, train, writers
 from cnnjax import config as configs
 from cnnjax.errors import UserError
+from cnnjax.tools import plan
 from cnnjax.training import state
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -11,11 +11,12 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from cnnjax import build, checkpoints, errors, evaluate, main, plan, registry, writers
+from cnnjax import build, checkpoints, errors, evaluate, main, registry, writers
 from cnnjax import config as configs
 from cnnjax.checkpoints import workdir
 from cnnjax.tools import data as data_tools
 from cnnjax.tools import optim as optim_tools
+from cnnjax.tools import plan
 from cnnjax.training import resuming
 
 ROOT = pathlib.Path(__file__).parents[2]

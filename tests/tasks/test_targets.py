@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from clu import metrics
 
-from cnnjax import augment, data, fields, registry, tasks, train
+from cnnjax import augment, data, registry, tasks, train
 from cnnjax.config import default, override
+from cnnjax.data import fields
 from cnnjax.training import passes
 
 SIZE, N = 12, 32

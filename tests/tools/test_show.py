@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import augment, fields, tasks
+from cnnjax import augment, tasks
 from cnnjax import data as datas
+from cnnjax.data import fields
 from cnnjax.errors import UserError
 from cnnjax.runtime import console, sharding
 from cnnjax.tools import data as command

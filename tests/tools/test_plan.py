@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import build, plan, register, tasks
+from cnnjax import build, register, tasks
 from cnnjax.config import to_json
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
-from cnnjax.tools import shapes
+from cnnjax.tools import plan, shapes
 
 GIVEN = {"data.mean": (0.5,), "data.std": (0.5,)}  # a plan knows no pixels
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnnjax import fields
+from cnnjax.data import fields
 from cnnjax.errors import UserError
 
 CLASSES = ("cat", "dog", "owl")
