@@ -7,6 +7,7 @@ import pytest
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cnnjax import checkpoints
+from cnnjax.checkpoints import retention
 from cnnjax.config import default
 
 
@@ -58,3 +59,47 @@ def test_what_stays_is_what_the_policies_of_orbax_keep(last, best, every):
     )
     stay = {step for step, flag in zip(steps, flags, strict=True) if flag}
     assert checkpoints.Keep(last, best, every).choose(scores) == stay
+
+
+def test_two_of_the_last_and_the_best_are_kept_if_nothing_is_said():
+  assert checkpoints.Keep() == retention.STANDARD == checkpoints.Keep(2, 1, None)
+  config = default().keep
+  assert checkpoints.Keep.of(config, lambda *_: 7) == checkpoints.Keep(2, 1, None)
+  config.every = "1 steps"
+  assert checkpoints.Keep.of(config, lambda *_: 0).every == 1  # a part of a step is one
+
+
+class Files:
+  """What `Scores` reads: the metrics of each step, or an error; a folder without a manifest."""
+
+  def __init__(self, folder, found):
+    self.folder, self.found, self.read = folder, found, []
+
+  def place(self, step):
+    return self.folder
+
+  def metrics(self, step):
+    self.read.append(step)
+    if isinstance(self.found[step], Exception):
+      raise self.found[step]
+    return self.found[step]
+
+
+@pytest.mark.parametrize("better, sign", [("max", 1), ("min", -1)])
+def test_scores_of_what_was_and_was_not_measured(tmp_path, better, sign):
+  found = {1: {"m": 0.5}, 2: {"other": 1.0}, 3: None, 4: KeyError("lost"), 5: {"m": None}, 6: {}}
+  store = Files(tmp_path, found)
+  scores = retention.Scores(store, "m", better)
+  inf = float("inf")
+  expected = {1: sign * 0.5, 2: None, 3: None, 4: inf, 5: -inf, 6: None}
+  for _ in range(2):  # each is read once
+    assert {step: scores.of(step) for step in found} == expected
+  assert store.read == [*found]
+  scores.forget(1)
+  scores.forget(7)
+  assert scores.of(1) == sign * 0.5 and store.read == [*found, 1]
+  assert scores.to_save({"other": 1.0}) is None
+  assert scores.to_save({"m": 0.0, "other": 1.0}) == {"m": 0.0}
+  assert scores.to_save({"m": inf}) == {"m": None}
+  scores.note(8, {"m": 0.25})
+  assert scores.of(8) == sign * 0.25 and 8 not in store.read
