@@ -78,14 +78,14 @@ def test_an_array_is_shown_with_its_shape_and_type(tmp_path, capsys):
   make(tmp_path, (1000, None), (2000, None))
   assert call("show", tmp_path) == 0
   out = capsys.readouterr().out.splitlines()
-  assert [line.split() for line in out] == [
-    "variables: 3 arrays, 11 values".split(),
-    ["batch_stats/mean", "2", "float32"],
-    ["params/dense/bias", "3", "float32"],
-    ["params/dense/kernel", "2x3", "float32"],
-    "training: 1 arrays, 1 values".split(),
-    ["step", "scalar", "int32"],
-    'step 2,000, 9 parameters, meta {"x": 2000, "unmeasured": []}'.split(),
+  assert [" ".join(line.split()) for line in out] == [
+    "variables: 3 arrays, 11 values",
+    "batch_stats/mean 2 float32",
+    "params/dense/bias 3 float32",
+    "params/dense/kernel 2x3 float32",
+    "training: 1 arrays, 1 values",
+    "step scalar int32",
+    'step 2,000, 9 parameters, meta {"x": 2000, "unmeasured": []}',
   ]
 
 

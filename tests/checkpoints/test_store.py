@@ -167,7 +167,7 @@ def test_averages_that_are_not_there_or_have_not_begun(tmp_path):
     assert np.array_equal(read("ema"), [2, 2]) and np.array_equal(read("raw"), [3, 3])
     with pytest.raises(UserError, match="the average swa had not begun at step 1,000: choose"):
       read("swa")
-    with pytest.raises(UserError, match="unknown weights 'eema'.*'ema'.* from: ema, raw, swa$"):
+    with pytest.raises(UserError, match=r"unknown weights 'eema'.*'ema'.* from: ema, raw, swa$"):
       read("eema")
 
 
