@@ -10,7 +10,7 @@ import time
 import pytest
 from short_runs import TOTAL, lines, make, run, training
 
-from cnnjax.writers import display
+from cnnjax.writers import display, meter
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path, capsys, monkeypatch):
@@ -140,3 +140,67 @@ def test_progress_of_several_runs(tmp_path, console, monkeypatch, metrics, words
     for step in (10, 15):
       out.progress(step, lambda: metrics)
   assert f"step 15 of 40: {words}," in shown.file.getvalue()
+
+
+def test_the_bar_looks_at_the_loss_every_half_second_and_lines_come_every_ten(
+  tmp_path, console, monkeypatch
+):
+  now, asked = [100.0], []
+  monkeypatch.setattr(time, "monotonic", lambda: now[0])
+  for terminal, steps in ((False, [20, 40]), (True, [2, 3])):
+    shown = console(terminal=terminal)
+    of = meter.Meter(0, 100, 4)
+    shows = display.Display(of, 10, tmp_path, quiet=False)
+    for step in range(1, 41):
+      now[0] += 0.5
+      of.advance(step)
+      before = len(asked)
+      shows.progress(step, lambda: asked.append(0) or training(1))
+      if len(asked) > before and len(steps) > (done := len(asked) - 1):
+        assert step == steps[done]
+    assert len(asked) == (39 if terminal else 2)
+    asked.clear()
+    assert ("left" in shown.file.getvalue()) != terminal
+
+
+@pytest.mark.parametrize(
+  "start, finished, before, words",
+  [
+    (0, False, 1200, "beginning again: this run had come to step 1,200 and has no checkpoint; its "
+     "metrics are kept as metrics.jsonl.before"),
+    (1500, False, 7, "going on from step 1,500"),
+    (1500, True, 0, "this run is finished: step 1,500 of 2,000 is done (stopped early)"),
+    (2000, True, 0, "this run is finished: step 2,000 of 2,000 is done"),
+  ],
+)  # fmt: skip
+def test_the_last_line_of_the_block(tmp_path, console, start, finished, before, words):
+  shown = console(terminal=False)
+  shows = display.Display(meter.Meter(start, 2000, 4), 10, tmp_path, quiet=False)
+  shows.block({"a": "b", "long": "c"}, finished=finished, before=before)
+  assert shown.file.getvalue().splitlines() == ["  a     b", "  long  c", words]
+
+
+def test_a_line_of_progress_has_what_is_known(tmp_path, console, monkeypatch):
+  """No loss where it is not finite, and no speed where no step was timed since the restart."""
+  shown, now = console(terminal=False), [100.0]
+  monkeypatch.setattr(time, "monotonic", lambda: now[0])
+  of = meter.Meter(0, 2000, 4)
+  shows = display.Display(of, 10, tmp_path, quiet=False)
+  of.advance(1000)
+  now[0] += 10.0
+  of.advance(1500)
+  of.restart(1500)
+  shows.progress(1500, lambda: {"train/loss": math.nan, "learning_rate": 0.00012345})
+  shows.progress(1501, lambda: pytest.fail("it was shown just now"))
+  assert shown.file.getvalue() == ("step 1,500 of 2,000: learning rate 0.000123, 0:00:10 left\n")
+
+
+def test_the_bar_is_there_with_the_part_that_was_done(tmp_path, console):
+  console(terminal=True)
+  shows = display.Display(meter.Meter(25, 40, 4), 10, tmp_path, quiet=False)
+  (task,) = shows._bar.tasks
+  assert (task.completed, task.total, task.description) == (25, 40, "compiling")
+  for step, epoch in ((1, 1), (10, 1), (11, 2), (25, 3)):
+    shows.progress(step, lambda: training(1))
+    assert (task.completed, task.description) == (step, f"epoch {epoch}")
+  assert shows._bar.live.transient

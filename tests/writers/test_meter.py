@@ -3,6 +3,7 @@
 import functools
 import re
 import time
+import types
 
 from short_runs import BATCH, PER_EPOCH, TOTAL, make, training
 
@@ -62,3 +63,50 @@ def test_the_median_is_that_of_the_newest_steps(tmp_path, console, monkeypatch):
       out.progress(step, functools.partial(training, step))
     out.report(tmp_path, TOTAL, None, None)
   assert "a step 500 ms in the median, 8 images/s" in shown.file.getvalue()
+
+
+def test_the_clock_of_a_run(monkeypatch):
+  """From the step where compiling ended; a restart begins the speed anew, and not the time left."""
+  now = [100.0]
+  monkeypatch.setattr(time, "monotonic", lambda: now[0])
+  found = meter.Meter(10, 110, 8, devices=4)
+  assert (found.start, found.total, found.ready_at) == (10, 110, 10)
+  assert re.fullmatch(r"compiling \d+\.\d s", found.describe())  # no step was timed
+  now[0] = 130.0
+  assert found.advance(12) and not found.timed(12)
+  assert found.ready_at == 12
+  now[0] = 134.0
+  assert not found.advance(20) and found.timed(20)
+  assert found.rate(20) == 8 * 8 / 4.0
+  assert str(found.left(20)) == "0:00:45"  # 90 steps of half a second
+  assert str(found.took()) == "0:00:34"
+  found.restart(20)
+  assert not found.timed(20) and found.rate(20) == 0
+  now[0] = 136.0
+  assert not found.advance(20)  # no step passed: none is timed
+  now[0] = 138.5
+  found.advance(21)
+  assert found.timed(21) and found.rate(21) == 8 / 4.5
+  assert found.describe().endswith(
+    "; a step 1.5e+03 ms in the median, 5 images/s, 1 on each device"
+  )
+  assert found.in_words(12345.6) == "12,346 images/s, 3,086 on each device"
+  assert meter.Meter(0, 1, 8).in_words(1000) == "1,000 images/s"
+  assert meter.TIMED == 10_000
+
+
+def test_no_time_between_two_steps_is_no_error(monkeypatch):
+  """Of a clock that is coarse."""
+  monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+  found = meter.Meter(0, 9, 4)
+  for step in (1, 2, 3):
+    found.advance(step)
+  assert found.rate(3) == 2 * 4 / 1e-9
+  assert "a step 1e-06 ms in the median, 4,000,000,000 images/s" in found.describe()
+
+
+def test_the_time_of_compiling_is_that_of_the_clock_it_is_given():
+  clock = types.SimpleNamespace(seconds=12.34, describe=lambda: "compiled in no time")
+  found = meter.Meter(0, 9, 4, compiled=clock)
+  assert found.describe() == "compiling 12.3 s"
+  assert found.describe_compiling() == "compiled in no time"
