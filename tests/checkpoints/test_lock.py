@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -272,3 +273,108 @@ def test_a_holder_without_a_sign_of_life(tmp_path):
 def test_a_folder_that_is_not_there(tmp_path):
   with pytest.raises(FileNotFoundError), lock.hold(pathlib.Path(tmp_path / "nowhere")):
     pass
+
+
+def test_machines_of_several_versions_wait_for_the_same_time():
+  """They touch and watch one file: who waits less than another touches would take a live lock."""
+  assert (lock.FILE, lock.REFRESH, lock.STALE, lock.SETTLE) == ("run.lock", 5.0, 60.0, 1.0)
+
+
+def test_a_machine_is_known_by_its_boot_or_else_by_its_address(monkeypatch, tmp_path):
+  assert lock._kernel() == lock.BOOT.read_text().strip()
+  monkeypatch.setattr(lock, "BOOT", tmp_path / "none")
+  monkeypatch.setattr(lock.uuid, "getnode", lambda: 42)
+  monkeypatch.setattr(lock.platform, "node", lambda: "here")
+  assert lock._kernel() == "here 42"
+
+
+def test_a_record_is_that_of_this_process_and_of_one_start():
+  one, other = lock._Holder.me(), lock._Holder.me()
+  assert one.pid == os.getpid() and one.token != other.token and len(one.token) == 16
+  assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", one.since)
+  assert str(one) == f"pid {one.pid} on {one.host}, since {one.since}"
+
+
+def test_a_record_replaces_a_longer_one(tmp_path):
+  path = tmp_path / lock.FILE
+  path.write_text("x" * 3000)
+  with path.open("r+b") as f:
+    me = lock._Holder.me()
+    me.write(f.fileno())
+    assert lock._Holder.read(f.fileno()) == me == lock._Holder.read(f.fileno())
+  assert json.loads(path.read_text())["token"] == me.token
+
+
+def test_a_file_that_goes_while_it_is_watched_is_locked_anew(tmp_path, monkeypatch):
+  """Another run ended in that minute."""
+  path, waited = record(tmp_path), []
+  monkeypatch.setattr(lock, "STALE", 3600.0)
+
+  def sleep(seconds):
+    waited.append(seconds)
+    path.unlink(missing_ok=True)
+
+  monkeypatch.setattr(lock.time, "sleep", sleep)
+  with lock.hold(tmp_path) as held:
+    held.check()
+    assert path.exists()
+  assert waited == [1.0] and not list(tmp_path.iterdir())
+
+
+def test_a_record_that_another_start_writes_over_is_no_lock(tmp_path, monkeypatch):
+  """Where the file system has no flock, both may have seen it free."""
+  monkeypatch.setattr(lock, "fcntl", None)
+  path, waited = tmp_path / lock.FILE, []
+
+  def other(seconds):
+    waited.append(seconds)
+    record(tmp_path)
+
+  monkeypatch.setattr(lock.time, "sleep", other)
+  with pytest.raises(UserError, match=r"another run holds the .* pid 4711 on elsewhere"):
+    lock._taken_by(path, lock._Holder.me())
+  assert waited == [lock.SETTLE] and path.exists()
+
+
+def test_of_a_holder_that_is_just_writing_its_name_is_waited_for(tmp_path, monkeypatch):
+  path, waited = tmp_path / lock.FILE, []
+  path.write_text("{")
+  with path.open("rb") as f:
+    monkeypatch.setattr(lock.time, "sleep", waited.append)
+    error = lock._refused(path, f.fileno())
+    assert "one that just began. Wait for its end, or choose another --workdir" in str(error)
+    assert waited == [0.05] * 20
+    waited.clear()
+    monkeypatch.setattr(lock.time, "sleep", lambda _: waited.append(record(tmp_path)))
+    error = lock._refused(path, f.fileno())
+    assert "stop it (kill 4711, on elsewhere), or choose another" in str(error) and len(waited) == 1
+  assert error.code == 75
+
+
+@pytest.mark.parametrize("age, dead", [(59.0, False), (61.5, True)])
+def test_no_sign_of_life_for_a_minute_is_said(tmp_path, age, dead):
+  path = record(tmp_path, age=age)
+  with path.open("rb") as f:
+    assert ("no sign of life" in str(lock._refused(path, f.fileno()))) == dead
+  assert [file.name for file in tmp_path.iterdir()] == [lock.FILE]
+
+
+@pytest.mark.parametrize("holder, words", [(True, "pid 4711 on elsewhere"), (False, "another run")])
+def test_how_a_lock_was_lost(tmp_path, holder, words):
+  path, me = tmp_path / lock.FILE, lock._Holder.me()
+  fd = lock._taken_by(path, me)
+  held = lock.Lock(path, fd, me)
+  try:
+    assert held._taken() == ""
+    if holder:
+      record(tmp_path)
+    else:
+      path.write_text("{")
+    assert held._taken().startswith(f"it was taken over by {words}")
+    path.rename(tmp_path / "elsewhere")
+    assert held._taken() == "the file was removed"
+    path.touch()
+    assert held._taken() == "another one was put there"
+  finally:
+    held.release()
+  assert path.exists()

@@ -86,3 +86,63 @@ def test_what_cannot_be_is_refused():
     make(swa_start=11)
   with pytest.raises(UserError, match="leave average"):
     make("schedule_free_sgd", ema=0.9)
+
+
+def test_whose_statistics_are_measured():
+  config = default()
+  need = lambda: [name for name in averaging.WEIGHTS if averaging.needs_measuring(name, config)]
+  assert averaging.WEIGHTS == ("raw", "ema", "swa", "schedule_free")
+  assert need() == ["swa", "schedule_free"]
+  for key, value in ((config.batch_norm, {"precise": True}), (config.optim, {"lookahead": 5})):
+    key.update(value)
+    assert need() == ["raw", "swa", "schedule_free"]
+    key.update({"precise": False} if "precise" in value else {"lookahead": None})
+
+
+def test_the_averages_in_words():
+  found = make(ema=0.9, swa_start=3, swa_every="2 steps").describe()
+  assert found == {
+    "averages": "exponential moving average, decay 0.9 with warm-up; SWA from step 30, each 2 steps"
+  }
+  plain = make(ema=0.5, ema_warmup=False).describe()
+  assert plain == {"averages": "exponential moving average, decay 0.5"}
+  assert make("schedule_free_adamw").describe() == {"averages": "that of schedule-free"}
+  assert make("schedule_free_adamw").names == ("schedule_free",)
+
+
+def test_swa_starts_at_the_last_step_at_the_latest_and_at_the_first_at_the_earliest():
+  assert make(swa_start=10).swa_start == 100 and make(swa_start="0 steps").swa_start == 1
+  assert make(swa_start=1, swa_every="0 steps").swa_every == 1
+  with pytest.raises(UserError, match="is step 101, and the run has 100"):
+    make(swa_start="101 steps")
+  assert make().swa_start is None
+
+
+def test_the_slow_weights_are_kept_and_not_named():
+  config = default()
+  config.optim.lookahead = 5
+  averages = averaging.create(config.average, config.optim, 100, lambda *_: 1)
+  assert averages.names == () and averages.all_names == ("slow",)
+  assert averages.describe()["averages"].startswith("Lookahead's slow weights")
+  begun = averages.init(variables(1.0))
+  assert begun.keys() == {"slow"} and averages.ready(begun) == ()
+
+
+def test_other_collections_are_those_of_the_trained_weights():
+  """Floats move with the moving average; integers do not, nor does anything with SWA."""
+  averages = make(ema=0.75, ema_warmup=False, swa_start="1 steps", swa_every="1 steps")
+  of = lambda w, n: {**variables(w, mean=w), "count": {"n": jnp.int32(n), "x": jnp.float32(n)}}
+  begun = averages.init(of(1.0, 4))
+  assert int(begun["swa"]["count"]) == 0  # the collection of this name is refused before
+  averages = make(ema=0.75, ema_warmup=False)
+  found = averages.update(averages.init(of(1.0, 4)), of(2.0, 8), jnp.int32(1))["ema"]
+  assert int(found["count"]["n"]) == 8 and float(found["count"]["x"]) == 5.0
+  averages = make(swa_start="1 steps", swa_every="1 steps")
+  other = lambda w, n: {**variables(w, mean=w), "queue": {"x": jnp.float32(n)}}
+  found = averages.init(other(1.0, 4))
+  for step, w in ((1, 2.0), (2, 6.0)):
+    found = averages.update(found, other(w, w), jnp.int32(step))
+  assert kernel(found["swa"]) == 4.0 and float(found["swa"]["queue"]["x"]) == 6.0
+  assert (
+    float(found["swa"]["batch_stats"]["norm"]["mean"]) == 1.0
+  )  # measured before it is evaluated

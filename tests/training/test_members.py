@@ -1,12 +1,14 @@
 """What several runs come to, by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
-from cnnjax import build
-from cnnjax.config import default
+from cnnjax import build, tasks
+from cnnjax.config import default, override
+from cnnjax.errors import UserError
 from cnnjax.tasks import metric
 from cnnjax.tasks.metric import Metric, of_weights
 from cnnjax.training import members
@@ -58,3 +60,79 @@ def test_the_loss_scale_is_that_of_each_run(tiny, settings):
   else:
     assert scales.pop("loss_scale_ci95") > 0
     assert scales == {"loss_scale": 5.0, "loss_scale/seed=0": 2.0, "loss_scale/seed=1": 8.0}
+
+
+def refuse(words, **settings):
+  config = default()
+  for key, value in settings.items():
+    override(config, key, value)
+  with pytest.raises(UserError, match=words):
+    members.check(config)
+
+
+def test_sweeps_that_make_no_sense_are_refused():
+  refuse("^seeds and rates are both given", seeds=2, rates=(0.1, 0.2))
+  refuse(r"^rates names one twice: rate=0.1, rate=0.1$", rates=(0.1, 0.1000000001))
+  refuse("^mesh.fsdp does not go with several runs", rates=(0.1, 0.2), **{"mesh.fsdp": -1})
+  refuse("^health.trace does not go with several runs", rates=(0.1,), **{"health.trace": True})
+  alone = default()
+  alone.optim.noise = 0.1
+  members.check(alone)  # one run may
+
+
+def test_one_run_has_no_axis():
+  one, two = runs(seed=3), runs(seed=3, seeds=2)
+  assert (one.seeds, one.names, one.several) == ((3,), (), False)
+  assert [x.shape for x in one.arguments] == [(), ()] and int(one.arguments[0]) == 3
+  assert float(one.arguments[1]) == 1.0
+  assert (two.seeds, two.names) == ((3, 4), ("seed=3", "seed=4")) and two.several
+  assert [x.tolist() for x in two.arguments] == [[3, 4], [1.0, 1.0]]
+  assert two.arguments[0].dtype == jnp.uint32
+  tree = {"a": jnp.arange(3)}
+  assert one.stacked(tree) is tree and one.first(tree) is tree and one.shapes(tree) is tree
+  stacked = two.stacked(tree)
+  assert stacked["a"].tolist() == [[0, 1, 2]] * 2
+  assert two.first({"a": jnp.array([[5, 6], [7, 8]])})["a"].tolist() == [5, 6]
+  where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shape = jax.ShapeDtypeStruct((3,), jnp.int32, sharding=where)
+  found = two.shapes({"a": shape})["a"]
+  assert (found.shape, found.dtype, found.sharding) == ((2, 3), jnp.int32, where)
+
+
+@pytest.mark.parametrize("turns, how", [(True, "in turns"), (False, "as one program")])
+def test_the_runs_and_how_they_are_trained_are_said(monkeypatch, turns, how):
+  assert members.in_turns()
+  monkeypatch.setattr(members, "in_turns", lambda: turns)
+  assert runs(seeds=2).describe() == {"runs": f"seed=0, seed=1, {how}"}
+  assert runs().describe() == {}
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_a_function_of_one_run_becomes_one_of_all(monkeypatch, turns):
+  """Over trees, with arguments that all share, and axes that follow from an argument."""
+  monkeypatch.setattr(members, "in_turns", lambda: turns)
+  two = runs(seeds=2)
+  run = lambda own, shared, feed: {"sum": own["x"].sum() + shared["y"], "feed": feed["z"] * 1}
+  axes_of = lambda feed: {"z": 0 if feed["z"].ndim else None}
+  jitted = two.jit(run, (0, None, axes_of))
+  own, shared = {"x": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, {"y": jnp.float32(10)}
+  found = jitted(own, shared, {"z": jnp.array([5.0, 6.0])})
+  assert found["sum"].tolist() == [13.0, 17.0] and found["feed"].tolist() == [5.0, 6.0]
+  assert jitted(own, shared, {"z": jnp.float32(7)})["feed"].tolist() == [7.0, 7.0]
+  assert two.jit(lambda a, b: a + b)(jnp.arange(2), jnp.arange(2)).tolist() == [0, 2]
+  assert runs().jit(lambda a: a + 1)(jnp.arange(2)).tolist() == [1, 2]
+
+
+def test_metrics_of_one_run_and_of_each(monkeypatch):
+  monkeypatch.setattr(tasks, "compute", lambda one: {"loss": float(one["loss"])})
+  more = lambda one: {"map": float(one["loss"]) * 2}
+  assert runs().compute({"loss": jnp.float32(3)}, more) == {"loss": 3.0, "map": 6.0}
+  assert runs().compute({"loss": jnp.float32(3)}) == {"loss": 3.0}
+  both = {"loss": jnp.array([1.0, 4.0])}
+  assert runs(rates=(0.1, 0.2)).compute(both, more) == {
+    "loss/rate=0.1": 1.0, "loss/rate=0.2": 4.0, "map/rate=0.1": 2.0, "map/rate=0.2": 8.0
+  }  # fmt: skip
+  fetched = []
+  monkeypatch.setattr(jax, "device_get", lambda tree: fetched.append(tree) or tree)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert runs().compute({"loss": jnp.float32(3)}) == {"loss": 3.0} and len(fetched) == 1

@@ -5,6 +5,7 @@ import pytest
 from cnnjax import register, tasks
 from cnnjax.config import default
 from cnnjax.errors import UserError
+from cnnjax.optim import plateau
 from cnnjax.tasks.metric import Metric
 from cnnjax.training import monitor
 
@@ -109,3 +110,49 @@ def test_what_is_restored_at_the_end_has_to_be_kept():
     monitor.check(c)
   c.early_stopping.restore_best = False
   monitor.check(c)
+
+
+def test_the_plateau_is_followed_where_it_is_asked_for():
+  c = config(patience=None)
+  assert monitor.create(c).plateau is None and monitor.describe(c) == {}
+  c.optim.plateau.patience = 1
+  assert monitor.describe(c) == {
+    "plateau": f"the rate falls {plateau.describe(c.optim.plateau, c.monitor)}"
+  }
+  assert monitor.create(c).plateau is not None
+  monitor.check(c)
+  c.data.validation = None
+  with pytest.raises(UserError, match=r"^optim.plateau goes by validation/accuracy, and there"):
+    monitor.check(c)
+
+
+def test_one_evaluation_and_the_last_step():
+  said = monitor.describe(config(patience=1, restore_best=False))["early stopping"]
+  assert said == (
+    "after 1 evaluation without a better validation/accuracy; the result is the last step"
+  )
+
+
+def test_the_counters_of_a_run():
+  for metric, worst, values in (
+    ("validation/accuracy", "-inf", [0.5, 0.25]),
+    ("validation/loss", "inf", [0.5, 0.75]),
+  ):
+    c = config(metric)
+    now = monitor.create(c)
+    assert float(now.best) == float(worst) and int(now.since_best) == 0
+    for value in values:
+      now = monitor.update(now, value, c)
+    assert float(now.best) == 0.5 and int(now.since_best) == 1
+    assert not monitor.stopped(now, c)
+  c.early_stopping.patience = None
+  assert not monitor.stopped(now.replace(since_best=now.since_best + 99), c)
+
+
+def test_a_metric_of_an_average_that_is_not_kept_is_named():
+  with pytest.raises(
+    UserError,
+    match=r"unknown metric: monitor 'validation/x'\. Did you .* Choose from: "
+    r"validation/a, validation/b, validation/ema_a, validation/ema_b",
+  ):
+    monitor.check_metric("validation/x", iter(["a", "b"]), ["ema"])
