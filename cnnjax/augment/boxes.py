@@ -10,16 +10,16 @@ import jax.numpy as jnp
 
 from cnnjax.data import fields
 
-# Areas are float32 here: a little less than the least share, so that a tenth counts as one however
-# it is rounded. Crops on the host count in float64 and take the share itself.
+# A little below the least share: areas are float32 here, and rounding may take a bit from a tenth.
+# Crops on the host count in float64 and take the share itself.
 LEAST_LEFT = fields.LEAST_LEFT - 1e-4
-_EDGE = 1e-3  # pixels; a side that lies on the border may be rounded to beyond it
+_EDGE = 1e-3  # pixels; rounding may move a side on the border to beyond it
 
 
 def _bounds(points: jax.Array, among: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns the lowest and the highest x and y, `[..., 2]` each, of `points` `[..., n, 2]`.
 
-  Only points count that are true in `among`.
+  Only the points count where `among` is true.
   """
   among = among[..., None]
   low = jnp.where(among, points, jnp.inf).min(-2)
@@ -30,10 +30,10 @@ def _visible(corners: jax.Array, half: jax.Array) -> tuple[jax.Array, jax.Array]
   """Returns (low, high), the bounds of the part of each convex quadrilateral within +-`half`.
 
   That part is a polygon. Its corners are the ends of the quadrilateral's sides, cut at the border
-  (Liang and Barsky, 1984), and the corners of the image inside it. Without any, `low` is infinite.
+  (Liang and Barsky, 1984), and the image's corners inside it. If it has none, `low` is infinite.
   """
   side = jnp.roll(corners, -1, axis=-2) - corners  # [..., 4, 2]
-  # Of a side, the shares of its length where it enters and leaves the strip of x, and that of y.
+  # The shares of a side's length at which it enters and leaves the strip of x, and that of y.
   still = side == 0
   step = jnp.where(still, 1, side)
   to_low, to_high = (-half - corners) / step, (half - corners) / step
@@ -73,7 +73,7 @@ def moved(
   top, left, bottom, right = (boxes[..., i] for i in range(4))
   around = [(left, top), (right, top), (right, bottom), (left, bottom)]
   corners = (jnp.stack([jnp.stack(c, -1) for c in around], -2) - 0.5) * extent  # [batch, m, 4, 2]
-  # Where a corner goes is the inverse of where its pixel comes from.
+  # A corner moves by the inverse of the matrix that says where a pixel comes from.
   a, b, c, d = (matrices[:, i, j, None, None] for i in range(2) for j in range(2))
   x, y = (corners[..., i] - matrices[:, i, 2, None, None] for i in range(2))
   determinant = a * d - b * c
@@ -86,14 +86,14 @@ def moved(
   left_over = jnp.prod((high - low) * extent, -1)
   valid &= (bottom > top) & (right > left)
   valid &= (low < high).all(-1) & (left_over >= LEAST_LEFT * whole)
-  found = jnp.stack([low[..., 1], low[..., 0], high[..., 1], high[..., 0]], -1)
-  return jnp.where(valid[..., None], found, 0), valid
+  visible = jnp.stack([low[..., 1], low[..., 0], high[..., 1], high[..., 0]], -1)
+  return jnp.where(valid[..., None], visible, 0), valid
 
 
 def covered(boxes: jax.Array, valid: jax.Array, erased: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the boxes of images whose pixels `erased` `[batch, height, width]` are gone.
+  """Returns the boxes of images after the pixels `erased` `[batch, height, width]`.
 
-  They keep their place; a box with less than a tenth of its area left becomes invalid.
+  Boxes keep their place; one with less than a tenth of its area left becomes invalid.
   """
 
   def overlap(low: jax.Array, high: jax.Array, size: int) -> jax.Array:  # [batch, m, size], pixels

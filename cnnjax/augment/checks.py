@@ -18,12 +18,16 @@ def number(
   high: float | None = None,
   integer: bool = False,
 ) -> None:
-  """Raises UserError unless `value` is a finite number, or an integer, from `low` to `high`."""
+  """Raises UserError unless `value` is a finite number, or an integer, from `low` to `high`.
+
+  `what` is the argument in words; of one value of many, "weights, each".
+  """
   limit = 1e9 if high is None else high
   if not (_is_number(value, integer) and low <= value <= limit):
     kind = "an integer" if integer else "a number"
     allowed = f"of at least {low}" if high is None else f"between {low} and {high}"
-    raise UserError(f"augment: {operation} takes {what}, {kind} {allowed}, not {value!r}")
+    comma = "" if what.endswith("each") else ","  # "factors, each a number"
+    raise UserError(f"augment: {operation} takes {what}{comma} {kind} {allowed}, not {value!r}")
 
 
 def interval(

@@ -1,9 +1,9 @@
-"""Colour, tone, noise and blur, for each example on its own.
+"""Changes colour, tone, noise and blur, for each example on its own.
 
-The first half of the file are functions of images `[batch, height, width, channels]` in [0, 1] and
+The first half of the file has functions of images `[batch, height, width, channels]` in [0, 1] and
 of one parameter per example, `[batch, 1, 1, 1]`. Functions that change every value of a channel
 alike also work on `RAMP`: its 256 levels become a lookup table, by which policies.py applies
-several at the price of one. The second half are the random operations of a config. Semantics are
+many at the price of one. The second half has the random operations of a config. Semantics are
 torchvision's, and Pillow's where the two differ.
 """
 
@@ -42,14 +42,13 @@ def luminance(images: jax.Array) -> jax.Array:
   """
   if images.shape[-1] == 1:
     return images
-  # Neither a dot, which a GPU rounds to 10 bits, nor a sum over so short an axis, which is slow on
-  # CPU.
+  # No dot, which a GPU rounds to 10 bits; no sum over so short an axis, which is slow on CPU.
   red, green, blue = _rgb(images)
   return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
 def blend(images: jax.Array, other: jax.Array, factor: jax.Array | float) -> jax.Array:
-  """Blends: `images` at factor 1, `other` at 0, and beyond, as Pillow's Image.blend, clipped."""
+  """Blends `other` (factor 0) with `images` (1), and beyond, as Pillow's Image.blend; clips."""
   return jnp.clip(factor * images + (1 - factor) * other, 0, 1)
 
 
@@ -85,7 +84,7 @@ def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
   ) / jnp.where(chroma == 0, 1, chroma)
   sixths += jnp.where(value == red, 0, jnp.where(value == green, 2, 4))
 
-  # Back in one formula without cases: each channel falls and rises as the hue goes past it.
+  # Back to RGB in one formula without cases: each channel falls and rises as the hue passes it.
   def channel(start: int) -> jax.Array:
     place = sixths + 6 * shift + start
     place -= 6 * jnp.floor(place / 6)
@@ -95,7 +94,7 @@ def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
 
 
 def smooth(images: jax.Array) -> jax.Array:
-  """Smooths as Pillow's ImageFilter.SMOOTH: 3x3, weight 5 in the centre, else 1; borders stay."""
+  """Smooths as Pillow's ImageFilter.SMOOTH: 3x3, weight 5 in the centre, else 1; keeps borders."""
   if min(images.shape[1:3]) <= 2:
     return images
   shifts = lambda x, axis: sum(
@@ -155,8 +154,8 @@ def stretch(images: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
 def histogram(levels: jax.Array) -> jax.Array:
   """Counts each level of each image and channel, `[batch, 256, 1, channels]` int32."""
   batch, _, _, channels = levels.shape
-  # One count an image, which stays on the device of the image: one index over the whole batch made
-  # XLA reduce over the devices. On CPU ten times faster than one-hot dots.
+  # One count an image, which stays on the device of the image: with one index over the whole batch
+  # XLA reduced over the devices. One-hot dots are slower: experiments/benchmarks/input/README.md.
   count = lambda x: jnp.bincount(
     (x + 256 * jnp.arange(channels)).reshape(-1), length=256 * channels
   )
@@ -177,8 +176,8 @@ def equalizing_table(levels: jax.Array) -> jax.Array:
 def look_up(tables: jax.Array, levels: jax.Array) -> jax.Array:
   """Maps each level by the table `[batch, 256, 1, channels]` of its image and channel."""
   batch, height, width, channels = levels.shape
-  # A gather: on CPU a dot with one-hot vectors takes a hundred times as long. Barriers before and
-  # after it, or XLA computes the entry anew for each pixel, and the result for each use of it.
+  # A gather, as a dot with one-hot vectors is slow on CPU. Without barriers XLA would compute the
+  # entry anew for each pixel, and the result for each use: experiments/benchmarks/input/README.md.
   table = jax.lax.optimization_barrier(tables[:, :, 0])
   flat = jnp.take_along_axis(table, levels.reshape(batch, -1, channels), axis=1)
   return jax.lax.optimization_barrier(flat.reshape(batch, height, width, channels))
@@ -196,9 +195,9 @@ def _uniform(adjust: Callable, low: float, high: float, *channels: Any) -> Opera
 def _by_factor(
   name: str, what: str, adjust: Callable, strength: float, *channels: Any
 ) -> Operation:
-  """Returns an operation with a factor uniform in [max(0, 1 - strength), 1 + strength].
+  """Returns an operation with ColorJitter's factor of torchvision.
 
-  As torchvision's ColorJitter.
+  It is uniform in [max(0, 1 - strength), 1 + strength].
   """
   checks.number(name, what, strength, 0)
   return _uniform(adjust, max(0.0, 1.0 - strength), 1.0 + strength, *channels)

@@ -1,4 +1,4 @@
-"""Composes operations: one after another, with a probability, or one of several."""
+"""Composes operations: one after another, with a probability, or one drawn from a list."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ class Sometimes:
     return {name: pick(changed[name], old) for name, old in batch.items()}
 
   def check(self, kinds: Kinds, channels: Mapping[str, int]) -> None:
-    """As of `Operation`."""
+    """Checks the operation, see `Operation.check`."""
     self.operation.check(kinds, channels)
 
 
@@ -81,7 +81,7 @@ def named(name: str, make: Callable) -> Callable:
   """Wraps `make` so that its operation knows its name in a config.
 
   Raises:
-    UserError: when called, if it makes something else than an operation.
+    UserError: raised by the wrapper, if `make` returns no operation.
   """
 
   @functools.wraps(make)
@@ -119,9 +119,9 @@ def with_probability(name: str, make: Callable) -> Callable:
 def choice(
   *operations: Callable, weights: tuple[float, ...] | None = None, p: float = 1.0
 ) -> Choice:
-  """Applies one of `operations` to the whole batch, drawn for each batch; computes only that one.
+  """Applies one of `operations`, drawn for each batch, to the whole batch; computes only that one.
 
-  They have `weights` (relative; equal if None); with probability 1 - `p` none is applied.
+  `weights` are relative, and equal if None; with probability 1 - `p` none is applied.
   `choice(mixup(0.8), cutmix(1.0))` is the switch of timm's `Mixup`.
   """
   checks.number("choice", "p", p, 0, 1)
@@ -132,7 +132,7 @@ def choice(
     )
   weights = (1,) * n if weights is None else weights
   if not isinstance(weights, tuple | list) or len(weights) != n:
-    raise UserError(f"augment: choice takes weights, one for each of {n}, not {weights!r}")
+    raise UserError(f"augment: choice takes as many weights as operations, {n}, not {weights!r}")
   for weight in weights:
     checks.number("choice", "weights, each", weight, 0)
   if not sum(weights):

@@ -3,8 +3,8 @@
 `fill` is a value in [0, 1], a tuple of one for each channel, or "noise", every value uniform in
 [0, 1]. The papers erase with 0 after normalisation, the mean of the data. Here images are not yet
 normalised: 0.5, the default, is near the mean of photos; for other data give the mean as a tuple.
-Erased pixels of a mask do not count; boxes stay, unless less than a tenth is left. One call draws
-all numbers of an example, as each call takes time to compile.
+Erased pixels of a mask do not count; a box stays unless less than a tenth of it is left. One call
+draws all numbers of an example, as each call takes time to compile.
 """
 
 from collections.abc import Callable
@@ -42,8 +42,9 @@ def _check_fill(name: str, fill: Fill) -> None:
       f"augment: {name} takes fill, a number between 0 and 1, one for each channel as "
       f"(0.5, 0.5, 0.5), or 'noise', not {fill!r}"
     )
-  for value in fill if isinstance(fill, tuple | list) else (fill,):
-    checks.number(name, "fill, each", value, 0, 1)
+  by_channel = isinstance(fill, tuple | list)
+  for value in fill if by_channel else (fill,):
+    checks.number(name, "fill, each" if by_channel else "fill", value, 0, 1)
 
 
 def _erasing(draw: Callable, fill: Fill) -> Operation:
@@ -62,12 +63,12 @@ def _erasing(draw: Callable, fill: Fill) -> Operation:
     return jnp.where(drawn[0], jnp.asarray(ignored(masks), masks.dtype), masks)
 
   def cover(
-    found: jax.Array, valid: jax.Array, drawn: tuple[jax.Array, jax.Array], size: tuple[int, int]
+    sides: jax.Array, valid: jax.Array, drawn: tuple[jax.Array, jax.Array], size: tuple[int, int]
   ) -> tuple[jax.Array, jax.Array]:
-    return boxes.covered(found, valid, drawn[0])
+    return boxes.covered(sides, valid, drawn[0])
 
-  several = isinstance(fill, tuple | list)
-  channels = ((len(fill),), "as many as its fill has") if several else ()
+  by_channel = isinstance(fill, tuple | list)
+  channels = ((len(fill),), "as many as its fill has") if by_channel else ()
   return of_places(draw, image, mask, cover, *channels)
 
 

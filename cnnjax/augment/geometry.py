@@ -46,10 +46,10 @@ def _flip(name: str, p: float, axis: int) -> Operation:
   def mask(masks: jax.Array, chosen: jax.Array) -> jax.Array:
     return jnp.where(chosen[..., 0], jnp.flip(masks, axis), masks)
 
-  def move(found: jax.Array, valid: jax.Array, chosen: jax.Array, size: tuple[int, int]):
+  def move(sides: jax.Array, valid: jax.Array, chosen: jax.Array, size: tuple[int, int]):
     low, high = axis - 1, axis + 1  # xmin and xmax, or ymin and ymax
-    mirrored = found.at[..., low].set(1 - found[..., high]).at[..., high].set(1 - found[..., low])
-    return jnp.where(chosen[..., 0] & valid[..., None], mirrored, found), valid
+    mirrored = sides.at[..., low].set(1 - sides[..., high]).at[..., high].set(1 - sides[..., low])
+    return jnp.where(chosen[..., 0] & valid[..., None], mirrored, sides), valid
 
   return of_places(draw, image, mask, move)
 
@@ -69,17 +69,17 @@ def pad_crop(pixels: int) -> Operation:
     height, width = images.shape[1:3]
     margins = (0, 0), (pixels, pixels), (pixels, pixels), (0, 0)
     padded = jnp.pad(images, margins, constant_values=fill)
-    one = lambda image, corner: jax.lax.dynamic_slice(
+    cut = lambda image, corner: jax.lax.dynamic_slice(
       image, (corner[0], corner[1], 0), (height, width, image.shape[-1])
     )
-    return jax.vmap(one)(padded, corners)
+    return jax.vmap(cut)(padded, corners)
 
   def mask(masks: jax.Array, corners: jax.Array) -> jax.Array:
     return crop(masks[..., None], corners, ignored(masks))[..., 0]
 
-  def move(found: jax.Array, valid: jax.Array, corners: jax.Array, size: tuple[int, int]):
+  def move(sides: jax.Array, valid: jax.Array, corners: jax.Array, size: tuple[int, int]):
     down, right = (pixels - corners).T
-    return boxes.moved(found, valid, inverse_matrices(translate=(right, down)), size)
+    return boxes.moved(sides, valid, inverse_matrices(translate=(right, down)), size)
 
   return of_places(draw, crop, mask, move)
 
@@ -92,7 +92,7 @@ def _cubic(distance: jax.Array) -> jax.Array:
   return jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0))
 
 
-# The weight of a pixel by its signed distance. Nearest: the one whose square holds the point.
+# The weight of a pixel by its signed distance. Nearest: the pixel whose square holds the point.
 KERNELS = {
   "nearest": lambda distance: jnp.float32((distance > -0.5) & (distance <= 0.5)),
   "bilinear": lambda distance: jnp.maximum(1 - jnp.abs(distance), 0),
@@ -122,7 +122,7 @@ def resized_crop(
     weight *= ((pixel >= 0) & (pixel < length[:, None]))[:, None, :]
     return weight / weight.sum(-1, keepdims=True)
 
-  # One dot an axis: on CPU gathers are slower. In full precision, or an image on a GPU has 10 bits.
+  # A dot for each axis: gathers are slower on CPU. In full precision: a GPU would keep 10 bits.
   rows = weights(top, height, images.shape[1])
   columns = weights(left, width, images.shape[2])
   resized = jnp.einsum("boh,bhwc->bowc", rows, images, precision="highest")
@@ -156,25 +156,26 @@ def _boxes(
   Draws area and ratio ten times at once and takes the first that fits; if none does, the largest
   box in the centre with an allowed ratio.
   """
-  drawn = jax.random.uniform(key, (batch, 22))  # one call: each takes 0.2 s to compile on CPU
+  # One call, as each takes time to compile: experiments/benchmarks/input/README.md.
+  drawn = jax.random.uniform(key, (batch, 22))
   area = height * width * (scale[0] + (scale[1] - scale[0]) * drawn[:, :10])
   aspect = ratio[0] * (ratio[1] / ratio[0]) ** drawn[:, 10:20]
   widths = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
   heights = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
   fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-  found = fits.any(1)
+  fitting = fits.any(1)
   pick = lambda values: jnp.take_along_axis(values, fits.argmax(1)[:, None], axis=1)[:, 0]
 
   shape = width / height
   whole_width = width if shape <= ratio[1] else round(height * ratio[1])
   whole_height = height if shape >= ratio[0] else round(width / ratio[0])
-  box_height = jnp.where(found, pick(heights), whole_height)
-  box_width = jnp.where(found, pick(widths), whole_width)
+  box_height = jnp.where(fitting, pick(heights), whole_height)
+  box_width = jnp.where(fitting, pick(widths), whole_width)
   top = integers(drawn[:, 20], height - box_height + 1)
   left = integers(drawn[:, 21], width - box_width + 1)
   return (
-    jnp.where(found, top, (height - whole_height) // 2),
-    jnp.where(found, left, (width - whole_width) // 2),
+    jnp.where(fitting, top, (height - whole_height) // 2),
+    jnp.where(fitting, left, (width - whole_width) // 2),
     box_height,
     box_width,
   )
@@ -204,12 +205,12 @@ def random_resized_crop(
   def mask(masks: jax.Array, crop: tuple[jax.Array, ...]) -> jax.Array:
     return crop_nearest(masks, *crop)
 
-  def move(found: jax.Array, valid: jax.Array, crop: tuple[jax.Array, ...], size: tuple[int, int]):
+  def move(sides: jax.Array, valid: jax.Array, crop: tuple[jax.Array, ...], size: tuple[int, int]):
     top, left, height, width = crop
     grow_x, grow_y, none = width / size[1], height / size[0], jnp.zeros(len(top))
     x, y = left + (width - size[1]) / 2, top + (height - size[0]) / 2  # the centre of the box
     rows = jnp.stack([grow_x, none, x], -1), jnp.stack([none, grow_y, y], -1)
-    return boxes.moved(found, valid, jnp.stack(rows, -2), size)
+    return boxes.moved(sides, valid, jnp.stack(rows, -2), size)
 
   return of_places(draw, image, mask, move)
 
@@ -248,7 +249,7 @@ def warp(
   """Warps each image `[batch, height, width, channels]` by its own matrix `[batch, 2, 3]`.
 
   A matrix maps (x, y, 1) of a pixel of the result to its place in the image, both in pixels from
-  the centre of the image. The image is surrounded by `fill`; bilinear sampling blends into it, as
+  the centre of the image. Around the image is `fill`; bilinear sampling blends into it, as
   torchvision does for fill 0.
   """
   batch, height, width, channels = images.shape
@@ -277,8 +278,8 @@ def warp(
     upper = at(top, left) * (1 - share_x) + at(top, right) * share_x
     lower = at(bottom, left) * (1 - share_x) + at(bottom, right) * share_x
     warped = upper * (1 - share_y) + lower * share_y
-  # On CPU XLA fuses the gather into each use of the result and computes it again there: without
-  # this barrier and those of color.look_up a layer of policies.py takes five times as long.
+  # On CPU XLA would fuse the gather into each use of the result and compute it again there; so too
+  # in color.look_up. experiments/benchmarks/input/README.md has the figures.
   return jax.lax.optimization_barrier(warped)
 
 

@@ -6,7 +6,7 @@ or an example is mixed. Partners are drawn for each batch. In modes "batch" and 
 the targets over the batch stays; in mode "elem" it does on average.
 
 Both mix images and targets; CutMix mixes masks too. Another field would no longer describe the
-image, so a batch that has one is refused.
+image, so a batch with such a field is refused.
 """
 
 import jax
@@ -17,7 +17,7 @@ from cnnjax.augment import checks, erasing
 from cnnjax.augment.operation import Operation, Shape
 
 MODES = ("batch", "pair", "elem")
-_OF_TARGETS = "what is mixed is the field of targets that a task makes of it"
+_OF_TARGETS = "mix the field of targets that a task makes of it"
 _INSTEAD = {"label": _OF_TARGETS, "multi_label": _OF_TARGETS}
 
 
@@ -32,8 +32,8 @@ def beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:
 
   `cos(pi v) sqrt(u**(-1 / alpha) - 1)` is Student's t with 2 alpha degrees of freedom, over the
   root of them (Bailey, Mathematics of Computation 62, 1994), and (1 + t / sqrt(1 + t**2)) / 2 of
-  that is beta (Devroye, One line of code, 1996). `jax.random.beta` rejects in loops, and compiles
-  four times as long on CPU.
+  that is beta (Devroye, One line of code, 1996). `jax.random.beta` rejects in loops, which
+  take longer to compile on CPU: experiments/benchmarks/input/README.md.
   """
   radius, angle = jax.random.uniform(key, (2, *shape))
   power = jnp.log1p(-radius) / alpha  # log u**(1 / alpha)
@@ -74,8 +74,8 @@ def mixup(alpha: float, mode: str = "batch", p: float = 1.0) -> Operation:
   def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
     batch = shape[0]
     ratio_key, partner_key = jax.random.split(key)
-    partner, own = _partners(partner_key, batch, mode)
-    return _ratios(ratio_key, alpha, p, 1 if mode == "batch" else batch)[own], partner
+    partner, draws = _partners(partner_key, batch, mode)
+    return _ratios(ratio_key, alpha, p, 1 if mode == "batch" else batch)[draws], partner
 
   def change(x: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
     ratio, partner = drawn
@@ -110,10 +110,10 @@ def cutmix(alpha: float, mode: str = "batch", p: float = 1.0) -> Operation:
     batch, height, width, _ = shape
     n = 1 if mode == "batch" else batch
     ratio_key, partner_key, box_key = jax.random.split(key, 3)
-    partner, own = _partners(partner_key, batch, mode)
+    partner, draws = _partners(partner_key, batch, mode)
     ratio = _ratios(ratio_key, alpha, p, n)
-    centres = jax.random.randint(box_key, (n, 2), 0, np.array([height, width]))[own]
-    return boxes(ratio[own], centres[:, 0], centres[:, 1], height, width), partner
+    centres = jax.random.randint(box_key, (n, 2), 0, np.array([height, width]))[draws]
+    return boxes(ratio[draws], centres[:, 0], centres[:, 1], height, width), partner
 
   def paste(x: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
     box, partner = drawn

@@ -1,4 +1,4 @@
-"""An operation: draws numbers once for a batch, and changes the fields of each kind by them.
+"""Operations: each draws numbers once for a batch, and changes the fields of each kind by them.
 
 A batch is a dict of arrays, and `kinds` gives the kind of those to augment; see
 `cnnjax.data.fields`. Images are float32 in [0, 1]. The change of each kind is a function of the
@@ -19,7 +19,7 @@ Batch = dict[str, jax.Array]
 Kinds = Mapping[str, str]  # the kind of each field by its name
 Shape = tuple[int, int, int, int]  # batch, height, width, channels of the images
 Draw = Callable[[jax.Array, Shape], Any]  # (key, shape) -> parameters
-WITHOUT_PLACE = frozenset({"label", "multi_label", "value", "targets"})  # at no place of an image
+WITHOUT_PLACE = frozenset({"label", "multi_label", "value", "targets"})  # no place in the image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class Operation:
     draw: (key, shape) -> parameters, any tree of arrays; shape is (batch, height, width, channels)
       of the images.
     changes: by kind, (array, parameters) -> array. For boxes `array` is the pair (boxes, valid).
-    leaves: the kinds that rightly stay. Any other is refused.
+    leaves: the kinds that rightly stay as they are. Any other is refused.
     channels: the numbers of channels that an image may have; empty: any.
     why: the words for these numbers in errors, such as "grey or RGB".
-    instead: by a refused kind, another operation to use; without it, errors say to leave this out.
+    instead: the mend by refused kind, for errors; by default they say to leave this operation out.
     name: of the operation in a config.
   """
 
@@ -79,7 +79,7 @@ class Operation:
 
   def _shape(self, batch: Batch, kinds: Kinds) -> Shape:
     """Returns the shape of the images, or of masks without images; all have one size."""
-    found = {}
+    shapes = {}
     for name, kind in kinds.items():
       array, floating = batch[name], jnp.issubdtype(batch[name].dtype, jnp.floating)
       if kind == "image" and not floating:
@@ -93,21 +93,21 @@ class Operation:
           "largest value stands in pixels that do not count"
         )
       if kind in ("image", "mask"):
-        found[name] = array.shape if kind == "image" else (*array.shape, 1)
-    if not found:
+        shapes[name] = array.shape if kind == "image" else (*array.shape, 1)
+    if not shapes:
       raise UserError(
         f"augment: {self.name} needs a field of kind image, and the batch has "
         f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items()) or 'none'}"
       )
-    first = next((name for name in found if kinds[name] == "image"), next(iter(found)))
-    for name, shape in found.items():
-      if shape[:3] != found[first][:3] and kinds[name] in self.changes:
-        sizes = [" x ".join(map(str, found[n][1:3])) for n in (name, first)]
+    first = next((name for name in shapes if kinds[name] == "image"), next(iter(shapes)))
+    for name, shape in shapes.items():
+      if shape[:3] != shapes[first][:3] and kinds[name] in self.changes:
+        sizes = [" x ".join(map(str, shapes[n][1:3])) for n in (name, first)]
         raise UserError(
           f"augment: {self.name} acts on fields of one size; {name!r} is {sizes[0]} pixels, and "
           f"{first!r} {sizes[1]}"
         )
-    return found[first]
+    return shapes[first]
 
 
 def of_values(

@@ -15,14 +15,14 @@ def read(
   """Returns the operations that `spec` names, in order, made with their arguments.
 
   Arguments are literals. The positional ones of a maker with a parameter annotated `Callable`
-  (`compose.choice`) are operations, or several with | between them.
+  (`compose.choice`) are operations, or chains of them with | between.
 
   Args:
     spec: names with arguments, separated by |. None or blank: no operation.
     makers: by name. A maker checks its arguments.
-    where: the beginning of errors, such as "augment".
+    where: the first word of errors, such as "augment".
     kind: the word for an operation in errors, such as "augmentation".
-    example: a right text, for errors.
+    example: a correct text, for errors.
 
   Raises:
     UserError: text that cannot be parsed, an unknown name, or wrong arguments.
@@ -40,17 +40,17 @@ def read(
     except (ValueError, TypeError):
       raise unreadable(ast.get_source_segment(text, node)) from None
 
-  def several(node: ast.expr) -> list[Callable]:
+  def chain(node: ast.expr) -> list[Callable]:
     waiting, parts = [node], []
     while waiting:
       node = waiting.pop()
       if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         waiting += [node.right, node.left]
       else:
-        parts.append(one(node))
+        parts.append(operation(node))
     return parts
 
-  def one(node: ast.expr) -> Callable:
+  def operation(node: ast.expr) -> Callable:
     part = ast.get_source_segment(text, node)
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     if not isinstance(call.func, ast.Name) or any(k.arg is None for k in call.keywords):
@@ -60,14 +60,14 @@ def read(
       raise unknown(kind, name, makers)
     signature = inspect.signature(makers[name])
     nested = any(p.annotation is Callable for p in signature.parameters.values())
-    read_argument = (lambda arg: compose.Chain(several(arg))) if nested else literal
+    read_argument = (lambda arg: compose.Chain(chain(arg))) if nested else literal
     args = [read_argument(arg) for arg in call.args]
     kwargs = {keyword.arg: literal(keyword.value) for keyword in call.keywords}
     try:
       signature.bind(*args, **kwargs)
     except TypeError as e:
       takes = str(signature).split(" ->")[0].replace("collections.abc.Callable", "operation")
-      raise UserError(f"{where}: {part!r}: {e}; it takes {name}{takes}") from None
+      raise UserError(f"{where}: {part!r}: {e}; write {name}{takes}") from None
     return makers[name](*args, **kwargs)
 
   if not text:
@@ -76,4 +76,4 @@ def read(
     tree = ast.parse(text, mode="eval").body
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     raise unreadable(text) from None
-  return several(tree)
+  return chain(tree)

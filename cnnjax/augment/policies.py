@@ -118,8 +118,8 @@ POLICIES = {
 def magnitudes(space: str, bins: int, height: int, width: int) -> np.ndarray:
   """Returns the strength of each operation in each bin, `[operations, bins]`; 0 if it has none.
 
-  Shears as tangents, translations in pixels, angles in degrees, enhancements as factor - 1, bits,
-  and thresholds in [0, 1]. `space` is one of "rand_augment" (AutoAugment's too), "trivial_augment"
+  Shears are tangents, translations pixels, angles degrees, enhancements factor - 1, posterize bits,
+  thresholds in [0, 1]. `space` is one of "rand_augment" (AutoAugment's too), "trivial_augment"
   and "augmix", as in torchvision.
   """
   shear, degrees, factor, bits, coarsest, pixels = {
@@ -226,10 +226,10 @@ def _policy(draw: Callable, interpolation: str, fill: float) -> Operation:
       masks = geometry.warp_nearest(masks, warps(*drawn, *masks.shape[1:3]))
     return masks
 
-  def move(found: jax.Array, valid: jax.Array, layers: Layers, size: tuple[int, int]):
+  def move(sides: jax.Array, valid: jax.Array, layers: Layers, size: tuple[int, int]):
     for drawn in layers:
-      found, valid = boxes.moved(found, valid, warps(*drawn, *size), size)
-    return found, valid
+      sides, valid = boxes.moved(sides, valid, warps(*drawn, *size), size)
+    return sides, valid
 
   return of_places(draw, image, mask, move, *color.WITH_COLOUR)
 
@@ -330,7 +330,7 @@ def augmix(
   checks.number(name, "severity", severity, 1, 10, integer=True)
   checks.number(name, "width", width, 1, 100, integer=True)
   if depth != -1:
-    checks.number(name, "depth, -1 for a random one, or", depth, 1, 100, integer=True)
+    checks.number(name, "depth (-1: a random one)", depth, 1, 100, integer=True)
   checks.number(name, "alpha", alpha, 0.001, 1000)
   if not isinstance(all_ops, bool):
     raise UserError(f"augment: {name} takes all_ops, True or False, not {all_ops!r}")
@@ -340,8 +340,8 @@ def augmix(
 
   def draw(key: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array, list]:
     batch = shape[0]
-    own_key, shares_key, chains_key = jax.random.split(key, 3)
-    own = jax.random.beta(own_key, alpha, alpha, (batch, 1, 1, 1))
+    image_key, shares_key, chains_key = jax.random.split(key, 3)
+    image_share = jax.random.beta(image_key, alpha, alpha, (batch, 1, 1, 1))
     shares = jax.random.dirichlet(shares_key, jnp.full(width, alpha, jnp.float32), (batch,))
     deepest = 3 if depth == -1 else depth
     depths, *drawn = jax.random.uniform(chains_key, (1 + 3 * deepest, batch * width))
@@ -353,16 +353,16 @@ def augmix(
       operation = jnp.where(i < depths, operation, OPERATIONS.index("Identity"))
       bin_ = geometry.integers(bin_, severity)
       layers.append((operation, _magnitude(operation, bin_, sign, table)))
-    return own, shares, layers
+    return image_share, shares, layers
 
   def change(images: jax.Array, drawn: tuple[jax.Array, jax.Array, list]) -> jax.Array:
-    own, shares, layers = drawn
+    image_share, shares, layers = drawn
     chains = jnp.repeat(images, width, axis=0)
     for operation, strength in layers:
       chains = layer(chains, operation, strength, interpolation, fill)
     chains = chains.reshape(-1, width, *images.shape[1:])
     mixed = (shares[:, :, None, None, None] * chains).sum(1)
-    return color.blend(images, mixed, own)
+    return color.blend(images, mixed, image_share)
 
   instead = dict.fromkeys(("mask", "boxes"), "take rand_augment or trivial_augment")
   return Operation(draw, {"image": change}, WITHOUT_PLACE, *color.WITH_COLOUR, instead=instead)

@@ -1,4 +1,4 @@
-"""Test-time augmentation: several views of an image, to average predictions over.
+"""Makes views of an image at test time, to average predictions over.
 
 A text such as `"flip | scales(0.9, 1.0, 1.1)"` names them; views of views multiply, here to six.
 Every view has the size of the image, so one compiled network serves all. Views commute with
@@ -108,7 +108,7 @@ def check(spec: str | None, kinds: Kinds) -> None:
 def create(spec: str | None) -> Callable:
   """Returns a function from images `[batch, height, width, channels]` to the views of `spec`.
 
-  These are `[views, batch, height, width, channels]`; the images alone for None. The first name
+  The views are `[views, batch, height, width, channels]`; for None only the images. The first name
   varies slowest: "flip | scales(1.0, 1.1)" gives both scales as they are, then both mirrored.
   """
   operations = parse(spec)

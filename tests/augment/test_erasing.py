@@ -231,8 +231,8 @@ def test_a_square_larger_than_the_image_erases_all():
   [
     ("cutout(-1)", "cutout takes size in pixels, an integer of at least 0, not -1"),
     ("cutout(2.5)", "cutout takes size"),
-    ("cutout(4, fill=2)", "cutout takes fill, each, a number between 0 and 1, not 2"),
-    ("cutout(4, fill=(0, 'a'))", "cutout takes fill, each, .* not 'a'"),
+    ("cutout(4, fill=2)", "cutout takes fill, a number between 0 and 1, not 2"),
+    ("cutout(4, fill=(0, 'a'))", "cutout takes fill, each a .* not 'a'"),
     ("cutout(4, fill='black')", "cutout takes fill, .* or 'noise', not 'black'"),
     ("cutout(4, fill=None)", "cutout takes fill, .* not None"),
     ("random_erasing(p=1.5)", "random_erasing takes p, a number between 0 and 1, not 1.5"),

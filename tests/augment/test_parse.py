@@ -91,8 +91,8 @@ def test_an_unknown_operation_and_the_nearest(spec, near):
 @pytest.mark.parametrize(
   "spec, message",
   [
-    ("pad_crop", r"missing a required argument: 'pixels'; it takes pad_crop\(pixels: int, \*, p:"),
-    ("mixup()", r"it takes mixup\(alpha: float, mode: str = 'batch'"),
+    ("pad_crop", r"missing a required argument: 'pixels'; write pad_crop\(pixels: int, \*, p:"),
+    ("mixup()", r"write mixup\(alpha: float, mode: str = 'batch'"),
     ("cutmix(1, 'pair', 1, 2)", "too many positional"),
     ("flip(q=1)", "unexpected keyword argument 'q'"),
     ("flip(0.5, p=0.5)", "multiple values"),
