@@ -1,4 +1,4 @@
-"""The optimizer of a run, from `config.optim`, in this order:
+"""Builds the optimizer of a run from `config.optim`, in this order:
 
     SAM                     replaces the gradient by the one at a point uphill
       frozen parameters     leave here: no state, no step, no part in a norm

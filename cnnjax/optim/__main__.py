@@ -1,4 +1,4 @@
-"""Draws the learning rate over a run, of one config or of several."""
+"""Draws the learning rate over a run, for one or more configs."""
 
 import sys
 

@@ -30,7 +30,7 @@ SLOW = "slow"
 
 
 def needs_measuring(weights: str, config: ConfigDict) -> bool:
-  """Whether an evaluation of these weights needs measured batch statistics.
+  """Returns whether an evaluation of these weights needs measured batch statistics.
 
   Takes the whole config.
   """
@@ -72,16 +72,16 @@ class Averaging:
 
     A frozen parameter does not move by a bit in any average.
     """
-    found = dict(averages)
+    updated = dict(averages)
 
     def toward(old: Any, new: Any, share: Any) -> Any:
-      one = lambda a, b: a + share * (b - a) if jnp.issubdtype(a.dtype, jnp.floating) else b
-      return jax.tree.map(one, old, new)
+      move = lambda a, b: a + share * (b - a) if jnp.issubdtype(a.dtype, jnp.floating) else b
+      return jax.tree.map(move, old, new)
 
     if self.ema is not None:
       # "num_updates" of tf.train.ExponentialMovingAverage
       decay = jnp.minimum(self.ema, (1 + step) / (10 + step)) if self.warmup else self.ema
-      found["ema"] = toward(averages["ema"], variables, 1 - decay)
+      updated["ema"] = toward(averages["ema"], variables, 1 - decay)
     if self.swa_start is not None:
       since = step - self.swa_start
       counts = (since >= 0) & (since % self.swa_every == 0)
@@ -93,8 +93,9 @@ class Averaging:
         averages["swa"]["params"],
         variables["params"],
       )
-      found["swa"] = {**averages["swa"], **_unmeasured(variables), "params": params, "count": count}
-    return found
+      mean = {"params": params, "count": count}
+      updated["swa"] = {**averages["swa"], **_unmeasured(variables), **mean}
+    return updated
 
   def ready(self, averages: Averages) -> tuple[str, ...]:
     """Returns the averages that have begun."""
@@ -106,12 +107,12 @@ class Averaging:
     self, averages: Averages, opt_state: Any, variables: dict[str, Any]
   ) -> Averages:
     """Returns the averages with those that follow from the optimizer's state, at its step."""
-    found = dict(averages)
+    updated = dict(averages)
     for name in averages.keys() & {"schedule_free", SLOW}:
-      made = optim.averaged(self.optimizer, opt_state, variables["params"])
-      made = jax.tree.map(jnp.copy, {**_unmeasured(variables), "params": made})
-      found[name] = {**averages[name], **made}
-    return found
+      average = optim.averaged(self.optimizer, opt_state, variables["params"])
+      average = jax.tree.map(jnp.copy, {**_unmeasured(variables), "params": average})
+      updated[name] = {**averages[name], **average}
+    return updated
 
   def describe(self) -> dict[str, str]:
     """Returns the averages in words."""
@@ -119,7 +120,7 @@ class Averaging:
       "ema": f"exponential moving average, decay {self.ema}{' with warm-up' * self.warmup}",
       "swa": f"SWA from step {self.swa_start}, each {self.swa_every} steps",
       "schedule_free": "that of schedule-free",
-      SLOW: "Lookahead's slow weights, which are evaluated in place of the fast ones",
+      SLOW: "Lookahead's slow weights, which are evaluated instead of the fast ones",
     }
     names = [text[name] for name in self.all_names]
     return {"averages": "; ".join(names)} if names else {}
@@ -147,10 +148,10 @@ def create(
         "let it start earlier, or train longer"
       )
   every = max(1, to_steps(config.swa_every, "average.swa_every"))
-  found = Averaging(optimizer, config.ema, config.ema_warmup, start, every)
-  if "schedule_free" in found.names and len(found.names) > 1:
+  averaging = Averaging(optimizer, config.ema, config.ema_warmup, start, every)
+  if "schedule_free" in averaging.names and len(averaging.names) > 1:
     raise UserError(
       f"optim.name={optimizer.name} evaluates an average of its own: leave average.ema and "
       "average.swa_start at None"
     )
-  return found
+  return averaging

@@ -24,7 +24,7 @@ from cnnjax.errors import UserError
 from cnnjax.optim import masks
 
 MAIN = "main"  # that of `config.optim`
-# Settings that change more than a step, or need another gradient.
+# Settings that act on more than a step, or need another gradient.
 ALONE = ("sam_rho", "lookahead", "plateau.patience")
 
 
@@ -42,7 +42,7 @@ def settings(config: ConfigDict) -> dict[str, Settings]:
   Raises:
     UserError: an entry has another form, or a setting is unknown; does not check values.
   """
-  found: dict[str, Settings] = {}
+  by_name: dict[str, Settings] = {}
   for entry in config.optimizers:
     if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[1], Mapping)):
       raise UserError(
@@ -50,7 +50,7 @@ def settings(config: ConfigDict) -> dict[str, Settings]:
         '("critic", {"params": "^critic/", "learning_rate": 2e-4})'
       )
     name, given = entry[0], dict(entry[1])
-    if not re.fullmatch(r"[A-Za-z]\w*", str(name)) or name in {MAIN, *found}:
+    if not re.fullmatch(r"[A-Za-z]\w*", str(name)) or name in {MAIN, *by_name}:
       raise UserError(f"optimizers: {name!r} is no name, or is taken; choose another one")
     pattern, every = given.pop("params", None), given.pop("every", 1)
     if not isinstance(pattern, str):
@@ -58,42 +58,43 @@ def settings(config: ConfigDict) -> dict[str, Settings]:
     if type(every) is not int or every < 1:
       raise UserError(f"optimizers: every of {name} is {every!r}; it is a number of steps above 0")
     masks.compile_pattern(pattern, f"optimizers: params of {name}")
-    own = config.copy_and_resolve_references()
+    merged = config.copy_and_resolve_references()
     for key, value in given.items():
-      override(own, f"optim.{key}", value)
-    found[name] = Settings(pattern, every, own)
-  return found
+      override(merged, f"optim.{key}", value)
+    by_name[name] = Settings(pattern, every, merged)
+  return by_name
 
 
 def check(config: ConfigDict, check_optimizer: Callable[[ConfigDict], None]) -> None:
   """Raises UserError for wrong entries; `check_optimizer` checks a config with each of them."""
-  found = settings(config)
-  for name, one in found.items():
+  by_name = settings(config)
+  for name, entry in by_name.items():
     try:
-      check_optimizer(one.config)
+      check_optimizer(entry.config)
     except UserError as e:
       raise UserError(f"optimizers: {name}: {e}") from e
-  for name, own in {MAIN: config, **{name: one.config for name, one in found.items()}}.items():
-    optim = own.optim
+  configs = {MAIN: config} | {name: entry.config for name, entry in by_name.items()}
+  for name, merged in configs.items():
+    optim = merged.optim
     given = {key: optim[key] for key in ALONE[:2]} | {ALONE[2]: optim.plateau.patience}
     taken = [key for key, value in given.items() if value is not None]
     taken += ["name=" + optim.name] if optim.name.startswith("schedule_free") else []
-    if found and taken:
+    if by_name and taken:
       where = "" if name == MAIN else f" (of {name})"
       raise UserError(f"optim.{taken[0]}{where} goes with one optimizer: leave optimizers at ()")
 
 
 def shares(settings: Mapping[str, Settings], params: Any) -> dict[str, Any]:
-  """Returns which parameters each optimizer has, a tree of true and false by name.
+  """Returns the parameters of each optimizer by name, as a tree of true and false.
 
   Raises:
     UserError: a pattern matches no parameter, two claim one, or `config.optim` has none left.
   """
-  found = {
-    name: masks.by_path(params, one.pattern, f"optimizers: params of {name}")
-    for name, one in settings.items()
+  masks_by_name = {
+    name: masks.by_path(params, entry.pattern, f"optimizers: params of {name}")
+    for name, entry in settings.items()
   }
-  by_name = {name: masks.paths(mask) for name, mask in found.items()}
+  by_name = {name: masks.paths(mask) for name, mask in masks_by_name.items()}
   for path in masks.paths(params):
     claim = [name for name, flags in by_name.items() if flags[path]]
     if len(claim) > 1:
@@ -101,13 +102,14 @@ def shares(settings: Mapping[str, Settings], params: Any) -> dict[str, Any]:
         f"optimizers: {' and '.join(claim)} both claim the parameter {path}: narrow the params of "
         "all but one"
       )
-  rest = jax.tree.map(lambda *flags: not any(flags), *found.values())
+  rest = jax.tree.map(lambda *flags: not any(flags), *masks_by_name.values())
   if not any(jax.tree.leaves(rest)):
     raise UserError(
-      f"optimizers: {' and '.join(found)} {'takes' if len(found) == 1 else 'take'} all parameters, "
-      "and none is left for optim: leave one of them out, and give its settings to optim"
+      f"optimizers: {' and '.join(masks_by_name)} {'takes' if len(masks_by_name) == 1 else 'take'} "
+      "all parameters, and none is left for optim: leave one of them out, and give its settings to "
+      "optim"
     )
-  return {MAIN: rest, **found}
+  return {MAIN: rest, **masks_by_name}
 
 
 def share_of(mask: Any, tree: Any) -> Any:
@@ -127,13 +129,14 @@ def join(
 
   Args:
     optimizers: by name, each made for `share_of` the parameters.
-    masks_by_name: what `shares` returns.
-    every: steps from one move to the next, by name; 1 if missing.
+    masks_by_name: from `shares`.
+    every: the steps from one move to the next, by name; 1 if missing.
   """
 
   def init(params: Any) -> dict[str, Any]:
     return {
-      name: one.init(share_of(masks_by_name[name], params)) for name, one in optimizers.items()
+      name: optimizer.init(share_of(masks_by_name[name], params))
+      for name, optimizer in optimizers.items()
     }
 
   def update(
@@ -151,8 +154,8 @@ def join(
         due = extra["step"] % rhythm == 0
         moved = jax.tree.map(lambda new, old: jnp.where(due, new, old), moved, state[name])  # noqa: B023
         moves = jax.tree.map(lambda move: jnp.where(due, move, 0), moves)  # noqa: B023
-      own = iter(jax.tree.leaves(moves))
-      updates = jax.tree.map(lambda mine, x: next(own) if mine else x, mask, updates)  # noqa: B023
+      leaves = iter(jax.tree.leaves(moves))
+      updates = jax.tree.map(lambda mine, x: next(leaves) if mine else x, mask, updates)  # noqa: B023
       after[name] = moved
     return updates, after
 

@@ -41,10 +41,10 @@ def paths(tree: Any) -> dict[str, Any]:
 
 
 def by_path(params: Any, pattern: str, key: str) -> Any:
-  """Returns a tree like `params`, true where the pattern is found in the path.
+  """Returns a tree like `params`, true where the pattern matches a part of the path.
 
   Raises:
-    UserError: it is found in no path; names the config `key` and the nearest paths.
+    UserError: it matches no path; names the config `key` and the nearest paths.
   """
   regex = compile_pattern(pattern, key)
   mask = jax.tree_util.tree_map_with_path(lambda keys, _: bool(regex.search(_path(keys))), params)
@@ -84,7 +84,7 @@ def trained(params: Any, frozen: Any) -> Any:
 def rates(config: ConfigDict, params: Any, depths: Mapping[str, int] | None) -> Any:
   """Returns a tree like `params` of factors of the learning rate; None if all are 1.
 
-  A factor is the product of the multipliers whose pattern is found, and of `layer_decay` to the
+  A factor is the product of the multipliers whose pattern matches, and of `layer_decay` to the
   power of the distance of the parameter's group from the last one, the head (arXiv:2106.08254).
   Each group that the model calls, such as a block or the normalisation after the stem, is a layer.
 
@@ -94,9 +94,9 @@ def rates(config: ConfigDict, params: Any, depths: Mapping[str, int] | None) -> 
   if not config.multipliers and config.layer_decay is None:
     return None
   factors = [
-    jax.tree.map(lambda chosen, f=factor: f if chosen else 1.0, found)
+    jax.tree.map(lambda chosen, f=factor: f if chosen else 1.0, mask)
     for pattern, factor in config.multipliers
-    for found in [by_path(params, pattern, "optim.multipliers")]
+    for mask in [by_path(params, pattern, "optim.multipliers")]
   ]
   if config.layer_decay is not None:
     last = max(_known(depths).values())
@@ -152,8 +152,8 @@ def _nearest(params: Any, pattern: str) -> str:
   hint = f"did you mean {near[0]!r}? " if near else ""
   for name in names if pattern.startswith("^") else ():
     above = [name[: slash.end()] for slash in re.finditer("/", name)]
-    if found := [prefix for prefix in above if re.search(pattern, name.removeprefix(prefix))]:
-      hint = f"did you mean {pattern.replace('^', f'^{found[0]}', 1)!r}? "
+    if prefixes := [prefix for prefix in above if re.search(pattern, name.removeprefix(prefix))]:
+      hint = f"did you mean {pattern.replace('^', f'^{prefixes[0]}', 1)!r}? "
       break
   examples = difflib.get_close_matches(pattern, names, n=4, cutoff=0)
   return f"{hint}they are called, for example, {', '.join(examples)}"

@@ -70,7 +70,7 @@ def kind(config: ConfigDict) -> str | None:
 
 
 def momentum(config: ConfigDict) -> optax.GradientTransformation:
-  """Adds up the updates before, times `config.momentum` at each step."""
+  """Adds up the updates so far, times `config.momentum` at each step."""
   if not config.momentum:
     return optax.identity()
   return optax.trace(decay=config.momentum, nesterov=config.nesterov)

@@ -48,7 +48,7 @@ def create(config: ConfigDict, *, better: str) -> Plateau:
 
 
 def update(state: Plateau, value: jax.typing.ArrayLike, *, better: str) -> Plateau:
-  """Returns the state after an evaluation that found `value`, `[]` or `[runs]`.
+  """Returns the state after an evaluation that gave `value`, `[]` or `[runs]`.
 
   A value improves if it is more than `min_delta` above ("max") or below ("min") the best so far;
   NaN never does. After `patience` evaluations in a row without improvement, the next one multiplies

@@ -1,12 +1,12 @@
 """Learning rates as functions of the step, from optax.
 
-A warm-up, a line to the peak, comes before each of them. Schedules with given times (step,
+A warm-up, which is a line to the peak, comes before each. Schedules with given times (step,
 multi_step, piecewise) count from the start of the run, warm-up included, as Goyal et al. do
 (arXiv:1706.02677, section 5.1: 30, 60 and 80 epochs after a start with 5 of warm-up), TensorFlow's
 EfficientNet and timm; the warm-up covers their beginning. Curves (linear, polynomial, exponential,
 cosine, warm_restarts) begin where the warm-up ends, and fill the rest of the run. torchvision's
 recipes chain the two by SequentialLR, so their times of step and multi_step count from the end of
-the warm-up: add it to boundaries from there.
+the warm-up: add the warm-up to boundaries that come from there.
 """
 
 import math
@@ -138,7 +138,7 @@ def _staircase(peak, factor, drops, warmup, end_factor=0.0):
   ),
 )
 def _warm_restarts(config, peak, length, warmup, to_steps):
-  """SGDR (arXiv:1608.03983, equation 5): growing periods, and peaks that may fall."""
+  """Restarts cosines (SGDR, arXiv:1608.03983, equation 5) of growing periods and falling peaks."""
   first = max(1, to_steps(config.first_period, "optim.schedule.first_period"))
   cycles, starts, start, floor = [], [], 0, config.end_factor * peak
   while start < length:
@@ -166,7 +166,7 @@ def _warm_restarts(config, peak, length, warmup, to_steps):
   ),
 )
 def _one_cycle(config, peak, length, warmup, to_steps):
-  """Up and down by half cosines: arXiv:1708.07120 in the form of fast.ai and torch."""
+  """Rises and falls by half cosines: arXiv:1708.07120 in the form of fast.ai and torch."""
   start, end = config.start_factor, config.end_factor
   return optax.cosine_onecycle_schedule(
     length, peak, config.peak_at, 1 / start, start / end if end else math.inf
@@ -182,7 +182,7 @@ def _one_cycle(config, peak, length, warmup, to_steps):
   ),
 )
 def _trapezoid(config, peak, length, warmup, to_steps):
-  """Warm-up, hold, linear cool-down (arXiv:2405.18392); also called warmup-stable-decay."""
+  """Holds the peak, then cools down linearly (arXiv:2405.18392, or warmup-stable-decay)."""
   cooldown = round(config.cooldown * (length + warmup))
   if cooldown > length:
     raise UserError(
@@ -203,7 +203,7 @@ def _trapezoid(config, peak, length, warmup, to_steps):
   ),
 )
 def _piecewise(config, peak, length, warmup, to_steps):
-  """Straight lines between points; constant before the first and after the last."""
+  """Draws straight lines between points; is constant before the first and after the last."""
   key = "optim.schedule.points"
   places = [to_steps(duration, key) for duration, _ in config.points]
   if sorted(set(places)) != places:
@@ -312,7 +312,7 @@ def describe_scaling(config: ConfigDict, batch_size: int) -> str:
 
 
 def describe(config: ConfigDict, peaks: Sequence[float], scaling: str = "") -> str:
-  """Returns the schedule in words, of one rate or several; `scaling` is of `describe_scaling`."""
+  """Returns the schedule in words, for all `peaks`; `scaling` is of `describe_scaling`."""
   part = registry.part("schedule", config.name)
   if "describe" in part.options:
     text = part.options["describe"](config)

@@ -1,4 +1,4 @@
-"""Parts of optimizers that optax lacks, or has in another form than the chain needs."""
+"""Parts of optimizers that optax lacks, or has in a form that the chain cannot take."""
 
 from typing import Any, NamedTuple
 
@@ -41,11 +41,12 @@ def add_l1(weight: float, mask: Any) -> optax.GradientTransformation:
 def add_noise(variance: float, decay: float, seed: int) -> optax.GradientTransformation:
   """Adds noise (arXiv:1511.06807) that is a function of (seed, step), unlike optax.add_noise.
 
-  So the state is the step, a plain number; optax keeps a typed key.
+  The state is therefore the step, a plain number, where optax keeps a typed key.
   """
-  # Folded, so that these are not the bits of the initial parameters, of the same seed.
+  # Folded, so that the bits differ from those of the initial parameters, which have the same seed.
   key = jax.random.fold_in(jax.random.key(seed), 0x6E6F6973)
-  # As one vector: XLA on CPU takes half a second to compile the random bits of each tensor.
+  # As one vector, since XLA compiles the random bits of each tensor by themselves on CPU:
+  # experiments/benchmarks/train_step/README.md.
   noise = optax.flatten(optax.add_noise(variance, decay, key))
 
   def update(updates, step, params=None):
@@ -61,8 +62,8 @@ def scale_by_lars(
 ) -> optax.GradientTransformation:
   """Scales by layer-wise rates, arXiv:1708.03888 algorithm 1, with L2 weight decay inside.
 
-  (g + d w) c |w| / (|g| + d |w|). optax.lars divides by |g + d w|, which gives weights before a
-  normalisation, whose gradient is orthogonal to them, up to 1.4 times larger steps.
+  (g + d w) c |w| / (|g| + d |w|). optax.lars divides by |g + d w|, which makes steps up to sqrt(2)
+  times larger for weights before a normalisation, whose gradient is orthogonal to them.
 
   Args:
     coefficient: c, the paper's eta.
@@ -88,7 +89,7 @@ def max_norm(limit: float) -> optax.GradientTransformation:
   """Projects the weights of each unit onto |w| <= limit after the step.
 
   Srivastava et al. 2014 (jmlr.org/papers/v15/srivastava14a.html), section 5.1. Units are along the
-  last axis of a kernel. Last in a chain: it projects parameters plus updates.
+  last axis of a kernel. It comes last in a chain, as it projects parameters plus updates.
   """
 
   def project(update, param):

@@ -1,4 +1,4 @@
-"""An optimizer in words, for the start of a run."""
+"""Describes an optimizer in words, for the start of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -70,14 +70,14 @@ def _frozen_text(frozen: Any, depths: Mapping[str, int] | None) -> str:
   def under(name: str) -> list[bool]:
     return [stays for path, stays in flags.items() if path.startswith(f"{name}/")]
 
-  names = {}  # in order; where all of a module that holds several groups is frozen, that one
+  names = {}  # in order; a module whose groups are all frozen stands for them
   for path, stays in flags.items():
     if stays:
       parts = masks.group(path, depths).split("/")
       above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
       name = next((name for name in above if all(under(name))), above[-1])
-      found = under(name)
-      names[name] = name if all(found) else f"{name} ({sum(found)} of {len(found)})"
+      inside = under(name)
+      names[name] = name if all(inside) else f"{name} ({sum(inside)} of {len(inside)})"
   return f"{_count(frozen)}: {_some([*names.values()])}"
 
 
