@@ -1,4 +1,4 @@
-"""Keeps what XLA compiles for the next run, and the time that compiling takes."""
+"""Keeps compiled programs for the next run, and counts the time that compiling takes."""
 
 import contextlib
 import functools
@@ -31,9 +31,8 @@ def use_cache(where: str | None) -> "Clock":
   """Keeps compiled programs in a folder and reads them from there. Call it before compiling.
 
   JAX's key of a program holds its code and options, the versions, XLA's flags and the processor's
-  instructions. A program that is read is the one that was written, on CPU as well, so a run with it
-  ends in the same bits. The folder holds code that will be run: nobody else should be able to write
-  to it.
+  instructions, so a run with a cached program ends in the same bits, on CPU as well. The folder
+  holds code that will be run: nobody else should be able to write to it.
 
   Args:
     where: the folder; "auto": JAX_COMPILATION_CACHE_DIR, or cnnjax/xla in the user's cache folder;
@@ -65,16 +64,16 @@ def _default() -> str:
 
 
 def _mend(show: Callable, message: Any, *where: Any) -> None:
-  """Replaces `warnings.showwarning`: reports what is wrong with the cache, and mends it.
+  """Replaces `warnings.showwarning`: reports an error of the cache, and mends it.
 
-  JAX goes on without files that it cannot read or write. It never overwrites one, so a file that a
-  kill or a full disk cut off would stay and cause a warning in every run; and JAX would try to
+  JAX goes on without files that it cannot read or write. It never overwrites one: a file that a
+  kill or a full disk cut off would stay and cause a warning in every run, and JAX would try to
   write each program again.
   """
-  if not (found := BROKEN.match(str(message))):
+  if not (match := BROKEN.match(str(message))):
     show(message, *where)
     return
-  how, program, reason = found.groups()
+  how, program, reason = match.groups()
   folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
   for file in folder.glob(f"{glob.escape(program)}-*"):  # JAX does not say which
     with contextlib.suppress(OSError):
@@ -87,7 +86,7 @@ def _mend(show: Callable, message: Any, *where: Any) -> None:
 
 
 class _Spans:
-  """Adds up the time that JAX's events took; one event may lie within another."""
+  """Collects the times of JAX's events, of which one may lie within another."""
 
   def __init__(self) -> None:
     self.all: list[tuple[float, float]] = []  # (start, seconds), one after the other

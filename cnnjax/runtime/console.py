@@ -1,4 +1,4 @@
-"""The console of the commands: plain text, on terminals, in files and in pipes."""
+"""Prints plain text for the commands: on terminals, in files and in pipes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,11 +28,11 @@ class Console(rich.console.Console):
 
   @property
   def animated(self) -> bool:
-    """Whether a bar can move: on a terminal, not in a file that FORCE_COLOR colours."""
+    """True if a bar can move: on a terminal, not in a file that FORCE_COLOR colours."""
     return self.is_terminal and self.file.isatty()
 
   def on_broken_pipe(self) -> None:
-    """Called by rich, where the error is handled."""
+    """Discards the output, or raises again; rich calls it where it handles the error."""
     if self._reader_left is None:
       raise
     drop(self.file)

@@ -16,7 +16,7 @@ class NoHome(UserError, argparse.ArgumentTypeError):
 
 
 def to_path(given: PathLike) -> pathlib.Path:
-  """Returns the path with the home folder for `~`, which a shell keeps in `--workdir=~/run`.
+  """Returns the path with the home folder for `~`, which a shell leaves in `--workdir=~/run`.
 
   Raises:
     NoHome: there is no such user. A folder whose name begins with `~` is given as `./~name`.

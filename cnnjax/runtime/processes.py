@@ -1,6 +1,6 @@
-"""Many processes, one run: how they find each other, agree, and notice that one is gone.
+"""Runs many processes as one: they find each other, agree, and notice that one is gone.
 
-A process trains on its devices and reads its rows of each batch; the first one alone writes logs.
+A process trains on its devices and reads its rows of each batch; only the first one writes logs.
 JAX's own distributed engine carries it: https://docs.jax.dev/en/latest/multi_process.html
 """
 
@@ -22,8 +22,7 @@ from cnnjax import errors
 from cnnjax.errors import TransientError, UserError, listed
 from cnnjax.runtime import ranks
 
-# Seconds without a sign after which a process counts as gone, well below a minute.
-HEARTBEAT = 20
+HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
 JOINING = 600  # seconds to wait for all to come: pods and hosts may start minutes apart
 
 
@@ -35,17 +34,17 @@ def start(
   Args:
     coordinator: HOST:PORT where the first process listens; None reads the environment, as for the
       other two.
-    processes: their number.
+    processes: the number of processes.
     process: the index of this one, from 0.
 
   Raises:
     UserError: one of them is missing or wrong, or the other processes cannot be reached.
   """
-  found, asked = ranks.with_environment(coordinator, processes, process)
+  flags, asked = ranks.with_environment(coordinator, processes, process)
   if not asked and ranks.rank_in_cluster(os.environ) is None:
     return
-  found = _checked(found) if asked else found
-  if found["processes"] == 1:
+  flags = _checked(flags) if asked else flags
+  if flags["processes"] == 1:
     return
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   # Signals are ours: see signals.py and `max_over_processes`.
@@ -53,9 +52,9 @@ def start(
   with _ended_by_signals():  # while it waits for the others, Python's handlers would not run
     try:
       jax.distributed.initialize(
-        found["coordinator"],
-        found["processes"],
-        found["process"],
+        flags["coordinator"],
+        flags["processes"],
+        flags["process"],
         cluster_detection_method="deactivate" if asked else None,
         initialization_timeout=JOINING,
         heartbeat_timeout_seconds=HEARTBEAT,
@@ -64,8 +63,8 @@ def start(
     except (RuntimeError, ValueError) as e:
       reason = (str(e).strip() or type(e).__name__).splitlines()[0]
       raise TransientError(
-        f"process {found['process']} of {found['processes']} could not join the others at "
-        f"{found['coordinator']}: {reason}"
+        f"process {flags['process']} of {flags['processes']} could not join the others at "
+        f"{flags['coordinator']}: {reason}"
       ) from e
 
 
@@ -84,33 +83,33 @@ def _ended_by_signals() -> Iterator[None]:
       signal.signal(number, handler)
 
 
-def _checked(found: dict[str, Any]) -> dict[str, Any]:
+def _checked(flags: dict[str, Any]) -> dict[str, Any]:
   """Returns the arguments as numbers; UserError where one is missing or wrong."""
   for name in ranks.VARIABLES:
-    if found[name] is None:
+    if flags[name] is None:
       raise UserError(
         f"--{name} is missing: many processes take --coordinator=HOST:PORT --processes=N "
         f"--process=I, or {', '.join(names[0] for names in ranks.VARIABLES.values())}"
       )
   try:
-    processes, process = int(found["processes"]), int(found["process"])
+    processes, process = int(flags["processes"]), int(flags["process"])
   except ValueError as e:
     raise UserError(f"--processes and --process are numbers: {e}") from e
   if processes < 1 or not 0 <= process < processes:
-    raise UserError(f"--process={process} of --processes={processes}: it counts from 0")
-  host, _, port = str(found["coordinator"]).rpartition(":")
+    raise UserError(f"--process={process} must be at least 0 and below --processes={processes}")
+  host, _, port = str(flags["coordinator"]).rpartition(":")
   if not host or not port.isdigit():
-    raise UserError(f"--coordinator={found['coordinator']} is not HOST:PORT, as 10.0.0.1:1234")
-  return {"coordinator": found["coordinator"], "processes": processes, "process": process}
+    raise UserError(f"--coordinator={flags['coordinator']} is not HOST:PORT, as 10.0.0.1:1234")
+  return {"coordinator": flags["coordinator"], "processes": processes, "process": process}
 
 
 def several() -> bool:
-  """Whether the run has more than one process."""
+  """Returns whether the run has more than one process."""
   return jax.process_count() > 1
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes logs."""
+  """Returns whether this is the process that writes logs."""
   return jax.process_index() == 0
 
 
@@ -123,21 +122,21 @@ def broadcast_from_first(value: Any) -> Any:
   """Returns the first process's value, a number or a tree of numbers. All processes call it."""
   if not several():
     return value
-  found = multihost_utils.broadcast_one_to_all(value)
-  return jax.tree.map(lambda x: np.asarray(x).item(), found)
+  first = multihost_utils.broadcast_one_to_all(value)
+  return jax.tree.map(lambda x: np.asarray(x).item(), first)
 
 
 def made_by_first(make: Callable[[], pathlib.Path]) -> pathlib.Path:
-  """Returns the path that the first process makes once all have come here; the others wait."""
+  """Returns the path that the first process makes; the others wait for it."""
   if not several():
     return make()
-  barrier()
+  barrier()  # makes it once all have come here
   text = np.zeros(4096, np.uint8)  # as long as a path may be
   if is_first():
     raw = str(make()).encode()
     text[: len(raw)] = np.frombuffer(raw, np.uint8)
-  found = np.asarray(multihost_utils.broadcast_one_to_all(text))
-  return pathlib.Path(bytes(found).rstrip(b"\0").decode())
+  received = np.asarray(multihost_utils.broadcast_one_to_all(text))
+  return pathlib.Path(bytes(received).rstrip(b"\0").decode())
 
 
 def asked_to_stop(caught: list[signal.Signals]) -> signal.Signals | None:
@@ -162,11 +161,11 @@ def check_same(seen: Mapping[str, Any]) -> None:
   if not several():
     return
   digest = lambda value: hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
-  own = np.frombuffer(b"".join(map(digest, seen.values())), np.uint8).reshape(len(seen), 8)
-  differ = multihost_utils.process_allgather(own)  # [processes, names, 8]
+  digests = np.frombuffer(b"".join(map(digest, seen.values())), np.uint8).reshape(len(seen), 8)
+  differ = multihost_utils.process_allgather(digests)  # [processes, names, 8]
   differ = (differ != differ[:1]).any(-1)
   if differ.any():
-    names = listed([name for name, there in zip(seen, differ.any(0), strict=True) if there])
+    names = listed([name for name, differs in zip(seen, differ.any(0), strict=True) if differs])
     others = listed([str(process) for process in np.flatnonzero(differ.any(1))])
     raise UserError(
       f"give all processes the same files: process {others} has another {names} than process 0; "
@@ -178,9 +177,9 @@ def check_same(seen: Mapping[str, Any]) -> None:
 def one_for_all() -> Iterator[None]:
   """Ends this process at once if the body fails, so that the others notice and end too.
 
-  Without it JAX would wait for the other processes at the exit, and they for this one. They then
-  see a failed connection; JAX notices a machine that vanished after HEARTBEAT seconds, and ends the
-  process. Does nothing in a run of one process.
+  Otherwise JAX would wait for the other processes at the exit, and they for this one. Once it has
+  ended, they see a failed connection; JAX notices a machine that vanished after HEARTBEAT seconds,
+  and ends the process. Does nothing in a run of one process.
   """
   try:
     yield
@@ -204,14 +203,13 @@ def one_for_all() -> Iterator[None]:
 def _of_another(error: BaseException | None) -> BaseException | None:
   """Returns the error below `error` that says that another process or a device is gone, or None.
 
-  It comes up wherever the other processes are needed first: in a step, a save or an evaluation.
+  It may come up wherever the processes need each other: in a step, a save or an evaluation.
   """
   while error is not None:
     text = str(error)
     kinds = jax.errors.JaxRuntimeError, TimeoutError
-    remote = (
-      isinstance(error, kinds) or "Gloo" in text
-    )  # jax 0.10 raises its errors as other kinds too
+    # jax 0.10 raises errors of Gloo as other kinds too.
+    remote = isinstance(error, kinds) or "Gloo" in text
     if remote and "RESOURCE_EXHAUSTED" not in text and "emory" not in text:
       return error
     error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Traces some steps of a run by jax.profiler: what host and devices did, and when."""
+"""Traces some steps of a run by jax.profiler: the work of host and devices over time."""
 
 import contextlib
 import pathlib
@@ -30,7 +30,7 @@ class Trace:
   Args:
     config: `config.profile`; None traces nothing.
     workdir: the trace is written to its folder `FOLDER`.
-    say: prints a line; takes it and the last step of the trace.
+    say: prints a line; takes the line and the last step of the trace.
   """
 
   def __init__(

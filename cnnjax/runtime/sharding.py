@@ -1,4 +1,4 @@
-"""Places arrays on devices: the mesh, the shardings of a state and a batch, host to device.
+"""Places arrays on devices: the mesh, the shardings of a state and a batch, copies from the host.
 
 The mesh has two axes, and a batch is split over both. The axis "data" replicates the state. The
 axis "fsdp" splits the large arrays of the state (parameters, optimizer state, averages) along one
@@ -27,10 +27,10 @@ def make_mesh(data: int, fsdp: int = 1) -> Mesh:
   """Returns a mesh of `data` times `fsdp` devices of all processes; -1 takes the rest.
 
   Raises:
-    UserError: there are fewer devices; or several processes have more than the mesh takes.
+    UserError: there are fewer devices; or a run of many processes has more than the mesh takes.
   """
   devices, given = jax.devices(), f"mesh.data={data}, mesh.fsdp={fsdp}"
-  there = f"there are {len(devices)} {jax.default_backend()} devices"
+  available = f"there are {len(devices)} {jax.default_backend()} devices"
   if data == fsdp == -1:
     raise UserError(f"{given}: only one can be -1, for all devices that are left")
   left = max(len(devices) // max(data, fsdp), 1)
@@ -38,13 +38,13 @@ def make_mesh(data: int, fsdp: int = 1) -> Mesh:
   if (size := math.prod(shape)) > len(devices):
     more = "; XLA_FLAGS=--xla_force_host_platform_device_count=8 simulates more"
     raise UserError(
-      f"{given} takes {size} devices, but {there}; ask for fewer, or for -1, what is left"
+      f"{given} takes {size} devices, but {available}; ask for fewer, or for -1, all that are left"
       + (more if jax.default_backend() == "cpu" else "")
     )
   if jax.process_count() > 1 and size != len(devices):
     raise UserError(
-      f"{given} takes {size} devices, but {there} in {jax.process_count()} processes, and none may "
-      "be idle; use mesh.data=-1 for all of them"
+      f"{given} takes {size} devices, but {available} in {jax.process_count()} processes, and none "
+      "may be idle; use mesh.data=-1 for all of them"
     )
   types = (AxisType.Auto,) * len(AXES)
   return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:size])
@@ -99,7 +99,7 @@ def over_fsdp(mesh: Mesh, axis: int) -> NamedSharding:
 
 
 def laid_out(tree: Any, where: Any) -> Any:
-  """Returns `shapes` with the shardings of `where`."""
+  """Returns the shapes of a tree with the shardings of `where`."""
   give = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
   return jax.tree.map(give, tree, where)
 
@@ -145,11 +145,11 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
   if sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)
 
-  def one(x: Any) -> jax.Array:  # device_put would compare all of it between the processes
+  def to_global(x: Any) -> jax.Array:  # device_put would compare all of it between the processes
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
 
-  return jax.tree.map(one, tree)
+  return jax.tree.map(to_global, tree)
 
 
 def table(tree: Any) -> list[tuple[str, tuple[int, ...], tuple[int, ...], str]]:
@@ -177,7 +177,7 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 
   `program` is XLA's HLO, as of `compiled.as_text()`.
   """
-  found = dict.fromkeys(COLLECTIVES, (0, 0))
+  counts_of = dict.fromkeys(COLLECTIVES, (0, 0))
   shape = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
   line = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
   for results, kind, _ in line.findall(program):
@@ -185,8 +185,8 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
       math.prod(map(int, filter(None, dims.split(",")))) * int(bits) // 8
       for _, bits, dims in shape.findall(results)
     ]
-    found[kind] = found[kind][0] + 1, found[kind][1] + sum(sizes)
-  return {kind: counts for kind, counts in found.items() if counts[0]}
+    counts_of[kind] = counts_of[kind][0] + 1, counts_of[kind][1] + sum(sizes)
+  return {kind: counts for kind, counts in counts_of.items() if counts[0]}
 
 
 def bytes_per_device(tree: Any) -> int:
@@ -216,12 +216,12 @@ def describe_parts(params: Any, mesh: Mesh, config: ConfigDict) -> dict[str, str
   """Returns in words how the parameters are split, if they are. Takes `config.mesh`."""
   if mesh.shape["fsdp"] == 1:
     return {}
-  found = laid_out(params, of_state(params, mesh, config))
-  rows = table(found)
+  placed = laid_out(params, of_state(params, mesh, config))
+  rows = table(placed)
   split, whole = sum(shape != part for _, shape, part, _ in rows), bytes_per_device(params)
   text = (
     f"{split} of {len(rows)} arrays of parameters in {mesh.shape['fsdp']} parts, "
-    f"{size_text(bytes_per_device(found), whole)} of {size_text(whole)} on each device (python -m "
+    f"{size_text(bytes_per_device(placed), whole)} of {size_text(whole)} on each device (python -m "
     "cnnjax.plan lists them)"
   )
   return {"sharding": text}

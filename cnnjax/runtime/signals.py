@@ -1,4 +1,4 @@
-"""Turns signals that ask a run to stop into a list that the loop looks at.
+"""Collects signals that ask a run to stop in a list that the loop looks at.
 
 These are Ctrl-C, SIGTERM, SIGHUP (the terminal is gone; ignored under nohup), and SIGUSR1 and
 SIGUSR2, by which schedulers announce the end of a job, as SLURM does with `--signal=USR1@120`. The
@@ -57,7 +57,7 @@ def catch_signals() -> Iterator[list[signal.Signals]]:
 
   A second Ctrl-C or SIGTERM leaves at once. A command inside `leave_by_exception` does so by
   `os._exit`, also while the main thread compiles, where Python runs no handler; other programs,
-  such as notebooks, as they would without this.
+  such as notebooks, leave as they would without this.
   """
   caught: list[signal.Signals] = []
   if threading.current_thread() is not threading.main_thread():
@@ -90,7 +90,7 @@ def catch_signals() -> Iterator[list[signal.Signals]]:
 
 
 def _answer(arrived: int, numbers: list[signal.Signals], command_line: bool) -> None:
-  """Answers each signal at once from a thread, whatever the main thread does; leaves if asked to.
+  """Answers each signal at once from a thread while the main thread works; leaves if asked to.
 
   The handler writes the number of each signal into the pipe `arrived`.
   """

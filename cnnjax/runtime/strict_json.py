@@ -1,4 +1,4 @@
-"""Writes JSON that every reader takes: Python's own has NaN and Infinity, which JSON lacks."""
+"""Writes JSON that every reader takes, without Python's NaN and Infinity."""
 
 import json
 import math

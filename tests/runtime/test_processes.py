@@ -252,7 +252,10 @@ def test_a_wrong_config_is_said_by_all_and_nothing_is_left(tmp_path):
     ({"coordinator": "host:1", "processes": 2}, "--process is missing"),
     ({"process": 0}, "--coordinator is missing"),
     ({"coordinator": "host", "processes": 2, "process": 0}, "is not HOST:PORT"),
-    ({"coordinator": "host:1", "processes": 2, "process": 2}, "it counts from 0"),
+    (
+      {"coordinator": "host:1", "processes": 2, "process": 2},
+      "and below --processes=2",
+    ),
   ],
 )
 def test_what_is_missing_or_wrong_is_named(given, message, monkeypatch):
