@@ -1,4 +1,4 @@
-"""Durations: a number of epochs, or "500 steps", "2.5 epochs", "1e6 examples"."""
+"""Reads durations: a number of epochs, or "500 steps", "2.5 epochs", "1e6 examples"."""
 
 import math
 import re
@@ -20,7 +20,7 @@ def parse(value: float | int | str, key: str) -> tuple[float, str]:
       '"2.5 epochs" or "1e6 examples"'
     ) from None
   if not (math.isfinite(amount) and amount >= 0):
-    raise UserError(f"{key} is {value!r}; a duration is finite and not negative")
+    raise UserError(f"{key} is {value!r}; a duration must be finite and not negative")
   return amount, unit
 
 

@@ -36,8 +36,8 @@ def split_argument(argument: str) -> tuple[str, str]:
 def load(argument: PathLike) -> ConfigDict:
   """Returns the config of `FILE` or `FILE:PRESET`. Runs the file, which is Python.
 
-  As in a script, imports are looked for beside the file first; each of several configs gets the
-  modules beside itself. `configs/NAME.py` is found from any folder: if the working directory has
+  As in a script, imports are looked for beside the file first; each config gets the modules beside
+  itself. `configs/NAME.py` is found from any folder: if the working directory has
   none, it is the one that came with cnnjax.
 
   Raises:
@@ -85,8 +85,8 @@ def _found(path: str) -> pathlib.Path:
   file = to_path(path)
   if os.path.isfile(file):  # unlike Path.is_file, also for too long a name
     return file
-  if file.parent == pathlib.Path(FOLDER) and os.path.isfile(own := presets() / file.name):
-    return own
+  if file.parent == pathlib.Path(FOLDER) and os.path.isfile(shipped := presets() / file.name):
+    return shipped
   choices = [str(f) for folder in {file.parent, pathlib.Path(FOLDER)} for f in folder.glob("*.py")]
   if presets() not in (file.parent.absolute(), pathlib.Path(FOLDER).absolute()):
     choices += [f"{FOLDER}/{f.name}" for f in presets().glob("*.py")]
@@ -101,11 +101,12 @@ _beside: dict[pathlib.Path, dict[str, types.ModuleType]] = {}
 def _importing_beside(file: pathlib.Path) -> Iterator[None]:
   """Lets a config import the modules of its own folder, and none of another config's folder."""
   folder = file.resolve().parent
-  others = {k: v for place, found in _beside.items() if place != folder for k, v in found.items()}
+  elsewhere = [modules for place, modules in _beside.items() if place != folder]
+  others = {name: module for modules in elsewhere for name, module in modules.items()}
   for name in others:
     sys.modules.pop(name, None)
-  own = _beside.setdefault(folder, {})
-  sys.modules.update(own)
+  beside = _beside.setdefault(folder, {})
+  sys.modules.update(beside)
   before = {*sys.modules}
   sys.path.insert(0, str(folder))
   importlib.invalidate_caches()
@@ -115,12 +116,12 @@ def _importing_beside(file: pathlib.Path) -> Iterator[None]:
     sys.path.remove(str(folder))
     new = {*sys.modules} - before
     packages = {name for name in new if "." not in name and _lies_in(folder, sys.modules[name])}
-    own |= {name: sys.modules[name] for name in new if name.split(".")[0] in packages}
-    sys.modules.update({name: module for name, module in others.items() if name not in own})
+    beside |= {name: sys.modules[name] for name in new if name.split(".")[0] in packages}
+    sys.modules.update({name: module for name, module in others.items() if name not in beside})
 
 
 def _lies_in(folder: pathlib.Path, module: types.ModuleType) -> bool:
-  """Whether a module is a file of `folder`, or a package there."""
+  """Returns whether a module is a file of `folder`, or a package there."""
   spec = module.__spec__
   places = (spec.submodule_search_locations or [spec.origin]) if spec else []
   return any(pathlib.Path(place).resolve().parent == folder for place in places if place)

@@ -51,9 +51,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def complete(config: ConfigDict) -> None:
   """Adds the keys of parts that were registered after `config` was made, at their defaults."""
-  there = flatten(config)
+  existing = flatten(config)
   for name, key in registry.keys().items():
-    if registry.came_with(name) and name not in there:
+    if registry.came_with(name) and name not in existing:
       *groups, leaf = name.split(".")
       group = functools.reduce(operator.getitem, groups, config)
       with group.unlocked():
@@ -61,7 +61,7 @@ def complete(config: ConfigDict) -> None:
 
 
 def may_change() -> list[str]:
-  """Returns the keys that a run may change when it resumes: they change no step already taken."""
+  """Returns the keys that a run may change when it resumes: they change no earlier step."""
   return [name for name, key in registry.keys().items() if key.may_change]
 
 

@@ -17,8 +17,8 @@ from cnnjax.errors import UserError
 def parse_value(text: str, key: str) -> Any:
   """Returns the value of a key from the text of a command line.
 
-  It is a Python literal, or true, false or none in any case, or else the text; also the text for a
-  key that takes text and not the type of the literal, such as a folder named 2024.
+  The value is a Python literal, or true, false or none in any case, or else the text itself. A key
+  that takes text but not the type of the literal gets the text too, such as a folder named 2024.
   """
   words = {"true": True, "false": False, "none": None, "null": None}
   known = registry.keys().get(key)
@@ -111,7 +111,7 @@ def _check_printable(name: str, value: Any) -> None:
 
 
 def _check_value(name: str, key: registry.Key, value: Any) -> None:
-  """Raises UserError for a wrong type, a value against its rule or choices, or no duration."""
+  """Raises UserError for a value of a wrong type, against its rule or choices, or no duration."""
   key.check(name, value)
   if key.duration and value is not None:
     amount, _ = durations.parse(value, name)

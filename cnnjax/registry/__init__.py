@@ -105,21 +105,21 @@ PART_KINDS: Mapping[str, PartKind] = MappingProxyType(
 class Part(NamedTuple):
   """A registered part."""
 
-  value: Any  # that was decorated
+  value: Any  # the decorated object
   options: Mapping[str, Any]
   keys: tuple[str, ...]  # that it reads, of those that only some parts of its kind read
-  module: str  # that registered it
+  module: str  # the one that registered it
 
   def words(self, config: Mapping[str, Any]) -> list[str]:
-    """Returns what its keys are set to, in words; `config` is the group of its kind."""
-    found = []
+    """Returns its keys with their values in words; `config` is the group of its kind."""
+    texts = []
     for key in self.keys:
       name, value = key.replace("_", " "), config[key]
       if not isinstance(value, bool):
-        found.append(f"{name} {value:g}" if is_number(value) else f"{name} {value}")
+        texts.append(f"{name} {value:g}" if is_number(value) else f"{name} {value}")
       elif value:
-        found.append(name.capitalize())
-    return found
+        texts.append(name.capitalize())
+    return texts
 
 
 _KEYS: dict[str, Key] = {}  # by their names with dots
@@ -147,7 +147,7 @@ def declare(group: str, heading: str = "", /, *, kind: str = "", **keys: Key) ->
   Args:
     group: such as "optim.schedule"; "" for the top.
     heading: what they are about.
-    kind: of parts, where only those read a key that say so by `register(..., uses=...)`.
+    kind: of parts, if only those parts read a key that say so by `register(..., uses=...)`.
     **keys: by their names in the group.
 
   Raises:
@@ -210,8 +210,8 @@ def register(kind: str, name: str, /, *, uses: Iterable[str] = (), **given: Any)
 
   def decorator(value: Any) -> Any:
     dotted = _dotted(row.group, keys, what)
-    own = {option: value for option, value in options.items() if option != "of"}
-    add(kind, name, Part(value, own, (*uses, *keys), module), of=options.get("of", ""))
+    stored = {option: value for option, value in options.items() if option != "of"}
+    add(kind, name, Part(value, stored, (*uses, *keys), module), of=options.get("of", ""))
     if keys:
       declare(row.group, f"{what} of {module}", kind=kind, **keys)
       _OWNERS.update(dict.fromkeys(dotted, (what, module)))
@@ -237,11 +237,11 @@ def parts(kind: str, of: str = "") -> dict[str, Part]:
 
 def part(kind: str, name: Any, of: str = "") -> Part:
   """Returns the part of that name; UserError if there is none."""
-  found = parts(kind, of)
-  if not isinstance(name, str) or name not in found:
+  by_name = parts(kind, of)
+  if not isinstance(name, str) or name not in by_name:
     row = PART_KINDS[kind]
-    raise unknown(f"{kind} of {of}: {row.switch}" if of else row.noun or kind, name, found)
-  return found[name]
+    raise unknown(f"{kind} of {of}: {row.switch}" if of else row.noun or kind, name, by_name)
+  return by_name[name]
 
 
 def keys() -> Mapping[str, Key]:
@@ -265,15 +265,15 @@ def unread(flat: Mapping[str, Any]) -> list[str]:
 
   `flat` is the config by dotted names.
   """
-  found = []
+  names = []
   for name in flat.keys() & _OWNERS.keys():
     kind, leaf = _KIND_OF[name], name.rpartition(".")[2]
     chosen = flat.get(PART_KINDS[kind].switch)
     chosen = chosen if isinstance(chosen, tuple | list) else (chosen,)
     readers = [part for (k, _, n), part in _PARTS.items() if k == kind and n in chosen]
     if not any(leaf in part.keys for part in readers) and flat[name] == _KEYS[name].default:
-      found.append(name)
-  return found
+      names.append(name)
+  return names
 
 
 def starts() -> Mapping[str, str]:
@@ -286,8 +286,8 @@ def check_idle(kind: str, chosen: Iterable[str], config: Mapping[str, Any], of: 
 
   `config` is the group of the kind.
   """
-  row, found, chosen = PART_KINDS[kind], parts(kind, of), tuple(chosen)
-  read = {leaf for part in chosen if part in found for leaf in found[part].keys}
+  row, by_name, chosen = PART_KINDS[kind], parts(kind, of), tuple(chosen)
+  read = {leaf for part in chosen if part in by_name for leaf in by_name[part].keys}
   for name in keys_of(kind):
     key, leaf = _KEYS[name], name.rpartition(".")[2]
     if leaf in read or leaf not in config:
@@ -295,7 +295,7 @@ def check_idle(kind: str, chosen: Iterable[str], config: Mapping[str, Any], of: 
     if (value := config[leaf]) == key.default or value in key.idle:
       continue
     named = " and ".join(map(str, chosen)) or "()"
-    readers = " or ".join(part for part, other in found.items() if leaf in other.keys)
+    readers = " or ".join(part for part, other in by_name.items() if leaf in other.keys)
     raise UserError(
       f"config key {name!r} is {value!r} and has no effect with {row.switch}={named}: "
       + (f"set {row.switch}={readers}, or leave it" if readers else "leave it")
@@ -318,7 +318,7 @@ def import_modules(modules: Iterable[str]) -> None:
         new = {*_PARTS} - before  # rooms of the house too, if it is the first to import them
         _BROUGHT[name] = {key for key in new if not _PARTS[key].module.startswith("cnnjax.")}
     except Exception as e:
-      _forget_what_failed()
+      _forget_failed()
       if isinstance(e, UserError):
         raise
       hint = (
@@ -331,7 +331,7 @@ def import_modules(modules: Iterable[str]) -> None:
       ) from e
 
 
-def _forget_what_failed() -> None:
+def _forget_failed() -> None:
   """Removes the parts and keys of modules that Python could not import to their end."""
   for name, (_, module) in list(_OWNERS.items()):
     if module not in sys.modules:
@@ -356,14 +356,14 @@ def check_used(modules: Iterable[str], values: Iterable[Any]) -> None:
   text = " ".join(_texts(tuple(values)))
   for module in modules:
     inside = lambda part, module=module: f"{part.module}.".startswith(f"{module}.")
-    own = {key for key, part in _PARTS.items() if inside(part)} | _BROUGHT.get(module, set())
-    own = sorted((kind, name) for kind, _, name in own)
-    if not own and module in _BROUGHT:
+    registered = {key for key, part in _PARTS.items() if inside(part)} | _BROUGHT.get(module, set())
+    registered = sorted((kind, name) for kind, _, name in registered)
+    if not registered and module in _BROUGHT:
       raise UserError(f"'imports' names {module!r}, which registers nothing: leave it out")
-    if own and not any(re.search(rf"\b{re.escape(name)}\b", text) for _, name in own):
-      kind, name = own[0]
+    if registered and not any(re.search(rf"\b{re.escape(name)}\b", text) for _, name in registered):
+      kind, name = registered[0]
       raise UserError(
         f"'imports' names {module!r}, and the config chooses nothing that it registers "
-        f"({', '.join(' '.join(pair) for pair in own)}): set {PART_KINDS[kind].switch}={name}, or "
-        "leave it out"
+        f"({', '.join(' '.join(pair) for pair in registered)}): set "
+        f"{PART_KINDS[kind].switch}={name}, or leave it out"
       )

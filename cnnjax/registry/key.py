@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnjax.errors import UserError, unknown
 
-Rule = tuple[Callable[[Any], bool], str]  # of a value, and how it is said: "above 0"
+Rule = tuple[Callable[[Any], bool], str]  # a condition on a value, and its words: "above 0"
 ANY = (bool, int, float, str, tuple, None)
 DURATION = (int, float, str)
 
@@ -71,7 +71,7 @@ class Key:
 
 
 def is_of(value: Any, types: tuple[type | None, ...]) -> bool:
-  """Whether a value has one of the types; an int is a float as well, a bool is no number."""
+  """Returns whether a value has one of the types; an int is a float too, a bool is no number."""
   return any(
     value is None
     if t is None
@@ -100,7 +100,7 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 
 def is_number(value: Any) -> bool:
-  """Whether value is an int or a float, no NaN, and nothing that a float cannot hold."""
+  """Returns whether value is an int or a float, without NaN and what a float cannot hold."""
   return type(value) in (int, float) and abs(value) < 2**63
 
 
