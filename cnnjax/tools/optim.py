@@ -1,4 +1,4 @@
-"""Draws the learning rate over a run, of one config or of several.
+"""Draws the learning rate over a run, for one or more configs.
 
 python -m cnnjax.optim plot --config=configs/resnet.py
 python -m cnnjax.optim plot --config=A.py:PRESET --config=B.py --examples=50000 --out=rates.png
@@ -17,14 +17,14 @@ def _plot(args: argparse.Namespace, words: list[str]) -> int:
   loaded = [configs.from_arguments(argument, words, flags) for argument in args.config or [None]]
   from cnnjax.tools import plot  # late: a wrong flag need not import JAX
 
-  found = []
+  curves = []
   for argument, config in zip(args.config, loaded, strict=True):
     file, preset = configs.split_argument(argument)
     name = pathlib.Path(file).stem + (f":{preset}" if preset else "")
-    found += plot.curves(config, name, args.examples)
-  for curve in found:
+    curves += plot.curves(config, name, args.examples)
+  for curve in curves:
     print(f"{curve.name}: {curve.text}\n{curve.table()}\n")
-  plot.draw(found, args.out, log=args.log)
+  plot.draw(curves, args.out, log=args.log)
   print(f"written: {args.out}")
   return 0
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     "--config",
     metavar="FILE[:PRESET]",
     action="append",
-    help="as in cnnjax.main, with overrides; several are drawn together, the overrides in each",
+    help="as in cnnjax.main, with overrides; more are drawn together, the overrides in each",
   )
   plot.add_argument(
     "--out", type=to_path, default="learning_rate.png", help="default: learning_rate.png"

@@ -76,10 +76,10 @@ def curves(config: ConfigDict, name: str, examples: int | None = None) -> list[C
   steps = np.union1d(evenly, _rows(total - 1, per_epoch))
   scaling = "" if config.rates else schedules.describe_scaling(c, config.batch_size)
   fallen = plateau.describe(c.plateau, config.monitor)
-  found = []
+  by_rate = []
   for peak in config.rates or (schedules.scaled_rate(c, config.batch_size),):
     rate = jax.vmap(schedules.create(c.schedule, peak, total, to_steps))
-    found.append(
+    by_rate.append(
       Curve(
         f"{name}, rate {peak:g}" if config.rates else name,
         schedules.describe(c.schedule, [peak], scaling) + (fallen and f"; not drawn: {fallen}"),
@@ -88,7 +88,7 @@ def curves(config: ConfigDict, name: str, examples: int | None = None) -> list[C
         per_epoch,
       )
     )
-  return found
+  return by_rate
 
 
 def _order(config: ConfigDict, examples: int | None) -> data.Order:
@@ -116,8 +116,8 @@ def _order(config: ConfigDict, examples: int | None) -> data.Order:
     ) from e
 
 
-def draw(found: Sequence[Curve], out: PathLike, *, log: bool = False) -> None:
-  """Writes a picture of one curve or several to `out`.
+def draw(curves: Sequence[Curve], out: PathLike, *, log: bool = False) -> None:
+  """Writes a picture of the curves to `out`.
 
   Raises:
     UserError: matplotlib is not installed, or `out` cannot be written.
@@ -128,7 +128,7 @@ def draw(found: Sequence[Curve], out: PathLike, *, log: bool = False) -> None:
     raise UserError("pictures need matplotlib: pip install -e '.[plots]'") from e
   figure = Figure(figsize=(9, 4.5), layout="constrained")
   axis = figure.subplots()
-  for curve in found:
+  for curve in curves:
     axis.plot(curve.steps / curve.per_epoch, curve.rates, linewidth=1.6, label=curve.name)
   axis.set(xlabel="epochs", ylabel="learning rate")
   if log:
@@ -139,15 +139,15 @@ def draw(found: Sequence[Curve], out: PathLike, *, log: bool = False) -> None:
   axis.margins(x=0.01)
   axis.grid(alpha=0.3)
   axis.spines[["top", "right"]].set_visible(False)
-  if len({curve.per_epoch for curve in found}) == 1:
-    per_epoch = found[0].per_epoch
+  if len({curve.per_epoch for curve in curves}) == 1:
+    per_epoch = curves[0].per_epoch
     steps = axis.secondary_xaxis(
       "top", functions=(lambda epochs: epochs * per_epoch, lambda steps: steps / per_epoch)
     )
     steps.set_xlabel("steps")
     steps.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-  if len(found) == 1:
-    title = textwrap.shorten(f"{found[0].name}: {found[0].text}", 200, placeholder=" ...")
+  if len(curves) == 1:
+    title = textwrap.shorten(f"{curves[0].name}: {curves[0].text}", 200, placeholder=" ...")
     axis.set_title(textwrap.fill(title, 130), fontsize=9, parse_math=False)
   else:
     axis.legend(frameon=False, fontsize=9)

@@ -79,7 +79,7 @@ class ScannedImage:
 
   path: str  # relative to the folder, or to that of the table
   split: str  # "" where there are no splits
-  labels: tuple[str, ...]  # () outside of class folders; a table may give several
+  labels: tuple[str, ...]  # () outside of class folders; a table may give more than one
   notes: tuple[tuple[str, str], ...]  # of KINDS, and details
   height: int = 0
   width: int = 0
@@ -103,7 +103,7 @@ class Report:
 
   @property
   def harmful(self) -> bool:
-    """Whether training would lose examples, or its results mislead."""
+    """True if training would lose examples, or its results would mislead."""
     return any(kind in HARMFUL for kind in self.findings)
 
   @property
@@ -131,9 +131,7 @@ def scan(path: PathLike, progress: Callable[[int, int], None] | None = None) -> 
   listed = path.is_file() and path.name.lower().endswith(tables.ENDINGS)
   if not (listed or path.is_dir()):
     but = (
-      f", but a file, and of files it takes {' and '.join(tables.ENDINGS)}"
-      if path.is_file()
-      else ""
+      f", but a file, of which scan takes {' and '.join(tables.ENDINGS)}" if path.is_file() else ""
     )
     raise UserError(f"{str(path)!r} is not a folder{but}")
   root = path.parent if listed else path
@@ -165,18 +163,18 @@ def scan(path: PathLike, progress: Callable[[int, int], None] | None = None) -> 
       findings["bits unused"].append(line)
   _compare(scanned, findings)
   _compare_classes(scanned, classes, findings)
-  found = {kind: tuple(lines) for kind, lines in findings.items() if lines}
-  return Report(str(path), tuple(scanned), found, classes)
+  nonempty = {kind: tuple(lines) for kind, lines in findings.items() if lines}
+  return Report(str(path), tuple(scanned), nonempty, classes)
 
 
 def _listed(
   table: pathlib.Path, findings: dict[str, list[str]]
 ) -> tuple[list[File], dict[str, tuple[str, ...]]]:
   """Returns (the files of a table, its classes by split)."""
-  found = tables.read(str(table))
-  splits = found.splits
-  findings["names"] += [f"{key}: {text}" for key, text in found.remarks.items()]
-  findings["names"] += [found.folds] if found.folds else []
+  contents = tables.read(str(table))
+  splits = contents.splits
+  findings["names"] += [f"{key}: {text}" for key, text in contents.remarks.items()]
+  findings["names"] += [contents.folds] if contents.folds else []
   files = [
     (os.path.relpath(file, table.parent), split, labels)
     for split, pairs in splits.items()
@@ -195,8 +193,8 @@ def _walk(
   """Returns (the files with an image's ending, the class folders by split)."""
   visible = lambda folder: [d.name for d in os.scandir(folder) if d.is_dir() and not passed(d.name)]
   passed = lambda name: "hidden" if name.startswith(".") else "litter" if is_litter(name) else ""
-  splits = sorted(found := walk.split_folders(str(root)))
-  findings["names"] += [f"{key}: {text}" for key, text in walk.beside(str(root), found).items()]
+  splits = sorted(by_split := walk.split_folders(str(root)))
+  findings["names"] += [f"{key}: {text}" for key, text in walk.beside(str(root), by_split).items()]
   files = []
 
   def unopened(e: OSError) -> None:
@@ -306,7 +304,7 @@ def _notes(data: bytes, ending: str) -> Iterator[tuple[str, str]]:
 
 
 def _compare(scanned: Sequence[ScannedImage], findings: dict[str, list[str]]) -> None:
-  """Finds the same picture in several files, among those in a split or a class."""
+  """Finds the same picture in more than one file, among those in a split or a class."""
   groups = collections.defaultdict(list)
   large = sum(image.size for image in scanned) > identity.LARGE  # known by path, not by content
   for image in scanned:
@@ -370,15 +368,13 @@ def render(report: Report, limit: int | None = 20) -> str:
         f"{split or 'all'}: {of_classes:,} images, largest to smallest class "
         f"{max(some):,} : {min(some):,} = {max(some) / min(some):.1f}"
       )
-  for kind, found in report.findings.items():
-    lines += ["", f"{'HARMFUL ' * (kind in HARMFUL)}{kind}: {len(found):,} ({KINDS[kind]})"]
-    lines += [f"  {line}" for line in _some(found, limit)]
+  for kind, findings in report.findings.items():
+    lines += ["", f"{'HARMFUL ' * (kind in HARMFUL)}{kind}: {len(findings):,} ({KINDS[kind]})"]
+    lines += [f"  {line}" for line in _some(findings, limit)]
   lines += ["", "nothing harmful found"] if not report.harmful else []
   if not splits:
     lines += ["", HOLD_OUT]
-  return (
-    "\n".join(lines).encode(errors="replace").decode()
-  )  # names that are no UTF-8 can be printed
+  return "\n".join(lines).encode(errors="replace").decode()  # so that any name can be printed
 
 
 def _table(counts: dict[str, dict[str, int]], classes: list[str], limit: int | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Stands in for the data of a run, to plan it: shapes and classes, no pixels and no memory."""
+"""Makes stand-ins for the data of a run, to plan it: shapes and classes without pixels."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -30,7 +30,7 @@ def stand_in(
   config = config.copy_and_resolve_references()
   c = config.data
   name = c.name or c.path or c.npz or c.source
-  counted, declared = _looked_at(config, classes)
+  counted, declared = _examples_and_fields(config, classes)
   n = examples or counted
   if n is None and c.pipeline == "resident":
     raise UserError(f"the number of examples of {name} is unknown: give --examples=N")
@@ -59,34 +59,36 @@ def stand_in(
 
 
 def _arrays(declared: fields.Fields, n: int) -> dict[str, np.ndarray]:
-  """Returns the arrays of n examples: one image in all, all classes, and else zeros."""
-  found = {}
+  """Returns the arrays of n examples, with one image for all, every class, and else zeros."""
+  arrays = {}
   for name, (shape, dtype) in fields.arrays(declared).items():
-    one = np.zeros(shape, dtype)
+    example = np.zeros(shape, dtype)
     if name == "image":  # blank ones would be refused
-      one = np.resize(np.linspace(0, fields.WHITE[dtype], 256), shape).astype(dtype)
-    found[name] = np.broadcast_to(one, (n, *shape))
+      example = np.resize(np.linspace(0, fields.WHITE[dtype], 256), shape).astype(dtype)
+    arrays[name] = np.broadcast_to(example, (n, *shape))
     if name in declared and declared[name].kind == "label":
-      found[name] = (np.arange(n) % len(declared[name].classes)).astype(dtype)
-  return found
+      arrays[name] = (np.arange(n) % len(declared[name].classes)).astype(dtype)
+  return arrays
 
 
-def _looked_at(config: ConfigDict, classes: int | None) -> tuple[int | None, fields.Fields]:
+def _examples_and_fields(
+  config: ConfigDict, classes: int | None
+) -> tuple[int | None, fields.Fields]:
   """Returns (examples or None, fields) of the training split.
 
-  With `classes`, of data that are not there: images of so many classes.
+  `classes` stands for data that are not there: images of so many classes.
   """
   c = config.data
   if classes:
-    several = tasks.lookup(config.task.name).SEVERAL_LABELS
-    label = (fields.multi_label if several else fields.label)(map(str, range(classes)))
+    multi_label = tasks.lookup(config.task.name).SEVERAL_LABELS
+    label = (fields.multi_label if multi_label else fields.label)(map(str, range(classes)))
     return None, {"image": fields.image(None, None, c.channels or 3), "label": label}
   try:
     if c.source == "tfds":
       from cnnjax.data import tfds  # late: a second of its own
 
-      if (found := tfds.described(c)) is not None:
-        return None, found
+      if (declared := tfds.described(c)) is not None:
+        return None, declared
     data.check(c)
     c = c.copy_and_resolve_references()
     c.pipeline = "streaming"  # so that no image is decoded

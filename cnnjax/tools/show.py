@@ -34,14 +34,14 @@ def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> 
   except ImportError as e:
     raise UserError("pictures need matplotlib: pip install -e '.[plots]'") from e
   if images < 1 or step < 0:
-    raise UserError(f"images={images} has to be above 0, and step={step} at least 0")
+    raise UserError(f"images={images} must be above 0, and step={step} at least 0")
   c = config.data
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_divides(config.batch_size, mesh)
   # The training split alone: `data.open_inputs` would decode those that are evaluated as well.
   skipped = data.Skipped(c.max_unreadable)
   split = data.load(c, ("train",), skipped, devices=mesh.size)["train"]
-  split = _shown(config, split)
+  split = _with_shown_fields(config, split)
   order = data.Order.of(split, c, config.batch_size, config.seed)
   total = data.Length.of(order, config.epochs).total
   if step >= total:
@@ -72,13 +72,13 @@ def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> 
   )
 
 
-def _kinds(found: Mapping[str, fields.Field]) -> dict[str, fields.Kind]:
+def _kinds(declared: Mapping[str, fields.Field]) -> dict[str, fields.Kind]:
   """Returns the kinds of the fields to augment, with the targets of a label."""
-  kinds = fields.kinds({name: found[name] for name in found if name != "label"})
-  return {**kinds, **({"targets": "targets"} if "label" in found else {})}
+  kinds = fields.kinds({name: declared[name] for name in declared if name != "label"})
+  return {**kinds, **({"targets": "targets"} if "label" in declared else {})}
 
 
-def _shown(config: ConfigDict, split: data.Split) -> data.Split:
+def _with_shown_fields(config: ConfigDict, split: data.Split) -> data.Split:
   """Returns the split with the fields to show."""
   needed = fields.kinds_of(tasks.lookup(config.task.name).NEEDS)
   for name, field in split.fields.items():
@@ -99,8 +99,9 @@ def _batches(
   kinds, task = _kinds(split.fields), tasks.lookup(config.task.name)
   if split.has_label and issubclass(task, tasks.LabelTask):
     task.check_data(split.fields)
-  several = split.has_label and split.label.kind == "multi_label"
-  of_labels = (tasks.MultiLabel if several else tasks.Classification)(max(1, len(split.classes)))
+  multi_label = split.has_label and split.label.kind == "multi_label"
+  task_of_labels = tasks.MultiLabel if multi_label else tasks.Classification
+  of_labels = task_of_labels(max(1, len(split.classes)))
 
   @jax.jit
   def both(feed):

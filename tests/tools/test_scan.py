@@ -384,7 +384,7 @@ def test_what_is_no_folder_of_images_is_refused(tmp_path):
   write(tmp_path, {"a/1.txt": b"x"})
   for path, why in [
     (tmp_path / "nothing", "is not a folder"),
-    (tmp_path / "a" / "1.txt", "but a file, and of files it takes .csv and .jsonl"),
+    (tmp_path / "a" / "1.txt", "but a file, of which scan takes .csv and .jsonl"),
     (tmp_path, "no images in it"),
   ]:
     with pytest.raises(UserError, match=why):
