@@ -162,3 +162,13 @@ def test_no_two_test_files_have_one_name():
   """pytest imports them by their name alone, and would leave one of the two out."""
   names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
   assert len(names) == len(set(names))
+
+
+def test_what_makes_up_a_run_cannot_be_changed():
+  """What one function is handed, another one does not change; states of flax never can be."""
+  for name in FILES:
+    if name.startswith(("training/", "checkpoints/", "writers/", "optim/")):
+      for node in ast.walk(tree(name)):
+        for made in map(ast.unparse, getattr(node, "decorator_list", ())):
+          if made.startswith("dataclasses.dataclass"):
+            assert made == "dataclasses.dataclass(frozen=True)", f"{name}: {node.name}"

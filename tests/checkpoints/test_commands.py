@@ -148,3 +148,30 @@ def test_no_accelerator_is_taken_from_a_run_that_trains(tmp_path, monkeypatch, c
   monkeypatch.setattr(command_line.jax.config, "update", lambda *given: asked.append(given))
   call("list", make(tmp_path, (1, None)))
   assert asked[-1] == ("jax_platforms", "cpu")
+
+
+def test_verify_reads_the_arrays_where_no_manifest_says_that_they_are_whole(
+  tmp_path, capsys, monkeypatch
+):
+  """And nothing twice; it counts what is damaged."""
+  make(tmp_path, (1000, None), (2000, None), (3000, None), (4000, None))
+  folder, read = tmp_path / "checkpoints", []
+
+  def arrays(saved, step):
+    read.append(step)
+    if step == 3000:
+      raise UserError("it is torn")
+
+  monkeypatch.setattr(command_line, "_arrays", arrays)
+  assert call("verify", tmp_path) == 0 and read == []
+  assert capsys.readouterr().out.splitlines() == [f"step {n},000: good" for n in (1, 2, 3, 4)]
+  for step in (2000, 3000, 4000):
+    (folder / str(step) / integrity.MANIFEST).unlink()
+  (folder / "4000" / "meta" / "metadata").write_text("[]")
+  assert call("verify", tmp_path) == 1 and read == [2000, 3000]
+  assert capsys.readouterr().out.splitlines() == [
+    "step 1,000: good",
+    "step 2,000: can be read (unverified: no manifest)",
+    "step 3,000: damaged", "  it is torn",
+    "step 4,000: damaged", "  meta/metadata cannot be read: it is not what was written",
+  ]  # fmt: skip

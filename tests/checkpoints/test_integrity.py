@@ -1,5 +1,6 @@
 """What the manifest of a checkpoint says of its files."""
 
+import hashlib
 import json
 
 from cnnjax.checkpoints import integrity
@@ -40,3 +41,17 @@ def test_a_file_that_is_a_link_or_a_folder_or_closed_is_damage(tmp_path, monkeyp
   file.unlink()
   assert integrity.problems(tmp_path) == ["a/file is missing"]
   assert integrity.problems(tmp_path, "other") == []
+
+
+def test_a_manifest_can_be_read_by_a_person(tmp_path):
+  """A line for each number and hash, in the order of the names."""
+  (tmp_path / "b").write_bytes(b"12")
+  (tmp_path / "a").mkdir()
+  (tmp_path / "a" / "c").write_bytes(b"")
+  integrity.seal(tmp_path)
+  text = (tmp_path / integrity.MANIFEST).read_text()
+  digest = lambda data: hashlib.sha256(data).hexdigest()
+  files = {"a/c": [0, digest(b"")], "b": [2, digest(b"12")]}
+  whole = digest(json.dumps(files, sort_keys=True).encode())
+  assert text == json.dumps({"sha256": whole, "files": files}, indent=1)
+  assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b", integrity.MANIFEST]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from cnnjax import checkpoints
-from cnnjax.checkpoints import store
+from cnnjax.checkpoints import integrity, store
 from cnnjax.errors import UserError
+from cnnjax.runtime import processes
 
 METRIC = "validation/accuracy"
 
@@ -212,3 +213,63 @@ def test_those_set_aside_have_names_of_their_own(tmp_path):
     saved._ledger.set_aside()
     assert saved.steps() == [] and saved._ledger.damaged == {} and not saved._ledger.new_damage()
   assert sorted(p.name for p in folder.iterdir()) == ["1.damaged", "1.damaged-2", "1.damaged-3"]
+
+
+# Other processes than the first.
+def test_they_write_no_manifest_and_rename_and_delete_nothing(tmp_path, monkeypatch):
+  save(tmp_path, 1, 2)
+  folder = tmp_path / "checkpoints"
+  monkeypatch.setattr(processes, "is_first", lambda: False)
+  (folder / "deleted").mkdir()
+  (folder / "9.replaced").mkdir()
+  keep = checkpoints.Keep(-1)
+  with contextlib.closing(checkpoints.Checkpoints(tmp_path, monitor=METRIC, keep=keep)) as saved:
+    saved.save_items(3, {"variables": {"params": {"w": jnp.arange(3.0)}}}, {}, {})
+    (folder / "3.replaced").mkdir()
+    saved.wait()
+    saved._store.rename({1: "1.damaged"})
+    assert not integrity.is_sealed(folder / "3")
+    assert {"1", "2", "3", "3.replaced", "9.replaced"} <= {path.name for path in folder.iterdir()}
+
+
+def test_what_the_first_process_finds_the_others_take(tmp_path, monkeypatch):
+  saved = save(tmp_path, 1, 2)
+  monkeypatch.setattr(processes, "is_first", lambda: False)
+  monkeypatch.setattr(saved, "_choose", lambda which: pytest.fail("it looked for itself"))
+  monkeypatch.setattr(processes, "broadcast_from_first", lambda step: {-1: 7}[step])
+  assert saved.step() == 7 == saved.step("best")
+  monkeypatch.setattr(processes, "broadcast_from_first", lambda step: step)
+  assert saved.step() is None
+  monkeypatch.setattr(processes, "max_over_processes", lambda n: 1)
+  with pytest.raises(UserError, match=r"^the first process found no checkpoint in "):
+    saved.step()
+
+
+def test_a_write_that_failed_in_another_process_failed(tmp_path, monkeypatch):
+  with contextlib.closing(checkpoints.Checkpoints(tmp_path, monitor=METRIC)) as saved:
+    saved.save_items(1, {"variables": {"params": {"w": jnp.arange(3.0)}}}, {}, {})
+    monkeypatch.setattr(processes, "max_over_processes", lambda n: 1)
+    with pytest.raises(UserError) as error:
+      saved.wait()
+    monkeypatch.undo()
+  words = "the checkpoint of step 1 could not be saved: another process met an error; there is no"
+  assert str(error.value).startswith(words)
+
+
+def test_a_replacement_that_breaks_is_examined_anew(tmp_path, monkeypatch):
+  """That the old one was whole says nothing of it."""
+
+  def break_off(folder):
+    (folder / "meta" / "metadata").write_text("{")
+    raise OSError(5, "Input/output error")
+
+  items = {"variables": {"params": {"w": jnp.arange(3.0)}}}
+  with contextlib.closing(checkpoints.Checkpoints(tmp_path, monitor=METRIC)) as saved:
+    saved.save_items(1, items, {}, {})
+    assert saved.step() == 1
+    monkeypatch.setattr(integrity, "seal", break_off)
+    saved.save_items(1, items, {}, {}, replace=True)
+    with pytest.raises(UserError, match=r"step 1 could not be saved: .*Input/output error"):
+      saved.wait()
+    with pytest.raises(UserError, match="step 1: meta/metadata cannot be read"):
+      saved.step()

@@ -74,3 +74,16 @@ def test_a_record_that_is_damaged_is_one_line(tmp_path, change):
   ) as error:
     trained_on.read(tmp_path)
   assert len(str(error.value)) < 300 + len(str(file)) and "\n" not in str(error.value)
+
+
+def test_a_long_reason_is_cut(tmp_path, monkeypatch):
+  trained_on.write(tmp_path, History("content", False, IDS, IDS, {}))
+
+  def fail(_):
+    raise ValueError("word\n" * 100)
+
+  monkeypatch.setattr(trained_on.json, "loads", fail)
+  with pytest.raises(UserError) as error:
+    trained_on.read(tmp_path)
+  reason = ("word " * 100)[:200]
+  assert str(error.value).startswith(f"cannot read {tmp_path / trained_on.FILE}: {reason}; put")

@@ -136,3 +136,8 @@ def test_metrics_of_one_run_and_of_each(monkeypatch):
   monkeypatch.setattr(jax, "device_get", lambda tree: fetched.append(tree) or tree)
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   assert runs().compute({"loss": jnp.float32(3)}) == {"loss": 3.0} and len(fetched) == 1
+
+
+def test_each_run_has_one_value():
+  with pytest.raises(ValueError, match="zip"):
+    runs(seeds=2).report([{"loss": 1.0}] * 3)

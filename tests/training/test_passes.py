@@ -1,6 +1,7 @@
 """The training step, by hand."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -330,3 +331,128 @@ def test_micro_batches_take_less_memory():
     compiled = take.lower(variables["params"], {}, batch, 1.0).compile()
     needed.append(compiled.memory_analysis().temp_size_in_bytes)
   assert needed[1] < needed[0] / 2, needed
+
+
+@pytest.mark.parametrize("dtype, white", [("uint8", 255), ("uint16", 65535)])
+def test_levels_become_floats_up_to_1(dtype, white):
+  found = passes.to_float(jnp.array([0, 1, white], dtype))
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, [0, 1 / white, 1], rtol=1e-6)
+  floats = jnp.array([0.5, 3.0], jnp.float32)
+  assert passes.to_float(floats) is floats
+
+
+def test_normalising_and_its_inverse():
+  images = jnp.array([[0.5, 0.25], [1.0, 0.0]])
+  found = passes.normalizer((0.5, 0.25), (0.5, 0.125))(images)
+  assert found.tolist() == [[0, 0], [1, -2]]
+  assert passes.restorer((0.5, 0.25), (0.5, 0.125))(found).tolist() == images.tolist()
+
+
+def test_views_are_taken_at_once_and_come_apart_again():
+  images = jnp.arange(2 * 3 * 4 * 5 * 1.0).reshape(2, 3, 4, 5, 1)
+  shapes = []
+
+  def apply(x):
+    shapes.append(x.shape)
+    return {"mean": x.mean((1, 2, 3)), "pixels": x}
+
+  found = passes.of_views(apply, images)
+  assert shapes == [(6, 4, 5, 1)]
+  np.testing.assert_allclose(found["mean"], images.mean((2, 3, 4)), rtol=1e-6)
+  assert np.array_equal(found["pixels"], images)
+  one = passes.of_views(apply, images[0])
+  assert shapes[1:] == [(3, 4, 5, 1)] and np.array_equal(one["pixels"], images[0])
+
+
+def test_each_view_draws_numbers_of_its_own():
+  """The first those of a step of one view; only images become floats."""
+  keys = []
+  augment = lambda key, batch, kinds: keys.append(jax.random.key_data(key)) or batch
+  batch = {"image": jnp.full((2, 1, 1, 1), 51, jnp.uint8), "mask": jnp.ones((2, 1, 1), jnp.uint8)}
+  kinds = {"image": "image", "mask": "mask"}
+  for view in (0, 1, 2):
+    found, dropout = passes.augmented_fields(augment, 3, 5, batch, kinds, view=view)
+    keys.append(jax.random.key_data(dropout))
+    np.testing.assert_allclose(found["image"].ravel(), 0.2)
+    assert found["mask"].dtype == jnp.uint8
+  expected, of_dropout = jax.random.split(jax.random.fold_in(jax.random.key(3), 5))
+  assert np.array_equal(keys[0], jax.random.key_data(expected))
+  assert all(np.array_equal(key, jax.random.key_data(of_dropout)) for key in keys[1::2])
+  assert len({tuple(key.tolist()) for key in keys[::2]}) == 3
+  default_view = passes.augmented_fields(augment, 3, 5, batch, kinds)
+  assert np.array_equal(keys[6], keys[0]) and len(default_view) == 2
+
+
+def evaluated(values, valid, runs=()):
+  """What an evaluation finds of a batch; of several runs with a leading axis."""
+  stack = lambda x: np.broadcast_to(x, (*runs, *np.shape(x)))
+  task = tasks.create(default().task, 3)
+  return passes.Evaluated(
+    task.no_metrics(), stack(np.int32(sum(valid))),
+    {"score": stack(np.float32(values)), "valid": stack(np.array(valid))},
+  )  # fmt: skip
+
+
+def test_what_is_collected_of_a_split_is_in_its_order_and_without_padding():
+  found = evaluated([1, 2, 3], [True, True, False]).merge(evaluated([4, 5], [False, True]))
+  assert int(found.examples) == 3
+  assert {name: x.tolist() for name, x in found.of_split().items()} == {"score": [1, 2, 5]}
+  runs = evaluated([1, 2], [True, True], (2,)).merge(evaluated([3], [True], (2,)))
+  assert runs.collected["score"].tolist() == [[1, 2, 3]] * 2 and runs.examples.tolist() == [3, 3]
+  assert passes.Evaluated(found.sums, found.examples, {}).of_split() == {}
+
+
+def test_steps_in_one_program_are_those_one_after_another():
+  """Each takes the batch of its step, and the constants."""
+  now = types.SimpleNamespace(step=4, found=())
+  step = lambda s, batch, constants: types.SimpleNamespace(
+    step=s.step + 1, found=(*s.found, (batch, constants))
+  )
+  take = lambda feed, step: (feed, step)
+  once = passes.several(step, take, loop=False)
+  assert once(now, "feed").found == ((("feed", 4), None),)
+  assert once(now, "feed", 1, "c").found == ((("feed", 4), "c"),)
+  count = lambda s, batch, constants: {"step": s["step"] + 1, "sum": s["sum"] + batch * constants}
+
+  class State(dict):
+    step = property(lambda self: self["step"])
+
+  jax.tree_util.register_pytree_node(
+    State, lambda s: ((s["step"], s["sum"]), None), lambda _, x: State(step=x[0], sum=x[1])
+  )
+  many = passes.several(
+    lambda s, b, c: State(count(s, b, c)), lambda feed, step: feed[step], loop=True
+  )
+  begin, feed = State(step=jnp.int32(1), sum=jnp.float32(0)), jnp.array([1.0, 2, 4, 8, 16])
+  found = many(begin, feed, 3, jnp.float32(10))
+  assert (int(found["step"]), float(found["sum"])) == (4, 140.0)
+
+
+class Scaled(nn.Module):
+  """One parameter times the mean of an image."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    return self.param("one", nn.initializers.ones, ()) * x.mean((1, 2, 3))[:, None]
+
+
+def test_a_gradient_that_overflows_leaves_the_next_images_as_they_are():
+  """The value by which one micro-batch waits for the other is never taken."""
+  images = jnp.arange(1.0, 5).reshape(4, 1, 1, 1)
+  batch = passes.Examples(images, None, jax.random.key(0))
+  take = passes.gradients(Scaled(), lambda outputs, *_: outputs[:, 0], accumulate=2)
+  grads, result = take({"one": jnp.float32(1)}, {}, batch, jnp.float32(np.inf))
+  assert np.isinf(grads["one"]) and result.losses.tolist() == [1, 2, 3, 4]
+  grads, result = take({"one": jnp.float32(1)}, {}, batch, 2.0)
+  assert float(grads["one"]) == 5.0 and result.outputs.tolist() == [[1], [2], [3], [4]]
+
+
+def test_a_task_that_needs_a_teacher_learns_from_it_alone():
+  task = types.SimpleNamespace(
+    NEEDS_TEACHER=True, distill_loss=lambda outputs, teacher, t: (outputs - teacher) ** 2 * t
+  )
+  distill = types.SimpleNamespace(temperature=3.0)
+  batch = passes.Examples(None, None, None, jnp.array([1.0, 2.0]))
+  loss = passes.losses(task, distill)(jnp.array([2.0, 2.0]), batch, {})
+  assert loss.tolist() == [3.0, 0.0]

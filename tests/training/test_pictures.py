@@ -9,6 +9,7 @@ import pytest
 
 from cnnjax import build, register, tasks, train
 from cnnjax.errors import UserError
+from cnnjax.training import pictures
 from cnnjax.training import program as programs
 
 
@@ -96,3 +97,38 @@ def test_a_task_without_pictures_computes_none(tiny):
   now = types.SimpleNamespace(evaluated=None, seed=None)  # it would fail on these
   program.pictures.check_values(now)
   assert program.pictures.taken(None, None, "test") == {}
+
+
+@pytest.mark.parametrize(
+  "values, words",
+  [
+    ([0.0, 1.0], None),
+    ([-0.0009, 1.0009], None),  # of rounding
+    ([-0.0011, 1.0], "has values from -0.0011 to 1, outside [0, 1]"),
+    ([0.0, 1.0011], "has values from 0 to 1, outside [0, 1]"),
+    ([0.5, np.nan], "has values that are no finite numbers"),
+  ],
+)
+def test_values_that_are_outside(values, words):
+  found = pictures.outside("a", np.array(values, np.float32))
+  assert found == (words and f"the picture 'a' {words}")
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "", "-a", 3, "ä b"])
+def test_names_that_are_none(name):
+  with pytest.raises(UserError, match="make it of letters, digits, _, - and"):
+    pictures.check("me", {name: np.zeros((1, 2, 2, 1), np.float32)}, (), ("raw",))
+
+
+def test_what_can_be_shown():
+  for shape in ((1, 1, 1, 1), (9, 2, 3, 3)):
+    found = {"a.b-c_9": np.zeros(shape, np.float16), "9": np.zeros(shape, np.float32)}
+    pictures.check("me", found, ("loss",), ("raw", "ema"))
+  for shape in ((1, 2, 2, 2), (1, 0, 2, 1), (2, 2, 1), (1, 1, 1, 2, 1)):
+    with pytest.raises(UserError, match=r"'a' of me is \["):
+      pictures.check("me", {"a": np.zeros(shape, np.float32)}, (), ("raw",))
+
+
+def test_the_numbers_of_a_picture_are_those_of_no_step():
+  """And stay: a run that goes on shows the same noise."""
+  assert pictures._OF_PICTURES == 2**31 - 2 and pictures.EXAMPLES == 16

@@ -1,6 +1,7 @@
 """What is asked of a model before it is trained."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from cnnjax import config as configs
 from cnnjax import models, optim
 from cnnjax.errors import UserError
 from cnnjax.models import batch_stats
+from cnnjax.runtime import sharding
 from cnnjax.training import state
 
 
@@ -110,3 +112,69 @@ def test_features_of_a_backbone_inside_another_module(wrapped):
   logits = maps["encoder/backbone/stage2"].mean((1, 2)) @ head["kernel"] + head["bias"]
   expected = Wrapped().apply(variables, images, train=False)
   np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+class Asked:
+  """Members that note how the drawing of parameters is compiled."""
+
+  several, arguments = False, (jnp.uint32(0), jnp.float32(1))
+
+  def jit(self, function, **options):
+    self.options = options["compiler_options"]
+    return jax.jit(function, out_shardings=options["out_shardings"])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_parameters_are_drawn_by_a_program_that_is_quick_to_compile(monkeypatch, backend):
+  """On CPU; where shapes are asked for, nothing is compiled."""
+  model, mesh, members = models.create("mlp", 3, features=(2,)), sharding.make_mesh(1), Asked()
+  rest = {name: jnp.zeros(()) for name in ("opt_state", "averages", "window", "epoch")}
+  rest |= {"monitor": None, "loss_scale": None}
+  given = (model, (2, 2, 1), lambda variables, seed: rest, members, mesh, configs.default().mesh)
+  shapes = state.create(*given, abstract=True)
+  assert not hasattr(members, "options")
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  now = state.create(*given)
+  expected = {"xla_backend_optimization_level": 1} if backend == "cpu" else None
+  assert members.options == expected
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), now) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), shapes
+  )
+  assert int(now.step) == 0 and int(now.bad_step) == state.NEVER == 2**31 - 1
+  assert isinstance(jax.tree.leaves(shapes)[0], jax.ShapeDtypeStruct)
+
+
+def test_what_is_evaluated_and_whose_statistics_are_replaced():
+  of = lambda x: {"params": x, "batch_stats": x}
+  nothing = dict.fromkeys(("step", "seed", "opt_state", "window", "epoch", "bad_step"))
+  made = lambda **averages: state.TrainState(
+    variables=of(1), averages=averages, loss_scale=None, rate_factor=0.5,
+    monitor=types.SimpleNamespace(plateau=None), **nothing,
+  )  # fmt: skip
+  plain, slow = made(ema=of(2)), made(ema=of(2), slow=of(3))
+  assert plain.evaluated == of(1) and slow.evaluated == of(3)
+  assert (plain.params, plain.batch_stats, plain.others) == (1, 1, {"batch_stats": 1})
+  after = plain.with_statistics("raw", 9)
+  assert after.variables == {"params": 1, "batch_stats": 9} and after.averages == plain.averages
+  after = slow.with_statistics("raw", 9)
+  assert after.variables == of(1)
+  assert after.averages == {"ema": of(2), "slow": {"params": 3, "batch_stats": 9}}
+  after = slow.with_statistics("ema", 9)
+  assert after.averages == {"ema": {"params": 2, "batch_stats": 9}, "slow": of(3)}
+  assert after.variables == of(1)
+  assert plain.rate_scale == 0.5
+  fallen = plain.replace(monitor=types.SimpleNamespace(plateau=types.SimpleNamespace(scale=0.1)))
+  assert fallen.rate_scale == pytest.approx(0.05)
+  assert plain.replace(step=np.array([7, 7])).steps_done == plain.replace(step=7).steps_done == 7
+
+
+def test_an_image_size_that_a_model_cannot_take_is_said_in_one_line():
+  model = models.create("mlp", 3, features=(2,))
+  shapes = state.abstract_variables(model, (4, 4, 1), sharding.make_mesh(1))
+  state.check_sizes(model, shapes, (4, 4, 1), (4,))
+  words = (
+    r"^MLP is made for images of 4 pixels, and would see some of 6 \(data\.eval_size, data\.pr"
+  )
+  with pytest.raises(UserError, match=words) as error:
+    state.check_sizes(model, shapes, (4, 4, 1), (4, 6))
+  assert "\n" not in str(error.value)

@@ -69,7 +69,7 @@ def test_the_first_step_always_waits():
 
 
 def test_the_loss_scale():
-  assert said("loss_scale", [4.0, 1.01, 1.0, 0.5, 2.0, 1.0]) == [2, 5]
+  assert said("loss_scale", [4.0, 1.01, 1.0, 0.5, 0.25, 2.0, 1.0]) == [2, 6]
   assert said("loss_scale", [1.0, 1.0, 0.5]) == [2]
 
 
