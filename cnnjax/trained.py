@@ -24,6 +24,7 @@ from cnnjax.errors import UserError, unknown, warn
 from cnnjax.optim import averaging
 from cnnjax.runtime import compiling, sharding
 from cnnjax.runtime.paths import PathLike, to_path
+from cnnjax.tasks.metric import WEIGHTS
 from cnnjax.training import members, passes, resuming, state
 from cnnjax.training.compiler import Compiler
 from cnnjax.training.teacher import Teacher
@@ -102,8 +103,8 @@ def check_choice(checkpoint: str, weights: str) -> None:
   """Raises UserError for a checkpoint or weights that no run can have; reads no files."""
   if checkpoint not in checkpoints.WHICH and not checkpoint.isdecimal():
     raise unknown("checkpoint", checkpoint, checkpoints.WHICH)
-  if weights not in averaging.WEIGHTS:
-    raise unknown("weights", weights, averaging.WEIGHTS)
+  if weights not in WEIGHTS:
+    raise unknown("weights", weights, WEIGHTS)
 
 
 def open_run(
@@ -118,7 +119,7 @@ def open_run(
   Args:
     workdir: where the run is.
     checkpoint: "last", "best", or a step as digits.
-    weights: "raw", or an average that the run kept, of `optim.averaging.WEIGHTS`.
+    weights: "raw", or an average that the run kept, of `tasks.metric.WEIGHTS`.
     splits: the data of a run that was given arrays, from `data.from_arrays`.
     overrides: config keys that may differ from the run's, as of `Trained.with_overrides`.
 

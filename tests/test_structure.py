@@ -1,6 +1,7 @@
 """The rules of the house, read from the source."""
 
 import ast
+import functools
 import graphlib
 import pathlib
 import re
@@ -24,6 +25,32 @@ OWNERS = {
   "grain": "data/streaming.py",
   "rich.console": "runtime/console.py",
 }
+# The names at the root, and what each imports of those above it in this table; all import errors.
+# "data.fields" is that file alone. A __main__.py is a command, and not of its room.
+ROOMS = {
+  "errors": "",
+  "registry": "",
+  "runtime": "",
+  "config": "registry runtime",
+  "models": "registry",
+  "transfer": "models",
+  "data": "config registry runtime",
+  "augment": "data.fields registry",
+  "tasks": "data.fields models registry",
+  "optim": "config registry",
+  "checkpoints": "config data models optim registry runtime tasks",
+  "training": "augment checkpoints config data models optim registry runtime tasks",
+  "writers": "checkpoints config runtime tasks training",
+  "build": "augment checkpoints config data models optim runtime tasks training",
+  "trained": "augment build checkpoints config data optim runtime tasks training",
+  "evaluate": "checkpoints data runtime tasks trained",
+  "predict": "data evaluate models runtime trained training",
+  "tools": "augment build config data models optim runtime tasks trained training",
+  "plan": "tools",
+  "train": "build checkpoints data evaluate runtime trained training writers",
+  "main": "config runtime train",
+  "launch": "main",
+}
 FOREIGN = {"configs", "experiments", "tests", "tensorflow", "torch", "torchvision", "keras", "tf"}
 FORBIDDEN_PARTS = {
   "clu.metric_writers",
@@ -33,6 +60,7 @@ FORBIDDEN_PARTS = {
 }  # they import TensorFlow
 
 
+@functools.cache
 def tree(name):
   return ast.parse(FILES[name].read_text())
 
@@ -83,13 +111,29 @@ def test_a_volatile_dependency_has_one_file(module):
   assert users == {OWNERS[module]}
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("models/")])
-def test_models_know_nothing_of_the_other_rooms(name):
-  for module in imports(tree(name)):
-    assert not re.match(
-      r"cnnjax\.(data|tasks|optim|augment|training|train|config|checkpoints|writers|build)\b",
-      module,
-    )
+def room_of(name):
+  return "__main__" if name.endswith("__main__.py") else name.split("/")[0].removesuffix(".py")
+
+
+def test_the_root_has_these_names_alone():
+  assert {room_of(name) for name in FILES} - {"__init__", "__main__"} == ROOMS.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_the_table_and_its_docstring_say(room):
+  """Also inside functions; and only rooms above it in the table, so that no arrow runs back up."""
+  modules = {module for name in FILES if room_of(name) == room for module in imports(tree(name))}
+  paths = [module.split(".")[1:] for module in modules if module.startswith("cnnjax.")]
+  others = [path for path in paths if path[0] in ROOMS.keys() - {room, "errors"}]
+  allowed = [path.split(".") for path in ROOMS[room].split()]
+  fits = lambda path, start: path[: len(start)] == start
+  assert not [path for path in others if not any(fits(path, start) for start in allowed)]
+  assert not [start for start in allowed if not any(fits(path, start) for path in others)], "unused"
+  below = {start[0] for start in allowed}
+  assert below <= {*[*ROOMS][: [*ROOMS].index(room)]}
+  if f"{room}/__init__.py" in FILES:
+    said = re.search(r"This room imports ([^.;:]+)", ast.get_docstring(tree(f"{room}/__init__.py")))
+    assert {*re.findall(r"\w+", said[1])} & ROOMS.keys() == below
 
 
 @pytest.mark.parametrize("name, limit", [("train.py", 300), ("main.py", 120)])

@@ -10,6 +10,8 @@ An operation draws its numbers once and acts on each field by its kind: geometry
 boxes alike, colour on images alone; mixing refuses kinds that it cannot mix. A registered function
 makes an operation of its arguments, and checks them: `@register("augmentation", "invert")`. Views
 of an image for evaluation are in `views`.
+
+This room imports registry, and of data the fields alone.
 """
 
 from collections.abc import Callable, Mapping

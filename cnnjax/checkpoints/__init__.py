@@ -6,7 +6,10 @@ stay) and layout.py (a state on disk, older formats). integrity.py is the manife
 workdir.py, lock.py and trained_on.py keep the files beside the checkpoints.
 
 It writes and renames only inside a workdir, deletes only files that it wrote, and never a damaged
-checkpoint. It knows a state by its fields, and no model, step or loop.
+checkpoint. It knows a state by its fields, and no step or loop.
+
+This room imports config, data, models (the defaults of a model), optim, registry, runtime and tasks
+(the direction of the monitored metric).
 """
 
 from cnnjax.checkpoints.checkpoints import WHICH, Checkpoints

@@ -1,4 +1,4 @@
-"""Configs: keys and their values, config files, the command line, JSON. No JAX, no other room.
+"""Configs: keys and their values, config files, the command line, JSON. No JAX.
 
 A config file is Python with `get_config(preset)`, which starts from `default()` and changes some
 values; the command line changes more. `build.validate` checks the whole config once, before
@@ -9,6 +9,8 @@ anything is downloaded or compiled.
     files.py      config files, presets, the command line and its help
     saved.py      config.json of a run, and the differences between two
     durations.py  "500 steps", "2.5 epochs"
+
+This room imports registry and runtime (paths, JSON).
 """
 
 from cnnjax.config.files import from_arguments, import_parts, load, pick, split_argument

@@ -1,9 +1,10 @@
 """Turns data sets into batches: a source gives splits, a pipeline the batch of any step.
 
 The batch of a step is a pure function of (config, seed, step) in both pipelines: it does not depend
-on the number of devices, processes, threads or restarts. This room imports config/ and runtime/,
-and nothing of models, tasks or training: it hands out arrays by the names of `fields`.
+on the number of devices, processes, threads or restarts. This room imports config, registry and
+runtime, and knows nothing of what is learnt: it hands out arrays by the names of `fields`.
 
+    fields     the fields of a batch, each of a kind
     loading    the splits of a run, from a source (arrays, digits, folder, synthetic, tfds)
     placement  whether a split stays on the device (resident) or is streamed from the host
     inputs     the pipelines of a run, its length, normalisation and classes

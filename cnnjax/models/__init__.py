@@ -3,6 +3,8 @@
 `names("resnet*")` lists the names, `fields("resnet50")` the options of one. Importing a family
 registers its variants. A fork adds its file to the imports below, or registers from anywhere with
 `@models.register("my_net")`.
+
+This room imports registry alone: a model knows nothing of data, losses or optimizers.
 """
 
 from cnnjax.models import (  # noqa: F401

@@ -17,6 +17,8 @@
 `create(...).update` takes the extra arguments `rate_scale`, `step` (of the run) and, for SAM,
 `grad_fn`. Lookahead takes means of projected parameters, so they keep the max-norm too if they
 begin below it.
+
+This room imports config and registry.
 """
 
 from collections.abc import Mapping

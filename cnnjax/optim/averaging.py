@@ -25,7 +25,6 @@ from cnnjax import optim
 from cnnjax.errors import UserError
 
 Averages = dict[str, dict[str, Any]]  # name: {collection: tree}, of swa "count" too
-WEIGHTS = ("raw", "ema", "swa", "schedule_free")  # the weights to evaluate; raw: the trained ones
 SLOW = "slow"
 
 
@@ -51,7 +50,7 @@ class Averaging:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """The names of the averages that are evaluated beside the raw weights, ordered as WEIGHTS."""
+    """The names of the averages that are evaluated beside the raw weights, in order."""
     free = self.optimizer.name.startswith("schedule_free")
     kept = {"ema": self.ema is not None, "swa": self.swa_start is not None, "schedule_free": free}
     return tuple(name for name, there in kept.items() if there)

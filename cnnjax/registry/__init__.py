@@ -12,6 +12,8 @@ brings its own config keys, from cnnjax or from a module of yours:
 key is checked, shown by `--help`, saved, resumed and compared like any other, and refused when
 another loss is chosen. Nothing here imports JAX: the keys of built-in parts are in the keys.py of
 their rooms, which runs without the room. key.py defines a key.
+
+This room imports no other, but for a part the room of its kind, by name.
 """
 
 import importlib

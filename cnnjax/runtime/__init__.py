@@ -1,4 +1,4 @@
 """The machine that a command runs on: devices, processes, signals, console, files, compiling.
 
-It imports no other room.
+This room imports no other.
 """

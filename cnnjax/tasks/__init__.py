@@ -1,4 +1,7 @@
-"""The tasks. A task owns its network, its targets, its loss and its metrics."""
+"""The tasks. A task owns its network, its targets, its loss and its metrics.
+
+This room imports models and registry, and of data the fields alone.
+"""
 
 import dataclasses
 from typing import Any
@@ -12,12 +15,11 @@ from cnnjax import models, registry
 from cnnjax.data import fields
 from cnnjax.data.fields import Fields
 from cnnjax.errors import UserError, unknown
-from cnnjax.optim.averaging import WEIGHTS
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import Fitted, Task, declared_metrics
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.labels import LabelTask
-from cnnjax.tasks.metric import Metric, of_weights
+from cnnjax.tasks.metric import WEIGHTS, Metric, of_weights
 from cnnjax.tasks.multi_label import MultiLabel
 from cnnjax.tasks.regression import Regression
 

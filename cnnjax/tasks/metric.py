@@ -7,6 +7,7 @@ from typing import Literal
 
 from cnnjax.errors import UserError, unknown
 
+WEIGHTS = ("raw", "ema", "swa", "schedule_free")  # the weights to evaluate; raw: the trained ones
 OF_RUN = re.compile(r"(.+)/((?:seed|rate)=[^/]+)")  # the name of a metric of one of several runs
 _OF_OLDER = re.compile(r"(.+) \((seed|rate) ([^)]+)\)")  # and as older versions wrote it
 

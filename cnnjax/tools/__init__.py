@@ -1,4 +1,5 @@
 """Commands that train nothing: they show and scan data, plot rates, stand in for data.
 
-This room may import every other one; none imports it.
+This room imports augment, build, config, data, models, optim, runtime, tasks, trained and training.
+Only commands import it.
 """

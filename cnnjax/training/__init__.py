@@ -1,4 +1,5 @@
 """The parts of a training run: state, step, runs side by side, health, resuming.
 
-This room imports data, models, tasks, optimizers and checkpoints, and no command.
+This room imports augment, checkpoints, config, data, models, optim, registry, runtime and tasks,
+and no command.
 """

@@ -12,6 +12,8 @@ and epsilons in different code: timm's tf_efficientnet_b0 needs `source="timm_tf
 
 The tables are in `transfer/rules`, one file per family of cnnjax/models; `transfer/mapping.py`
 applies them.
+
+This room imports models alone.
 """
 
 from cnnjax.transfer.mapping import Rules, convert, load, rules_for

@@ -4,8 +4,8 @@ The loop calls `Writers`. It puts together a meter (clock and speed), the displa
 progress), results in words, the list of unreadable images, and the sinks, which keep lines of
 metrics. A new sink is one class like those of sinks.py and an entry in `writers.open_sinks`.
 
-This room imports training (a program's pieces, the warnings) and what that imports; it takes
-numbers and pictures, never states, batches or models.
+This room imports checkpoints, config, runtime, tasks and training (a program's pieces, warnings);
+it takes numbers and pictures, never states, batches or models.
 """
 
 from cnnjax.writers.metrics_file import BEFORE, METRICS, read_metrics
