@@ -39,6 +39,7 @@ class Predictions(NamedTuple):
   names: tuple[str, ...]  # the path of a file, or "image 0" of an array
   classes: tuple[str, ...]
   values: Mapping[str, np.ndarray]
+  several: bool = False  # the model tells several classes of an image
 
   @property
   def probabilities(self) -> np.ndarray:
@@ -55,8 +56,10 @@ class Predictions(NamedTuple):
     return self.values["probabilities"]
 
   @property
-  def labels(self) -> list[str]:
-    """The most probable class of each image."""
+  def labels(self) -> list[str] | list[list[str]]:
+    """The most probable class of each image; of `several`, the list of those above 0.5."""
+    if self.several:
+      return [[self.classes[i] for i in np.flatnonzero(row > 0.5)] for row in self.probabilities]
     return [self.classes[i] for i in self.probabilities.argmax(-1)]
 
   def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
@@ -152,7 +155,7 @@ class Predictor:
       raise UserError("there is no image that can be read")
     names = tuple(name for part in parts for name in part.names)
     values = {key: np.concatenate([p.values[key] for p in parts]) for key in parts[0].values}
-    return Predictions(names, self.classes, values)
+    return Predictions(names, self.classes, values, self.trained.task.SEVERAL_LABELS)
 
   def batches(
     self,
@@ -165,7 +168,7 @@ class Predictor:
     for names, pixels in self._read(_listed(images), batch_size, unreadable):
       values = self._run(self.trained.predict_step, pixels)
       kept = {key: value[: len(names)] for key, value in values.items()}
-      yield Predictions(names, self.classes, kept)
+      yield Predictions(names, self.classes, kept, self.trained.task.SEVERAL_LABELS)
 
   def features(self, images: Any, *, batch_size: int | None = None) -> dict[str, np.ndarray]:
     """Returns the outputs of the model's stages; see `predict` and `models.features`."""

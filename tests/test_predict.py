@@ -191,3 +191,12 @@ def test_a_mistake_in_the_command(trained, words, message, capsys, monkeypatch, 
   if not words[0].startswith("-") and len(words) == 1:
     assert command(trained, "no.png") == 2
     assert "none of 1 image can be read" in capsys.readouterr().err
+
+
+def test_labels_of_a_model_of_several_classes_are_those_above_a_half():
+  probabilities = np.array([[0.9, 0.6, 0.1], [0.2, 0.5, 0.1]], np.float32)
+  both = predict.Predictions(
+    ("a", "b"), ("cat", "dog", "owl"), {"probabilities": probabilities}, True
+  )
+  assert both.labels == [["cat", "dog"], []]
+  assert both._replace(several=False).labels == ["cat", "dog"]

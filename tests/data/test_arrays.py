@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import cnnjax
 from cnnjax import data, evaluate, main, train
 from cnnjax.config import default, override
 from cnnjax.errors import UserError, run
@@ -326,6 +327,9 @@ def test_several_labels_are_learnt(settings, tmp_path):
   assert {"test/f1", "test/f1_macro"} <= metrics.keys()
   found = evaluate.evaluate_checkpoint(tmp_path, splits=several)
   assert found[1] == 60 and found[2]["f1"] == metrics["test/f1"]
+  predictions = cnnjax.load(tmp_path, splits=several).predict(list(IMAGES[:3]))
+  above = [{str(i) for i in np.flatnonzero(p > 0.5)} for p in predictions.probabilities]
+  assert [{*labels} for labels in predictions.labels] == above
 
 
 def test_a_run_knows_its_classes_in_any_spelling_but_in_their_order():
