@@ -15,7 +15,7 @@ from cnnjax.data.arrays import from_arrays
 from cnnjax.data.crops import Crops
 from cnnjax.data.history import History
 from cnnjax.data.inputs import Inputs, describe, open_inputs
-from cnnjax.data.length import Length
+from cnnjax.data.length import Length, order_and_length
 from cnnjax.data.loading import check, has_splits, load, whole, with_given, without_source
 from cnnjax.data.names import check_classes
 from cnnjax.data.order import Order
@@ -28,6 +28,6 @@ __all__ = [
   "Arrays", "Crops", "History", "Inputs", "Length", "Order", "Resident", "Skipped", "Split",
   "Streaming",
   "check", "check_classes", "describe", "from_arrays", "has_splits", "history", "holdout",
-  "identity", "imbalance", "levels", "load", "open_inputs", "order", "pipeline", "whole",
-  "with_given", "without_source",
+  "identity", "imbalance", "levels", "load", "open_inputs", "order", "order_and_length", "pipeline",
+  "whole", "with_given", "without_source",
 ]  # fmt: skip

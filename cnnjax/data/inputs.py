@@ -12,9 +12,8 @@ from cnnjax.data import history, imbalance, levels
 from cnnjax.data.examples import Examples
 from cnnjax.data.fields import Field, Need, to_json
 from cnnjax.data.history import History
-from cnnjax.data.length import Length
+from cnnjax.data.length import Length, order_and_length
 from cnnjax.data.loading import load
-from cnnjax.data.order import Order
 from cnnjax.data.placement import pipeline
 from cnnjax.data.resident import Resident
 from cnnjax.data.split import LABELS, Skipped, Split
@@ -93,9 +92,7 @@ def open_inputs(
   splits = load(c, skipped=skipped, given=given, before=before, **where)
   splits = {name: split for name, split in splits.items() if split is not None}
   train = splits["train"]
-  order = Order.of(train, c, config.batch_size, config.seed)
-  length = Length.of(order, config.epochs)
-  order = order.for_run(length.total)
+  order, length = order_and_length(train, config)
   cropped = Examples.of(c, train.fields).cropped(c.image_size)
   found = levels.count(c, train)
   mean, std = levels.normalization(c, found)

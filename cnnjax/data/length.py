@@ -2,8 +2,11 @@
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
 from cnnjax.config import durations
 from cnnjax.data.order import Order
+from cnnjax.data.split import Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,3 +32,13 @@ class Length:
   def describe(self) -> str:
     """Returns the length in words."""
     return f"{self.total:,} steps, {self.steps_per_epoch:,} an epoch"
+
+
+def order_and_length(train: Split, config: ConfigDict) -> tuple[Order, Length]:
+  """Returns the order of a training split over a run, and the length of the run.
+
+  Takes the whole config.
+  """
+  order = Order.of(train, config.data, config.batch_size, config.seed)
+  length = Length.of(order, config.epochs)
+  return order.for_run(length.total), length

@@ -133,10 +133,23 @@ def of_data(config: ConfigDict, data: Fields, **rest: Any) -> Task:
 
 
 def network(task: Task, config: ConfigDict) -> nn.Module:
-  """Returns the network of a task. Takes the whole config."""
-  return task.network(
-    lambda outputs: models.create(**config.model, num_classes=outputs, dtype=config.dtype)
-  )
+  """Returns the network of a task. Takes the whole config.
+
+  Raises:
+    UserError: the task puts a head on a model that has no feature maps.
+  """
+
+  def backbone(outputs: int) -> nn.Module:
+    model = models.create(**config.model, num_classes=outputs, dtype=config.dtype)
+    if not outputs and not hasattr(model, "feature_maps"):
+      raise UserError(
+        f"model.name={config.model.name} cannot take the head of task.name={config.task.name}, "
+        f"which needs feature maps: derive {type(model).__name__} from cnnjax.models.Backbone, or "
+        "choose another model"
+      )
+    return model
+
+  return task.network(backbone)
 
 
 def compute(collection: metrics.Collection) -> dict[str, float]:

@@ -42,11 +42,10 @@ def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> 
   skipped = data.Skipped(c.max_unreadable)
   split = data.load(c, ("train",), skipped, devices=mesh.size)["train"]
   split = _with_shown_fields(config, split)
-  order = data.Order.of(split, c, config.batch_size, config.seed)
-  total = data.Length.of(order, config.epochs).total
-  if step >= total:
-    raise UserError(f"step {step:,} is past the end of the run, which has {total:,} steps")
-  train = data.pipeline(split, c, mesh, skipped, order.for_run(total))
+  order, length = data.order_and_length(split, config)
+  if step >= length.total:
+    raise UserError(f"step {step:,} is past the end of the run, which has {length.total:,} steps")
+  train = data.pipeline(split, c, mesh, skipped, order)
   before, after = _batches(config, train, step)
   images = min(images, len(before["image"]))
   rows = -(-images // COLUMNS)
@@ -68,7 +67,7 @@ def show(config: ConfigDict, out: PathLike, step: int = 0, images: int = 32) -> 
   name = c.name or c.path or c.npz or c.source
   return (
     f"{name}, {len(split):,} training examples{classes}: {images} of step "
-    f"{step:,} of {total:,}, {size}"
+    f"{step:,} of {length.total:,}, {size}"
   )
 
 

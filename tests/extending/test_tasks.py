@@ -2,7 +2,9 @@
 
 import pathlib
 import sys
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,6 +223,23 @@ def test_a_head_takes_any_backbone(backbone):
   outputs, variables = jax.eval_shape(run, jax.random.key(0))
   assert outputs.shape == (2, 32, 32, 4)
   assert {"backbone", "smooth", "classes"} <= {*variables["params"]}
+
+
+@pytest.mark.parametrize("name", ["segmentation", "simclr"])
+def test_a_model_without_feature_maps_takes_no_head(name):
+  @cnnjax.register("model", f"plain_for_{name}")
+  class Plain(nn.Module):
+    num_classes: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train):
+      return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+  config = preset(name)
+  config.model = {"name": f"plain_for_{name}"}
+  with pytest.raises(UserError, match=f"plain_for_{name} cannot take the head.*derive Plain from"):
+    tasks.network(task_of(name, 4), config)
 
 
 def test_masks_are_predicted_and_not_printed(tmp_path, capsys):
