@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import types
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,9 @@ from PIL import Image
 from cnnjax import augment, checkpoints, data, evaluate, models, tasks, train, writers
 from cnnjax.checkpoints import trained_on
 from cnnjax.config import default
+from cnnjax.data import holdout
 from cnnjax.data.images import center_crop
-from cnnjax.errors import UserError, run
+from cnnjax.errors import Stopped, UserError, run
 from cnnjax.optim import averaging
 from cnnjax.registry import register
 from cnnjax.runtime import sharding
@@ -437,3 +440,128 @@ def test_class_weights_act_in_training_alone(tiny, photos, tmp_path):
     losses[type(weights)] = lines["train/loss"], lines["test/loss"]
   assert losses[str][0] == losses[tuple][0] != losses[type(None)][0]
   assert losses[str][1] == losses[tuple][1] == losses[type(None)][1]
+
+
+# The parts of an evaluation, by hand.
+class Sums(NamedTuple):
+  """What a batch comes to; `merge` puts one behind the other."""
+
+  batches: tuple
+  examples: np.ndarray
+  collected: dict
+
+  def merge(self, other):
+    joined = {k: [*x, *other.collected[k]] for k, x in self.collected.items()}
+    return Sums(self.batches + other.batches, self.examples + other.examples, joined)
+
+  def replace(self, collected):
+    assert all(type(x) is np.ndarray for x in collected.values())
+    return self._replace(collected=collected)
+
+
+def summed(batches, stop=lambda: None, examples=2, collected=True):
+  """The result of `evaluate` over batches whose sums are their own names."""
+  pipeline = types.SimpleNamespace(once=lambda size: [(f"{b} of {size}", b) for b in batches])
+  found = {"x": jnp.ones(1)} if collected else {}
+  step = lambda variables, batch, mask: Sums(
+    ((variables, batch, mask),), np.asarray(examples), dict(found)
+  )
+  return evaluate.evaluate(step, "v", pipeline, 7, stop)
+
+
+def test_the_batches_of_a_split_are_merged_in_their_order():
+  found = summed("abc")
+  assert found.batches == tuple(("v", f"{b} of 7", b) for b in "abc")
+  assert found.examples == 6 and found.collected == {"x": [1, 1, 1]}
+  assert summed("ab", collected=False).collected == {}
+
+
+def test_an_evaluation_ends_before_the_next_batch():
+  asked = []
+  with pytest.raises(Stopped):
+    summed("abc", lambda: asked.append(0) or len(asked) == 3)
+  assert len(asked) == 3
+  assert len(summed("abc", lambda: False).batches) == 3
+
+
+@pytest.mark.parametrize("batches, examples", [("", 2), ("ab", 0), ("ab", [2, 0])])
+def test_a_split_of_which_nothing_can_be_read(batches, examples):
+  with pytest.raises(UserError, match=r"^none of the images of the split can be read$"):
+    summed(batches, examples=examples)
+
+
+class Before:
+  """The record of a run, which notes what it is asked."""
+
+  def __init__(self, known="", changed=""):
+    self.known, self.differs, self.asked = known, changed, []
+
+  def overlap(self, images):
+    self.asked.append("overlap")
+    return self.known
+
+  def check(self, images):
+    self.asked.append("check")
+
+  def changed(self, split, images):
+    self.asked.append(split)
+    return self.differs
+
+
+@pytest.mark.parametrize(
+  "split, asked, said",
+  [
+    ("all", ["overlap"], ["known"]), ("train", [], []),
+    ("test", ["check", "test"], ["changed"]), ("validation", ["check", "validation"], ["changed"]),
+  ],
+)  # fmt: skip
+def test_a_split_is_compared_with_that_of_the_run(capsys, split, asked, said):
+  for before, words in ((Before("known", "changed"), said), (Before(), [])):
+    for note in ("", f"more; {holdout.OLDER}, and so on"):
+      evaluate._compare(before, split, types.SimpleNamespace(note=note))
+      more = [f"the {split} split is {note}"] if note else []
+      lines = capsys.readouterr().err.splitlines()
+      assert lines == [f"warning: {text}" for text in [*words, *more]]
+    assert before.asked == [*asked, *asked]
+
+
+def test_names_of_splits():
+  for name in (None, "all", "train", "validation", "test"):
+    assert evaluate._named(name) == name
+  assert [evaluate._named(name) for name in ("val", "eval")] == ["validation", "test"]
+  with pytest.raises(
+    UserError, match=r"unknown split 'tst'\. Did you mean 'test'\? Choose from: all"
+  ):
+    evaluate._named("tst")
+
+
+@pytest.mark.parametrize(
+  "split, overrides, has_splits, by, share, chosen, said",
+  [
+    (None, (), False, "content", 0.9, "test", None),
+    ("train", ("data.path",), False, "content", 0.9, "train", None),
+    (None, ("data.path",), True, "content", 0.9, "test", None),
+    (None, ("data.path",), False, "content", 0.51, "test",
+     "here has what this run was trained on: what it held out is evaluated"),
+    (None, ("data.path",), False, "content", 0.5, "all",
+     "here has no splits: all of its images are evaluated"),
+    (None, ("data.path",), False, "", 0.9, "all",
+     "here has no splits: all of its images are evaluated; if they are those that this run was "
+     "trained on, choose --split=test"),
+    (None, ("data.size",), False, "content", 0.9, "test", None),
+  ],
+)  # fmt: skip
+@pytest.mark.parametrize("source", ["folder", "npz"])
+def test_which_split_is_meant(
+  monkeypatch, capsys, split, overrides, has_splits, by, share, chosen, said, source
+):
+  checked = []
+  monkeypatch.setattr(data, "has_splits", lambda config: has_splits)
+  monkeypatch.setattr(data, "check", checked.append)
+  monkeypatch.setattr(data.folder, "whole", lambda config: "whole")
+  config = types.SimpleNamespace(path="here", source=source)
+  found = types.SimpleNamespace(config=types.SimpleNamespace(data=config), overrides=overrides)
+  before = types.SimpleNamespace(by=by, share=lambda images: {"whole": share}[images])
+  assert evaluate._chosen(found, split, before) == chosen
+  assert capsys.readouterr().err == (f"warning: {said}\n" if said else "")
+  assert checked == [config] * (chosen != "all" or source != "folder")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import compiling
 import jax
@@ -20,7 +21,7 @@ from waiting import wait_for
 
 from cnnjax import build, checkpoints, data, evaluate, train, writers
 from cnnjax.checkpoints import trained_on
-from cnnjax.config import override
+from cnnjax.config import default, override
 from cnnjax.errors import Stopped, UserError
 from cnnjax.training import resuming
 from cnnjax.training.program import Program
@@ -435,3 +436,193 @@ def test_a_run_goes_on_with_its_own_classes_alone(tiny, tmp_path):
   config.epochs = 2
   with pytest.raises(UserError, match="where it has 'cat' they have 'dog'"):
     train.train(config, tmp_path / "run", arrays("dog", "cat"))
+
+
+# What is saved and evaluated, without training.
+class Noted:
+  """The checkpoints and writers of a run, which note what they are asked."""
+
+  def __init__(self, best=None, has=()):
+    self.log, self.best, self.there = [], best, has
+
+  def save(self, *given, **more):
+    self.log.append(("save", *given, more))
+
+  def wait(self):
+    self.log.append("wait")
+
+  def find(self, which):
+    return {"best": self.best}[which]
+
+  def has(self, step, split):
+    return (step, split) in self.there
+
+
+def fake_run(noted, **settings):
+  """A run of which no function is compiled, with the splits of an evaluation."""
+  config = default()
+  for key, value in settings.items():
+    override(config, key, value)
+  program = types.SimpleNamespace(
+    config=config,
+    inputs=types.SimpleNamespace(meta={"x": 1}, evaluations={"validation": 1, "test": 2}),
+    to_measure=lambda now: [f"of {now.steps_done}"],
+    with_optimizer_averages=lambda now: ("averaged", now.steps_done),
+    with_measured_batch_stats=lambda now, stop: now.measured,
+    with_monitor=lambda now, metrics: ("monitored", now, metrics),
+  )
+  locked = lambda: noted.log.append("lock")
+  return train.Run(program, noted, noted, lambda: None, locked)
+
+
+def at(step, **more):
+  return types.SimpleNamespace(steps_done=step, **more)
+
+
+def test_what_is_saved_says_what_is_due():
+  noted = Noted()
+  run = fake_run(noted)
+  train.save(run, at(5), train.DUE, train.STATISTICS_DUE)
+  train.save(run, at(6))
+  train.save_measured(run, "state", {"m": 1.0})
+  due = {"evaluation_due": True, "statistics_due": True}
+  assert noted.log == [
+    ("save", ("averaged", 5), {"x": 1, **due, "unmeasured": ["of 5"]}, {}, {}),
+    ("save", ("averaged", 6), {"x": 1, "unmeasured": ["of 6"]}, {}, {}),
+    ("save", "state", {"x": 1, "unmeasured": []}, {"m": 1.0}, {"replace": True}),
+  ]
+  assert run.program.inputs.meta == {"x": 1}
+
+
+@pytest.mark.parametrize(
+  "step, several, error, saved",
+  [
+    (5, False, UserError("no image"), True), (0, False, UserError("no image"), False),
+    (5, True, UserError("no image"), False), (5, False, ValueError("a mistake"), None),
+    (5, False, None, None),
+  ],
+)  # fmt: skip
+def test_a_run_alone_saves_what_it_has_where_its_data_fail(
+  monkeypatch, step, several, error, saved
+):
+  noted = Noted()
+  monkeypatch.setattr(train.processes, "several", lambda: several)
+  expected = pytest.raises(type(error)) if error else contextlib.nullcontext()
+  with expected, train.saved_on_failure(fake_run(noted), at(step), train.DUE):
+    if error:
+      raise error
+  meta = {"x": 1, "evaluation_due": True, "unmeasured": ["of 5"]}
+  assert noted.log == ([("save", ("averaged", 5), meta, {}, {})] if saved else [])
+
+
+def test_a_checkpoint_is_of_the_state_with_its_statistics():
+  noted = Noted()
+  run = fake_run(noted)
+  assert train.checkpoint(run, at(5, measured="measured")) == "measured"
+  assert noted.log == [
+    "lock", ("save", "measured", {"x": 1, "unmeasured": []}, {}, {"replace": True})
+  ]  # fmt: skip
+  noted.log.clear()
+
+  def stopped(now, stop):
+    raise Stopped
+
+  run.program.with_measured_batch_stats = stopped
+  now = at(5)
+  assert train.checkpoint(run, now) is now
+  meta = {"x": 1, "statistics_due": True, "unmeasured": ["of 5"]}
+  assert noted.log == ["lock", ("save", ("averaged", 5), meta, {}, {})]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("metric", ["validation/accuracy", "validation/loss"])
+def test_what_was_evaluated_is_saved_if_it_may_be_the_best(monkeypatch, keep, metric):
+  noted, split = Noted(), []
+  run, now = fake_run(noted), at(5, measured="measured")
+  monkeypatch.setattr(train, "evaluate_split", lambda *given: split.append(given) or {metric: 0.5})
+  after = ("monitored", "measured", {metric: 0.5})
+  assert train.assess(run, now, keep=keep) == after
+  assert split == [(run, "measured", "validation")]
+  saved = "lock", ("save", after, {"x": 1, "unmeasured": []}, {metric: 0.5}, {"replace": True})
+  assert noted.log == [*saved] * (keep or metric == "validation/accuracy")
+  noted.log.clear()
+
+  def stopped(*_):
+    raise Stopped
+
+  monkeypatch.setattr(train, "evaluate_split", stopped)
+  assert train.assess(run, now, keep=keep) is now
+  meta = {"x": 1, "evaluation_due": True, "unmeasured": ["of 5"]}
+  assert noted.log == ["lock", ("save", ("averaged", 5), meta, {}, {})]
+
+
+EARLY = {"early_stopping.patience": 2}
+
+
+@pytest.mark.parametrize(
+  "settings, best, has, result, splits",
+  [
+    ({}, 3, (), "now", ["validation", "test"]),
+    ({**EARLY, "early_stopping.restore_best": False}, 3, (), "now", ["validation", "test"]),
+    (EARLY, 9, (), "now", ["validation", "test"]),
+    (EARLY, 3, (), "best", ["validation", "test"]),
+    ({}, 3, [(9, "validation")], "now", ["test"]),
+    (EARLY, 3, [(9, "validation")], "best", ["validation", "test"]),
+    (EARLY, 3, [(9, "validation"), (9, "test")], "best", []),
+    ({}, 3, [(9, "test")], "now", []),
+    ({}, 3, [(3, "test"), (3, "validation")], "now", ["validation", "test"]),
+  ],
+)
+def test_the_result_is_evaluated_where_it_was_not(monkeypatch, settings, best, has, result, splits):
+  noted, asked, now = Noted(best, has), [], at(9)
+  run = fake_run(noted, **settings)
+  restored = lambda program, saved, which: {"best": at(3)}[which]
+  monkeypatch.setattr(train.resuming, "restored", restored)
+  evaluated = lambda run, state, split, at: asked.append((state, split, at))
+  monkeypatch.setattr(train, "evaluate_split", evaluated)
+  found = train.conclude(run, now)
+  assert found.steps_done == {"now": 9, "best": 3}[result] and (found is now) == (result == "now")
+  assert asked == [(found, split, 9) for split in splits]
+  waits = settings.get("early_stopping.patience") and settings.get("early_stopping.restore_best", 1)
+  assert noted.log == ["wait"] * bool(waits)
+
+  def stopped(*_, **__):
+    raise Stopped
+
+  monkeypatch.setattr(train, "evaluate_split", stopped)
+  assert train.conclude(run, now).steps_done == found.steps_done
+
+
+@pytest.mark.parametrize("at_step, written", [(None, 5), (9, 9)])
+def test_a_split_is_evaluated_by_all_its_weights_before_any_is_written(
+  monkeypatch, at_step, written
+):
+  log = []
+  noted = types.SimpleNamespace(
+    write_pictures=lambda *given: log.append(("pictures", *given)),
+    write_evaluation=lambda step, split, weights, metrics, of: (
+      log.append(("write", step, split, weights, metrics, of)) or {f"{split}/{weights}": metrics}
+    ),
+  )
+  run = fake_run(Noted(), eval_batch_size=7)._replace(out=noted, stop="stop")
+  run.program.weights = lambda now: {"raw": "r", "ema": "e"}
+  run.program.eval_step, run.program.task, run.program.members = "step", "task", "members"
+  taken = lambda variables, seed, split: (
+    log.append(("taken", variables, seed, split)) or f"p{variables}"
+  )
+  run.program.pictures = types.SimpleNamespace(taken=taken)
+  sums = lambda *given: log.append(("evaluate", *given)) or f"sums of {given[1]}"
+  monkeypatch.setattr(train, "evaluate", sums)
+  monkeypatch.setattr(
+    train, "compute_metrics", lambda task, members, summed: (task, members, summed)
+  )
+  found = train.evaluate_split(run, at(5, seed=3), "test", *([at_step] if at_step else []))
+  of = lambda name: ("task", "members", f"sums of {name}")
+  assert log == [
+    ("evaluate", "step", "r", 2, 7, "stop"), ("taken", "r", 3, "test"),
+    ("evaluate", "step", "e", 2, 7, "stop"), ("taken", "e", 3, "test"),
+    ("pictures", written, "test", "raw", "pr"), ("write", written, "test", "raw", of("r"), 5),
+    ("pictures", written, "test", "ema", "pe"), ("write", written, "test", "ema", of("e"), 5),
+  ]  # fmt: skip
+  assert found == {"test/raw": of("r"), "test/ema": of("e")}
+  assert train.evaluate_split(run, at(5, seed=3), "test") and log[-1][1] == 5

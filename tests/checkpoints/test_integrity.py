@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pathlib
 
 from cnnjax.checkpoints import integrity
 
@@ -55,3 +56,16 @@ def test_a_manifest_can_be_read_by_a_person(tmp_path):
   whole = digest(json.dumps(files, sort_keys=True).encode())
   assert text == json.dumps({"sha256": whole, "files": files}, indent=1)
   assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b", integrity.MANIFEST]
+
+
+def test_a_power_cut_leaves_no_manifest_without_its_files(tmp_path, monkeypatch):
+  """Each file is on the disk before the manifest has its name, and then the folder."""
+  (tmp_path / "file").write_bytes(b"12")
+  synced = []
+  monkeypatch.setattr(
+    integrity.os,
+    "fsync",
+    lambda n: synced.append(pathlib.Path(f"/proc/self/fd/{n}").readlink().name),
+  )
+  integrity.seal(tmp_path)
+  assert synced == ["file", f"{integrity.MANIFEST}.new", tmp_path.name]

@@ -378,3 +378,11 @@ def test_how_a_lock_was_lost(tmp_path, holder, words):
   finally:
     held.release()
   assert path.exists()
+
+
+def test_the_thread_of_a_lock_ends_with_it(tmp_path):
+  """Or with the process, where the run breaks off."""
+  with lock.hold(tmp_path) as held:
+    thread = held._thread
+    assert (thread.name, thread.daemon, thread.is_alive()) == ("run.lock", True, True)
+  assert not thread.is_alive()

@@ -456,3 +456,28 @@ def test_a_task_that_needs_a_teacher_learns_from_it_alone():
   batch = passes.Examples(None, None, None, jnp.array([1.0, 2.0]))
   loss = passes.losses(task, distill)(jnp.array([2.0, 2.0]), batch, {})
   assert loss.tolist() == [3.0, 0.0]
+
+
+def test_a_teacher_without_variables_is_not_asked():
+  """Nor where there is none; of several views it sees each."""
+  task = types.SimpleNamespace(
+    encode=lambda batch: batch, kinds={"image": "image"}, VIEWS=2,
+    targets_of=lambda batch: {"first": batch["image"][:, 0, 0, 0]},
+  )  # fmt: skip
+  augment = lambda key, batch, kinds: {"image": batch["image"] + jax.random.uniform(key)}
+  batch = {"image": jnp.zeros((3, 2, 2, 1), jnp.uint8)}
+  teach = lambda constants, images: constants * images.mean((1, 2, 3))
+  normalize = lambda images: images * 2
+  made = passes.preparer(task, augment, normalize, teach)(0, 0, batch, 10.0)
+  assert made.images.shape == (3, 2, 2, 2, 1) and made.targets["first"].shape == (3, 2)
+  first, second = np.asarray(made.images[0, :, 0, 0, 0])
+  assert first != second
+  np.testing.assert_allclose(made.targets["first"], [[first / 2, second / 2]] * 3)
+  np.testing.assert_allclose(made.teacher_outputs, [[5 * first, 5 * second]] * 3, rtol=1e-6)
+  _, key = passes.augmented_fields(augment, 0, 0, batch, task.kinds)
+  assert np.array_equal(jax.random.key_data(made.key), jax.random.key_data(key))
+  refuse = lambda *_: pytest.fail("it was asked")
+  assert (
+    passes.preparer(task, augment, normalize, refuse)(0, 0, batch, None).teacher_outputs is None
+  )
+  assert passes.preparer(task, augment, normalize)(0, 0, batch, 10.0).teacher_outputs is None

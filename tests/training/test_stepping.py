@@ -1,6 +1,7 @@
 """A step that a module of somebody else registers, and a teacher that is the run's own average."""
 
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -250,3 +251,76 @@ def test_a_run_that_is_its_own_teacher_resumes_to_the_bit(tiny, tmp_path, stop_a
   now = resumed(tiny(**overrides), tmp_path, stop_at, 3)
   plain, _, _ = train.train(tiny(**{**overrides, "distill.teacher": None}), tmp_path / "plain")
   assert (np.asarray(plain.params["head"]["bias"]) != np.asarray(now.params["head"]["bias"])).any()
+
+
+def counted(step, place=1):
+  """The step after 7 of a function of (a, step, b), if it follows from that alone."""
+  return stepping._counted(jax.make_jaxpr(step)(1.0, jnp.int32(0), 2.0), place, begin=7)
+
+
+@pytest.mark.parametrize(
+  "step, after",
+  [
+    (lambda a, n, b: (a, n + 1, b), 8),
+    (lambda a, n, b: (b, n + 2, a), 9),
+    (lambda a, n, b: (a, jnp.int32(3), b), 3),  # whatever it was before
+    (lambda a, n, b: (a, n + jnp.int32(a), b), None),
+    (lambda a, n, b: (a, n + jnp.int32(b), b), None),
+    (lambda a, n, b: (a, jnp.int32(b), b), None),
+  ],
+)
+def test_how_far_a_step_counts(step, after):
+  assert counted(step) == after
+
+
+@pytest.mark.parametrize(
+  "step, takes",
+  [
+    (lambda a, b, c: 0, True), (lambda a, b: 0, False), (lambda a, b, c, d=1: 0, True),
+    (lambda *a: 0, True), (lambda a, b, c, d: 0, False), (None, False), (3, False),
+  ],
+)  # fmt: skip
+def test_what_takes_three_arguments(step, takes):
+  assert stepping._takes(step, 3) == takes
+
+
+def test_a_tree_in_words():
+  tree = {"a": (jnp.zeros((2, 3)), {}), "b": {"c": jnp.int32(0)}, "d": ()}
+  arrays = {"a/0": "float32[2, 3]", "b/c": "int32[]"}
+  assert stepping._described(tree, empty=False) == arrays
+  more = {"a/1": "an empty dict", "d": "an empty tuple"}
+  assert stepping._described(tree) == {**arrays, **more}
+  assert stepping._described({"x": "text"}) == {"x": "an empty str"}
+
+
+def test_what_is_finite():
+  good, bad = jnp.ones(3), jnp.array([1.0, jnp.inf])
+  assert stepping._all_finite({"a": good, "n": jnp.int32(3)})
+  assert not stepping._all_finite({"a": good, "b": bad})
+  assert not stepping._all_finite((bad * 0, good))
+
+
+def test_which_optimizers_are_moved_is_noted():
+  moved, given = set(), []
+  optimizer = types.SimpleNamespace(
+    init="init", update=lambda *args, **more: given.append((args, more)) or "updates"
+  )
+  noting = stepping.noting(optimizer, moved)
+  assert noting.init == "init"
+  assert noting.update(1, 2, only="critic", step=3) == noting.update(4, step=5) == "updates"
+  assert moved == {"critic", None}
+  assert given == [((1, 2), {"only": "critic", "step": 3}), ((4,), {"step": 5})]
+
+
+def test_what_a_step_carries_along_begins_by_a_key_of_no_step(tiny):
+  context = types.SimpleNamespace(config=tiny(**{"step.name": "queued"}))
+  asked = []
+  stepping.register("noted", extra=lambda *given: asked.append(given) or {"a": 1})(queued)
+  context.config.step.name = "noted"
+  assert stepping.extra(context, {"params": 1}, 3) == {"a": 1}
+  ((of, variables, key),) = asked
+  assert of is context and variables == {"params": 1}
+  expected = jax.random.fold_in(jax.random.key(3), 2**31 - 1)
+  assert np.array_equal(jax.random.key_data(key), jax.random.key_data(expected))
+  context.config.step.name = "standard"
+  assert stepping.extra(context, {"params": 1}, 3) == {}

@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import io
 import signal
+import struct
+import sys
 import time
 
 import cv2
@@ -12,6 +15,7 @@ from event_files import events, summaries
 from short_runs import lines, rate, run
 
 from cnnjax import build, writers
+from cnnjax import config as configs
 from cnnjax.config import flatten, from_json
 from cnnjax.runtime import compiling
 from cnnjax.tasks.metric import Metric
@@ -188,3 +192,67 @@ def test_tensorboard_itself_reads_them(tmp_path):
   run(tmp_path, start=10, stop=15)
   reader = accumulators.EventAccumulator(str(tmp_path)).Reload()
   assert [e.step for e in reader.Scalars("train/loss")] == [5, 10, 15]
+
+
+def all_events(folder):
+  """Every event of the files of a folder, and their names."""
+  from tensorboardX.proto import event_pb2
+
+  found, names = [], []
+  for file in sorted(folder.glob("events.out.tfevents.*")):
+    data, names = io.BytesIO(file.read_bytes()), [*names, file.name]
+    while header := data.read(12):
+      found.append(event_pb2.Event.FromString(data.read(struct.unpack("<Q", header[:8])[0])))
+      data.read(4)
+  return found, names
+
+
+def test_each_event_has_its_step_and_time(tmp_path, monkeypatch):
+  """The first hides what an earlier process wrote of these steps and later ones."""
+  now = [5000.0]
+  monkeypatch.setattr(time, "time", lambda: now[0])
+  board = TensorBoard(tmp_path, 7, configs.default(), ["test/loss", "learning_rate"])
+  now[0] = 6000.0
+  board.write({"step": 9, "epoch": 0.5, "partial": True, "train/loss/seed=0": 0.5})
+  now[0] = 7000.0
+  board.close(finished=True)
+  (version, session, *rest), (name,) = all_events(tmp_path)
+  assert name.endswith(".7") and version.file_version == "brain.Event:2"
+  assert (session.step, session.wall_time, session.session_log.status) == (7, 5000.0, 1)
+  assert [(e.step, e.wall_time) for e in rest] == [
+    *[(7, 5000.0)] * 3, (9, 6000.0), (9, 7000.0)
+  ]  # fmt: skip
+  tags = [[value.tag for value in e.summary.value] for e in rest]
+  assert tags == [
+    ["config"], ["_hparams_/experiment"], ["_hparams_/session_start_info"], ["train/loss/seed=0"],
+    ["_hparams_/session_end_info"],
+  ]  # fmt: skip
+  found = hparams(tmp_path)
+  assert found["experiment"].time_created_secs == found["session_start_info"].start_time_secs
+  assert found["session_start_info"].start_time_secs == 5000.0
+  assert found["session_end_info"].end_time_secs == 7000.0
+  shown = [info.name for info in found["experiment"].hparam_infos if b"8\x01" in
+           info.SerializeToString().replace(info.name.encode(), b"")]  # fmt: skip
+  assert sorted(shown) == ["batch_size", "epochs", "model.name", "optim.learning_rate",
+                           "optim.name"]  # fmt: skip
+  metrics = [info.name.tag for info in found["experiment"].metric_infos]
+  assert metrics == ["test/loss", "optim/learning_rate"]
+  text = rest[0].summary.value[0]
+  assert text.tensor.dtype == 7  # DT_STRING
+  assert [dim.size for dim in text.tensor.tensor_shape.dim] == [1]
+
+
+def test_without_a_config_or_an_end_there_are_no_hyperparameters(tmp_path):
+  board = TensorBoard(tmp_path, 0)
+  board.close(finished=True)
+  events_of, _ = all_events(tmp_path)
+  assert len(events_of) == 2
+  for finished in (True, False):
+    (tmp_path / str(finished)).mkdir()
+    TensorBoard(tmp_path / str(finished), 0, configs.default()).close(finished=finished)
+    assert ("session_end_info" in hparams(tmp_path / str(finished))) == finished
+
+
+def test_torch_is_as_importable_as_before():
+  """It is hidden while tensorboardX is imported, and no longer."""
+  assert sys.modules.get("torch", "none") is not None

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import math
+import signal
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ from event_files import events
 from short_runs import BATCH, lines, make, rate, run, training
 
 from cnnjax.errors import TransientError, UserError
+from cnnjax.runtime import processes
 from cnnjax.writers import writers
 
 
@@ -178,3 +180,109 @@ def test_pictures_go_to_the_sinks_that_keep_them(tmp_path, monkeypatch, capsys):
   said = capsys.readouterr().out
   assert said.count("warning: the picture 'test/ema_b/seed=1' has values from 2 to 2") == 1
   assert said.count("warning") == 1 and lines(tmp_path) == []
+
+
+def test_the_place_of_a_line_is_rounded(tmp_path):
+  with writers.Writers(tmp_path, 0, 700, 7, BATCH) as out:
+    out.write(1, {"a": 1.0})
+    out.write(700, {"a": 2.0})
+  assert lines(tmp_path) == [
+    {"step": 1, "epoch": 0.142857, "a": 1.0}, {"step": 700, "epoch": 100.0, "a": 2.0}
+  ]  # fmt: skip
+
+
+class Full(Lines):
+  def close(self, *, finished):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
+def test_a_disk_that_is_full_at_the_end_hides_no_other_error(tmp_path, monkeypatch, error):
+  monkeypatch.setattr(writers, "open_sinks", lambda *args: [Full()])
+  with pytest.raises(type(error) if error else OSError), make(tmp_path):
+    if error:
+      raise error
+
+
+def test_other_processes_write_and_say_nothing(tmp_path, capsys, monkeypatch):
+  (tmp_path / "metrics.jsonl").write_text('{"step": 3, "a": 1.0}\n')
+  monkeypatch.setattr(processes, "is_first", lambda: False)
+  with make(tmp_path) as out:
+    out.block({"a": "b"}, finished=False)
+    out.progress(5, lambda: training(5))
+    out.write_training(5, training(5))
+    out.write_evaluation(10, "test", "raw", {"loss": 0.5})
+    out.write_pictures(10, "test", "raw", {"a": np.full((1, 2, 2, 1), 3.0)})
+    out.name_unreadable({"a.png": "torn"})
+    out.report(tmp_path, 40, None, None)
+    assert out.latest["test/loss"] == 0.5 and out.has(10, "test")
+  assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+  assert lines(tmp_path) == [{"step": 3, "a": 1.0}]
+  assert capsys.readouterr() == ("", "")
+
+
+def test_a_sink_gets_the_first_step_that_comes(tmp_path, monkeypatch):
+  """That of the last line again, where it was written early."""
+  asked = []
+  monkeypatch.setattr(writers, "open_sinks", lambda *args: asked.append(args) or [])
+  file = tmp_path / "metrics.jsonl"
+  whole, early, late = '{"step": 5, "a": 1.0}\n', '{"step": 7, "partial": true}\n', '{"step": 9}\n'
+  for text, start, first, kept in (
+    ("", 0, 1, []), (whole + late, 7, 8, [5]), (whole + early + late, 7, 7, [5]),
+    (whole + early + late, 9, 9, [5, 9]),
+  ):  # fmt: skip
+    file.write_text(text)
+    writers.Writers(tmp_path, start, 40, 10, BATCH, config="config", headlines=["a"])
+    folder, lines_kept, first_step, config, headlines = asked.pop()
+    assert [line["step"] for line in lines_kept] == kept and first_step == first
+    assert (folder, config, headlines) == (tmp_path, "config", ["a"])
+
+
+def test_a_new_run_sets_the_metrics_of_one_without_checkpoints_aside(tmp_path, capsys):
+  (tmp_path / "metrics.jsonl").write_text('{"step": 1200}\n')
+  with make(tmp_path, start=0) as out:
+    out.block({"a": "b"}, finished=False)
+  assert "had come to step 1,200" in capsys.readouterr().out
+  assert (tmp_path / writers.metrics_file.BEFORE).exists()
+  with make(tmp_path / "..", start=5) as out:  # a run that goes on keeps its own
+    assert out._before == 0
+
+
+@pytest.mark.parametrize(
+  "start, step, by, said",
+  [
+    (0, 40, None, ["trained 40 steps in", "test loss 0.5000, last step", "in "]),
+    (40, 40, None, ["test loss 0.5000, last step", "in "]),
+    (10, 30, None, ["stopped early, at step 30 of 40", "trained 20 steps in", "in "]),
+    (39, 40, signal.SIGTERM, ["trained 1 step in", "in "]),
+    (0, 39, signal.SIGTERM, ["stopped by SIGTERM and saved at step 39 of 40; the same command"]),
+  ],
+)
+def test_the_last_words(tmp_path, capsys, start, step, by, said):
+  with make(tmp_path, start=start) as out:
+    out.write_evaluation(40, "test", "raw", {"loss": 0.5})
+    capsys.readouterr()
+    out.report(tmp_path, step, None, by)
+  text = capsys.readouterr().out
+  for words in said:
+    assert words in text
+  assert ("stopped early" in text) == (step == 30) and ("trained " in text) == (
+    start < step and not text.startswith("stopped by")
+  )
+  assert out._finished == (not text.startswith("stopped by"))
+
+
+def test_an_evaluation_is_said_with_its_epoch_or_its_step(tmp_path, capsys):
+  """Of a step that was restored without the training loss, which is of another."""
+  with make(tmp_path) as out:
+    out.write_training(10, {**training(10), "train/epoch_loss": 0.25})
+    out.write_evaluation(13, "validation", "ema", {"loss": 0.5})
+    out.write_evaluation(40, "test", "raw", {"loss": 0.5}, of=30)
+  assert capsys.readouterr().out.splitlines() == [
+    "epoch 1.3 of 4: validation of ema loss 0.5000, train loss 0.2500",
+    "best step, 30: test loss 0.5000",
+  ]
+  assert lines(tmp_path)[1:] == [
+    {"step": 13, "epoch": 1.3, "validation/ema_loss": 0.5},
+    {"step": 40, "epoch": 4.0, "test/loss": 0.5, "restored_step": 30},
+  ]

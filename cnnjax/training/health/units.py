@@ -53,7 +53,7 @@ def counted(shares: Mapping[str, jax.Array]) -> dict[str, float]:
 def _share_dead(x: jax.Array) -> jax.Array:
   dead = jnp.all(x == 0, axis=tuple(range(x.ndim - 1)))
   behind_relu = jnp.all(x >= 0) & jnp.any(x == 0)
-  return jnp.where(behind_relu, jnp.mean(dead, dtype=jnp.float32), jnp.nan)
+  return jnp.where(behind_relu, jnp.mean(dead), jnp.nan)
 
 
 def _mean(shares: Any) -> jax.Array:
