@@ -29,5 +29,5 @@ def test_the_length_of_a_run(epochs, sizes, total, phase):
 def test_no_duration():
   with pytest.raises(UserError, match=r"^epochs is 'long'; a duration is"):
     data.Length.of(order(), "long")
-  with pytest.raises(UserError, match=r"^save_every is -1; a duration is"):
+  with pytest.raises(UserError, match=r"^save_every is -1; a duration must be finite"):
     data.Length.of(order(), 1).to_steps(-1, "save_every")
