@@ -126,19 +126,18 @@ def _evaluated(
   from cnnjax import trained  # late: --help need not import JAX
 
   split = _named(split)
-  found = trained.open_run(workdir, checkpoint, weights, splits, overrides)
-  return evaluate_trained(found, split, unreadable)
+  model = trained.open_run(workdir, checkpoint, weights, splits, overrides)
+  return evaluate_trained(model, split, unreadable)
 
 
 def evaluate_trained(
-  found: "Trained", split: str | None = None, unreadable: dict[str, str] | None = None
+  model: "Trained", split: str | None = None, unreadable: dict[str, str] | None = None
 ) -> Evaluation:
   """Returns the evaluation of a model that `trained.open_run` opened.
 
   Args:
-    found: the model, with its overrides.
-    split: as of `evaluate_checkpoint`.
-    unreadable: as of `evaluate_checkpoint`.
+    model: it, with its overrides.
+    split, unreadable: as of `evaluate_checkpoint`.
 
   Raises:
     UserError: there is no such split, or the model does not fit the data.
@@ -147,36 +146,36 @@ def evaluate_trained(
   from cnnjax.checkpoints import trained_on
   from cnnjax.tasks.metric import of_weights
 
-  config, before = found.config, trained_on.read(found.folder)
-  split, moved = _chosen(found, split, before), "data.path" in found.overrides
+  config, before = model.config, trained_on.read(model.folder)
+  split = _chosen(model, split, before)
   task = tasks.lookup(config.task.name)
-  skipped, where = data.Skipped(config.data.max_unreadable), {"devices": found.mesh.size}
+  skipped, where = data.Skipped(config.data.max_unreadable), {"devices": model.mesh.size}
   where |= {"needs": task.NEEDS, "who": f"task.name={config.task.name}"}
   if split == ALL:
     where["several"] = task.SEVERAL_LABELS
-    images = data.whole(config.data, found.classes, skipped, found.splits, **where)
+    images = data.whole(config.data, model.classes, skipped, model.splits, **where)
   else:
     where |= {"evaluating": True, "before": before}
-    images = data.load(config.data, (split,), skipped, found.splits, **where)[split]
+    images = data.load(config.data, (split,), skipped, model.splits, **where)[split]
   if images is None:
     raise UserError("this run has no validation split; choose --split=test or --split=train")
   _compare(before, split, images)
-  data.check_classes(found.classes, images.classes)
-  for key, text in images.remarks.items() if moved else ():
+  data.check_classes(model.classes, images.classes)
+  for key, text in images.remarks.items() if "data.path" in model.overrides else ():
     warn(f"{config.data.path}: {key}: {text}")
   image_shape = data.Crops.of(config.data, images.shape).shape(config.data.image_size)
-  found.check_sizes((image_shape[0], config.data.eval_size))
-  data.levels.compare(config.data, split, images, found.meta["mean"])
-  pipeline = data.pipeline(images, config.data, found.mesh, skipped)
-  total = evaluate(found.eval_step, found.variables, pipeline, config.eval_batch_size)
+  model.check_sizes((image_shape[0], config.data.eval_size))
+  data.levels.compare(config.data, split, images, model.meta["mean"])
+  pipeline = data.pipeline(images, config.data, model.mesh, skipped)
+  total = evaluate(model.eval_step, model.variables, pipeline, config.eval_batch_size)
   if unreadable is not None:
     unreadable.update(skipped)
   return Evaluation(
     split,
-    found.step,
+    model.step,
     int(np.min(total.examples)),
-    compute_metrics(found.task, found.members, total),
-    of_weights(found.task.declared_metrics, ["raw"]),
+    compute_metrics(model.task, model.members, total),
+    of_weights(model.task.declared_metrics, ["raw"]),
   )
 
 
@@ -213,19 +212,19 @@ def _named(split: str | None) -> str | None:
   return found
 
 
-def _chosen(found: "Trained", split: str | None, before: Any) -> str:
+def _chosen(model: "Trained", split: str | None, before: Any) -> str:
   """Returns the name of the split to evaluate, whose source of data is checked.
 
   Args:
-    found: the model.
+    model: the model.
     split: as of `evaluate_checkpoint`.
     before: the training data of the run, a `data.History`.
   """
   from cnnjax import data
   from cnnjax.data import folder
 
-  split, config = _named(split), found.config.data
-  if split is None and "data.path" in found.overrides and not data.has_splits(config):
+  split, config = _named(split), model.config.data
+  if split is None and "data.path" in model.overrides and not data.has_splits(config):
     split, why = ALL, "has no splits: all of its images are evaluated"
     if not before.by:
       why += "; if they are those that this run was trained on, choose --split=test"

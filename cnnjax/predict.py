@@ -189,8 +189,8 @@ class Predictor:
     """Returns the metrics of a split of the run's data; see `evaluate.evaluate_checkpoint`."""
     from cnnjax.evaluate import evaluate_trained
 
-    found = self.trained.with_overrides(overrides) if overrides else self.trained
-    return evaluate_trained(found, split).metrics
+    model = self.trained.with_overrides(overrides) if overrides else self.trained
+    return evaluate_trained(model, split).metrics
 
   def _read(
     self, images: Sequence[Any], batch_size: int | None, unreadable: dict[str, str] | None
@@ -265,11 +265,11 @@ def load(
   """
   from cnnjax import trained
 
-  found = trained.open_run(workdir, str(checkpoint), weights, splits, overrides)
-  if found.members.several:
-    raise UserError(f"{workdir} holds several runs ({', '.join(found.members.names)}): give it one")
-  predictor = Predictor(found)
-  found.check_sizes((predictor.size,))
+  model = trained.open_run(workdir, str(checkpoint), weights, splits, overrides)
+  if model.members.several:
+    raise UserError(f"{workdir} holds several runs ({', '.join(model.members.names)}): give it one")
+  predictor = Predictor(model)
+  model.check_sizes((predictor.size,))
   return predictor
 
 

@@ -131,8 +131,8 @@ def open_run(
   own = load_config(folder)
   config = _overridden(own, overrides)  # what is wrong is said before the checkpoint is read
   compiling.use_cache(config.compilation_cache)
-  found = load(folder, own, sharding.make_mesh(-1), checkpoint, weights, splits)
-  return found.with_overrides(overrides)
+  model = load(folder, own, sharding.make_mesh(-1), checkpoint, weights, splits)
+  return model.with_overrides(overrides)
 
 
 def _overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
@@ -165,7 +165,6 @@ def load(
   while True:
     saved = checkpoints.Checkpoints.of(folder, config, read_only=True)
     try:
-      measure = functools.partial(measured_variables, folder, config, saved, given=splits)
       step = saved.find(checkpoint)
       meta = saved.meta(step)
       declared = fields_of(meta, config)
@@ -173,7 +172,7 @@ def load(
       runs = members.create(config)
       shapes = runs.shapes(state.abstract_variables(model, tuple(meta["image_shape"]), mesh))
       variables = saved.restore_variables(step, shapes, weights)
-      if measured := _measured(saved, config, step, weights, measure):
+      if measured := _measured(folder, config, saved, step, weights, splits):
         variables = sharding.put(jax.device_get(measured), sharding.replicated(mesh))
       return Trained(folder, config, mesh, model, variables, runs, step, meta, declared, splits)
     except UserError:
@@ -191,11 +190,12 @@ def fields_of(meta: dict[str, Any], config: ConfigDict) -> fields.Fields:
 
 
 def _measured(
-  saved: checkpoints.Checkpoints,
+  folder: pathlib.Path,
   config: ConfigDict,
+  saved: checkpoints.Checkpoints,
   step: int,
   weights: str,
-  measure: Callable[[int, str], Any],
+  splits: dict[str, data.Split] | None,
 ) -> Any:
   """Returns variables with measured batch statistics if the checkpoint lacks them, else None."""
   # Older checkpoints do not say what was measured, so theirs are always measured again.
@@ -204,7 +204,7 @@ def _measured(
   if fresh or not averaging.needs_measuring(weights, config):
     return None
   try:
-    return measure(step, weights)
+    return measured_variables(folder, config, saved, step, weights, splits)
   except UserError as e:
     if weights == "raw" and config.optim.lookahead and averaging.SLOW not in saved.averages(step):
       warn(
@@ -228,21 +228,20 @@ def measured_variables(
   saved: checkpoints.Checkpoints,
   step: int,
   weights: str,
-  *,
-  given: dict[str, data.Split] | None = None,
+  splits: dict[str, data.Split] | None,
 ) -> Any:
   """Returns variables of a checkpoint with batch statistics measured as in its run.
 
-  Loads the training data of the run in `folder`; `given` are these data, if they are arrays.
+  Loads the training data of the run in `folder`, unless they are `splits`.
 
   Raises:
     UserError: the data are missing, or are not those of the run.
   """
-  config = data.with_given(config.copy_and_resolve_references(), given)
+  config = data.with_given(config.copy_and_resolve_references(), splits)
   config.mesh.data = math.gcd(config.batch_size // config.accumulate, jax.device_count())
   config.mesh.fsdp = 1
   config.distill.workdir = None  # nothing is learnt from another run here
-  program = build(config, given, before=trained_on.read(folder))
+  program = build(config, splits, before=trained_on.read(folder))
   data.check_classes(saved.meta(step)["classes"], program.inputs.classes)
   with contextlib.closing(program.inputs.train):
     return program.weights(
@@ -269,28 +268,25 @@ def teacher(config: ConfigDict) -> Teacher | None:
     return None
   folder, mesh = to_path(c.workdir), sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   with _named_teacher(c):
-    found = load(folder, load_config(folder), mesh, c.checkpoint, c.weights)
-    if found.members.several:
+    model = load(folder, load_config(folder), mesh, c.checkpoint, c.weights)
+    if model.members.several:
       raise UserError("it holds several runs, and a teacher must be one")
-  made = Teacher.of(found.model, found.variables, found.meta["mean"], found.meta["std"])
-  text = f"{made.text} of {folder}, {c.weights} weights of step {found.step:,}"
-  check = functools.partial(_check_pupil, c, found)
-  return dataclasses.replace(made, text=text, step=found.step, check=check)
+  made = Teacher.of(model.model, model.variables, model.meta["mean"], model.meta["std"])
+  text = f"{made.text} of {folder}, {c.weights} weights of step {model.step:,}"
+  check = functools.partial(_check_pupil, c, model)
+  return dataclasses.replace(made, text=text, step=model.step, check=check)
 
 
 def _check_pupil(
-  config: ConfigDict, found: Trained, meta: Mapping[str, Any], sizes: Iterable[int]
+  config: ConfigDict, model: Trained, meta: Mapping[str, Any], sizes: Iterable[int]
 ) -> None:
   """Raises UserError unless a model can teach a run; arguments as of `Teacher.check`."""
   with _named_teacher(config):
-    data.check_classes(found.meta["classes"], meta["classes"])
-    side, *_, channels = meta["image_shape"]
-    if found.meta["image_shape"][-1] != channels:
-      raise UserError(
-        f"its images have {found.meta['image_shape'][-1]} channels, but those of this run have "
-        f"{channels}"
-      )
-    found.check_sizes((side, *sizes))
+    data.check_classes(model.classes, meta["classes"])
+    (side, *_, channels), (*_, own) = meta["image_shape"], model.meta["image_shape"]
+    if own != channels:
+      raise UserError(f"its images have {own} channels, but those of this run have {channels}")
+    model.check_sizes((side, *sizes))
 
 
 @contextlib.contextmanager

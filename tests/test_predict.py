@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -101,6 +102,14 @@ def test_views_are_those_of_the_evaluation(trained, photos):
   mirrored = np.stack([plain.preprocess(file)[:, ::-1] for file in files])
   expected = (plain.predict(files).probabilities + plain.predict(mirrored).probabilities) / 2
   np.testing.assert_allclose(both.predict(files).probabilities, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loaded_model_evaluates_without_its_checkpoint(trained, tmp_path):
+  run = shutil.copytree(trained, tmp_path / "run")
+  plain, mirrored = cnnjax.load(run), cnnjax.load(run, eval_views="flip")
+  shutil.rmtree(run / "checkpoints")
+  metrics = plain.evaluate()
+  assert plain.evaluate(eval_views="flip") == mirrored.evaluate() != metrics == plain.evaluate()
 
 
 def test_what_cannot_be_read_is_named_and_costs_no_other_image(trained, photos, tmp_path):

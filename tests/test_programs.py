@@ -141,6 +141,8 @@ def test_a_teacher_has_the_weights_that_are_asked_for(tiny, tmp_path):
     saved.save(now.replace(averages={"ema": ema}), program.inputs.meta, {})
   workdir.claim(tmp_path, config)
   config.distill.update(workdir=str(tmp_path), weights="ema")
+  with pytest.raises(UserError, match=r"give build trained\.teacher\(config\)"):
+    build.build(config)
   found = trained.teacher(config)
   jax.tree.map(np.testing.assert_array_equal, found.variables, ema)
   images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
