@@ -626,3 +626,132 @@ def test_a_split_is_evaluated_by_all_its_weights_before_any_is_written(
   ]  # fmt: skip
   assert found == {"test/raw": of("r"), "test/ema": of("e")}
   assert train.evaluate_split(run, at(5, seed=3), "test") and log[-1][1] == 5
+
+
+class Loop:
+  """A run of 14 steps of 6 an epoch that notes what its loop does, and computes nothing."""
+
+  def __init__(self, monkeypatch, *, every, per_dispatch=100, total=14, stop_at=None):
+    self.log, self.step, self.window = [], 0, "full"
+    note = lambda name: lambda *given, **more: self.log.append((name, self.step, *given[1:], more))
+    length = types.SimpleNamespace(total=total, steps_per_epoch=6, phase=total)
+    feed = lambda step: self.log.append(("feed", step)) or f"feed {step}"
+    waits = lambda: {"data_wait": 0.5}
+    program = types.SimpleNamespace(
+      every=every, per_dispatch=per_dispatch, finished=lambda now: now.steps_done >= total,
+      train_step=self.train_step, training_metrics=self.metrics, no_metrics=lambda: "empty",
+      inputs=types.SimpleNamespace(
+        length=length, train=types.SimpleNamespace(feed=feed, waits=waits), skipped="skipped"
+      ),
+    )  # fmt: skip
+    out = types.SimpleNamespace(
+      trace=types.SimpleNamespace(left=lambda step: 10, of=lambda *_: contextlib.nullcontext()),
+      progress=lambda step, read: self.log.append(("progress", step, read())),
+      name_unreadable=lambda skipped: self.log.append(skipped),
+      write_training=lambda step, found: self.log.append(("training", step, found)),
+      write=lambda step, found: self.log.append(("health", step, found)),
+      restart_clock=lambda step: self.log.append(("restart", step)),
+    )
+    stop = lambda: signal.SIGTERM if stop_at is not None and self.step >= stop_at else None
+    lock = lambda: self.log.append(("lock", self.step))
+    self.run = train.Run(program, "saved", out, stop, lock)
+    monkeypatch.setattr(train.diagnose, "check_finite", note("finite"))
+    monkeypatch.setattr(train.diagnose, "examine", lambda program, now, feed: {"of": feed})
+    monkeypatch.setattr(train, "saved_on_failure", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(
+      train, "save", lambda run, now, *due: self.log.append(("save", self.step, *due))
+    )
+    for name in ("assess", "checkpoint"):
+      monkeypatch.setattr(train, name, self.noted(name))
+
+  def noted(self, name):
+    def call(run, now, **more):
+      self.log.append((name, now.steps_done, *more.items()))
+      return now
+
+    return call
+
+  def now(self, step):
+    replace = lambda window: setattr(self, "window", window) or self.now(step)
+    return types.SimpleNamespace(steps_done=step, replace=replace)
+
+  def train_step(self, now, feed, n):
+    assert feed == f"feed {now.steps_done}"
+    self.step = now.steps_done + n
+    return self.now(self.step)
+
+  def metrics(self, now, of_epoch=None):
+    return {"at": now.steps_done, **({} if of_epoch is None else {"of_epoch": of_epoch})}
+
+  def __call__(self, step=0, meta=None):
+    self.step = step
+    end = train.loop(self.run, self.now(step), meta or {})
+    return end.steps_done
+
+  def of(self, *names):
+    return [entry for entry in self.log if entry[0] in names]
+
+
+def test_what_the_loop_does_at_which_step(monkeypatch):
+  """Logs now and then, at the first step, the end of an epoch, and with each evaluation."""
+  loop = Loop(monkeypatch, every={"log": 5, "eval": 8, "checkpoint": 9, "health": 7})
+  assert loop() == 14 and loop.window == "empty"
+  assert [step for _, step in loop.of("feed")] == [0, 1, 5, 6, 7, 8, 9, 10, 12]
+  line = lambda step, epoch: ("training", step, {"at": step, "of_epoch": epoch, "data_wait": 0.5})
+  assert loop.of("training") == [
+    line(1, False), line(5, False), line(6, True), line(8, True), line(10, False), line(12, True),
+    line(14, True),
+  ]  # fmt: skip
+  assert loop.of("health") == [("health", 7, {"of": "feed 6"})]  # not of the step after the last
+  assert loop.of("assess", "checkpoint") == [
+    ("assess", 8, ("keep", False)), ("checkpoint", 9), ("assess", 14, ("keep", True))
+  ]  # fmt: skip
+  due = [1, 5, 6, 7, 8, 9, 10, 12, 14]
+  assert [step for _, step in loop.of("restart")] == due
+  assert [entry[1] for entry in loop.of("finite")] == [*due, 14]
+  assert [entry[1:] for entry in loop.of("progress")] == [(n, {"at": n}) for n in due]
+  assert loop.log.count("skipped") == len(due)
+  assert [step for _, step in loop.of("lock")] == [0, *due]
+  assert loop.log[-1] == ("save", 14)
+
+
+def test_a_dispatch_ends_at_its_limit_and_where_a_trace_ends(monkeypatch):
+  loop = Loop(monkeypatch, every={"log": 99, "eval": 99, "checkpoint": 99}, per_dispatch=4)
+  loop()
+  assert [step for _, step in loop.of("feed")] == [0, 1, 5, 6, 10, 12]
+  assert [entry[1] for entry in loop.of("training")] == [1, 6, 12, 14]
+  assert loop.of("assess") == [("assess", 14, ("keep", True))] and not loop.of("checkpoint")
+  loop = Loop(monkeypatch, every={"log": 99, "eval": 99, "checkpoint": 99})
+  loop.run.out.trace.left = lambda step: 2
+  loop(step=2)
+  assert [step for _, step in loop.of("feed")] == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize(
+  "meta, first",
+  [
+    ({"evaluation_due": True, "statistics_due": True}, [("assess", 8, ("keep", True))]),
+    ({"statistics_due": True}, [("checkpoint", 8)]),
+    ({}, []),
+  ],
+)
+def test_what_was_due_is_done_first(monkeypatch, meta, first):
+  loop = Loop(monkeypatch, every={"log": 99, "eval": 99, "checkpoint": 99}, stop_at=8)
+  assert loop(step=8, meta=meta) == 8
+  assert loop.log[: len(first)] == first
+  assert loop.log[len(first) :] == [("lock", 8), *loop.of("finite"), ("save", 8)]
+  assert len(loop.of("finite")) == 1
+
+
+def test_a_signal_ends_the_loop_after_the_step_and_saves_it(monkeypatch):
+  loop = Loop(
+    monkeypatch, every={"log": 99, "eval": 99, "checkpoint": 99}, per_dispatch=2, stop_at=3
+  )
+  assert loop() == 3 and loop.log[-1] == ("save", 3)
+  assert [step for _, step in loop.of("feed")] == [0, 1] and not loop.of("assess", "restart")[2:]
+
+
+def test_a_run_that_has_ended_saves_once_more_at_most(monkeypatch):
+  loop = Loop(monkeypatch, every={"log": 99, "eval": 99, "checkpoint": 99})
+  assert loop(step=14) == 14
+  assert [entry[0] for entry in loop.log] == ["lock", "finite", "save"]

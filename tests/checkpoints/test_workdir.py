@@ -328,3 +328,70 @@ def test_a_lock_that_cannot_be_written(tmp_path, monkeypatch):
   refused = pytest.raises(UserError, match=r"cannot write to the workdir .*Permission denied")
   with refused, workdir.lock(tmp_path, default()):
     pass
+
+
+def test_a_folder_that_may_not_be_written_or_entered(tmp_path, monkeypatch):
+  """As an account that is not root is told."""
+  asked = []
+  monkeypatch.setattr(os, "access", lambda place, mode: asked.append((place, mode)))
+  with pytest.raises(UserError) as error:
+    workdir.check(tmp_path / "a" / "b", default())
+  assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+  assert str(error.value) == (
+    f"cannot write to the workdir {tmp_path / 'a' / 'b'}: Permission denied in {tmp_path}"
+  )
+
+
+def test_a_start_is_recorded_with_its_machine(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, "executable", "/usr/bin/python3.99")
+  monkeypatch.setattr(sys, "orig_argv", ["python", "a", "b c"])
+  workdir.claim(tmp_path, default())
+  (start,) = starts(tmp_path)
+  assert start["command"] == ["python3.99", "a", "b c"]
+  assert (start["machine"], start["cpus"]) == (platform.platform(), os.cpu_count())
+  assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", start["time"])
+  assert {path.name for path in tmp_path.iterdir()} == {"config.json", "starts.jsonl"}
+
+
+def test_the_second_folder_of_a_second_has_a_number(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+
+  class Now(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+      return cls(2001, 2, 3, 4, 5, 6, tzinfo=tz)
+
+  monkeypatch.setattr(workdir.datetime, "datetime", Now)
+  made = [workdir.make(None, default()).name for _ in range(3)]
+  name = "resnet20-digits-20010203-040506"
+  assert made == [name, f"{name}-2", f"{name}-3"]
+
+
+def test_a_fresh_folder_that_cannot_be_made(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "runs").touch()
+  for use in (workdir.make, workdir.claim):
+    with pytest.raises(UserError, match="cannot write to the workdir runs/: Not a directory"):
+      use(None, default())
+
+
+def test_six_keys_that_differ_are_shown_whole(tmp_path):
+  claim(tmp_path, default())
+  keys = ("momentum", "b1", "b2", "eps", "decay", "weight_decay")
+  for n in (6, 5):
+    other = default()
+    for i, key in enumerate(keys[:n]):
+      override(other, f"optim.{key}", 0.1 * (i + 1))
+    with pytest.raises(UserError) as error:
+      workdir.check(tmp_path, other)
+    assert str(error.value).count(" was ") == n and " more." not in str(error.value)
+
+
+def test_the_keys_of_another_model_are_not_shown(tmp_path):
+  claim(tmp_path, changed(**{"model.drop_path": 0.1}))
+  other = changed(seed=3)
+  other.model = {"name": "lenet5"}
+  with pytest.raises(UserError) as error:
+    workdir.check(tmp_path, other)
+  assert "model.name was" in str(error.value) and "seed was" in str(error.value)
+  assert "model.drop_path" not in str(error.value)
