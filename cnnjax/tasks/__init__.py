@@ -1,6 +1,6 @@
-"""The tasks. A task owns its network, its targets, its loss and its metrics.
+"""Creates tasks: each owns its network, its targets, its loss and its metrics.
 
-This room imports models and registry, and of data the fields alone.
+This room imports models and registry, and of data only the fields.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ def create(
 
   Args:
     config: the group `task` of the config.
-    num_outputs: of the network, which is the number of classes where there are classes.
+    num_outputs: of the network; the number of classes, if there are classes.
     counts: `[num_classes]` training examples of each class, which the loss needs where
       `needs_counts`. Evaluation needs none: its loss is plain.
     examples: for training, likewise.

@@ -1,4 +1,4 @@
-"""The interface of a task, with the defaults that most tasks share."""
+"""Defines the interface of a task, with the defaults that most tasks share."""
 
 import dataclasses
 import functools
@@ -28,8 +28,8 @@ def declared_metrics(task: Any, more: Sequence[str]) -> tuple[Metric, ...]:
 class Fitted(NamedTuple):
   """A network with the weights that are evaluated, of which `Task.pictures` makes pictures."""
 
-  model: nn.Module  # what `Task.network` returned
-  variables: Any  # what `model.apply` takes
+  model: nn.Module  # from `Task.network`
+  variables: Any  # for `model.apply`
   outputs: Callable  # images in [0, 1] -> outputs, as evaluation has them
   normalize: Callable  # images in [0, 1] -> images as the model takes them
   to_pixels: Callable  # images as the model takes them -> images in [0, 1], clipped
@@ -45,9 +45,9 @@ class Task:
   which `split_metrics` computes. Losses are registered for its `name`: functions (task, outputs,
   targets) -> [batch], the loss of each example. A task with one loss only overrides `loss` instead.
 
-  Outputs are an array or a tree of arrays [batch, ...], and targets are what they are compared
-  with: the field of the kind `TARGET`; of boxes, or of several kinds, a dict of arrays, see
-  `targets_of`. Both are [batch, views, ...] in the training of a task with several `VIEWS`.
+  Outputs are an array or a tree of arrays [batch, ...]. They are compared with the targets: the
+  field of the kind `TARGET`; of boxes, or of more than one kind, a dict of arrays, see
+  `targets_of`. In training with more than one of `VIEWS`, both are [batch, views, ...].
   """
 
   NEEDS: ClassVar[tuple[Need, ...]] = ("image",)  # the kinds of fields that it reads
@@ -81,7 +81,7 @@ class Task:
   def network(self, backbone: Callable[[int], nn.Module]) -> nn.Module:
     """Returns the network; `backbone` makes the model of the config with so many outputs.
 
-    With 0 outputs it has no last layer, and its `feature_maps` are what a head is put on.
+    With 0 outputs it has no last layer, and a head is put on its `feature_maps`.
     """
     if self.head is None:
       return backbone(self.num_outputs)
@@ -124,8 +124,8 @@ class Task:
   def targets_of(self, encoded: Mapping[str, jax.Array]) -> Any:
     """Returns the targets, from the arrays that `encode` returned, augmented in training.
 
-    By default the array of the kind `TARGET`; where that names boxes or several kinds, a dict of
-    all arrays but the image. An autoencoder returns `encoded["image"]`, in [0, 1].
+    By default they are the array of the kind `TARGET`; if that names boxes or more than one kind, a
+    dict of all arrays but the image. An autoencoder returns `encoded["image"]`, in [0, 1].
     """
     if self.TARGET is None or (self.TARGET in encoded and self.TARGET != "boxes"):
       return encoded.get(self.TARGET)
@@ -149,9 +149,9 @@ class Task:
     """Returns whether it defines `distill_loss`."""
     return cls.distill_loss is not Task.distill_loss
 
-  # What is predicted and measured.
+  # The predictions and the metrics.
   def mean_prediction(self, outputs: Sequence[Any]) -> Any:
-    """Returns the outputs for several views of an image, by default their mean."""
+    """Returns the outputs for an image from those for its views, by default their mean."""
     if len(outputs) == 1:
       return outputs[0]
     return jax.tree.map(lambda *of_views: jnp.stack(of_views).mean(0), *outputs)
@@ -163,9 +163,9 @@ class Task:
   def pictures(
     self, fitted: Fitted, batch: Mapping[str, jax.Array], key: jax.Array
   ) -> dict[str, jax.Array]:
-    """Returns pictures of what the network does, for TensorBoard; by default none.
+    """Returns pictures of the work of the network, for TensorBoard; by default none.
 
-    They are taken at each evaluation. Each is shown as a square of its images, row by row.
+    They are made at each evaluation. Each is shown as a square of its images, row by row.
 
     Args:
       fitted: the network, with weights that are evaluated.
@@ -196,7 +196,7 @@ class Task:
     return {}
 
   def has_split_arrays(self) -> bool:
-    """Returns whether the data have what `split_arrays` takes."""
+    """Returns whether the data have the fields that `split_arrays` takes."""
     return True
 
   def split_metrics(self, collected: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -205,7 +205,7 @@ class Task:
 
   @property
   def declared_metrics(self) -> tuple[Metric, ...]:
-    """Its metrics, with the registered ones that are chosen."""
+    """The metrics of the task, with the registered ones that are chosen."""
     return declared_metrics(self, self.more_metrics)
 
   @property
@@ -216,7 +216,7 @@ class Task:
 
   @functools.cached_property
   def full_collection(self) -> type[Collection]:
-    """Its collection, with the registered metrics that are chosen."""
+    """The collection of the task, with the registered metrics that are chosen."""
     own = self.collection
     more = {name: Average.from_output(name) for name in self.more_metrics}
     return Collection.create(**own.__annotations__, **more) if more else own
@@ -250,7 +250,7 @@ class Task:
     return values, values
 
   def no_metrics(self) -> Collection:
-    """Returns metrics of no example, with the shapes of those of a batch."""
+    """Returns the metrics of no examples, with the shapes of those of a batch."""
     losses = jax.ShapeDtypeStruct((1,), jnp.float32)
     found = jax.eval_shape(self.metrics, *self.example_shapes, losses)
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)

@@ -1,4 +1,4 @@
-"""One label an image: softmax cross-entropy, focal loss, or binary cross-entropy."""
+"""Learns one label for each image, by softmax or binary cross-entropy, or focal loss."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from cnnjax.tasks import weights
 from cnnjax.tasks.labels import LABEL_KEYS, ClassAverage, LabelTask, mean_of_sigmoids
 from cnnjax.tasks.metric import Metric
 
-TOP = 5  # classes that top5_accuracy takes; with as few or fewer it would say nothing
+TOP = 5  # classes that top5_accuracy takes; with no more classes it would always be 1
 
 
 def _recalls(correct: jax.Array, classes: jax.Array, **_: Any) -> dict[str, jax.Array]:
@@ -46,7 +46,7 @@ def _prepared(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns (adjusted logits, smoothed and weighted targets).
 
-  The logits are those + tau log prior: arXiv:2007.07314, equation 10.
+  The logits get + tau log prior: arXiv:2007.07314, equation 10.
   """
   targets = optax.smooth_labels(targets, task.label_smoothing) * task.weights
   if task.logit_adjustment:
@@ -56,9 +56,9 @@ def _prepared(
 
 @register("loss", "cross_entropy", of="classification", uses=("logit_adjustment",))
 def cross_entropy(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """-sum_c w_c t_c log p_c, t the smoothed targets, w class weights.
+  """Returns -sum_c w_c t_c log p_c, `[batch]`, with smoothed targets t and class weights w.
 
-  As torch.nn.CrossEntropyLoss with `weight` and `label_smoothing` for targets that are
+  It is torch.nn.CrossEntropyLoss with `weight` and `label_smoothing` for targets that are
   probabilities, mixed ones too. The loss of a batch is the plain mean of these, as there (for
   targets that are classes torch divides by the sum of their weights instead).
   """
@@ -67,7 +67,7 @@ def cross_entropy(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax
 
 @register("loss", "focal", of="classification", uses=("focal_gamma", "logit_adjustment"))
 def focal(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """-sum_c w_c t_c (1 - p_c)^gamma log p_c; arXiv:1708.02002, equation 4, with a softmax."""
+  """Returns -sum_c w_c t_c (1 - p_c)^gamma log p_c: arXiv:1708.02002, equation 4, by a softmax."""
   logits, targets = _prepared(task, logits, targets)
   # Where p rounds to 1, the gradient of (1 - p)^gamma is infinite for a gamma below 1.
   rest = jnp.maximum(1 - jax.nn.softmax(logits), jnp.finfo(jnp.float32).eps)
@@ -76,16 +76,15 @@ def focal(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 @register("loss", "binary_cross_entropy", of="classification", uses=("target_threshold",))
 def binary_cross_entropy(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Binary cross-entropy of one class against the rest, the mean over the classes.
+  """Returns the mean over the classes of the binary cross-entropy of each against the rest.
 
-  The loss of "ResNet strikes back" (arXiv:2110.00476, section 2.2) as timm's
+  It is the loss of "ResNet strikes back" (arXiv:2110.00476, section 2.2) as timm's
   `BinaryCrossEntropy` computes it, with smoothing to 1 - e + e / K and e / K, and with its
   `target_threshold`; its `sum_classes`, false there by default, is younger than the paper.
 
-  What an image weighs is what its label weighs, in all classes, and of a mixed image the losses
-  of its labels are mixed: arXiv:1901.05555, section 4.2. timm and torch multiply class c by w_c,
-  the images without it as well, so that its prior stays: on long-tailed digits, after 200 steps
-  of a linear model, the mean recall of the rarest four classes was 0.00 so, and is 0.75.
+  An image has the weight of its label in all classes; a mixed image mixes the losses of its labels:
+  arXiv:1901.05555, section 4.2. timm and torch multiply class c by w_c, for the images without it
+  as well, so that its prior stays and rare classes gain nothing: experiments/recipes/README.md.
   """
   if task.target_threshold is not None:
     present = (targets > task.target_threshold).astype(logits.dtype)
@@ -99,7 +98,7 @@ def binary_cross_entropy(task: LabelTask, logits: jax.Array, targets: jax.Array)
 @register("task", "classification", uses=LABEL_KEYS)
 @dataclasses.dataclass(frozen=True)
 class Classification(LabelTask):
-  """Targets are distributions over the classes."""
+  """A task of one label for each image; targets are distributions over the classes."""
 
   METRICS: ClassVar = (
     Metric("accuracy", better="max", form=".2%", headline=True),
@@ -126,7 +125,7 @@ class Classification(LabelTask):
   def eval_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Returns the plain softmax cross-entropy, without weights or smoothing, so that runs compare.
 
-    Of every loss: timm validates by it after training with binary cross-entropy, too.
+    It serves every loss: timm validates by it after training with binary cross-entropy, too.
     """
     return optax.softmax_cross_entropy(logits, targets)
 
@@ -141,9 +140,9 @@ class Classification(LabelTask):
     return temperature**2 * optax.losses.kl_divergence_with_log_targets(student, teacher)
 
   def mean_prediction(self, logits: Sequence[jax.Array]) -> jax.Array:
-    """Returns logits of the mean of the probabilities of several `logits` of an image.
+    """Returns logits of the mean of the probabilities of `logits`, one array for each view.
 
-    They are what the loss takes them for: with binary cross-entropy the sigmoid of each class.
+    Probabilities are those of the loss: with binary cross-entropy the sigmoid of each class.
     """
     if len(logits) == 1:
       return logits[0]

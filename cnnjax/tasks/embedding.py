@@ -1,4 +1,4 @@
-"""Measures of embeddings: whether they collapse, and whether neighbours are of one class."""
+"""Measures embeddings: their spread, and the share of neighbours of one class."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from clu import metrics
 
 
 def normalized(x: jax.Array) -> jax.Array:
-  """Vectors `[..., width]` at length 1."""
+  """Scales vectors `[..., width]` to length 1."""
   return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
 
 
@@ -19,7 +19,7 @@ def normalized(x: jax.Array) -> jax.Array:
 class Spread(metrics.Metric):
   """The standard deviation of normalized embeddings in a direction, times sqrt(width).
 
-  0 where all embeddings are one, about 1 where they fill the sphere: arXiv:2011.10566, figure 2.
+  It is 0 if all embeddings are one, about 1 if they fill the sphere: arXiv:2011.10566, figure 2.
   """
 
   count: jax.Array  # [] float32
@@ -28,7 +28,7 @@ class Spread(metrics.Metric):
 
   @classmethod
   def from_model_output(cls, embedding: jax.Array, mask: jax.Array, **_: Any) -> "Spread":
-    """From `embedding`, `[batch, width]` or `[batch, views, width]`, where `mask` is true."""
+    """Sums `embedding`, `[batch, width]` or `[batch, views, width]`, where `mask` is true."""
     z = normalized(embedding.reshape(len(mask), -1, embedding.shape[-1]))
     total = lambda x: jnp.sum(x, axis=(0, 1), where=mask[:, None, None])
     return cls(mask.sum() * jnp.float32(z.shape[1]), total(z), total(z**2))
@@ -46,7 +46,7 @@ def neighbours_accuracy(collected: Mapping[str, np.ndarray], neighbours: int = 5
 
   Args:
     collected: `features` [images, width] and `label` [images].
-    neighbours: so many others of the split vote, the nearest by cosine.
+    neighbours: the number of others of the split that vote, the nearest by cosine.
   """
   from sklearn.neighbors import NearestNeighbors  # late: a second of its own
 

@@ -1,4 +1,4 @@
-"""The base of tasks of labels: weights of classes, and metrics that are sums per class."""
+"""Defines the base of tasks of labels: weights of classes, and metrics that are sums per class."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from cnnjax.data.fields import Fields, Kind, Need
 from cnnjax.tasks import weights
 from cnnjax.tasks.base import Task
 
-# What the tasks of labels read, of the keys of the group `task`.
+# The keys of the group `task` that the tasks of labels read.
 LABEL_KEYS = ("label_smoothing", "class_weights", "effective_beta")
 
 
 @flax.struct.dataclass
 class ClassAverage(CluMetric):
-  """Sum of `hits` by sum of `of` in each class; the mean over the classes that have any.
+  """The sum of `hits` by that of `of` in each class; the mean over the classes that have any.
 
   Integers, so that merging in any order gives the same bits.
   """
@@ -34,7 +34,7 @@ class ClassAverage(CluMetric):
   def from_model_output(
     cls, hits: jax.Array, of: jax.Array, mask: jax.Array, **_: Any
   ) -> "ClassAverage":
-    """From `hits` and `of`, `[batch, num_classes]`, of the examples where `mask` is true."""
+    """Sums `hits` and `of`, `[batch, num_classes]`, over the examples where `mask` is true."""
     kept = lambda x: jnp.sum(x, axis=0, where=mask[:, None], dtype=jnp.int32)
     return cls(total=kept(hits), count=kept(of))
 
@@ -47,7 +47,7 @@ class ClassAverage(CluMetric):
 
 @flax.struct.dataclass
 class MicroAverage(ClassAverage):
-  """The same sums, over all classes together."""
+  """The sum of `hits` by that of `of` over all classes together."""
 
   def compute(self) -> jax.Array:
     sums = [jnp.sum(x, dtype=jnp.float32) for x in (self.total, self.count)]  # may exceed int32
@@ -55,15 +55,15 @@ class MicroAverage(ClassAverage):
 
 
 def mean_of_sigmoids(logits: Sequence[jax.Array]) -> jax.Array:
-  """Returns logits of the mean of the sigmoids of several `logits` of an image."""
-  # log p - log (1 - p), since p itself rounds to 1 where every view is sure.
+  """Returns logits of the mean of the sigmoids of `logits`, one array for each view."""
+  # log p - log (1 - p), as p itself rounds to 1 where every view is sure.
   log_mean = lambda x: jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0)
   return log_mean(jnp.stack(logits)) - log_mean(-jnp.stack(logits))
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelTask(Task):
-  """A task of the classes of images. Targets are float32 `[batch, num_classes]`, and can be mixed.
+  """A task of the classes of images, with mixable targets `[batch, num_classes]`, float32.
 
   A subclass defines `targets(labels)`, `eval_loss(logits, targets)`, `outputs(logits, targets)`,
   `predictions(logits)` and `collection`.
@@ -79,7 +79,7 @@ class LabelTask(Task):
   class_weights: weights.Weights = None
   effective_beta: float = 0.999
   counts: np.ndarray | None = None  # [num_classes], training examples
-  examples: int | None = None  # of all classes; an image of several counts once
+  examples: int | None = None  # of all classes; an image with more than one counts once
 
   @property
   def num_classes(self) -> int:

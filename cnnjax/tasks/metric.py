@@ -1,4 +1,4 @@
-"""Metrics: which way is better, how they are named, and how they are written."""
+"""Describes metrics: the direction that is better, their names, their values in words."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ from typing import Literal
 from cnnjax.errors import UserError, unknown
 
 WEIGHTS = ("raw", "ema", "swa", "schedule_free")  # the weights to evaluate; raw: the trained ones
-OF_RUN = re.compile(r"(.+)/((?:seed|rate)=[^/]+)")  # the name of a metric of one of several runs
+OF_RUN = re.compile(r"(.+)/((?:seed|rate)=[^/]+)")  # the name of a metric of one run of many
 _OF_OLDER = re.compile(r"(.+) \((seed|rate) ([^)]+)\)")  # and as older versions wrote it
 
 
@@ -17,11 +17,11 @@ class Metric:
   """A metric of a task: its direction and its format, for all that monitor, choose or print it.
 
   Raises:
-    UserError: it has no direction, or none of the two.
+    UserError: `better` is missing, or neither of the two.
   """
 
   name: str  # as in the task's collection
-  better: Literal["max", "min"] | None = None  # it has to be given
+  better: Literal["max", "min"] | None = None  # must be given
   form: str = ".4g"  # of its value in words, as format() takes it
   headline: bool = False  # stands in the line of an evaluation and in the result
 
@@ -58,8 +58,8 @@ def of_each(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 def in_words(values: Mapping[str, float], metrics: Mapping[str, Metric], prefix: str = "") -> str:
   """Returns values of one run, or means of seeds with their intervals, behind their names.
 
-  Those whose names begin with `prefix`, in the order and form of `metrics`, by names without it;
-  what is not there comes last.
+  Takes the values whose names begin with `prefix`, which it leaves out, in the order and form of
+  `metrics`; others come last.
   """
   bare = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
   names = [name for name in dict.fromkeys([*metrics, *bare]) if name in bare]

@@ -1,4 +1,4 @@
-"""Any number of labels an image, sigmoid binary cross-entropy or focal loss."""
+"""Learns any number of labels for each image, by binary cross-entropy or focal loss."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def _right(present: jax.Array, predicted: jax.Array, **_: Any) -> dict[str, jax.
 
 
 def _f1(present: jax.Array, predicted: jax.Array, **_: Any) -> dict[str, jax.Array]:
-  """F1 = 2 true positives / (positives + predicted positives)."""
+  """Returns the parts of F1, 2 true positives / (positives + predicted positives)."""
   return {"hits": 2 * present * predicted, "of": present + predicted}
 
 
@@ -41,7 +41,7 @@ class MultiLabelMetrics(metrics.Collection):
   f1_macro: ClassAverage.from_fun(_f1)
 
 
-_BETWEEN = "|;,/+& "  # what people put between labels, the surest first
+_BETWEEN = "|;,/+& "  # signs that people put between labels, the surest first
 
 
 def _losses(
@@ -49,8 +49,8 @@ def _losses(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns (binary cross-entropy of each class, targets, [log p, log (1 - p)]).
 
-  -w t log p - (1 - t) log (1 - p), what torch.nn.BCEWithLogitsLoss with `pos_weight` gives. Label
-  smoothing goes toward 0.5.
+  -w t log p - (1 - t) log (1 - p), as torch.nn.BCEWithLogitsLoss with `pos_weight`. Label smoothing
+  goes toward 0.5.
   """
   if task.target_threshold is not None:
     targets = (targets > task.target_threshold).astype(logits.dtype)
@@ -62,13 +62,13 @@ def _losses(
 
 @register("loss", "binary_cross_entropy", of="multi_label", uses=("target_threshold",))
 def binary_cross_entropy(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """The mean over the classes of the binary cross-entropy."""
+  """Returns the mean over the classes of the binary cross-entropy, `[batch]`."""
   return _losses(task, logits, targets)[0].mean(-1)
 
 
 @register("loss", "focal", of="multi_label", uses=("focal_gamma",))
 def focal(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """The binary cross-entropy times (1 - p_t)^gamma, the mean over the classes.
+  """Returns the mean over the classes of the binary cross-entropy times (1 - p_t)^gamma, `[batch]`.
 
   arXiv:1708.02002 with the sigmoid of each class, as in optax's and torchvision's
   `sigmoid_focal_loss`, where alpha / (1 - alpha) stands for the weight of a class.
@@ -82,7 +82,7 @@ def focal(task: LabelTask, logits: jax.Array, targets: jax.Array) -> jax.Array:
 @register("task", "multi_label", uses=LABEL_KEYS)
 @dataclasses.dataclass(frozen=True)
 class MultiLabel(LabelTask):
-  """Targets are the probability of each class."""
+  """A task of any number of labels for each image; targets are the probabilities of the classes."""
 
   METRICS: ClassVar = (
     Metric("accuracy", better="max", form=".2%", headline=True),
@@ -118,7 +118,7 @@ class MultiLabel(LabelTask):
   def weights(self) -> np.ndarray:
     """The weight of an image with a class beside one without it, `[num_classes]`.
 
-    A weight of both would not move a class's optimum.
+    The same weight on both would not move a class's optimum.
     """
     return weights.of_positives(
       self.class_weights, self.num_classes, self.counts, self.examples, self.effective_beta
@@ -133,14 +133,14 @@ class MultiLabel(LabelTask):
   ) -> jax.Array:
     """Returns T^2 KL(teacher || student) of the sigmoids of the logits over T, `[batch]`, in nats.
 
-    The mean over the classes, as in the loss beside it; see `Classification.distill_loss`.
+    It is the mean over the classes, as in the loss beside it; see `Classification.distill_loss`.
     """
     pairs = lambda x: jax.nn.log_sigmoid(jnp.stack([x, -x], axis=-1) / temperature)
     kl = optax.losses.kl_divergence_with_log_targets(pairs(logits), pairs(teacher_logits))
     return temperature**2 * kl.mean(-1)
 
   def mean_prediction(self, logits: Sequence[jax.Array]) -> jax.Array:
-    """Returns logits of the mean of the probabilities of several `logits` of an image."""
+    """Returns logits of the mean of the probabilities of `logits`, one array for each view."""
     return logits[0] if len(logits) == 1 else mean_of_sigmoids(logits)
 
   def predictions(self, logits: jax.Array) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Numbers of an image: mean squared, mean absolute or Huber loss."""
+"""Learns numbers of an image, by mean squared, mean absolute or Huber loss."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -21,9 +21,9 @@ from cnnjax.tasks.metric import Metric
 class Determination(metrics.Metric):
   """R2, the coefficient of determination: 1 - sum (y - p)^2 / sum (y - mean y)^2.
 
-  The mean over the values of an example, as `sklearn.metrics.r2_score` takes it. Sums of squares
-  about the mean are merged by the formula of Chan, Golub and LeVeque (1979): those about 0 would
-  cancel. NaN where all values are equal.
+  It is the mean over the values of an example, as in `sklearn.metrics.r2_score`. Sums of squares
+  about the mean are merged by the formula of Chan, Golub and LeVeque (1979), as those about 0 would
+  cancel. It is NaN where all values are equal.
   """
 
   count: jax.Array  # [] float32
@@ -35,7 +35,7 @@ class Determination(metrics.Metric):
   def from_model_output(
     cls, values: jax.Array, predicted: jax.Array, mask: jax.Array, **_: Any
   ) -> "Determination":
-    """From values and predictions `[batch, k]` of the examples where `mask` is true."""
+    """Sums over values and predictions `[batch, k]` of the examples where `mask` is true."""
     kept = mask[:, None]
     count = mask.sum().astype(jnp.float32)
     mean = jnp.sum(values, axis=0, where=kept) / jnp.maximum(count, 1)
@@ -63,7 +63,7 @@ class RootMean(metrics.Average):
 
 @flax.struct.dataclass
 class RegressionMetrics(metrics.Collection):
-  """In units of the values; means over the examples and over the values of each."""
+  """Means over the examples and over the values of each, in units of the values."""
 
   loss: metrics.Average.from_output("loss")
   rmse: RootMean.from_output("squared")
@@ -73,19 +73,19 @@ class RegressionMetrics(metrics.Collection):
 
 @register("loss", "mse", of="regression")
 def mse(task: Task, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-  """The mean of (p - y)^2, in deviations."""
+  """Returns the mean of (p - y)^2 of each example, in deviations."""
   return jnp.square(outputs - targets).mean(-1)
 
 
 @register("loss", "mae", of="regression")
 def mae(task: Task, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-  """The mean of |p - y|, in deviations."""
+  """Returns the mean of |p - y| of each example, in deviations."""
   return jnp.abs(outputs - targets).mean(-1)
 
 
 @register("loss", "huber", of="regression", uses=("huber_delta",))
 def huber(task: Task, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-  """The mean of e^2 / 2 up to an error of delta, delta (|e| - delta / 2) above it.
+  """Returns the mean of e^2 / 2 up to an error of delta, and of delta (|e| - delta / 2) above it.
 
   Huber (1964), doi:10.1214/aoms/1177703732, with the task's `huber_delta` in deviations.
   """
@@ -95,7 +95,7 @@ def huber(task: Task, outputs: jax.Array, targets: jax.Array) -> jax.Array:
 @register("task", "regression", uses=("value_mean", "value_std"))
 @dataclasses.dataclass(frozen=True)
 class Regression(Task):
-  """Targets are the values of an image, `[batch, k]` float32, standardised.
+  """A task of the values of images; targets are these, `[batch, k]` float32, standardised.
 
   The network learns (value - value_mean) / value_std. Predictions and metrics but the loss are in
   units of the values.

@@ -1,7 +1,7 @@
-"""Class weights: the factor of each class in the training loss.
+"""Computes class weights: the factor of each class in the training loss.
 
-Where an image has one class, classes are weighed against each other; where it may have several,
-the images that have a class against those that have it not.
+If an image has one class, classes are weighed against each other; if it may have more, the images
+with a class are weighed against those without it.
 """
 
 import math
@@ -15,14 +15,14 @@ Weights = str | Sequence[float] | None  # a name of BY_NAME, a number per class,
 
 
 def auto(counts: np.ndarray, beta: float) -> np.ndarray:
-  """Inverse frequency, n / (classes * n_c), as scikit-learn's "balanced": mean 1 over examples."""
+  """Returns the inverse frequency, n / (classes * n_c), scikit-learn's "balanced", of mean 1."""
   return counts.sum() / (len(counts) * counts)
 
 
 def effective_number(counts: np.ndarray, beta: float) -> np.ndarray:
-  """Inverse of the effective number (1 - beta^n_c) / (1 - beta): arXiv:1901.05555, eq. 2.
+  """Returns the inverse of the effective number (1 - beta^n_c) / (1 - beta): arXiv:1901.05555.
 
-  Normalised to mean 1 over the classes, as in section 4 there.
+  Equation 2 there, normalised to mean 1 over the classes, as in its section 4.
   """
   inverse = (1 - beta) / (1 - beta**counts)
   return inverse / inverse.mean()
@@ -54,8 +54,8 @@ def of_classes(
 ) -> np.ndarray:
   """Returns the weight of each class, `[num_classes]` float32.
 
-  A class without training examples gets 0 from a name: it has no loss to weigh, and label
-  smoothing shall not teach it with a weight that nothing bounds.
+  A named weight is 0 for a class without training examples: it has no loss to weigh, and label
+  smoothing must not teach it with a weight without bound.
 
   Raises:
     ValueError: a name needs `counts`, `[num_classes]`, and there are none.
@@ -77,9 +77,9 @@ def of_positives(
 ) -> np.ndarray:
   """Returns the weight of an image with a class beside one without it, `[num_classes]` float32.
 
-  auto: negatives by positives, so that both weigh the same, as pos_weight in the documentation of
-  torch.nn.BCEWithLogitsLoss. effective_number: the same of the effective numbers of both, at most
-  1 / (1 - beta). A list is taken as it is. A class that all images have counts as if one had not.
+  "auto" is negatives by positives, so that both weigh the same, as pos_weight in the documentation
+  of torch.nn.BCEWithLogitsLoss; "effective_number" is the ratio of their effective numbers, at most
+  1 / (1 - beta). A list is taken as it is. A class of all images counts as if one lacked it.
 
   Raises:
     ValueError: a name needs `counts`, `[num_classes]`, or `examples`, and there are none.
