@@ -1,4 +1,4 @@
-"""Augmentation as batched JAX: pure functions (key, batch, kinds) -> batch.
+"""Augments batches in JAX, by pure functions (key, batch, kinds) -> batch.
 
 A batch is a dict of fields, and `kinds` gives the kind of each; see `cnnjax.data.fields`. Images
 are float32 in [0, 1], `[batch, height, width, channels]`, not yet normalised; targets are

@@ -26,7 +26,7 @@ class Chain:
     return batch
 
   def check(self, kinds: Kinds, channels: Mapping[str, int]) -> None:
-    """As of `Operation`."""
+    """Checks each operation, see `Operation.check`."""
     for operation in self.operations:
       operation.check(kinds, channels)
 
@@ -72,7 +72,7 @@ class Choice:
     return jax.lax.switch(which, [branches[i] for i in possible], key, batch)
 
   def check(self, kinds: Kinds, channels: Mapping[str, int]) -> None:
-    """As of `Operation`."""
+    """Checks each operation, see `Operation.check`."""
     for operation in self.operations:
       operation.check(kinds, channels)
 

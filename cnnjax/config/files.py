@@ -72,7 +72,7 @@ def presets() -> pathlib.Path:
   """Returns the folder of the config files that came with cnnjax, of a wheel or of a clone."""
   package = pathlib.Path(__file__).parents[1]
   in_wheel, in_clone = package / FOLDER, package.parent / FOLDER
-  # Beside an installed package lies what others have installed.
+  # Folders beside an installed package belong to other packages.
   return in_clone if (package.parent / "pyproject.toml").is_file() else in_wheel
 
 

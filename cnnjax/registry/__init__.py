@@ -64,7 +64,7 @@ class PartKind(NamedTuple):
   resets: bool = False  # another choice on the command line sets the keys of the parts back
   by: str = ""  # "module:function" that registers in its own way
   room: str = ""  # the module whose import registers the parts of the house
-  noun: str = ""  # what errors call it, if not by its name
+  noun: str = ""  # its name in errors, if another one
 
 
 OF = ("of", "of='classification', the task that it belongs to")
@@ -127,7 +127,7 @@ class Part(NamedTuple):
 _KEYS: dict[str, Key] = {}  # by their names with dots
 _KIND_OF: dict[str, str] = {}  # a key that only some parts read: their kind
 _OWNERS: dict[str, tuple[str, str]] = {}  # a key that came with a part: its words, its module
-_STARTS: dict[str, str] = {}  # the first key of those that stand together: what they are about
+_STARTS: dict[str, str] = {}  # the first key of those that stand together: their heading
 _PARTS: dict[tuple[str, str, str], Part] = {}  # by kind, task, name
 _BROUGHT: dict[str, set[tuple[str, str, str]]] = {}  # a module: the parts that came with it
 _READ: set[str] = set()  # the rooms whose keys are in
@@ -148,7 +148,7 @@ def declare(group: str, heading: str = "", /, *, kind: str = "", **keys: Key) ->
 
   Args:
     group: such as "optim.schedule"; "" for the top.
-    heading: what they are about.
+    heading: their subject, for --help.
     kind: of parts, if only those parts read a key that say so by `register(..., uses=...)`.
     **keys: by their names in the group.
 

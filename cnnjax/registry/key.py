@@ -100,7 +100,7 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 
 def is_number(value: Any) -> bool:
-  """Returns whether value is an int or a float, without NaN and what a float cannot hold."""
+  """Returns whether a value is an int or a float: no NaN, and nothing beyond a float's range."""
   return type(value) in (int, float) and abs(value) < 2**63
 
 

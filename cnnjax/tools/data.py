@@ -12,7 +12,7 @@ from cnnjax.runtime.paths import to_path
 
 
 def _prepare(args: argparse.Namespace) -> int:
-  from cnnjax.data import tfds  # late, as below: the help need not import what a command needs
+  from cnnjax.data import tfds  # late, as below: only this command needs it, not --help
 
   print(tfds.prepare(args.name, args.data_dir))
   return 0

@@ -6,7 +6,7 @@ The step that the run would take is compiled for its mesh. --devices simulates o
 on CPU. XLA plans memory for the devices that it compiles for: parameters, optimizer and input take
 the same anywhere, while temporary memory and FLOPs are those of this backend. On a GPU or TPU they
 differ, since other things are fused there and convolutions have work space: plan on one for the
-last word. What is evaluated with takes memory as well (eval_batch_size), and is not planned.
+last word. Evaluation takes memory as well (eval_batch_size), and is not planned.
 """
 
 import argparse
@@ -34,13 +34,13 @@ TRIES = 6  # compilations at most for the largest batch
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What the training step of a run takes. Memory is in bytes of one device."""
+  """The costs of the training step of a run; memory is in bytes of one device."""
 
   program: Program
   data: str  # in words
   macs: int  # of the forward pass, for one image
   flops: float  # of a step, on each device, as XLA counts
-  memory: dict[str, int]  # what for -> bytes
+  memory: dict[str, int]  # bytes by purpose
   seconds: float  # of compiling
 
   @property
@@ -48,10 +48,10 @@ class Plan:
     return sum(self.memory.values())
 
   def lines(self) -> dict[str, str]:
-    """In words, by name."""
+    """Returns the plan in words, by name."""
     summary, batch = {**self.program.summary, "data": self.data}, self.program.config.batch_size
     train = 6 * self.macs * batch  # a MAC is 2 FLOPs; the backward pass takes twice the forward's
-    found = {name: summary[name] for name in ("model", "data", "input", "devices")} | {
+    texts = {name: summary[name] for name in ("model", "data", "input", "devices")} | {
       "MACs": f"{_short(self.macs)} in the forward pass of an image",
       "FLOPs": f"{_short(self.flops)} a step on each device by XLA's count; 6 x MACs x batch are "
       f"{_short(train)} on all",
@@ -59,20 +59,20 @@ class Plan:
       "memory": "on each device:",
     }
     rows = {**self.memory, "in all": self.total}
-    return found | {f"  {k}": f"{sharding.size_text(v, self.total):>12}" for k, v in rows.items()}
+    return texts | {f"  {k}": f"{sharding.size_text(v, self.total):>12}" for k, v in rows.items()}
 
 
 def _short(number: float) -> str:
-  """1.82e9 as "1.82 G"."""
+  """Returns a number in words: 1.82e9 as "1.82 G"."""
   power = min(max(int(math.log10(number or 1)) // 3, 0), 5)
   return f"{number / 1000**power:.3g} {' kMGTP'[power]}".rstrip()
 
 
 def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None = None) -> Plan:
-  """Compiles the training step of a run. `examples` and `classes` are of data that are not there.
+  """Compiles the training step of a run; `examples` and `classes` stand for missing data.
 
   Raises:
-    UserError: the config is wrong, or something about the data is not known.
+    UserError: the config is wrong, or a property of the data is not known.
   """
   if config.seeds > 1 or config.rates:
     raise UserError("several runs in one program (seeds, rates) cannot be planned: leave them out")
@@ -84,7 +84,7 @@ def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None
   began = time.monotonic()
   compiled = program.compiled_step.lower(now, last, 1, program.constants).compile()
   seconds = time.monotonic() - began
-  bytes_of, found = sharding.bytes_per_device, compiled.memory_analysis()
+  bytes_of, analysis = sharding.bytes_per_device, compiled.memory_analysis()
   memory = {
     "parameters": bytes_of(now.params),
     "optimizer": bytes_of(now.opt_state),
@@ -92,12 +92,12 @@ def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None
   }
   # Other batches are on the device, or on their way there, while a step is taken.
   ahead = data.streaming.ON_DEVICE if isinstance(program.inputs.train, data.Streaming) else 0
-  unaliased = found.output_size_in_bytes - found.alias_size_in_bytes
+  unaliased = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
   memory |= {
     "other state": bytes_of(now) - sum(memory.values()),
     "input": (1 + ahead) * bytes_of(last) + bytes_of(program.constants),
-    "temporary": found.temp_size_in_bytes,
-    "results, code": max(unaliased, 0) + found.generated_code_size_in_bytes,
+    "temporary": analysis.temp_size_in_bytes,
+    "results, code": max(unaliased, 0) + analysis.generated_code_size_in_bytes,
   }
   macs = models.summarize(program.model, program.inputs.image_shape).macs
   return Plan(program, text, macs, compiled.cost_analysis()["flops"], memory, seconds)
@@ -106,10 +106,10 @@ def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None
 def largest_batch(
   total: Callable[[int], int], memory: float, unit: int, first: int, most: int
 ) -> tuple[int, int] | None:
-  """(batch size, its bytes) of the largest batch that `total` says fits into `memory`, if one does.
+  """Returns (batch size, its bytes) of the largest batch that fits into `memory`, if one does.
 
-  Memory is nearly a line of the batch size: where the line through two sizes meets `memory` is
-  measured, then where that through the last two does, until it stays, `TRIES` times at most.
+  Memory grows nearly as a line with the batch size. The size where the line through two sizes meets
+  `memory` is measured, then that of the line through the last two, until it stays or after `TRIES`.
   `total` takes a batch size, compiles, and gives bytes; sizes are multiples of `unit`, `most` at
   most, and the search begins with `first`.
   """
@@ -131,7 +131,7 @@ def largest_batch(
 
 
 def _simulate(devices: int) -> None:
-  """CPU devices, so many; before JAX is asked for devices."""
+  """Simulates CPU devices. Call it before JAX is asked for devices."""
   flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
   os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
   jax.config.update("jax_platforms", "cpu")
@@ -156,33 +156,33 @@ def main(argv: list[str] | None = None) -> int:
   config = configs.from_arguments(args.config, words, list(given))
   if args.devices:
     _simulate(args.devices)
-  compiling.use_cache(None)  # to time it, and since what is read lacks a part of the analysis
+  compiling.use_cache(None)  # to time it, and since a cached program lacks a part of the analysis
 
   def planned(batch_size: int) -> Plan:
     wanted = config.copy_and_resolve_references()
     wanted.batch_size = batch_size
     return plan(wanted, examples=args.examples, classes=args.classes)
 
-  found = planned(config.batch_size)
-  for name, text in found.lines().items():
+  current = planned(config.batch_size)
+  for name, text in current.lines().items():
     print(f"  {name:<17}{text}")
   if jax.default_backend() == "cpu":
     print("FLOPs, temporary memory and results are of XLA's CPU compiler; others differ")
-  if found.program.mesh.shape["fsdp"] > 1:
+  if current.program.mesh.shape["fsdp"] > 1:
     print("parameters, each of their shape and with its part on a device:")
-    for path, shape, part, where in sharding.table(found.program.new_state(abstract=True).params):
+    for path, shape, part, where in sharding.table(current.program.new_state(abstract=True).params):
       print(f"  {path}  {shape}  {part}  {where}")
   if args.memory:
-    print(_largest(found, planned, args.memory))
+    print(_largest(current, planned, args.memory))
   return 0
 
 
-def _largest(found: Plan, planned: Callable[[int], Plan], gib: float) -> str:
-  """The largest batch in words. `found` is the plan of the config as it is."""
-  config, size = found.program.config, found.program.mesh.size
+def _largest(current: Plan, planned: Callable[[int], Plan], gib: float) -> str:
+  """Returns the largest batch in words; `current` is the plan of the config as it is."""
+  config, size = current.program.config, current.program.mesh.size
   unit = config.accumulate * math.lcm(size, config.batch_norm.ghost or 1)
-  most = len(found.program.inputs.train.split)
-  total = lambda batch: found.total if batch == config.batch_size else planned(batch).total
+  most = len(current.program.inputs.train.split)
+  total = lambda batch: current.total if batch == config.batch_size else planned(batch).total
   if (fits := largest_batch(total, gib * GIB, unit, config.batch_size, most)) is None:
     return f"not even a batch of {unit} fits into {gib:g} GiB"
   batch, taken = fits
