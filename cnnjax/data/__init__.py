@@ -6,7 +6,7 @@ runtime, and knows nothing of what is learnt: it hands out arrays by the names o
 
     fields     the fields of a batch, each of a kind
     loading    the splits of a run, from a source (arrays, digits, folder, synthetic, tfds)
-    placement  whether a split stays on the device (resident) or is streamed from the host
+    placement  the pipeline of a split: on the device (resident), or streamed from the host
     inputs     the pipelines of a run, its length, normalisation and classes
 """
 

@@ -15,14 +15,18 @@ from cnnjax.errors import UserError, listed
 
 
 def check(config: ConfigDict) -> None:
+  """Raises UserError for splits by other names than their own."""
   for key in ("train", "validation", "test"):
     if isinstance(config[key], str) and config[key] != key:
-      raise UserError(f"data.{key} of arrays is {key!r}, a share or a number, not {config[key]!r}")
+      raise UserError(
+        f"data.{key} of arrays must be {key!r}, a share or a number, not {config[key]!r}"
+      )
 
 
 def load(config: ConfigDict, split: str) -> Split:
+  """Raises UserError: arrays come from Python."""
   raise UserError(
-    "data.source is 'arrays', which Python alone can give: "
+    "data.source is 'arrays', which only Python can give: "
     "train.train(config, splits=data.from_arrays(...)), and for evaluation "
     "evaluate_checkpoint(workdir, splits=...)"
   )
@@ -53,31 +57,31 @@ def from_arrays(
     test: likewise; None: `config.data.test` is a share or a number to hold out of `train`.
     validation: likewise, or None.
     classes: their names; None: the numbers up to the largest one in `train`.
-    kinds: of fields by name, where the name is not that of a kind; there is one "image".
+    kinds: the kinds of fields by name, where the name is not that of a kind; only one is "image".
 
   Raises:
     UserError: arrays that do not fit each other, or values out of range.
   """
   given = {"train": train, "validation": validation, "test": test}
-  several = {
-    key: _several(key, split, kinds or {}) for key, split in given.items() if split is not None
+  checked = {
+    key: _check_fields(key, split, kinds or {}) for key, split in given.items() if split is not None
   }
-  number, needed = _classes(several["train"])
+  number, needed = _classes(checked["train"])
   classes = tuple(map(str, range(number) if classes is None else classes))
   counts = collections.Counter(map(same, classes))
   if twice := [name for name in classes if counts[same(name)] > 1]:
     raise UserError(f"classes: one name stands for two classes: {listed([*map(repr, twice)])}")
   if len(classes) < 2 and needed:
-    raise UserError("train: one class only; at least two are needed to tell apart")
-  _check_white(several["train"])
-  for key, found in several.items():
-    _compare(key, found, several["train"], classes)
+    raise UserError("train has only one class, and a classifier needs two or more")
+  _check_white(checked["train"])
+  for key, by_name in checked.items():
+    _compare(key, by_name, checked["train"], classes)
   return {
     key: Split.of_fields(
-      Arrays({name: array for one in found.values() for name, array in one.arrays.items()}),
-      {name: one.field(classes) for name, one in found.items()},
+      Arrays({name: array for field in by_name.values() for name, array in field.arrays.items()}),
+      {name: field.field(classes) for name, field in by_name.items()},
     )
-    for key, found in several.items()
+    for key, by_name in checked.items()
   }
 
 
@@ -95,13 +99,13 @@ class _Checked:
   @property
   def largest(self) -> int:
     """The largest class; -1 if there is none."""
-    found = self.main
+    classes = self.main
     if self.kind == "boxes":
       _, labels, valid = self.arrays.values()
-      found = labels[valid]
+      classes = labels[valid]
     elif self.kind == "mask":
-      found = found[found != np.iinfo(found.dtype).max]
-    return int(found.max(initial=0)) if found.size else -1
+      classes = classes[classes != np.iinfo(classes.dtype).max]
+    return int(classes.max(initial=0)) if classes.size else -1
 
   def field(self, classes: tuple[str, ...]) -> Field:
     """The field of one example."""
@@ -109,11 +113,11 @@ class _Checked:
     return Field(self.kind, self.main.shape[1:], str(self.main.dtype), having)
 
 
-def _several(key: str, given: Given, kinds: Mapping[str, Kind]) -> dict[str, _Checked]:
+def _check_fields(key: str, given: Given, kinds: Mapping[str, Kind]) -> dict[str, _Checked]:
   """Returns the checked fields of a split by name."""
   if not isinstance(given, Mapping):
     if not isinstance(given, tuple | list) or len(given) != 2:
-      raise UserError(f"{key} is a pair (images, labels), or a dict of fields")
+      raise UserError(f"{key} must be a pair (images, labels), or a dict of fields")
     given = {"image": given[0], "label": given[1]}
   if "image" not in given:
     raise UserError(f"{key} has no 'image', and has {listed([*map(repr, given)])}")
@@ -121,75 +125,78 @@ def _several(key: str, given: Given, kinds: Mapping[str, Kind]) -> dict[str, _Ch
   has_length = lambda values: isinstance(values, list | tuple) or np.ndim(values)
   others = [values for name, values in given.items() if name != "image" and has_length(values)]
   images = _images(key, given["image"], len(others[0]) if others else len(given["image"]))
-  found = {"image": _Checked("image", {"image": images})}
+  checked = {"image": _Checked("image", {"image": images})}
   for name, values in given.items():
     kind = kinds.get(name, name)
     if name == "image" or (name in beside and name not in kinds):
       continue
     if kind not in _CHECKS:
       raise UserError(
-        f"{key}: the field {name!r} is of no kind: give kinds={{{name!r}: KIND}}, one of "
+        f"{key}: the field {name!r} has no kind: give kinds={{{name!r}: KIND}}, one of "
         f"{', '.join(_CHECKS)}"
       )
     try:
       array = np.asarray(values)
-    except ValueError as e:  # lists of several shapes
-      raise UserError(f"{key}: each {name} has one size: {e}") from e
+    except ValueError as e:  # lists of different shapes
+      raise UserError(f"{key}: all of {name} must have one shape: {e}") from e
     if array.ndim == 0 or len(array) != len(images):
       what = "labels" if name == "label" else name
       raise UserError(f"{key}: {len(images)} images and {what} of shape {list(array.shape)}")
-    found[name] = _CHECKS[kind](key, name, array, given)
-    if found[name].kind == "mask" and found[name].main.shape != images.shape[:3]:
+    checked[name] = _CHECKS[kind](key, name, array, given)
+    if checked[name].kind == "mask" and checked[name].main.shape != images.shape[:3]:
       raise UserError(
-        f"{key}: {name} of shape {list(found[name].main.shape)} is not [n, height, width] of "
+        f"{key}: {name} of shape {list(checked[name].main.shape)} is not [n, height, width] of "
         f"images of shape {list(images.shape)}"
       )
-  return found
+  return checked
 
 
-def _classes(found: dict[str, _Checked]) -> tuple[int, bool]:
+def _classes(checked: dict[str, _Checked]) -> tuple[int, bool]:
   """Returns (the number of classes of some fields, whether labels must have two or more)."""
-  several = [one.main.shape[1] for one in found.values() if one.kind == "multi_label"]
-  others = [one.largest + 1 for one in found.values() if one.kind in ("label", "mask", "boxes")]
-  single = any(one.kind == "label" for one in found.values())
-  return max(several + others, default=0), single
+  columns = [field.main.shape[1] for field in checked.values() if field.kind == "multi_label"]
+  numbered = [field for field in checked.values() if field.kind in ("label", "mask", "boxes")]
+  single = any(field.kind == "label" for field in numbered)
+  return max(columns + [field.largest + 1 for field in numbered], default=0), single
 
 
 def _check_white(train: dict[str, _Checked]) -> None:
   """Raises UserError for masks of 0 and of white alone, which does not count."""
-  for name, one in train.items():
-    white = np.iinfo(one.main.dtype).max if one.kind == "mask" else None
-    if one.kind == "mask" and one.largest == 0 and (one.main == white).any():
+  for name, field in train.items():
+    white = np.iinfo(field.main.dtype).max if field.kind == "mask" else None
+    if field.kind == "mask" and field.largest == 0 and (field.main == white).any():
       raise UserError(
-        f"train: {name} is 0 and {white} alone, and {white} does not count, so that there is one "
+        f"train: {name} has only 0 and {white}, and {white} does not count, so that there is one "
         f"class: give ({name} == {white}).astype('uint8'), if {white} is class 1"
       )
 
 
 def _compare(
-  key: str, found: dict[str, _Checked], train: dict[str, _Checked], classes: tuple[str, ...]
+  key: str, checked: dict[str, _Checked], train: dict[str, _Checked], classes: tuple[str, ...]
 ) -> None:
   """Raises UserError unless the fields of a split fit those of the training split."""
-  if (image := found["image"].main).shape[1:] != (own := train["image"].main).shape[1:]:
-    raise UserError(f"{key}: images of {image.shape[1:]}, and those of train are {own.shape[1:]}")
-  if image.dtype != own.dtype:
-    raise UserError(f"{key}: images are {image.dtype}, and those of train are {own.dtype}")
-  if found.keys() != train.keys():
-    raise UserError(f"{key} has {listed([*found])}, and train has {listed([*train])}")
-  for name, one in found.items():
-    several = train[name].kind == "multi_label"
-    if (one.kind == "multi_label") != several:
+  image, trained = checked["image"].main, train["image"].main
+  if image.shape[1:] != trained.shape[1:]:
+    raise UserError(
+      f"{key}: images of {image.shape[1:]}, and those of train are {trained.shape[1:]}"
+    )
+  if image.dtype != trained.dtype:
+    raise UserError(f"{key}: images are {image.dtype}, and those of train are {trained.dtype}")
+  if checked.keys() != train.keys():
+    raise UserError(f"{key} has {listed([*checked])}, and train has {listed([*train])}")
+  for name, field in checked.items():
+    multi_label = train[name].kind == "multi_label"
+    if (field.kind == "multi_label") != multi_label:
       raise UserError(
-        f"{key}: {_plural(name)} are {'classes' if several else 'zeros and ones'}, unlike train"
+        f"{key}: {_plural(name)} are {'classes' if multi_label else 'zeros and ones'}, unlike train"
       )
-    if one.kind in ("boxes", "value") and one.main.shape[1:] != train[name].main.shape[1:]:
-      raise UserError(f"{key}: {name} has another shape of an example than in train")
-    if several and one.main.shape[1] != len(classes):
+    if field.kind in ("boxes", "value") and field.main.shape[1:] != train[name].main.shape[1:]:
+      raise UserError(f"{key}: an example of {name} has another shape than in train")
+    if multi_label and field.main.shape[1] != len(classes):
       raise UserError(
-        f"{key}: {_plural(name)} have {one.main.shape[1]} columns for {len(classes)} classes"
+        f"{key}: {_plural(name)} have {field.main.shape[1]} columns for {len(classes)} classes"
       )
-    if one.kind in ("label", "mask", "boxes") and one.largest >= len(classes):
-      raise UserError(f"{key}: {name} {one.largest} is out of range for {len(classes)} classes")
+    if field.kind in ("label", "mask", "boxes") and field.largest >= len(classes):
+      raise UserError(f"{key}: {name} {field.largest} is out of range for {len(classes)} classes")
 
 
 def _plural(name: str) -> str:
@@ -200,13 +207,13 @@ def _images(key: str, given: np.ndarray, examples: int) -> np.ndarray:
   """Checks images; returns them as `[n, height, width, bands]`."""
   try:
     images = np.asarray(given)
-  except ValueError as e:  # lists of several shapes
-    raise UserError(f"{key}: images have one size, and labels one length: {e}") from e
+  except ValueError as e:  # lists of different shapes
+    raise UserError(f"{key}: all images must have one size: {e}") from e
   images = images[..., None] if images.ndim == 3 else images
   if str(images.dtype) not in fields.DTYPES["image"] or images.ndim != 4 or 0 in images.shape[1:]:
     raise UserError(
-      f"{key}: images are uint8, uint16 or float32 [n, height, width, bands], not {images.dtype} "
-      f"{list(images.shape)}{_conversion(images)}"
+      f"{key}: images must be uint8, uint16 or float32 [n, height, width, bands], not "
+      f"{images.dtype} {list(images.shape)}{_conversion(images)}"
     )
   if order := _transposition(images.shape, examples):
     raise UserError(
@@ -214,22 +221,22 @@ def _images(key: str, given: np.ndarray, examples: int) -> np.ndarray:
       f"images.transpose{order}, which is [n, height, width, bands]"
     )
   if images.dtype == np.float32 and not np.isfinite(images).all():
-    raise UserError(f"{key}: images are float32, and not all of them are finite")
+    raise UserError(f"{key}: images are float32, and some values are infinite or NaN")
   if not len(images):
-    raise UserError(f"{key}: 0 images")
+    raise UserError(f"{key} has no images")
   return images
 
 
 def _labels(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
-  """Checks labels, one or several per image."""
+  """Checks labels: a class per image, or zeros and ones for each class."""
   what = _plural(name)
   if array.ndim not in (1, 2):
     raise UserError(f"{key}: {len(array)} images and {what} of shape {list(array.shape)}")
-  several = array.ndim == 2
-  if not (np.isin(array, (0, 1)).all() if several else np.issubdtype(array.dtype, np.integer)):
-    raise UserError(f"{key}: {what} are integers, or zeros and ones [n, num_classes]")
+  multi_label = array.ndim == 2
+  if not (np.isin(array, (0, 1)).all() if multi_label else np.issubdtype(array.dtype, np.integer)):
+    raise UserError(f"{key}: {what} must be integers, or zeros and ones [n, num_classes]")
   _check_range(key, name, array, 2**31)
-  if several:
+  if multi_label:
     return _Checked("multi_label", {name: array.astype(np.uint8)})
   return _Checked("label", {name: array.astype(np.int32)})
 
@@ -245,8 +252,8 @@ def _masks(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
   array = array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
   if array.ndim != 3 or array.dtype.kind not in "iub":
     raise UserError(
-      f"{key}: {name} is integers [n, height, width], a class a pixel, not {array.dtype} "
-      f"{list(array.shape)}"
+      f"{key}: {name} must be integers [n, height, width], the class of each pixel, not "
+      f"{array.dtype} {list(array.shape)}"
     )
   if str(array.dtype) not in fields.DTYPES["mask"]:
     _check_range(key, name, array, 2**16)
@@ -258,7 +265,7 @@ def _boxes(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
   """Checks boxes, with the label of each and which of them exist."""
   if array.ndim != 3 or array.shape[2] != 4 or array.dtype.kind not in "fiu":
     raise UserError(
-      f"{key}: {name} is [n, m, 4], ymin, xmin, ymax, xmax in [0, 1], not {list(array.shape)}"
+      f"{key}: {name} must be [n, m, 4], ymin, xmin, ymax, xmax in [0, 1], not {list(array.shape)}"
     )
   beside = {}
   for part, default in (
@@ -272,11 +279,11 @@ def _boxes(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
       )
   labels, valid = beside.values()
   _check_range(key, fields.label_of(name), labels, 2**31)
-  there = array[valid.astype(bool)]
-  if not ((there >= 0) & (there <= 1)).all() or not (there[:, 2:] > there[:, :2]).all():
+  existing = array[valid.astype(bool)]
+  if not ((existing >= 0) & (existing <= 1)).all() or not (existing[:, 2:] > existing[:, :2]).all():
     raise UserError(
-      f"{key}: {name} are ymin, xmin, ymax, xmax from 0 to 1, shares of the height and width, the "
-      "larger ones last; divide pixels by the size of the image"
+      f"{key}: {name} must be ymin, xmin, ymax, xmax from 0 to 1, shares of the height and width, "
+      "the larger ones last; divide pixels by the size of the image"
     )
   arrays = (array.astype(np.float32), labels.astype(np.int32), valid.astype(bool))
   return _Checked("boxes", dict(zip((name, *beside), arrays, strict=True)))
@@ -286,7 +293,7 @@ def _values(key: str, name: str, array: np.ndarray, given: Mapping) -> _Checked:
   """Checks the numbers that a regression learns."""
   if array.ndim not in (1, 2) or array.dtype.kind not in "fiub":
     raise UserError(
-      f"{key}: {name} is numbers [n] or [n, k], not {array.dtype} {list(array.shape)}"
+      f"{key}: {name} must be numbers [n] or [n, k], not {array.dtype} {list(array.shape)}"
     )
   if not np.isfinite(array).all():
     raise UserError(f"{key}: {name} has values that are infinite or NaN")
@@ -343,15 +350,15 @@ def _conversion(images: np.ndarray) -> str:
     return "; give images.round().astype('uint8')"
   if not np.isfinite(high):
     return ", and not all of them are finite"
-  of_bits = 2 ** int(high).bit_length() - 1  # of train and test the same
+  of_bits = 2 ** int(high).bit_length() - 1  # the same for train and test
   return f"; they go up to {high:g}: give (images / {of_bits} * 255).round().astype('uint8')"
 
 
 def _transposition(shape: tuple[int, ...], examples: int) -> tuple[int, ...] | None:
   """Returns the order of axes that turns an array into images; None if it is right already.
 
-  No image is at most 4 pixels high with more than 4 channels, nor has it as many channels as it is
-  wide and more than it is high.
+  It takes no image to be at most 4 pixels high with more than 4 channels, or to have as many
+  channels as it is wide and more than it is high.
   """
   n, first, middle, last = shape
   if last == examples != n:  # the examples come last, as in the .mat files of SVHN

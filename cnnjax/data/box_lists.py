@@ -5,7 +5,7 @@ of each box, in CSV with ";" between them. Without it, the labels of an image ar
 boxes, if there are as many in every line.
 
 A list with the columns ymin, xmin, ymax and xmax has a line for each box, with its class in the
-column of labels. A line without these numbers is of an image without boxes.
+column of labels. A line without these numbers names an image without boxes.
 
 Boxes are shares of the height and width of the image, from 0 to 1; or pixels, where the columns
 `height` and `width` give the size of the image.
@@ -13,16 +13,15 @@ Boxes are shares of the height and width of the image, from 0 to 1; or pixels, w
 
 import dataclasses
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.data.names import MISSING, as_text
+from cnnjax.data.names import MISSING, labels_in, number_in
 from cnnjax.errors import UserError, number
 
-# What people call their columns, as of `tables.KEYS`.
+# The names that people give to columns, as in `tables.KEYS`.
 BOXES = ("boxes", "bboxes")
 LABELS = ("boxes_label", "boxes_labels", "box_label", "box_labels", "boxes_class", "box_class")
 SIDES = (("ymin", "y_min"), ("xmin", "x_min"), ("ymax", "y_max"), ("xmax", "x_max"))
@@ -40,7 +39,7 @@ class Boxes:
 
 
 class _Box(NamedTuple):
-  """A box as it stands in a line of the list."""
+  """A box in a line of the list, as written."""
 
   line: int
   sides: tuple[float, ...]
@@ -53,22 +52,22 @@ class Lines:
 
   def __init__(self, path: str, columns: Collection[str], label: str | None):
     """Looks for boxes among the `columns`, of which `label` has the labels of images."""
-    there = lambda spellings: next((name for name in spellings if name in columns), None)
-    self._path, self._column, self._label = path, there(BOXES), there(LABELS)
+    first_of = lambda spellings: next((name for name in spellings if name in columns), None)
+    self._path, self._column, self._label = path, first_of(BOXES), first_of(LABELS)
     self._of_images = label
-    sides = tuple(map(there, SIDES))
+    sides = tuple(map(first_of, SIDES))
     self._sides = () if self._column or None in sides else sides
     self._size = SIZE if {*SIZE} <= {*columns} else ()
     self._rows: dict[str, list[tuple[int, Row]]] = {}  # by file
 
   @property
   def each(self) -> bool:
-    """Whether the list has a line for each box, so that an image may have several."""
+    """True if the list has a line for each box, so that an image may have more than one."""
     return bool(self._sides)
 
   @property
   def there(self) -> bool:
-    """Whether there is a column of boxes, or there are those of their sides."""
+    """True if the list has a column of boxes, or the columns of their sides."""
     return self._column is not None or self.each
 
   @property
@@ -77,7 +76,7 @@ class Lines:
     return {self._column, self._label, *self._sides, *self._size}
 
   def none_in(self, row: Row) -> bool:
-    """Whether a line says that its image has no boxes."""
+    """Returns whether a line says that its image has no boxes."""
     if self._column:
       return _empty(row.get(self._column)) or row[self._column] in ([], "[]")
     return self.each and all(_empty(row.get(side)) for side in self._sides)
@@ -88,11 +87,11 @@ class Lines:
       self._rows.setdefault(file, []).append((line, row))
 
   def read(self) -> tuple[dict[str, Boxes] | None, str]:
-    """Returns the boxes of each file, and in words how they were read; None: there are none.
+    """Returns the boxes of each file, or None without boxes; and in words how they were read.
 
     Raises:
-      UserError: a line is wrong. Of a list of labels with one line an image, whose columns need not
-        be meant as boxes, only the words say so.
+      UserError: a line is wrong. If the list has labels and one line for each image, its columns
+        need not be meant as boxes: then only the words tell of the line.
     """
     if not self._rows:
       return None, ""
@@ -105,29 +104,29 @@ class Lines:
 
   def _read(self) -> tuple[dict[str, Boxes], str]:
     label = self._label or (self._of_images if self.each or self._as_many() else None)
-    found = {
+    by_file = {
       file: [box for line, row in rows for box in self._of_line(line, row, label)]
       for file, rows in self._rows.items()
     }
-    every = [box for boxes in found.values() for box in boxes]
+    every = [box for boxes in by_file.values() for box in boxes]
     if not every:
       raise UserError(f"{self._path} has columns of boxes, and no line with a box")
     pixels = next((box for box in every if self._size and max(box.sides) > 1), None)
     words = ["pixels, divided by the columns height and width"] if pixels else []
     words += [] if label else ["all of one class, as there is no column boxes_label"]
-    if none := sum(not boxes for boxes in found.values()):
-      words.append(f"{number(none, 'image')} of {len(found):,} without any")
-    read = {}
-    for file, boxes in found.items():
+    if none := sum(not boxes for boxes in by_file.values()):
+      words.append(f"{number(none, 'image')} of {len(by_file):,} without any")
+    boxes_of = {}
+    for file, boxes in by_file.items():
       sides = np.array([self._shares(box, pixels) for box in boxes], np.float32).reshape(-1, 4)
-      read[file] = Boxes(sides, tuple(box.label for box in boxes))
-    return read, "; ".join(words)
+      boxes_of[file] = Boxes(sides, tuple(box.label for box in boxes))
+    return boxes_of, "; ".join(words)
 
   def _as_many(self) -> bool:
-    """Whether every line of an image has as many labels of images as boxes."""
+    """Returns whether every line of an image has as many labels of images as boxes."""
     number_of = lambda line, row: len(self._in_cell(line, row[self._column]))
     return self._of_images is not None and all(
-      self.none_in(row) or len(self._several(line, row, self._of_images)) == number_of(line, row)
+      self.none_in(row) or len(self._labels(line, row, self._of_images)) == number_of(line, row)
       for ((line, row),) in self._rows.values()
     )
 
@@ -136,14 +135,14 @@ class Lines:
     if self.none_in(row):
       return []
     boxes = self._in_cell(line, row[self._column]) if self._column else [self._in_cells(line, row)]
-    labels = self._several(line, row, label) if label else [ALONE] * len(boxes)
+    labels = self._labels(line, row, label) if label else [ALONE] * len(boxes)
     if len(labels) != len(boxes):
       raise self._wrong(
         line,
         f"the number of boxes is {len(boxes)}, and that of labels in the column {label!r} "
         f"{len(labels)}: give one to each box, in CSV with ';' between them, in JSONL as a list",
       )
-    size = tuple(_number(row.get(side)) for side in self._size)
+    size = tuple(number_in(row.get(side)) for side in self._size)
     return [_Box(line, sides, size, text) for sides, text in zip(boxes, labels, strict=True)]
 
   def _in_cell(self, line: int, cell: Any) -> list[tuple[float, ...]]:
@@ -153,29 +152,26 @@ class Lines:
     except (ValueError, RecursionError):
       boxes = None
     boxes = boxes if isinstance(boxes, list) else [None]
-    found = [tuple(map(_number, box)) if isinstance(box, list) else () for box in boxes]
-    if any(len(box) != 4 or None in box for box in found):
+    sides = [tuple(map(number_in, box)) if isinstance(box, list) else () for box in boxes]
+    if any(len(box) != 4 or None in box for box in sides):
       text = repr(cell)[:200]
       raise self._wrong(line, f"boxes are [[ymin, xmin, ymax, xmax], ...] of numbers, not {text}")
-    return found
+    return sides
 
   def _in_cells(self, line: int, row: Row) -> tuple[float, ...]:
     """Returns the box of a line by the columns of its sides."""
-    found = tuple(_number(row.get(side)) for side in self._sides)
-    if None in found:
+    sides = tuple(number_in(row.get(side)) for side in self._sides)
+    if None in sides:
       cells = ", ".join(f"{side}={row.get(side)!r}" for side in self._sides)
       raise self._wrong(line, f"the sides of a box are four numbers, or none, not {cells[:200]}")
-    return found
+    return sides
 
-  def _several(self, line: int, row: Row, column: str) -> list[str]:
+  def _labels(self, line: int, row: Row, column: str) -> list[str]:
     """Returns the labels in a cell."""
-    cell = row.get(column)
-    many = cell if isinstance(cell, list) else [] if _empty(cell) else [cell]
-    odd = False  # how programs write a missing label, or a list
-    if self._path.lower().endswith(".csv"):
-      many = cell.split(";") if cell else []
-      odd = bool({*map(str.strip, many)} & MISSING) or cell.startswith("[")
-    labels = [as_text(value) for value in many]
+    cell, csv = row.get(column), self._path.lower().endswith(".csv")
+    labels = [] if _empty(cell) else labels_in(cell, csv=csv)
+    # In CSV, a list and the texts that programs write for a missing label are no labels.
+    odd = csv and bool(labels) and (bool({*labels} & MISSING) or cell.startswith("["))
     if odd or not all(labels):
       raise self._wrong(
         line,
@@ -185,7 +181,7 @@ class Lines:
     return labels
 
   def _shares(self, box: _Box, pixels: _Box | None) -> tuple[float, ...]:
-    """Returns the sides of a box as shares of its image; `pixels` is a box in pixels, if any is."""
+    """Returns the sides of a box as shares of its image; `pixels` is a box in pixels, or None."""
     sides, of = box.sides, "from 0 to 1, shares of the height and width of the image"
     if pixels:
       if None in box.size or min(box.size) <= 0:
@@ -222,17 +218,6 @@ def _empty(cell: Any) -> bool:
   return cell is None or cell == ""
 
 
-def _number(value: Any) -> float | None:
-  """Returns a finite number of a cell; None for anything else."""
-  if isinstance(value, bool) or not isinstance(value, str | int | float):
-    return None
-  try:
-    found = float(value)
-  except (ValueError, OverflowError):
-    return None
-  return found if math.isfinite(found) else None
-
-
 def largest(boxes: Iterable[Boxes]) -> int:
   """Returns the largest number of boxes that an image has."""
-  return max(len(one.labels) for one in boxes)
+  return max(len(of_image.labels) for of_image in boxes)

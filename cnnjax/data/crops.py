@@ -26,13 +26,13 @@ class Window:
 
   @property
   def whole(self) -> bool:
-    """Whether it is the whole image."""
+    """True if it is the whole image."""
     return (self.top, self.left, self.height, self.width) == (0, 0, *self.of)
 
   def boxes(self, boxes: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the boxes [m, 4] within the part, and which of the `valid` ones exist there.
 
-    They are clipped at its border, and dropped if less than `fields.LEAST_LEFT` is left.
+    Boxes are clipped at its border, and dropped if less than `fields.LEAST_LEFT` is left.
     """
     start, length = np.array([self.top, self.left] * 2), np.array([self.height, self.width] * 2)
     moved = (boxes * np.array(self.of * 2) - start) / length
@@ -92,7 +92,7 @@ class Crops:
   ) -> np.ndarray:
     """Returns a training crop; `crop="random_resized"` differs with `seed`.
 
-    It may be written into `out`, which is returned then.
+    It may write the crop into `out`, and then returns that.
     """
     if not self.random:
       return self.whole(data, size)
@@ -157,8 +157,8 @@ class Crops:
       return images.decode(data, self.stored[2], reading=self.reading, dtype=self.dtype)
     if data.shape[2] != self.stored[2]:
       raise UserError(
-        f"data.channels is {self.stored[2]}, and these images have {data.shape[2]}: files alone "
-        "are converted"
+        f"data.channels={self.stored[2]}, and these images have {data.shape[2]}: leave it at None, "
+        "as only files are converted"
       )
     return data
 

@@ -63,18 +63,18 @@ class Examples:
     out: np.ndarray | None = None,
   ) -> dict[str, np.ndarray]:
     """Returns the arrays of an example; `crop` cuts out the `window` of an image."""
-    found = {"image": crop(self.crops, example["image"], out)}
+    arrays = {"image": crop(self.crops, example["image"], out)}
     for name, field in self.fields.items():
       if field.kind == "mask":
         mask = _mask(example[name], field, self.crops.size(example["image"]))
         bands = mask[..., None]
-        cropped = crop(self._masks, bands)  # of an image as large it is the same part
-        found[name] = mask if cropped is bands else cropped[..., 0]
+        cropped = crop(self._masks, bands)  # the same part, as image and mask have one size
+        arrays[name] = mask if cropped is bands else cropped[..., 0]
       elif field.kind == "boxes":
-        found |= _boxes(name, example, field, window(self.crops.size(example["image"])))
+        arrays |= _boxes(name, example, field, window(self.crops.size(example["image"])))
       elif name != "image":
-        found[name] = np.asarray(example[name], field.dtype)
-    return found
+        arrays[name] = np.asarray(example[name], field.dtype)
+    return arrays
 
   @functools.cached_property
   def _masks(self) -> Crops:
@@ -94,7 +94,7 @@ def _mask(
       f"its mask has {'x'.join(map(str, mask.shape))} pixels, and the image "
       f"{'x'.join(map(str, size))}"
     )
-  if mask is data and str(mask.dtype) == field.dtype:  # looked at when it was given
+  if mask is data and str(mask.dtype) == field.dtype:  # checked when it was given
     return mask
   ignore = np.iinfo(mask.dtype).max
   counted = mask[mask != ignore]
@@ -117,20 +117,20 @@ def _boxes(name: str, example: Example, field: Field, window: Window) -> dict[st
   (most, _), number = field.shape, len(boxes)
   if number > most:
     raise UserError(
-      f"an image has {number} boxes, and the field {name!r} has room for {most}: its source has to "
-      f"declare more, or data.max_boxes={number} or above"
+      f"an image has {number} boxes, and the field {name!r} has room for {most}: let its source "
+      f"declare more, or set data.max_boxes={number} or above"
     )
   if not window.whole:
     boxes, valid = window.boxes(boxes.reshape(-1, 4), valid)
-  found = {name: boxes, fields.label_of(name): labels, fields.valid_of(name): valid}
+  arrays = {name: boxes, fields.label_of(name): labels, fields.valid_of(name): valid}
   wanted = fields.arrays({name: field})
-  return {key: _padded(array, most, wanted[key][1]) for key, array in found.items()}
+  return {key: _padded(array, most, wanted[key][1]) for key, array in arrays.items()}
 
 
 def _padded(array: np.ndarray, most: int, dtype: str) -> np.ndarray:
   """Pads `array` with zeros to `most` rows."""
   if len(array) == most and str(array.dtype) == dtype:
     return array
-  found = np.zeros((most, *array.shape[1:]), dtype)
-  found[: len(array)] = array
-  return found
+  padded = np.zeros((most, *array.shape[1:]), dtype)
+  padded[: len(array)] = array
+  return padded

@@ -1,4 +1,4 @@
-"""The fields of a batch: each has a name and a kind, which says its shape and how it is read.
+"""Defines the fields of a batch: each has a name and a kind, which decides its shape and type.
 
 A batch is a dict {name: array [batch, ...]}. The kinds follow the features of TFDS:
 
@@ -9,7 +9,7 @@ A batch is a dict {name: array [batch, ...]}. The kinds follow the features of T
                  type, 255 or 65535, stands in pixels that do not count
     boxes        [m, 4] float32: ymin, xmin, ymax, xmax in [0, 1] of the image; beside it
                  NAME_label [m] int32 and NAME_valid [m] bool, as an image has up to m boxes
-    value        [] or [k] float32: what a regression learns
+    value        [] or [k] float32: the target of a regression
 
 A field of the kind `targets`, float32 [classes], is made by a task from a label. Mixup and CutMix
 mix it.
@@ -25,7 +25,7 @@ import numpy as np
 from cnnjax.errors import UserError, unknown
 
 Kind = Literal["image", "label", "multi_label", "mask", "boxes", "value", "targets"]
-Need = Kind | tuple[Kind, ...]  # of several, one is enough
+Need = Kind | tuple[Kind, ...]  # one kind, or one of a tuple
 KINDS: tuple[str, ...] = get_args(Kind)
 DTYPES = {
   "image": ("uint8", "uint16", "float32"),
@@ -43,7 +43,7 @@ _DIMENSIONS = {
   "image": (3,), "label": (0,), "multi_label": (1,), "mask": (2,), "boxes": (2,), "value": (0, 1),
   "targets": (1,),
 }  # fmt: skip
-# How a person gives a kind that the data lack.
+# The mend for a kind that the data lack.
 _GIVEN_BY = {
   "label": "put the images into a folder for each class, or give a list with a column label",
   "multi_label": "give a list whose column label may have several, with ';' between them",
@@ -65,7 +65,7 @@ class Field:
     classes: the names of the classes, where the kind has classes.
 
   Raises:
-    UserError: the shape or the type is none of its kind.
+    UserError: the kind is unknown, or takes no such shape or type.
   """
 
   kind: Kind
@@ -87,7 +87,7 @@ class Field:
     return int(np.iinfo(self.dtype).max)
 
   def with_size(self, height: int | None, width: int | None) -> "Field":
-    """The same for images of another size; of a field without height and width, itself."""
+    """Returns the field for images of another size; itself without height and width."""
     if self.kind not in ("image", "mask"):
       return self
     return dataclasses.replace(self, shape=(height, width, *self.shape[2:]))
@@ -97,17 +97,17 @@ Fields = Mapping[str, Field]
 
 
 def image(height: int | None, width: int | None, bands: int, dtype: str = "uint8") -> Field:
-  """A field of images; height and width are None where they differ."""
+  """Returns a field of images; height and width are None where they differ."""
   return Field("image", (height, width, bands), dtype)
 
 
 def label(classes: Iterable[str]) -> Field:
-  """A field with one class an example."""
+  """Returns a field with one class for each example."""
   return Field("label", (), "int32", tuple(classes))
 
 
 def multi_label(classes: Iterable[str]) -> Field:
-  """A field with any number of classes an example."""
+  """Returns a field with any number of classes for each example."""
   classes = tuple(classes)
   return Field("multi_label", (len(classes),), "uint8", classes)
 
@@ -115,27 +115,27 @@ def multi_label(classes: Iterable[str]) -> Field:
 def mask(
   height: int | None, width: int | None, classes: Iterable[str], dtype: str = "uint8"
 ) -> Field:
-  """A field with a class a pixel."""
+  """Returns a field with a class for each pixel."""
   return Field("mask", (height, width), dtype, tuple(classes))
 
 
 def boxes(most: int | None, classes: Iterable[str]) -> Field:
-  """A field with up to `most` boxes an example, each of a class; None: `data.load` counts them."""
+  """Returns a field with up to `most` boxes of classes; None: `data.load` counts them."""
   return Field("boxes", (most, 4), "float32", tuple(classes))
 
 
 def value(number: int | None = None) -> Field:
-  """A field with one number an example, or with `number` of them."""
+  """Returns a field with one number for each example, or with `number` of them."""
   return Field("value", () if number is None else (number,), "float32")
 
 
 def label_of(name: str) -> str:
-  """The name of the array with the class of each box of the field `name`."""
+  """Returns the name of the array with the class of each box of the field `name`."""
   return f"{name}_label"
 
 
 def valid_of(name: str) -> str:
-  """The name of the array that says which boxes of the field `name` there are."""
+  """Returns the name of the array that marks the boxes of the field `name` that exist."""
   return f"{name}_valid"
 
 
@@ -144,31 +144,31 @@ def arrays(fields: Fields) -> dict[str, tuple[tuple[int | None, ...], str]]:
 
   A field is one array, `boxes` three.
   """
-  found = {}
+  declared = {}
   for name, field in fields.items():
-    found[name] = field.shape, field.dtype
+    declared[name] = field.shape, field.dtype
     if field.kind == "boxes":
-      found[label_of(name)] = field.shape[:1], "int32"
-      found[valid_of(name)] = field.shape[:1], "bool"
-  return found
+      declared[label_of(name)] = field.shape[:1], "int32"
+      declared[valid_of(name)] = field.shape[:1], "bool"
+  return declared
 
 
 def to_json(fields: Fields) -> dict[str, dict]:
-  """Returns fields as JSON has them."""
+  """Returns fields as JSON."""
   return {name: dataclasses.asdict(field) for name, field in fields.items()}
 
 
-def from_json(found: Mapping[str, Mapping]) -> dict[str, Field]:
+def from_json(given: Mapping[str, Mapping]) -> dict[str, Field]:
   """Returns the fields that `to_json` gave."""
   as_tuple = lambda value: value if value is None else tuple(value)
   return {
-    name: Field(one["kind"], tuple(one["shape"]), one["dtype"], as_tuple(one["classes"]))
-    for name, one in found.items()
+    name: Field(field["kind"], tuple(field["shape"]), field["dtype"], as_tuple(field["classes"]))
+    for name, field in given.items()
   }
 
 
 def nbytes(fields: Fields) -> int:
-  """Returns the bytes of the images and masks of an example, beside which all else is small."""
+  """Returns the bytes of the images and masks of an example; all else is small."""
   large = [field for field in fields.values() if field.kind in ("image", "mask")]
   return sum(math.prod(field.shape) * np.dtype(field.dtype).itemsize for field in large)
 
@@ -184,7 +184,7 @@ def of_kind(fields: Fields, *wanted: Kind) -> dict[str, Field]:
 
 
 def first(fields: Fields, *wanted: Kind) -> Field:
-  """Returns the first field of one of the kinds `wanted`, which the data have."""
+  """Returns the first field of one of the kinds `wanted`; the data must have one."""
   return next(iter(of_kind(fields, *wanted).values()))
 
 
@@ -194,7 +194,7 @@ def kinds_of(needs: Iterable[Need]) -> set[Kind]:
 
 
 def check_kinds(needs: Iterable[Need], who: str) -> None:
-  """Raises UserError where `needs` are no kinds; `who` as of `check`."""
+  """Raises UserError if `needs` are not kinds; `who` is as of `check`."""
   if isinstance(needs, str):
     raise UserError(f"{who} must say its NEEDS as a tuple of kinds: ({needs!r},), not {needs!r}")
   for kind in sorted(kinds_of(needs)):
@@ -203,17 +203,17 @@ def check_kinds(needs: Iterable[Need], who: str) -> None:
 
 
 def check(needs: Iterable[Need], fields: Fields, who: str = "the task") -> None:
-  """Raises UserError where the data lack a kind that is needed.
+  """Raises UserError if the data lack a kind that is needed.
 
   Args:
-    needs: kinds; of several in a tuple, one is enough.
+    needs: kinds; one of those in a tuple is enough.
     fields: of the data.
-    who: needs them, as a person calls it, such as "task.name=classification".
+    who: the part that needs them, in words, such as "task.name=classification".
   """
-  there = {field.kind for field in fields.values()}
+  existing = {field.kind for field in fields.values()}
   for need in needs:
     choices = need if isinstance(need, tuple) else (need,)
-    if there.isdisjoint(choices):
+    if existing.isdisjoint(choices):
       have = ", ".join(f"{name} ({field.kind})" for name, field in fields.items())
       given_by = "; ".join(_GIVEN_BY[kind] for kind in choices if kind in _GIVEN_BY)
       raise UserError(

@@ -1,4 +1,4 @@
-"""Reads examples from image files when they are needed; identifies them by content or by place."""
+"""Reads examples from image files as they are needed; identifies them by content or by place."""
 
 import dataclasses
 import functools
@@ -32,26 +32,26 @@ class Files:
     return len(self.paths)
 
   def __getitem__(self, i: int) -> Example:
-    found: Example = {"image": self._read(self.paths[i], i)}
+    example: Example = {"image": self._read(self.paths[i], i)}
     if self.labels is not None:
-      found["label"] = self.labels[i]
+      example["label"] = self.labels[i]
     if self.masks is not None:
-      found["mask"] = self._mask(i)
+      example["mask"] = self._mask(i)
     if self.values is not None:
-      found["value"] = self.values[i]
+      example["value"] = self.values[i]
     if self.boxes is not None:
-      found["boxes"], found["boxes_label"] = self.boxes[i]
-    return found
+      example["boxes"], example["boxes_label"] = self.boxes[i]
+    return example
 
   def _mask(self, i: int) -> bytes | np.ndarray | UnreadableImage:
-    """Returns the mask of example i, or why it cannot be read."""
+    """Returns the mask of example i, or the reason why it cannot be read."""
     data = self._read(self.masks[i], i)
     if self.white and isinstance(data, bytes):
       return mask_files.with_white(self.masks[i], data)
     return data
 
   def _read(self, path: str, i: int) -> bytes | UnreadableImage:
-    """Returns the bytes of a file of example i, or why they cannot be read."""
+    """Returns the bytes of a file of example i, or the reason why they cannot be read."""
     try:
       return read(path)
     except UnreadableImage as e:
@@ -69,8 +69,8 @@ class Files:
     above = [pathlib.Path(self.paths[at]).parent for at in (i, 0, -1)]
     if any(folder.is_dir() for folder in above):
       return None
-    there = itertools.takewhile(lambda folder: not folder.is_dir(), above[0].parents)
-    return [above[0], *there][-1]
+    missing = itertools.takewhile(lambda folder: not folder.is_dir(), above[0].parents)
+    return [above[0], *missing][-1]
 
   def name(self, i: int) -> str:
     return walk.printable(self.paths[i])
@@ -80,8 +80,8 @@ class Files:
     """Fingerprints of the files; of the path where a file cannot be read."""
 
     def content(i: int) -> bytes:
-      found = self._read(self.paths[i], i)
-      return found if isinstance(found, bytes) else os.fsencode(self.relative(i))
+      data = self._read(self.paths[i], i)
+      return data if isinstance(data, bytes) else os.fsencode(self.relative(i))
 
     return identity.fingerprints(lambda at: map(content, at), len(self))
 
@@ -89,32 +89,33 @@ class Files:
   def places(self) -> np.ndarray:
     """Fingerprints of path and size; of the path alone where the file is missing."""
     sizes = ("" if size is None else size for size in self._sizes)
-    found = [os.fsencode(f"{self.relative(i)}|{size}") for i, size in enumerate(sizes)]
-    return np.array(list(map(identity.fingerprint, found)), np.uint64)
+    texts = [os.fsencode(f"{self.relative(i)}|{size}") for i, size in enumerate(sizes)]
+    return np.array(list(map(identity.fingerprint, texts)), np.uint64)
 
   def relative(self, i: int) -> str:
     """Returns the path of file i below the root."""
     path, above = self.paths[i], os.path.join(self.root, "")
     below = os.path.normpath(path.removeprefix(above))
-    if path.startswith(above) and not below.startswith(("/", "..")):  # ten times as fast
+    # Faster than relpath: experiments/benchmarks/input/README.md.
+    if path.startswith(above) and not below.startswith(("/", "..")):
       return below
     return os.path.relpath(path, self.root)
 
   @functools.cached_property
   def large(self) -> bool:
-    """Whether all files together exceed `identity.LARGE`."""
+    """True if all files together exceed `identity.LARGE`."""
     return sum(size or 0 for size in self._sizes) > identity.LARGE
 
   @functools.cached_property
   def _sizes(self) -> list[int | None]:
-    """The size of each file in bytes; None if it is missing or no file."""
-    found = identity.in_parts(lambda at: [_size(self.paths[i]) for i in at], len(self))
-    return list(itertools.chain.from_iterable(found))
+    """The size of each file in bytes; None where it is missing or no file."""
+    parts = identity.in_parts(lambda at: [_size(self.paths[i]) for i in at], len(self))
+    return list(itertools.chain.from_iterable(parts))
 
 
 def _size(path: str) -> int | None:
   try:
-    found = os.stat(path)
+    status = os.stat(path)
   except (OSError, ValueError):
     return None
-  return found.st_size if stat.S_ISREG(found.st_mode) else None
+  return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -43,7 +43,7 @@ class Listing:
 
   files: dict[str, Files]  # by the names that the config has
   classes: tuple[str, ...]
-  own: dict[str, str]  # their names in the folder or table; "" is all of it, without splits
+  own: dict[str, str]  # their names in the folder or table; "" stands for all of it, unsplit
   unused: tuple[str, ...]  # splits that the config does not name
   remarks: dict[str, str]  # on how it was read, for people
   boxes: Field | None = None
@@ -71,9 +71,10 @@ def check(config: ConfigDict) -> None:
 
 
 def load(config: ConfigDict, split: str) -> Split:
+  """Returns the split of that name."""
   listing = _listed(config)
-  own = listing.own[split]
-  notes = [f"its {own!r}"] if own.lower() not in ("", split.lower()) else []
+  place = listing.own[split]
+  notes = [f"its {place!r}"] if place.lower() not in ("", split.lower()) else []
   if split == config.train and listing.unused:
     notes.append(f"not used: {listed(listing.unused)}")
   return _split(config, listing, listing.files[split], note=", ".join(notes))
@@ -82,13 +83,13 @@ def load(config: ConfigDict, split: str) -> Split:
 def _split(config: ConfigDict, listing: Listing, files: Files, note: str = "") -> Split:
   """Returns a split of `files` of a folder or list, with its fields."""
   train, remarks = listing.files[config.train], dict(listing.remarks)
-  found = {"image": fields.image(None, None, config.channels or 3, config.dtype or "uint8")}
+  declared = {"image": fields.image(None, None, config.channels or 3, config.dtype or "uint8")}
   if train.labels is not None:
-    several = train.labels.ndim == 2
-    found["label"] = (fields.multi_label if several else fields.label)(listing.classes)
+    multi_label = train.labels.ndim == 2
+    declared["label"] = (fields.multi_label if multi_label else fields.label)(listing.classes)
   if train.masks is not None:
     masks = mask_files.of_files(config, train.masks)
-    found["mask"], files = masks.field, dataclasses.replace(files, white=masks.white)
+    declared["mask"], files = masks.field, dataclasses.replace(files, white=masks.white)
     remarks |= {"masks": masks.words} if masks.words else {}
   elif config.masks_white:
     raise UserError(
@@ -96,10 +97,10 @@ def _split(config: ConfigDict, listing: Listing, files: Files, note: str = "") -
       "at None"
     )
   if train.values is not None:
-    found["value"] = fields.value(*train.values.shape[1:])
+    declared["value"] = fields.value(*train.values.shape[1:])
   if (boxes := _boxes(config, listing)) is not None:
-    found["boxes"] = boxes
-  return Split.of_fields(files, found, note=note, remarks=remarks)
+    declared["boxes"] = boxes
+  return Split.of_fields(files, declared, note=note, remarks=remarks)
 
 
 def _boxes(config: ConfigDict, listing: Listing) -> Field | None:
@@ -131,27 +132,27 @@ def _listed(config: ConfigDict) -> Listing:
 
 def whole(config: ConfigDict) -> Split:
   """Returns all images of a folder or list, of every split, with its own classes."""
-  found = _look(config.path, config.group, config.masks, grouped=False)
-  pairs, classes, remarks = found.read(("train", place) for place in found.own)
+  looked = _look(config.path, config.group, config.masks, grouped=False)
+  pairs, classes, remarks = looked.read(("train", place) for place in looked.own)
   every = list(itertools.chain(*pairs.values()))
-  several = any(len(labels) != 1 for _, labels in every)
-  numbers, boxes = found.of_boxes(config.path, {"": every}, "", remarks)
-  files = found.files(every, classes, numbers, several=several)
+  multi_label = any(len(labels) != 1 for _, labels in every)
+  numbers, boxes = looked.of_boxes(config.path, {"": every}, "", remarks)
+  files = looked.files(every, classes, numbers, several=multi_label)
   listing = Listing({config.train: files}, classes, {}, (), remarks, boxes)
   return _split(config, listing, files)
 
 
 def has_splits(path: str) -> bool:
-  """Whether a folder or list has splits."""
+  """Returns whether a folder or list has splits."""
   return "" not in _look(path).own
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-  """The splits found at a path, before they are read."""
+class _Contents:
+  """The splits at a path, before they are read."""
 
   below: str  # the folder that paths start at
-  own: Mapping[str, str | Pairs]  # the folder or the images of each split; "" is all, without
+  own: Mapping[str, str | Pairs]  # the folder or images of each split; "" stands for all, unsplit
   remarks: dict[str, str]
   left: Leftovers  # beside the splits
   folds: str = ""  # as of `tables.Table`, as are `groups`
@@ -189,18 +190,18 @@ class _Found:
   ) -> tuple[dict[str, int], Field | None]:
     """Returns (the number of each class as the list spells it, the field of boxes if there is one).
 
-    The classes are those of the split `train` of `pairs`. Adds to `remarks` what may be a mistake.
+    The classes are those of the split `train` of `pairs`. Adds possible mistakes to `remarks`.
     """
     if self.boxes is None:
       return {}, None
-    found = {
+    labels = {
       place: {label for file, _ in images for label in self.boxes[file].labels}
       for place, images in pairs.items()
     }
-    if not found[train]:
+    if not labels[train]:
       raise UserError(f"{path}: no training image has a box")
-    called = names.classes(itertools.chain.from_iterable(found.values()))
-    known = _known(path, {key: {*map(called.get, some)} for key, some in found.items()}, train)
+    called = names.classes(itertools.chain.from_iterable(labels.values()))
+    known = _known(path, {key: {*map(called.get, some)} for key, some in labels.items()}, train)
     if (doubts := names.doubts(called)) and doubts not in remarks.get("labels", ""):
       remarks["boxes"] = "; ".join(filter(None, (remarks.get("boxes"), doubts)))
     classes = [name for name in dict.fromkeys(called.values()) if name in known]
@@ -218,21 +219,21 @@ class _Found:
     left.add(self.left)
     for key, place in places:
       if place not in splits:
-        found = self.own[place]
-        if isinstance(found, list):
-          splits[place] = found
+        source = self.own[place]
+        if isinstance(source, list):
+          splits[place] = source
         elif self.pattern is not None:
-          splits[place] = mask_files.images_alone(found, self.pattern, self.below, left)
+          splits[place] = mask_files.images_alone(source, self.pattern, self.below, left)
         else:
-          splits[place] = _of_folder(found, key, left)
+          splits[place] = _of_folder(source, key, left)
         keys[place] = key
     self._check_labels(splits, keys)
     called = names.classes(
       label for pairs in splits.values() for _, labels in pairs for label in labels
     )
     pairs = {
-      place: [(file, tuple(dict.fromkeys(map(called.get, labels)))) for file, labels in found]
-      for place, found in splits.items()
+      place: [(file, tuple(dict.fromkeys(map(called.get, labels)))) for file, labels in images]
+      for place, images in splits.items()
     }
     doubts = [text for text in (self.remarks.get("labels"), names.doubts(called)) if text]
     remarks = self.remarks | left.remarks() | ({"labels": "; ".join(doubts)} if doubts else {})
@@ -240,10 +241,10 @@ class _Found:
 
   def _check_labels(self, splits: Mapping[str, Pairs], keys: Mapping[str, str]) -> None:
     """Raises UserError if one split is a folder of images and another one has classes."""
-    flat = [place for place, found in splits.items() if not any(labels for _, labels in found)]
+    flat = [place for place, images in splits.items() if not any(labels for _, labels in images)]
     if 0 < len(flat) < len(splits) and isinstance(path := self.own[flat[0]], str):
       raise UserError(
-        f"{path} has images, but no folders of classes: it takes "
+        f"{path} has images, but no folders of classes: a split takes "
         f"{os.path.join(path, '<class>', 'a.jpg')}, or a CSV or JSONL file of paths and labels"
         + (f"; or {_hold_out(keys[flat[0]])}" if keys[flat[0]] != "train" else "")
       )
@@ -251,17 +252,17 @@ class _Found:
 
 def _look(
   path: str | None, group: str | None = None, pattern: str | None = None, *, grouped: bool = True
-) -> _Found:
+) -> _Contents:
   root = _existing(path)
   if os.path.isdir(root):
     splits = walk.split_folders(root)
     left = walk.loose(root) if splits else Leftovers()
-    return _Found(root, splits or {"": root}, walk.beside(root, splits), left, pattern=pattern)
+    return _Contents(root, splits or {"": root}, walk.beside(root, splits), left, pattern=pattern)
   if root.lower().endswith(tables.ENDINGS):
     table = tables.read(root, group, grouped=grouped)
     if pattern and table.masks:
       raise UserError(f"data.masks={pattern!r}: {path} has a column of masks; leave it at None")
-    return _Found(
+    return _Contents(
       os.path.dirname(root),
       table.splits,
       table.remarks,
@@ -294,7 +295,10 @@ def _listing(
   places = _places(path, looked.own, dict(named))
   pairs, ordered, remarks = looked.read(places.items())
   train = places["train"]
-  labels = {place: {label for _, own in found for label in own} for place, found in pairs.items()}
+  labels = {
+    place: {label for _, of_image in images for label in of_image}
+    for place, images in pairs.items()
+  }
   known = _known(path, labels, train)
   numbers, boxes = looked.of_boxes(path, pairs, train, remarks)
   unlabelled = not known and (looked.pattern or not looked.labelled or _is_flat(looked, pairs))
@@ -303,13 +307,14 @@ def _listing(
   if len(known) < 2 and not unlabelled:
     raise _too_few(path, known)
   classes = tuple(label for label in ordered if label in known)
-  several = any(len(labels) != 1 for found in pairs.values() for _, labels in found)
+  multi_label = any(len(labels) != 1 for images in pairs.values() for _, labels in images)
   files = {
-    place: looked.files(found, classes, numbers, several=several) for place, found in pairs.items()
+    place: looked.files(images, classes, numbers, several=multi_label)
+    for place, images in pairs.items()
   }
   if group:
-    found, remarks["groups"] = groups.of_files(group, files[train], looked.groups)
-    files[train] = dataclasses.replace(files[train], groups=found)
+    group_ids, remarks["groups"] = groups.of_files(group, files[train], looked.groups)
+    files[train] = dataclasses.replace(files[train], groups=group_ids)
   own_names = {name: places[key] for key, name in named}
   unused = tuple(sorted({*looked.own} - {*own_names.values()}))
   by_name = {name: files[place] for name, place in own_names.items()}
@@ -318,8 +323,8 @@ def _listing(
 
 def _known(path: str, labels: Mapping[str, set[str]], train: str) -> set[str]:
   """Returns the labels of the split `train`; UserError if another one has more."""
-  for place, found in labels.items():
-    if odd := sorted(found - labels[train]):
+  for place, of_split in labels.items():
+    if odd := sorted(of_split - labels[train]):
       raise UserError(
         f"{path}: {place!r} has classes that {train!r} lacks, so that they cannot be learnt: "
         f"{listed(odd)}; add images of them to {train!r}, or take those in {place!r} out"
@@ -333,7 +338,9 @@ def _too_few(path: str, known: set[str]) -> UserError:
   inner = os.path.join(to_path(path), *known)  # as where an archive was unpacked
   unpacked = os.path.isdir(inner) and walk.subfolders(inner)
   hint = f"; did you mean data.path={quoted(inner)}?" if unpacked else ""
-  return UserError(f"{path} has one class only, {next(iter(known))!r}; it takes two or more{hint}")
+  return UserError(
+    f"{path} has one class only, {next(iter(known))!r}; training takes two or more{hint}"
+  )
 
 
 def _existing(path: str | None) -> str:
@@ -347,8 +354,8 @@ def _existing(path: str | None) -> str:
     above = pathlib.Path(root).absolute()
     while not os.path.exists(above):
       name, above = above.name, above.parent
-    there = os.listdir(above) if above.is_dir() and os.access(above, os.R_OK) else []
-    near = difflib.get_close_matches(name, {*there} - {name}, n=1)
+    entries = os.listdir(above) if above.is_dir() and os.access(above, os.R_OK) else []
+    near = difflib.get_close_matches(name, {*entries} - {name}, n=1)
     hint = f" Did you mean {str(above / near[0])!r}?" if near else ""
     raise UserError(f"data.path {path!r}: there is no {name!r} in {above}.{hint}") from None
   except (OSError, ValueError) as e:
@@ -367,24 +374,25 @@ def _places(path: str, own: Mapping[str, Any], named: dict[str, str]) -> dict[st
         )
     return dict.fromkeys(named, "")
   places = {key: _find(path, own, name, key) for key, name in named.items()}
-  for (one, a), (other, b) in itertools.combinations(places.items(), 2):
+  for (first, a), (second, b) in itertools.combinations(places.items(), 2):
     if a == b:
       raise UserError(
-        f"{path}: data.{one}={named[one]!r} and data.{other}={named[other]!r} are both its split "
-        f"{a!r}, and no image may serve two of train, validation and test; {_hold_out(other)}"
+        f"{path}: data.{first}={named[first]!r} and data.{second}={named[second]!r} are both its "
+        f"split {a!r}, and no image may serve two of train, validation and test; "
+        f"{_hold_out(second)}"
       )
   return places
 
 
 def _find(path: str, own: Mapping[str, Any], name: str, key: str) -> str:
-  there = {place.lower(): place for place in own}
-  # Where there is no test split, as in ImageNet's layout, it is that of validation.
+  by_name = {place.lower(): place for place in own}
+  # Without a test split, as in ImageNet's layout, validation serves as test.
   kinds = (split_of(name), *(["validation"] if name == "test" else []))
   aliases = [alias for kind in kinds if kind for alias in ALIASES[kind]]
-  alike = [place for kind in kinds if kind for place in sorted(there) if split_of(place) == kind]
+  alike = [place for kind in kinds if kind for place in sorted(by_name) if split_of(place) == kind]
   for alias in (name.lower(), *aliases, *alike):
-    if alias in there:
-      return there[alias]
+    if alias in by_name:
+      return by_name[alias]
   error = unknown(f"split of {path} in data.{key}", name, own)
   raise error if key == "train" else UserError(f"{error}; or {_hold_out(key)}")
 
@@ -394,45 +402,46 @@ def _hold_out(key: str) -> str:
 
 
 def _labels(pairs: Pairs, classes: tuple[str, ...], several: bool) -> np.ndarray:
-  """Returns labels [n] int32, or [n, num_classes] uint8 where an image has `several`."""
+  """Returns labels [n] int32, or with `several` an image [n, num_classes] uint8."""
   place = {name: i for i, name in enumerate(classes)}
   if not several:
     return np.array([place[name] for _, (name,) in pairs], np.int32)
   labels = np.zeros((len(pairs), len(classes)), np.uint8)
-  for row, (_, found) in zip(labels, pairs, strict=True):
-    row[[place[name] for name in found]] = 1
+  for row, (_, of_image) in zip(labels, pairs, strict=True):
+    row[[place[name] for name in of_image]] = 1
   return labels
 
 
 def _of_folder(path: str, key: str, left: Leftovers) -> Pairs:
   """Returns the images of a split with their classes; `left` counts files that are not read."""
-  here, found, empty = walk.loose(path), {}, []
+  here, by_class, empty = walk.loose(path), {}, []
   flat = bool(here.outside)
   for name, folder in walk.subfolders(path).items():
     inside, name = Leftovers(), walk.printable(name)
-    found[name] = list(walk.image_files(folder, inside, os.path.join(os.path.realpath(folder), "")))
-    if not found[name]:
+    real = os.path.join(os.path.realpath(folder), "")
+    by_class[name] = list(walk.image_files(folder, inside, real))
+    if not by_class[name]:
       empty.append(f"{name} ({inside.photos()})" if inside.photos() else name)
     here.add(inside)
-  if not any(found.values()) and flat:  # images without labels
+  if not any(by_class.values()) and flat:  # images without labels
     here.outside.clear()
     left.add(here)
     files = [entry for entry, folder in walk.entries(path) if not folder]
     return [(entry.path, ()) for entry in files if walk.is_image(entry.name)]
-  if not any(found.values()):
+  if not any(by_class.values()):
     photos = f", but {here.photos()}" if here.photos() else ""
     raise UserError(
-      f"{path} has no images{photos}: it "
+      f"{path} has no images{photos}: data.path "
       f"takes {os.path.join(path, '<class>', 'a.jpg')}, or a CSV or JSONL file of paths and labels"
       + (f"; or {_hold_out(key)}" if key != "train" else "")
     )
   if empty:
     raise UserError(f"{path}: no image in the folder of {listed(empty)}; fill it or delete it")
   left.add(here)
-  return [(file, (name,)) for name, files in found.items() for file in files]
+  return [(file, (name,)) for name, files in by_class.items() for file in files]
 
 
-def _is_flat(looked: "_Found", pairs: Mapping[str, Pairs]) -> bool:
-  """Whether no split of a folder has folders of classes."""
-  folder = not any(isinstance(own, list) for own in looked.own.values())
-  return folder and not any(labels for found in pairs.values() for _, labels in found)
+def _is_flat(looked: "_Contents", pairs: Mapping[str, Pairs]) -> bool:
+  """Returns whether no split of a folder has folders of classes."""
+  folder = not any(isinstance(images, list) for images in looked.own.values())
+  return folder and not any(labels for images in pairs.values() for _, labels in images)

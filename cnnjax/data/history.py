@@ -25,7 +25,7 @@ class History:
   held: Mapping[str, np.ndarray]  # sorted ids of its other splits, by name
 
   def sides(self, key: str, carved: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (ids never held out for `key`, ids always held out): no example changes sides.
+    """Returns (ids never held out for `key`, ids always held out), so that none changes sides.
 
     `carved` are the splits that are held out of the training split.
     """
@@ -44,15 +44,15 @@ class History:
     }
 
   def share(self, split: Split) -> float:
-    """Returns how much of the run's data a split has, in [0, 1]; 0 if unknown.
+    """Returns the share of the run's data that a split has, in [0, 1]; 0 if unknown.
 
     It is the smaller of two shares: of the training images and of the test images.
     """
-    own = [ids for ids in (self.ids, self.held.get("test", NOTHING)) if len(ids)]
-    return min((float(np.isin(ids, split.ids(self.by)).mean()) for ids in own), default=0.0)
+    held = [ids for ids in (self.ids, self.held.get("test", NOTHING)) if len(ids)]
+    return min((float(np.isin(ids, split.ids(self.by)).mean()) for ids in held), default=0.0)
 
   def changed(self, name: str, split: Split) -> str:
-    """Returns in words how a split differs from the one that the run evaluated, or ""."""
+    """Returns in words the changes of a split since the run evaluated it; "" if none."""
     if name not in self.held:
       return ""
     before, now = self.held[name], np.unique(split.ids(self.by))
@@ -62,14 +62,14 @@ class History:
     return f"of {len(before):,} {name} images that the run had, {gone:,} are gone; {new:,} are new"
 
   def overlap(self, split: Split, who: str = "this run") -> str:
-    """Returns in words which examples of a split `who` was trained on; "" if on none."""
+    """Returns in words the examples of a split that `who` was trained on; "" if none."""
     if not self.by:
       return ""
     ids = split.ids(self.by)
-    found = np.flatnonzero(np.isin(ids, self.ids) & ~np.isin(ids, self.shared))
-    names = listed([split.name(i) for i in found])
-    of = f"{len(found):,} of these {len(ids):,} images"
-    return f"{of} were trained on by {who}: {names}" if len(found) else ""
+    trained_on = np.flatnonzero(np.isin(ids, self.ids) & ~np.isin(ids, self.shared))
+    names = listed([split.name(i) for i in trained_on])
+    of = f"{len(trained_on):,} of these {len(ids):,} images"
+    return f"{of} were trained on by {who}: {names}" if len(trained_on) else ""
 
   def check(self, split: Split) -> None:
     """Raises UserError if the run was trained on examples of a held-out split."""
@@ -95,7 +95,7 @@ def of_run(
     others: the splits that it evaluates, by name.
 
   Raises:
-    UserError: one of these has examples that the run was trained on.
+    UserError: one of the splits has examples that the run was trained on.
   """
   known = before is not None and before.by != ""
   by = before.by if known else train.by
@@ -106,12 +106,12 @@ def of_run(
     if known:
       before.check(split)
       changes.append(before.changed(name, split))
-    own = split.ids(by)
-    held[name] = np.union1d(held.get(name, NOTHING), own)
-    found = np.isin(own, ids)
-    if found.any():
-      copies.append(f"{found.sum():,} of {len(split):,} {name} images")
-      shared.append(np.intersect1d(own, ids))
+    split_ids = split.ids(by)
+    held[name] = np.union1d(held.get(name, NOTHING), split_ids)
+    copied = np.isin(split_ids, ids)
+    if copied.any():
+      copies.append(f"{copied.sum():,} of {len(split):,} {name} images")
+      shared.append(np.intersect1d(split_ids, ids))
   if copies:
     remarks["overlap"] = f"{' and '.join(copies)} are in the training split as well"
   if known:

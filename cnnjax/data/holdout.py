@@ -1,9 +1,9 @@
 """Holds out a part of a training split: the side of an example follows from the example alone.
 
-With a share, adding, removing, renaming or relabelling an example moves no other one. A number, and
-the last example of a class, depend on the list: within a run its history keeps each example on its
-side. Exact copies stay on one side, and so do the examples of a group. Examples known by place (see
-`identity`) count as no copies, and a file with another name as another example.
+With a share, adding, removing, renaming or relabelling an example moves no other one. A number of
+examples, and the last example of a class, depend on the list: within a run its history keeps each
+example on its side. Exact copies stay on one side, and so do the examples of a group. Examples
+known by place (see `identity`) count as no copies, and a file with another name as another example.
 """
 
 import dataclasses
@@ -37,21 +37,22 @@ def carve(
 ) -> tuple[Split, Split]:
   """Splits off a share or a number of examples; returns (the rest, the held-out examples).
 
-  A number drawn from the example, `key` and `seed` decides. A share holds out the examples below
-  it, and at least the smallest one; a number of examples, the smallest ones. Classes have their
-  shares but for chance; a class that would have no training example left keeps the last one, or its
-  group.
+  Each example draws a number from its id, `key` and `seed`. A share holds out the examples whose
+  number is below it, and at least the smallest one; a number of examples holds out the smallest
+  ones. Classes have their shares but for chance; a class that would have no training example left
+  keeps the last one, or its group.
 
   Args:
     split: the one to divide.
-    amount: a share, or a number of examples: at most so many, where groups or copies stay together.
+    amount: a share, or a number of examples: at most so many, as groups and copies stay together.
     key: "test" or "validation".
     seed: of the draw, `data.split_seed`.
     by: the kind of ids, see `identity`.
     never: ids that stay, with their group, as the run was trained on them.
-    always: ids that are held out, as they were before in this run; a number begins with them.
-    older: keeps the rule of runs that began with an older version: a draw of places in the list,
-      stratified over the classes, which moves with the list. Examples recorded since then stay.
+    always: ids that are held out, as they were before in this run; a number of examples begins with
+      them.
+    older: keeps the rule of runs that began with an older version, which draws places in the list,
+      stratified over the classes, and so moves with the list. Examples recorded since then stay.
 
   Raises:
     UserError: nothing can be held out, or nothing would be left.
@@ -67,7 +68,7 @@ def carve(
   else:
     if amount >= len(split):
       raise refused(": nothing would be left to train on")
-    names, units = _units(split, by)  # the units that stay together, and the one of each example
+    names, units = _units(split, by)  # the units that stay together, and the unit of each example
     numbers = identity.drawn(names, key, seed)
     rows = _by_example(split, amount, numbers, units, known, refused)
     if not rows.any():
@@ -84,20 +85,20 @@ def carve(
 
 def _remarks(split: Split, by: str, copies: int) -> dict[str, str]:
   """Returns remarks on the rest of a split: on its `copies`, and on ids by place."""
-  found = dict(split.remarks)
+  remarks = dict(split.remarks)
   if split.groups is None and copies:
     words = (
       f"{copies:,} images are copies of others, and on the same side as those"
       if copies > 1
       else "1 image is a copy of another, and on the same side as that"
     )
-    found = {"copies": words, **found}
+    remarks = {"copies": words, **remarks}
   if by == identity.PLACE:
-    found["held out"] = (
+    remarks["held out"] = (
       f"of more than {identity.LARGE / 2**30:.3g} GiB, examples are known by path and "
       "size, not by content: copies are not kept together, and a renamed file may change sides"
     )
-  return found
+  return remarks
 
 
 def _by_example(
@@ -108,9 +109,9 @@ def _by_example(
   known: tuple[np.ndarray, np.ndarray],
   refused: Callable[[str], UserError],
 ) -> np.ndarray:
-  """Returns which examples are held out, [n] bool, by the `numbers` of their units.
+  """Returns the rows that are held out, [n] bool, by the `numbers` of their units.
 
-  `known` ones stay where they were.
+  `known` rows stay where they were.
   """
   trained, stays = known
   barred, fixed = (np.bincount(units, rows, len(numbers)) > 0 for rows in (trained, stays))
@@ -133,13 +134,13 @@ def _by_example(
 def _keep_classes(
   held: np.ndarray, split: Split, numbers: np.ndarray, units: np.ndarray, fixed: np.ndarray
 ) -> None:
-  """Gives a class that lost all of its units to `held` the last one back that is not `fixed`."""
+  """Takes out of `held` the last unit of a class that it has whole, unless it is `fixed`."""
   count = lambda rows: imbalance.counts(split.labels[rows], len(split.classes))
   for lost in np.flatnonzero((count(slice(None)) > 0) & (count(~held[units]) == 0)):
     labels = split.labels
-    own = units[labels[:, lost] > 0 if labels.ndim == 2 else labels == lost]
-    if len(own := own[~fixed[own]]):
-      held[own[numbers[own].argmax()]] = False
+    candidates = units[labels[:, lost] > 0 if labels.ndim == 2 else labels == lost]
+    if len(candidates := candidates[~fixed[candidates]]):
+      held[candidates[numbers[candidates].argmax()]] = False
 
 
 def _by_place(
@@ -149,7 +150,7 @@ def _by_place(
   known: tuple[np.ndarray, np.ndarray],
   refused: Callable[[str], UserError],
 ) -> np.ndarray:
-  """Returns which examples the older rule holds out, [n] bool."""
+  """Returns the rows that the older rule holds out, [n] bool."""
   try:
     _, held = train_test_split(
       np.arange(len(split)),
@@ -166,7 +167,7 @@ def _by_place(
 def _known(
   split: Split, by: str, never: np.ndarray, always: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns which examples are in `never`, and which of the others in `always`, [n] bool each."""
+  """Returns (the rows in `never`, the other rows in `always`), [n] bool each."""
   if not len(never) and not len(always):
     return (np.zeros(len(split), bool),) * 2
   ids = split.ids(by)
@@ -197,6 +198,6 @@ def tail_by_place(labels: np.ndarray, seed: int) -> np.ndarray:
   """Returns [n] numbers like `identity.drawn`, for a long tail by the older rule."""
   rng, numbers = np.random.default_rng(seed), np.empty(len(labels), np.uint64)
   for label in np.unique(labels):
-    own = rng.permutation(np.flatnonzero(labels == label))
-    numbers[own] = np.arange(len(own))
+    members = rng.permutation(np.flatnonzero(labels == label))
+    numbers[members] = np.arange(len(members))
   return numbers

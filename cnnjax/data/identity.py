@@ -1,4 +1,4 @@
-"""Identifies an example by its content or its path, whatever its place in a list.
+"""Identifies examples by content or path, so that their place in a list does not matter.
 
 The content is that of its image: the bytes of a file, the pixels of an array. A file that is
 renamed, moved to another class or copied stays the same example. Content has to be read at each
@@ -18,7 +18,7 @@ import rich.progress
 from cnnjax.runtime.console import Console
 
 CONTENT, PLACE = "content", "place"
-LARGE = 16 * 2**30  # bytes; read in 10 s from a fast disk, in 2 minutes from a slow one
+LARGE = 16 * 2**30  # bytes that a start may read: experiments/benchmarks/input/README.md
 PART = 256  # images that a thread reads in one go
 T = TypeVar("T")
 
@@ -34,8 +34,8 @@ def fingerprint(*parts: bytes) -> int:
 
 def fingerprints(contents: Callable[[range], Iterable[bytes]], n: int) -> np.ndarray:
   """Returns the fingerprints of images, [n] uint64; `contents` gives the bytes at some places."""
-  found = in_parts(lambda places: [fingerprint(content) for content in contents(places)], n)
-  return np.array([number for part in found for number in part], np.uint64)
+  parts = in_parts(lambda places: [fingerprint(content) for content in contents(places)], n)
+  return np.array([number for part in parts for number in part], np.uint64)
 
 
 def drawn(ids: np.ndarray, use: str, seed: int) -> np.ndarray:

@@ -37,10 +37,11 @@ FORMATS = {
   "AVIF": (".avif",),
 }
 IMAGE_ENDINGS = tuple(sorted({ending for endings in FORMATS.values() for ending in endings}))
-# Files over these limits are refused by their header, before they cost memory or time.
+# Files over these limits are refused by their header, before they cost memory or time. The figures
+# behind them are in experiments/benchmarks/input/README.md.
 MAX_PIXELS = 178_956_970  # Pillow's limit, half a GiB of RGB: larger ones are decompression bombs
 MAX_BYTES = 2**30  # of a file, twice the size of that many pixels uncompressed
-MAX_SCANS = 500  # of a JPEG; a scan of 16 bytes may take 10 ms, and no program writes over 100
+MAX_SCANS = 500  # of a JPEG: few bytes of a file may make many, and each takes time
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's, at half of MAX_PIXELS
 
 # The first bytes of a JPEG, a PNG, a GIF and of TIFF in its two orders.
@@ -49,7 +50,7 @@ _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
 AS_STORED = Reading()
 _thread = threading.local()  # with the buffer of `decode(fast=True)`
 
-# How Pillow and OpenCV call them.
+# The methods of Pillow and OpenCV by our names.
 INTERPOLATIONS = {
   "nearest": (Image.Resampling.NEAREST, cv2.INTER_NEAREST_EXACT),
   "bilinear": (Image.Resampling.BILINEAR, cv2.INTER_LINEAR),
@@ -76,14 +77,14 @@ def read(path: str | os.PathLike) -> bytes:
     UnreadableImage: it is a device or a pipe, which may have no end, or larger than MAX_BYTES.
     OSError: it is missing, or may not be read.
   """
-  # Not to wait for the other end of a pipe; of files it changes nothing.
+  # O_NONBLOCK: no wait for the other end of a pipe; it changes nothing for files.
   opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
   with open(opened, "rb", buffering=0) as file:
-    found = os.fstat(opened)
-    if not stat.S_ISREG(found.st_mode):
+    status = os.fstat(opened)
+    if not stat.S_ISREG(status.st_mode):
       raise UnreadableImage("not a file, but a folder, a device or a pipe")
-    if found.st_size > MAX_BYTES:
-      raise UnreadableImage(f"{found.st_size:,} bytes are more than {MAX_BYTES:,}")
+    if status.st_size > MAX_BYTES:
+      raise UnreadableImage(f"{status.st_size:,} bytes are more than {MAX_BYTES:,}")
     return file.read()
 
 
@@ -96,16 +97,16 @@ def decode(
   fast: bool = False,
   dtype: str = "uint8",
 ) -> np.ndarray:
-  """Decodes the pixels of an image file, of an animated one the first frame.
+  """Decodes the pixels of an image file, or of the first frame of an animated one.
 
-  Colour becomes grey by ITU-R 601 (of a JPEG: its luma).
+  Colour becomes grey by ITU-R 601, which is the luma of a JPEG.
 
   Args:
     data: the whole file.
     channels: 1 or 3.
-    reading: what to do about orientation, transparency and more than 8 bits.
-    min_size: (height, width): a JPEG may be decoded at 1/8 to 4/8 of its size, if neither side gets
-      smaller than this, which is faster.
+    reading: the rules for orientation, transparency and more than 8 bits.
+    min_size: (height, width): a JPEG may be decoded at 1/8 to 4/8 of its size, which is faster, if
+      neither side gets smaller than this.
     fast: repeats the subsampled colour of a JPEG instead of interpolating it, and puts the pixels
       into a buffer of this thread, until the next such call.
     dtype: of the pixels, one of `fields.WHITE`, which has its white.
@@ -115,8 +116,8 @@ def decode(
 
   Raises:
     UnreadableImage: the file is empty, truncated, damaged, no image, in a format other than
-      `FORMATS`, or has over MAX_PIXELS pixels. Never returns a part of a picture. Damage is found
-      as far as the format shows it: PNG has checksums, the others do not.
+      `FORMATS`, or has over MAX_PIXELS pixels. A part of a picture is never returned. Damage is
+      noticed as far as the format shows it: PNG has checksums, the others do not.
   """
   if channels not in (1, 3):
     raise UserError(f"images have 1 or 3 channels, not {channels!r}")
@@ -125,8 +126,8 @@ def decode(
       try:
         turn = _orientation_of_jpeg(data) if reading.upright else 1
         min_size = (min_size or (0, 0))[:: -1 if turn >= 5 else 1]
-        found = pixels.oriented(_decode_jpeg(data, channels, min_size, fast), turn)
-        return pixels.of_bytes(found, dtype)
+        decoded = pixels.oriented(_decode_jpeg(data, channels, min_size, fast), turn)
+        return pixels.of_bytes(decoded, dtype)
       except ValueError as e:
         if not any(words in str(e) for words in _HARMLESS):
           raise
@@ -137,13 +138,13 @@ def decode(
 
 
 def decode_mask(data: bytes) -> np.ndarray:
-  """Decodes the values of a mask's file: the indices of a palette, else grey.
+  """Decodes the values of a mask's file: the indices of a palette, or else grey.
 
   Returns:
     [height, width] uint8, or uint16 of a file with more than 8 bits.
 
   Raises:
-    UnreadableImage: as `decode`, or it has colours, or more than 16 bits.
+    UnreadableImage: as of `decode`; or the mask has colours, or more than 16 bits.
   """
   with _reasons(data), _open(data) as image:
     image.load()
@@ -166,13 +167,13 @@ def image_size(data: bytes, reading: Reading = AS_STORED) -> tuple[int, int]:
         turn = _orientation_of_jpeg(data) if reading.upright else 1
         return simplejpeg.decode_jpeg_header(data)[:2][:: -1 if turn >= 5 else 1]
     with _open(data) as image:
-      # Of a TIFF Pillow gives the size that it has when it is turned.
+      # For a TIFF Pillow gives the size after turning.
       turned = pixels.orientation(image) >= 5 and reading.upright != (image.format == "TIFF")
       return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _orientation_of_jpeg(data: bytes) -> int:
-  """Returns `pixels.orientation`, quickly if there is no EXIF."""
+  """Returns `pixels.orientation` of a JPEG, quickly if it has no EXIF."""
   at = 2
   while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
     if data[at + 1] == 0xE1:  # a segment of EXIF or XMP
@@ -203,7 +204,7 @@ def _check_size(height: int, width: int) -> None:
 def _check_png(data: bytes) -> None:
   """Raises for a wrong checksum of a PNG's pixels, which Pillow does not check.
 
-  Without it, up to 1 of 40 flipped bits gave other pixels. It takes little time.
+  Flipped bits would give other pixels: experiments/benchmarks/input/README.md.
   """
   at, view = 8, memoryview(data)
   while data.startswith(_STARTS[1]) and at + 12 <= len(data):
@@ -241,7 +242,7 @@ def _reasons(data: bytes) -> Iterator[None]:
 def _decode_jpeg(data: bytes, channels: int, min_size: tuple[int, int], fast: bool) -> np.ndarray:
   height, width, *_ = simplejpeg.decode_jpeg_header(data)
   _check_size(height, width)
-  # In small files there is no room for many, and of small images they are quick.
+  # Small files have no room for many scans, and scans of small images are quick.
   large = len(data) * height * width > 2**36
   if large and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
     raise UnreadableImage(f"{scans:,} scans are more than {MAX_SCANS}")
@@ -250,7 +251,7 @@ def _decode_jpeg(data: bytes, channels: int, min_size: tuple[int, int], fast: bo
     if getattr(_thread, "buffer", np.empty(0)).size < height * width * channels:
       _thread.buffer = np.empty(height * width * channels, np.uint8)
     buffer = _thread.buffer
-  # At 5/8 to 7/8 of the size libjpeg is slower than at the whole, hence min_factor.
+  # min_factor, as libjpeg is slower at 5/8 to 7/8 of the size than at the whole.
   return simplejpeg.decode_jpeg(
     data,
     "GRAY" if channels == 1 else "RGB",
@@ -271,8 +272,9 @@ def random_box(
 ) -> tuple[int, int, int, int]:
   """Draws (top, left, height, width) of a random part of an image, arXiv:1409.4842, section 6.
 
-  As torchvision's RandomResizedCrop: its area is a share of the image uniform in `scale`, width /
-  height log-uniform in `ratio`; after ten draws that do not fit, the largest in the centre.
+  As in torchvision's RandomResizedCrop, its area is a share of the image, uniform in `scale`, and
+  width / height is log-uniform in `ratio`; after ten draws that do not fit, the part is the largest
+  one in the centre.
   """
   if not 0 < scale[0] <= scale[1] <= 1:
     raise UserError(f"the scale of a random crop is two shares, as (0.08, 1.0), not {scale!r}")
@@ -313,7 +315,7 @@ def random_resized_crop(
       of `fields`, which the result has as well.
     size: pixels of a side.
     channels: of the image; 1 or 3 for a file.
-    rng: draws the box, which depends on the size of the image besides.
+    rng: draws the box, which also depends on the size of the image.
     scale: bounds of the share of the image.
     ratio: bounds of width / height.
     interpolation: one of INTERPOLATIONS.
@@ -333,8 +335,8 @@ def random_resized_crop(
   height, width = image.shape[:2] if isinstance(image, np.ndarray) else image_size(image, reading)
   top, left, h, w = random_box(height, width, rng, scale, ratio)
   if not isinstance(image, np.ndarray):
-    # A smaller decoding takes 0.6 of the time for photos of 2048x1536 and 0.4 for 4096x3072. With
-    # just `size` pixels of the box instead of twice as many, crops were off by half as much again.
+    # Decoded smaller, which saves time, but with twice as many pixels in the box as the crop has,
+    # which keeps it close to the whole decoding: experiments/benchmarks/input/README.md.
     part = 2 * size / min(h, w)
     least = math.ceil(height * part), math.ceil(width * part)
     image = decode(image, channels, reading=reading, min_size=least, fast=True)
@@ -346,7 +348,7 @@ def random_resized_crop(
 
 
 def _scale(image: np.ndarray, interpolation: str, out: np.ndarray, antialias: bool) -> None:
-  """Scales `image` to the square `out`; without `antialias` fast, and by area to half or less.
+  """Scales `image` to the square `out`; without `antialias` fast, by area if it shrinks to half.
 
   Pillow's filters grow as the image shrinks, OpenCV's do not. The cost and the gain are in
   experiments/benchmarks/input/README.md.
@@ -360,14 +362,14 @@ def _scale(image: np.ndarray, interpolation: str, out: np.ndarray, antialias: bo
   if out.shape[2] > 4:  # more channels than all of OpenCV's methods take
     for start in range(0, out.shape[2], 4):
       part = np.ascontiguousarray(image[..., start : start + 4])
-      found = cv2.resize(part, out.shape[:2], interpolation=method)
-      out[..., start : start + 4] = found.reshape(*out.shape[:2], -1)
+      scaled = cv2.resize(part, out.shape[:2], interpolation=method)
+      out[..., start : start + 4] = scaled.reshape(*out.shape[:2], -1)
     return
   # OpenCV may return another array than `out`, and drops the axis of a single channel.
   target = out if out.shape[2] > 1 else out[..., 0]
-  found = cv2.resize(image, out.shape[:2], dst=target, interpolation=method)
-  if not np.shares_memory(found, out):
-    target[...] = found
+  scaled = cv2.resize(image, out.shape[:2], dst=target, interpolation=method)
+  if not np.shares_memory(scaled, out):
+    target[...] = scaled
 
 
 def center_crop(
@@ -388,7 +390,7 @@ def center_crop(
     [size, size, channels] of the same type.
 
   Raises:
-    UnreadableImage: so elongated that it would have over MAX_PIXELS pixels when scaled.
+    UnreadableImage: an image so elongated that, scaled, it would have over MAX_PIXELS pixels.
   """
   _check(size, interpolation)
   if not 0 < ratio <= 1:
@@ -419,17 +421,17 @@ def _by_pillow(image: np.ndarray, size: tuple[int, int], interpolation: str) -> 
   """Scales `image` to `size`, (height, width), antialiased."""
   method, channels = INTERPOLATIONS[interpolation][0], image.shape[2]
   if image.dtype == np.uint8 and channels in (1, 3):
-    found = Image.fromarray(image[..., 0] if channels == 1 else image).resize(size[::-1], method)
-    return np.array(found).reshape(*size, channels)
-  found = np.empty((*size, channels), image.dtype)
-  for channel in range(channels):  # Pillow has 16 bits, and many channels, as float32 alone
+    out = Image.fromarray(image[..., 0] if channels == 1 else image).resize(size[::-1], method)
+    return np.array(out).reshape(*size, channels)
+  out = np.empty((*size, channels), image.dtype)
+  for channel in range(channels):  # Pillow scales 16 bits, and many channels, only as float32
     band = np.ascontiguousarray(image[..., channel])
     band = band if image.dtype == np.uint8 else band.astype(np.float32)
     scaled = np.asarray(Image.fromarray(band).resize(size[::-1], method))
     if image.dtype == np.uint16:
       scaled = np.clip(np.rint(scaled), 0, 65535)
-    found[..., channel] = scaled
-  return found
+    out[..., channel] = scaled
+  return out
 
 
 def _check(size: int, interpolation: str) -> None:

@@ -11,7 +11,8 @@ def counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
   """Counts the examples of each class, int64 `[num_classes]`.
 
   Args:
-    labels: `[n]` ints, or multi-hot `[n, num_classes]`, where an example counts in several.
+    labels: `[n]` ints, or multi-hot `[n, num_classes]`, where an example counts in each of its
+      classes.
     num_classes: of the data.
 
   Raises:
@@ -28,9 +29,9 @@ def counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def lacking(every: np.ndarray, some: np.ndarray, classes: tuple[str, ...]) -> str:
-  """Returns in words the classes of the labels `every` that `some` lack; "" if none."""
-  there, left = (counts(labels, len(classes)) > 0 for labels in (every, some))
-  return listed([classes[c] for c in np.flatnonzero(there & ~left)])
+  """Returns in words the classes that the labels `every` have and `some` lack; "" if none."""
+  present, left = (counts(labels, len(classes)) > 0 for labels in (every, some))
+  return listed([classes[c] for c in np.flatnonzero(present & ~left)])
 
 
 def describe(counts: np.ndarray, classes: tuple[str, ...]) -> str:
@@ -54,9 +55,9 @@ def long_tail(labels: np.ndarray, ratio: float, numbers: np.ndarray) -> np.ndarr
   """Returns the sorted indices of a long-tailed part of a data set: arXiv:1901.05555, section 5.1.
 
   Class c of C keeps n_c = n_0 / ratio^(c / (C - 1)) examples, rounded down, at least one: those
-  whose `numbers` are the smallest, one for each example. A higher ratio keeps a part of what a
-  lower one does. n_0 is the size of class 0, or as much less as it takes for every class to have
-  its n_c; classes without examples are passed over.
+  with the smallest `numbers`, of which each example has one. A higher ratio keeps a part of the
+  examples that a lower one keeps. n_0 is the size of class 0, or less if a class has fewer than its
+  n_c; classes without examples are passed over.
 
   Raises:
     UserError: `ratio` is below 1, or `labels` are not one class an image, `[n]`.
@@ -67,7 +68,10 @@ def long_tail(labels: np.ndarray, ratio: float, numbers: np.ndarray) -> np.ndarr
       "first class by that of the last, such as 100"
     )
   if labels.ndim != 1:
-    raise UserError("a long tail needs one class an image, and in these data it may have several")
+    raise UserError(
+      "data.long_tail needs one class for each image, and in these data an image may have more: "
+      "leave it at None"
+    )
   order = np.argsort(numbers, kind="stable")
   members = [order[labels[order] == c] for c in np.unique(labels)]
   shrink = ratio ** (np.arange(len(members)) / max(len(members) - 1, 1))
@@ -88,7 +92,7 @@ def smote(
     features: `[n, features]` float.
     labels: `[n]` int.
     seed: at least 0 and below 2**32.
-    k_neighbors: how many neighbours; where the smallest class has fewer, as many as it has.
+    k_neighbors: the number of neighbours; where the smallest class has fewer, all that it has.
 
   Returns:
     (features, labels), those given first, then the synthetic ones.

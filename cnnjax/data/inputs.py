@@ -24,7 +24,7 @@ from cnnjax.runtime import processes, sharding
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """The pipelines that a run trains and evaluates on, and what its data decide."""
+  """The pipelines that a run trains and evaluates on, and the properties that its data decide."""
 
   train: Resident | Streaming
   evaluations: dict[str, Resident | Streaming]  # the splits that are evaluated
@@ -42,13 +42,8 @@ class Inputs:
     """The shape of the images that the run ends with."""
     return self.fields["image"].shape
 
-  @property
-  def several(self) -> bool:
-    """Whether an image may have several labels."""
-    return any(field.kind == "multi_label" for field in self.fields.values())
-
   def history(self, before: History | None) -> tuple[History, dict[str, str]]:
-    """Returns what `history.of_run` does; may read all images.
+    """Returns `history.of_run` of the run; may read all images.
 
     Raises:
       UserError: also if the processes of a run have different images.
@@ -77,7 +72,7 @@ def open_inputs(
     config: of the run.
     mesh: each batch is split over its devices.
     given: the splits of `from_arrays`, instead of a source.
-    seeds: of each run, where several runs are trained as one program.
+    seeds: of each run, where a program trains more than one.
     counted: the loss needs the number of examples of each class.
     before: the history of a run that resumes.
     needs: the kinds of fields that the task needs, see `load`.
@@ -94,8 +89,8 @@ def open_inputs(
   train = splits["train"]
   order, length = order_and_length(train, config)
   cropped = Examples.of(c, train.fields).cropped(c.image_size)
-  found = levels.count(c, train)
-  mean, std = levels.normalization(c, found)
+  train_levels = levels.count(c, train)
+  mean, std = levels.normalization(c, train_levels)
   for name in splits.keys() - {"train"}:
     levels.compare(c, name, splits[name], mean)
   batches = pipeline(train, c, mesh, skipped, order, seeds)
@@ -123,7 +118,7 @@ def open_inputs(
     summary={
       "data": describe(c, splits),
       **train.remarks,
-      "pixels": levels.describe(c, train, found),
+      "pixels": levels.describe(c, train, train_levels),
       **_imbalance(train),
       "input": batches.describe(),
       "length": length.describe(),
@@ -132,11 +127,11 @@ def open_inputs(
 
 
 def _check_dispatch(config: ConfigDict, batches: Resident | Streaming) -> None:
-  """Raises UserError for several steps in one program where batches are streamed one by one."""
+  """Raises UserError for more than one step in a program where batches are streamed."""
   if (config.steps_per_dispatch or 1) > 1 and isinstance(batches, Streaming):
     raise UserError(
       f"steps_per_dispatch={config.steps_per_dispatch} needs the training split on the device, and "
-      "it is streamed, a batch a step: set steps_per_dispatch=1, or data.pipeline=resident"
+      "it is streamed, one batch for each step: set steps_per_dispatch=1, or data.pipeline=resident"
     )
 
 

@@ -41,8 +41,8 @@ class Joined:
   def _label(self, label: Label) -> Label:
     if not self.num_classes:
       return self.numbers[label]
-    there = self.numbers[np.flatnonzero(label) if np.ndim(label) else [label]]
-    return np.isin(np.arange(self.num_classes), there).astype(np.uint8)
+    present = self.numbers[np.flatnonzero(label) if np.ndim(label) else [label]]
+    return np.isin(np.arange(self.num_classes), present).astype(np.uint8)
 
   def name(self, i: int) -> str:
     part, at = self._find(i)
@@ -72,12 +72,12 @@ def join(parts: Sequence[Split], classes: Sequence[str], *, several: bool) -> Sp
   """Returns all examples of `parts`, with the class numbers of a run on `classes`.
 
   Args:
-    parts: have the same classes; some may lack examples of a class.
+    parts: splits of the same classes; some may lack examples of a class.
     classes: of the run.
-    several: an image of the run may have several labels.
+    several: an image of the run may have more than one label.
 
   Raises:
-    UserError: the run knows no such class, or an image has several labels for a run of one.
+    UserError: the run lacks a class, or an image has more labels than the one that a run knows.
   """
   first = parts[0]
   numbers = {names.same(name): i for i, name in enumerate(classes)}
@@ -89,11 +89,11 @@ def join(parts: Sequence[Split], classes: Sequence[str], *, several: bool) -> Sp
   label = first.label
   if label is not None and label.kind == "multi_label" and not several:
     raise UserError(
-      "an image of these data may have several labels, and the run knows one an image"
+      "an image of these data may have several labels, and the run knows one for each image"
     )
-  found = np.array([numbers[names.same(name)] for name in first.classes], np.int32)
+  class_numbers = np.array([numbers[names.same(name)] for name in first.classes], np.int32)
   placed = fields.of_kind(first.fields, "mask", "boxes")
-  if placed and [*found] != [*range(len(classes))]:
+  if placed and [*class_numbers] != [*range(len(classes))]:
     raise UserError(
       f"the {' and '.join(placed)} of these data have other classes than the run, or the same in "
       f"another order: {listed(first.classes)}, and the run has {listed(classes)}"
@@ -101,5 +101,5 @@ def join(parts: Sequence[Split], classes: Sequence[str], *, several: bool) -> Sp
   declared = dict(first.fields)
   if label is not None:
     declared["label"] = fields.multi_label(classes) if several else fields.label(classes)
-  records = Joined(tuple(parts), found, len(classes) if several else 0)
+  records = Joined(tuple(parts), class_numbers, len(classes) if several else 0)
   return Split.of_fields(records, declared, remarks=first.remarks)

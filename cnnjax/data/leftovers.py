@@ -1,4 +1,4 @@
-"""Counts the files in a folder of images that are not read: other formats, litter of programs."""
+"""Counts the files in a folder that are not read: other formats, litter of programs."""
 
 import collections
 import dataclasses
@@ -23,7 +23,7 @@ _LITTER = {
 
 
 def is_litter(name: str) -> bool:
-  """Whether another program leaves files or folders of that name."""
+  """Returns whether another program leaves files or folders of that name."""
   return name.lower() in _LITTER
 
 
@@ -57,13 +57,13 @@ class Leftovers:
     return f"{_counted(photos)}: convert them to JPEG or PNG" if photos else ""
 
   def remarks(self) -> dict[str, str]:
-    """Returns the remarks on it for the start of a run."""
+    """Returns the remarks on these files for the start of a run."""
     others = {name: n for name, n in self.files.items() if name not in PHOTOS}
     unread = [self.photos(), _counted(others)]
     if n := len(self.outside):
       unread.append(f"{n:,} image{'s' * (n > 1)} in no class, such as {self.outside[0]}")
-    found = {"not read": "; ".join(filter(None, unread)), "passed over": _counted(self.passed)}
-    return {key: text for key, text in found.items() if text}
+    remarks = {"not read": "; ".join(filter(None, unread)), "passed over": _counted(self.passed)}
+    return {key: text for key, text in remarks.items() if text}
 
 
 def _counted(names: dict[str, int]) -> str:

@@ -11,7 +11,7 @@ from cnnjax.data.split import Split
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-  """The length of a run, which its config and its data decide."""
+  """The length of a run, from its config and its data."""
 
   total: int  # steps of the whole run
   steps_per_epoch: int
@@ -26,7 +26,7 @@ class Length:
     return cls(total, steps_per_epoch, order.for_run(total).phase, batch_size)
 
   def to_steps(self, duration: int | float | str, key: str) -> int:
-    """Returns a duration in whole steps. UserError, which names its `key`, where it is none."""
+    """Returns a duration in whole steps; raises UserError, with its `key`, for anything else."""
     return durations.in_steps(duration, key, self.steps_per_epoch, self.batch_size)
 
   def describe(self) -> str:

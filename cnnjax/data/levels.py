@@ -1,4 +1,4 @@
-"""Measures the values of the training images: mean, deviation, and whether they are blank."""
+"""Measures the values of the training images: mean and deviation; finds blank images."""
 
 import contextlib
 import dataclasses
@@ -16,8 +16,8 @@ from cnnjax.data.split import Arrays, Skipped, Split
 from cnnjax.errors import UserError, warn
 from cnnjax.runtime import processes
 
-SAMPLE = 2048  # images of a streamed split that are read, evenly spread over it
-GLANCE = 128  # and of any split whose mean and deviation are given
+SAMPLE = 2048  # images that are read of a streamed split, evenly spread over it
+GLANCE = 128  # the same, where mean and deviation are given
 _ALPHA = "Set data.alpha={} for pictures that are drawn in transparency alone"
 _SCAN = "`python -m cnnjax.data scan PATH`"
 _RANGE = (
@@ -26,11 +26,11 @@ _RANGE = (
 )
 _ARRAYS = {
   "uint8": "Multiply values from 0 to 1 by 255 before they become uint8",
-  "uint16": "Set data.range to the values that are black and white, such as 12 of those of 12 bits",
+  "uint16": "Set data.range to the values that are black and white, such as 12 for 12 bits",
   "float32": "Set data.range to the values that are black and white",
 }
 LOOKED_INTO = 16  # files, for advice
-DARK = 1 / 4  # of white, where no value reaches it
+DARK = 1 / 4  # of white; images are dark if no value reaches it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Levels:
 
   @property
   def single(self) -> np.ndarray:
-    """Whether each channel has one value everywhere, `[channels]` bool."""
+    """True if each channel has one value everywhere, `[channels]` bool."""
     return self.low == self.high
 
 
@@ -108,31 +108,31 @@ def _blank(images: np.ndarray, total: int) -> str:
 
 
 def _advice(config: ConfigDict, split: Split) -> str:
-  """Returns what may help against blank, dark or bright images, by the values in their files."""
+  """Returns advice against blank, dark or bright images, by the values in their files."""
   if isinstance(split.records, Arrays) and split.records.source is not None:
     split = split.records.source
-  found, files = set(), 0
+  traits, files = set(), 0
   for i in range(min(len(split), LOOKED_INTO)):
     data = split[i]["image"]
     if isinstance(data, bytes):
       files += 1
       with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
-        found |= {"alpha"} if image.has_transparency_data else set()
-        found |= {"depth"} if deep_values(image, data) is not None else set()
+        traits |= {"alpha"} if image.has_transparency_data else set()
+        traits |= {"depth"} if deep_values(image, data) is not None else set()
   if not files:
     return _ARRAYS[split.fields["image"].dtype]
   others = " or ".join(colour for colour in ("white", "black") if colour != config.alpha)
-  words = [_ALPHA.format(others)] if "alpha" in found else []
-  if "depth" in found:
+  words = [_ALPHA.format(others)] if "alpha" in traits else []
+  if "depth" in traits:
     other = f"data.range={config.range} may not fit the files: {_SCAN} says how many bits"
     words.append(_RANGE if config.range is None else f"{other} they use")
   return ". ".join(words) or f"Look at the files: {_SCAN}"
 
 
 def compare(config: ConfigDict, name: str, split: Split, mean: Sequence[float]) -> None:
-  """Warns of a split that is blank, or unlike the training images, as of files of another range.
+  """Warns of a split that is blank, or unlike the training images, such as files of another range.
 
-  It is dark if no value reaches the `mean` of the training images, bright if all lie above it.
+  A split is dark if no value reaches the `mean` of the training images, bright if all lie above it.
   """
   images = _some(config, split, GLANCE)
   low, high, white = images.min(), images.max(), fields.WHITE[str(images.dtype)]
@@ -179,7 +179,7 @@ def normalization(
 
 
 def describe(config: ConfigDict, train: Split, levels: Levels) -> str:
-  """Returns the values of the training images in words, with what is odd about them."""
+  """Returns the values of the training images in words, with remarks on odd ones."""
   low, high, white = levels.low.min(), levels.high.max(), fields.WHITE[levels.dtype]
   of = "float32 values" if levels.counts is None else ""
   if levels.counts is not None:

@@ -32,7 +32,7 @@ def check(config: ConfigDict) -> None:
     raise UserError(f"data.crop={config.crop} needs the size of the crop: data.image_size")
   if config.crop != "center" and config.pipeline == "resident":
     raise UserError(
-      f"data.crop={config.crop} is made on the host, while streaming; for a resident set put "
+      f"data.crop={config.crop} is made on the host, while streaming; for a resident split put "
       "random_resized_crop into augment"
     )
   if config.eval_crop != 1 and config.image_size is None and config.eval_size is None:
@@ -60,11 +60,11 @@ def load(
 
   Args:
     config: `config.data`.
-    splits: which of "train", "validation" and "test".
+    splits: those to load of "train", "validation" and "test".
     skipped: collects the images that cannot be read.
     given: the splits of `from_arrays`, instead of a source.
     evaluating: crops the training split like the others.
-    devices: the number that hold a resident split, in parts if `config.shard_resident`.
+    devices: the number of devices that hold a resident split, in parts if `config.shard_resident`.
     before: the history of a run that resumes: the same examples stay held out.
     needs: kinds of fields to load, and a label where there is one; None loads all.
     who: the task that needs them, in words.
@@ -75,19 +75,19 @@ def load(
   skipped = Skipped(config.max_unreadable) if skipped is None else skipped
   held = _held_out(config, given)
   wanted = {*splits, "train"} if {"train", *held} & {*splits} else {*splits}
-  found = {
+  by_name = {
     key: _loaded(config, config[key], given) for key in wanted - {*held} if config[key] is not None
   }
-  if "train" in found:
-    others = found.keys() - {"train"}
-    found |= {name: _with_lacking(found[name], found["train"]) for name in others}
-    found |= _parted(found["train"], held, config, before)
+  if "train" in by_name:
+    others = by_name.keys() - {"train"}
+    by_name |= {name: _with_lacking(by_name[name], by_name["train"]) for name in others}
+    by_name |= _parted(by_name["train"], held, config, before)
   if needs is not None:
-    found = {name: _needed(split, tuple(needs), who) for name, split in found.items()}
-  found = _with_room(found)
+    by_name = {name: _needed(split, tuple(needs), who) for name, split in by_name.items()}
+  by_name = _with_room(by_name)
   return {
     name: placement.decode_if_resident(
-      found.get(name), config, skipped, devices, train=name == "train" and not evaluating
+      by_name.get(name), config, skipped, devices, train=name == "train" and not evaluating
     )
     for name in splits
   }
@@ -106,8 +106,8 @@ def whole(
 ) -> Split:
   """Returns all examples of all splits, for a run on `classes`; arguments as of `load`.
 
-  A folder or list gives also the splits that the config does not name. `several`: an image of the
-  run may have several labels.
+  A folder or list also gives the splits that the config does not name. With `several` an image of
+  the run may have more than one label.
   """
   if given is None and config.source == "folder":
     parts = [sources.module("folder").whole(config)]
@@ -134,7 +134,7 @@ def _needed(split: Split, needs: tuple[Need, ...], who: str) -> Split:
 def _with_room(splits: dict[str, Split]) -> dict[str, Split]:
   """Returns the splits with room for the most boxes that an example has.
 
-  Where their source does not know that number, it reads all of them, and decodes no image.
+  Where their source does not know that number, it reads all boxes, and decodes no image.
   """
   unknown = {
     name
@@ -152,12 +152,12 @@ def _parted(
   train: Split, held: dict[str, float | int], config: ConfigDict, before: History | None
 ) -> dict[str, Split]:
   """Returns the held-out splits and the rest of the training split, which may be a long tail."""
-  seed, found = config.split_seed, {}
+  seed, held_out = config.split_seed, {}
   by = (before and before.by) or train.by
   older = before is not None and before.older
   for key, amount in held.items():
     sides = before.sides(key, held) if before else ()
-    train, found[key] = holdout.carve(train, amount, key, seed, by, *sides, older=older)
+    train, held_out[key] = holdout.carve(train, amount, key, seed, by, *sides, older=older)
   if config.long_tail:
     if not train.has_label:
       raise UserError(
@@ -171,11 +171,11 @@ def _parted(
       else identity.drawn(train.ids(by), "long_tail", seed)
     )
     train = train.take(imbalance.long_tail(labels, config.long_tail, numbers))
-  return {"train": train, **found}
+  return {"train": train, **held_out}
 
 
 def _with_lacking(split: Split, train: Split) -> Split:
-  """Notes the classes of `train` that `split` lacks, unless labels would have to be read for it."""
+  """Notes the classes of `train` that `split` lacks, unless it would have to read labels."""
   if not (split.knows_labels and train.knows_labels):
     return split
   lacking = imbalance.lacking(train.labels, split.labels, split.classes)
@@ -195,7 +195,7 @@ def _held_out(config: ConfigDict, given: dict[str, Split] | None) -> dict[str, f
 
 
 def _loaded(config: ConfigDict, split: str, given: dict[str, Split] | None) -> Split:
-  """The split of a name or an expression."""
+  """Returns the split of a name or an expression."""
   if given is None:
     return sources.load(config, split)
   if split not in given:
@@ -222,7 +222,7 @@ def with_given(config: ConfigDict, given: dict[str, Split] | None) -> ConfigDict
 
 
 def has_splits(config: ConfigDict) -> bool:
-  """Whether the data of a run have splits of their own."""
+  """Returns whether the data of a run have splits of their own."""
   return config.source != "folder" or sources.module("folder").has_splits(config.path)
 
 
@@ -230,7 +230,7 @@ def without_source(config: ConfigDict) -> ConfigDict:
   """Returns the config of a run as if on arrays, to check its other keys without any data."""
   config = config.copy_and_resolve_references()
   standard = keys.default().data
-  own = [name.removeprefix("data.") for name in registry.keys_of("source")]
-  config.data.update({key: standard[key] for key in (*own, "train", "validation", "test")})
+  of_sources = [name.removeprefix("data.") for name in registry.keys_of("source")]
+  config.data.update({key: standard[key] for key in (*of_sources, "train", "validation", "test")})
   config.data.source = "arrays"
   return config

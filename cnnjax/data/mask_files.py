@@ -1,4 +1,4 @@
-"""Masks in files of their own: where that of an image lies, and which classes they have."""
+"""Finds the mask file of each image, and reads the classes of masks."""
 
 import dataclasses
 import functools
@@ -16,12 +16,12 @@ from cnnjax.data.leftovers import Leftovers
 from cnnjax.data.tables import Pairs
 from cnnjax.errors import UserError
 
-FEW = 16  # masks that are looked at for class 1 before all are
+FEW = 16  # masks that are searched for class 1 before all are
 
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-  """What the masks of a folder or list hold."""
+  """The contents of the masks of a folder or list."""
 
   field: Field
   white: bool  # white pixels, of 255 or 65535, are of class 1; if not, they do not count
@@ -29,7 +29,7 @@ class Masks:
 
 
 def of_files(config: ConfigDict, masks: tuple[str, ...]) -> Masks:
-  """Returns what training masks hold, by `data.classes` and `data.masks_white`.
+  """Returns the contents of training masks, by `data.classes` and `data.masks_white`.
 
   Raises:
     UserError: they have fewer than two classes, or too many for white to be one.
@@ -75,21 +75,21 @@ def _of_files(
 
 
 def forget() -> None:
-  """Forgets what masks held, which may have been written anew."""
+  """Forgets the contents of masks, which may have been written anew."""
   _of_files.cache_clear()
 
 
 def _values(masks: tuple[str, ...]) -> tuple[int, bool]:
-  """Returns (the largest class of all masks, -1 if there is none; whether one has white)."""
+  """Returns (the largest class of all masks, -1 without any; whether one has white)."""
   read = lambda places: [_of_mask(masks[i]) for i in places]
-  found = [*itertools.chain.from_iterable(identity.in_parts(read, len(masks)))]
-  return max(largest for largest, _ in found), any(white for _, white in found)
+  per_mask = [*itertools.chain.from_iterable(identity.in_parts(read, len(masks)))]
+  return max(largest for largest, _ in per_mask), any(white for _, white in per_mask)
 
 
 def _of_mask(path: str) -> tuple[int, bool]:
-  """Returns (the largest class, -1 if there is none; whether it has white) of the file of a mask.
+  """Returns (the largest class, -1 without any; whether there is white) of the file of a mask.
 
-  One that cannot be read has neither: it is skipped, counted and named when its image is.
+  A file that cannot be read has neither: it is skipped, counted and named with its image.
   """
   try:
     mask = decode_mask(read(path))
@@ -103,7 +103,7 @@ def with_white(path: str, data: bytes) -> np.ndarray | UnreadableImage:
   """Returns a mask of two classes, of which white is class 1; `data` are the bytes of its file.
 
   Raises:
-    UserError: it has more classes.
+    UserError: the mask has more classes.
   """
   try:
     mask = decode_mask(data)
@@ -119,15 +119,15 @@ def with_white(path: str, data: bytes) -> np.ndarray | UnreadableImage:
 
 
 def images_alone(path: str, pattern: str, root: str, left: Leftovers) -> Pairs:
-  """Returns the images at any depth without those that are masks of others; none has a class."""
+  """Returns the images at any depth, with no class, without those that are masks of others."""
   files = list(walk.image_files(path, left, os.path.join(os.path.realpath(path), "")))
   masks = {*map(os.path.normpath, of_images(pattern, root, files, there=False).values())}
-  found = [file for file in files if os.path.normpath(file) not in masks]
-  if not found:
+  images = [file for file in files if os.path.normpath(file) not in masks]
+  if not images:
     raise UserError(
       f"{path} has no images beside those that data.masks={pattern!r} takes for masks"
     )
-  return [(file, ()) for file in found]
+  return [(file, ()) for file in images]
 
 
 def of_images(
@@ -138,7 +138,7 @@ def of_images(
   Raises:
     UserError: the pattern is wrong, or a mask is missing and `there` is true.
   """
-  found = {}
+  mask_of = {}
   for file in files:
     folder, name = os.path.split(os.path.relpath(file, root))
     try:
@@ -148,10 +148,10 @@ def of_images(
         f"data.masks={pattern!r} is a path below data.path with {{folder}} and {{name}}, those of "
         f"the image, as '{{folder}}/../masks/{{name}}.png': {e}"
       ) from e
-    found[file] = os.path.normpath(os.path.join(root, place))
-  if there and (missing := [file for file, mask in found.items() if not os.path.isfile(mask)]):
+    mask_of[file] = os.path.normpath(os.path.join(root, place))
+  if there and (missing := [file for file, mask in mask_of.items() if not os.path.isfile(mask)]):
     raise UserError(
       f"{len(missing):,} of {len(files):,} images have no mask: that of {missing[0]} would be "
-      f"{found[missing[0]]} by data.masks={pattern!r}"
+      f"{mask_of[missing[0]]} by data.masks={pattern!r}"
     )
-  return found
+  return mask_of

@@ -1,4 +1,4 @@
-"""Reads the names of splits and classes as people write them, whatever the spelling."""
+"""Reads the names of splits and classes, and the cells of lists, as people write them."""
 
 import collections
 import decimal
@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from cnnjax.errors import UserError, listed
 
@@ -17,12 +18,12 @@ ALIASES = {
 }
 # The suffixes of names of splits, as in train_images, test set, val2017.
 _SUFFIX = r"[ _-]?(set|data|images|imgs|photos|split|20\d\d)?"
-# How programs write a missing label; pandas reads these as none.
+# Texts that programs write for a missing label; pandas reads them as none.
 MISSING = {
   "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
   "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null",
 }  # fmt: skip
-_MOST = 5  # doubts that are told
+_MOST = 5  # doubts that `doubts` tells
 
 
 def split_of(name: str) -> str | None:
@@ -45,8 +46,8 @@ def same_split(name: str) -> str:
 def _parsed(name: str) -> tuple[str | None, str, str]:
   """Returns (the split that a name means, its alias in the name, the suffix)."""
   for split, aliases in ALIASES.items():
-    if found := re.fullmatch(f"({'|'.join(aliases)}){_SUFFIX}", name.strip().lower()):
-      return split, found[1], found[2] or ""
+    if match := re.fullmatch(f"({'|'.join(aliases)}){_SUFFIX}", name.strip().lower()):
+      return split, match[1], match[2] or ""
   return None, "", ""
 
 
@@ -56,6 +57,24 @@ def as_text(value: object) -> str:
     return ""
   text = str(value).strip()
   return "" if re.search("[\ud800-\udfff]", text) else text  # halves of characters, as in "\\ud800"
+
+
+def labels_in(cell: Any, *, csv: bool) -> list[str]:
+  """Returns the labels in a cell `as_text`, in CSV separated by ";", in JSONL one or a list."""
+  if csv:
+    return [as_text(part) for part in cell.split(";")]
+  return [as_text(value) for value in (cell if isinstance(cell, list) else [cell])]
+
+
+def number_in(cell: Any) -> float | None:
+  """Returns the finite number in a cell; None for anything else, booleans too."""
+  if isinstance(cell, bool) or not isinstance(cell, str | int | float):
+    return None
+  try:
+    number = float(cell)
+  except (ValueError, OverflowError):
+    return None
+  return number if math.isfinite(number) else None
 
 
 def same(name: str) -> str:
@@ -69,7 +88,7 @@ def same(name: str) -> str:
 def classes(names: Iterable[str]) -> dict[str, str]:
   """Returns the class of each name, in order: numbers by value, then the alphabet.
 
-  A class is called as it is spelled, in NFC; by `same` where there are several spellings.
+  A class has its name as spelled, in NFC; or that of `same` where there are more spellings.
   """
   groups = collections.defaultdict(list)
   for name in sorted({*names}):
@@ -90,27 +109,27 @@ def _order(name: str) -> tuple:
 
 
 def doubts(by_name: Mapping[str, str]) -> str:
-  """Returns in words which names and classes may be mistakes; "" if there are none."""
+  """Returns in words the names and classes that may be mistakes; "" if none."""
   spellings, alike = collections.defaultdict(list), collections.defaultdict(list)
   for name, label in by_name.items():
     spellings[label].append(name)
   for label in spellings:
     alike[_at_a_glance(label)].append(label)
-  found = [f"{_quoted(names)} are one class" for names in spellings.values() if len(names) > 1]
+  lines = [f"{_quoted(names)} are one class" for names in spellings.values() if len(names) > 1]
   for labels in alike.values():
     if len(labels) > 1:
       form = len({*map(_in_one_form, labels)}) == 1
       by = "case, spaces or form" if form else "leading zeros"
-      found.append(f"{_quoted(labels)} are separate classes, which differ in {by} alone")
+      lines.append(f"{_quoted(labels)} are separate classes, which differ in {by} alone")
   for label in spellings:
     if label in MISSING:
-      found.append(f"{label!r} is a class, not a missing label")
+      lines.append(f"{label!r} is a class, not a missing label")
     for sign in "|,/;":
       parts = [part.strip() for part in label.split(sign)]
       if len(parts) > 1 and {*parts} <= spellings.keys():
-        found.append(f"{label!r} is a separate class beside {_quoted(parts)}")
-  more = [f"and {len(found) - _MOST:,} more"] if len(found) > _MOST else []
-  return "; ".join(found[:_MOST] + more)
+        lines.append(f"{label!r} is a separate class beside {_quoted(parts)}")
+  more = [f"and {len(lines) - _MOST:,} more"] if len(lines) > _MOST else []
+  return "; ".join(lines[:_MOST] + more)
 
 
 def _at_a_glance(name: str) -> str:
@@ -129,22 +148,22 @@ def _quoted(names: Iterable[str]) -> str:
   return " and ".join(map(repr if len(seen) == len(names) else ascii, names))
 
 
-def check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
-  """Raises UserError unless a run that was `trained` on these classes finds the same ones."""
-  before, now = (list(map(same, classes)) for classes in (trained, found))
+def check_classes(trained: Sequence[str], given: Sequence[str]) -> None:
+  """Raises UserError unless `given` data have the classes that a run was `trained` on."""
+  before, now = (list(map(same, classes)) for classes in (trained, given))
   if before == now:
     return
   if sorted(before) == sorted(now):
-    one, other = next(pair for pair in zip(trained, found, strict=True) if pair[0] != pair[1])
+    first, other = next(pair for pair in zip(trained, given, strict=True) if pair[0] != pair[1])
     raise UserError(
       f"the run was trained on the same {len(trained)} classes in another order: where it has "
-      f"{one!r} they have {other!r} (numbers with a sign or a point used to be sorted as text): "
+      f"{first!r} they have {other!r} (numbers with a sign or a point used to be sorted as text): "
       "train it anew in another workdir"
     )
   named = lambda classes, others: listed([repr(c) for c in classes if same(c) not in others])
-  differ = {"lack": named(trained, now), "also have": named(found, before)}
+  differ = {"lack": named(trained, now), "also have": named(given, before)}
   words = " and ".join(f"{verb} {some}" for verb, some in differ.items() if some)
   raise UserError(
-    f"the run was trained on other classes ({len(trained)}) than these data have ({len(found)}): "
+    f"the run was trained on other classes ({len(trained)}) than these data have ({len(given)}): "
     f"these data {words}: give the data of the run"
   )

@@ -34,21 +34,21 @@ Names = dict[str, str]  # the name of an array by that of its field
 
 
 def _forms(split: str) -> list[Names]:
-  """Returns the ways to name the arrays of a split, the first ones preferred."""
+  """Returns the ways to name the arrays of a split, the preferred ones first."""
   forms = []
   for name in SPLITS[split]:
-    own = {other: f"{name}_{other}" for other in OTHERS}
-    forms.append({"image": f"{name}_images", "label": f"{name}_labels", **own})
-    forms.append({"image": f"x_{name}", "label": f"y_{name}", **own})
-    forms.append({"image": f"{name}_image", "label": f"{name}_label", **own})
+    others = {other: f"{name}_{other}" for other in OTHERS}
+    forms.append({"image": f"{name}_images", "label": f"{name}_labels", **others})
+    forms.append({"image": f"x_{name}", "label": f"y_{name}", **others})
+    forms.append({"image": f"{name}_image", "label": f"{name}_label", **others})
   if split == "train":
-    own = {other: other for other in OTHERS}
-    forms.append({"image": "images", "label": "labels", **own})
-    forms.append({"image": "image", "label": "label", **own})
+    others = {other: other for other in OTHERS}
+    forms.append({"image": "images", "label": "labels", **others})
+    forms.append({"image": "image", "label": "label", **others})
   return forms
 
 
-def _there(place: pathlib.Path) -> list[str]:
+def _array_names(place: pathlib.Path) -> list[str]:
   """Returns the names of the arrays; reads none of them."""
   if place.is_dir():
     return sorted(file.stem for file in place.glob("*.npy"))
@@ -66,23 +66,23 @@ def _there(place: pathlib.Path) -> list[str]:
 
 def _present(split: str, names: set[str]) -> list[Names]:
   """Returns the arrays of a split for each form whose images are among `names`, labelled first."""
-  found = []
+  present = []
   for form in _forms(split):
     if form["image"] in names:
       having = {field: name for field, name in form.items() if name in names}
       if "boxes" not in having:
         having = {field: name for field, name in having.items() if field not in BOXES}
-      found.append(having)
-  return sorted(found, key=lambda having: "label" not in having)
+      present.append(having)
+  return sorted(present, key=lambda having: "label" not in having)
 
 
-def _found(place: pathlib.Path) -> dict[str, Names]:
+def _names_by_split(place: pathlib.Path) -> dict[str, Names]:
   """Returns the arrays of each split by field; splits without a field of train are left out.
 
   Raises:
     UserError: there is no training split.
   """
-  names = {*_there(place)}
+  names = {*_array_names(place)}
   train = _present("train", names)
   if not train:
     images = [form["image"] for form in _forms("train")]
@@ -90,12 +90,12 @@ def _found(place: pathlib.Path) -> dict[str, Names]:
       f"data.npz={str(place)!r} has no training images: name the array {', '.join(images[:-1])} or "
       f"{images[-1]}; it has {listed(sorted(names)) or 'none'}"
     )
-  found = {"train": train[0]}
+  by_split = {"train": train[0]}
   for split in SPLITS.keys() - {"train"}:
     whole = [having for having in _present(split, names) if having.keys() >= train[0].keys()]
     if whole:
-      found[split] = {field: whole[0][field] for field in train[0]}
-  return found
+      by_split[split] = {field: whole[0][field] for field in train[0]}
+  return by_split
 
 
 def check(config: ConfigDict) -> None:
@@ -103,17 +103,19 @@ def check(config: ConfigDict) -> None:
   if not config.npz:
     raise UserError("data.source=npz needs a file: data.npz=FILE.npz")
   place = to_path(config.npz)
-  found = _found(place)
+  by_split = _names_by_split(place)
   for key in SPLITS:
     if not isinstance(config[key], str):
       continue
     if config[key] != key:
-      raise UserError(f"data.{key} of npz is {key!r}, a share or a number, not {config[key]!r}")
-    if key not in found:
-      names = {*_there(place)}
-      # The form that has the most of it already.
+      raise UserError(
+        f"data.{key} of npz must be {key!r}, a share or a number, not {config[key]!r}"
+      )
+    if key not in by_split:
+      names = {*_array_names(place)}
+      # The form of which most arrays are there already.
       form = max(_forms(key), key=lambda form: len({*form.values()} & names))
-      lacking = [form[field] for field in found["train"] if form[field] not in names]
+      lacking = [form[field] for field in by_split["train"] if form[field] not in names]
       raise UserError(
         f"data.npz={str(place)!r} has no {key} split: add {' and '.join(lacking)}, or hold out a "
         f"share of train, as data.{key}=0.2"
@@ -121,7 +123,7 @@ def check(config: ConfigDict) -> None:
 
 
 def load(config: ConfigDict, split: str) -> Split:
-  """Returns a split of `data.npz`; all of them are read at once, and kept for the next call."""
+  """Returns a split of `data.npz`; reads all splits at once, and keeps them for the next call."""
   place = to_path(config.npz)
   files = [place, *sorted(place.glob("*.npy"))] if place.is_dir() else [place]
   return _splits(place, tuple(os.stat(file).st_mtime_ns for file in files))[split]
@@ -130,7 +132,7 @@ def load(config: ConfigDict, split: str) -> Split:
 @functools.lru_cache(maxsize=1)
 def _splits(place: pathlib.Path, _: tuple[int, ...]) -> dict[str, Split]:
   """Returns all splits at `place`; the times of its files are part of the cache's key."""
-  names = _found(place)
+  names = _names_by_split(place)
   given = _read(place, names)
   splits = {
     split: {field: given[name] for field, name in having.items()} for split, having in names.items()
@@ -142,7 +144,7 @@ def _splits(place: pathlib.Path, _: tuple[int, ...]) -> dict[str, Split]:
   try:
     return from_arrays(**splits, classes=_classes(given))
   except UserError as e:
-    split = str(e).split()[0].rstrip(":")  # an error begins with the split that it is about
+    split = str(e).split()[0].rstrip(":")  # errors of `from_arrays` begin with their split
     of = f" (its arrays: {', '.join(names[split].values())})" if split in names else ""
     raise UserError(f"data.npz={str(place)!r}: {e}{of}") from e
 
@@ -153,7 +155,7 @@ def _classes(given: Mapping[str, np.ndarray]) -> list[str] | None:
     return None
   classes = given["classes"]
   if classes.ndim != 1:
-    raise UserError(f"classes is one name per class, [classes], not {list(classes.shape)}")
+    raise UserError(f"classes must be one name per class, [classes], not {list(classes.shape)}")
   return [
     name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
     for name in classes.tolist()
@@ -167,13 +169,13 @@ def _read(place: pathlib.Path, names: dict[str, Names]) -> dict[str, np.ndarray]
     UserError: the file or one of the arrays cannot be read.
   """
   wanted = {name for having in names.values() for name in having.values()}
-  wanted |= {"classes"} & {*_there(place)}
-  found, what = {}, ""
+  wanted |= {"classes"} & {*_array_names(place)}
+  loaded, what = {}, ""
   try:
     with contextlib.nullcontext() if place.is_dir() else np.load(place) as arrays:
       for name in sorted(wanted):
         what = f" array {name!r}"
-        found[name] = np.load(place / f"{name}.npy") if arrays is None else arrays[name]
-    return found
+        loaded[name] = np.load(place / f"{name}.npy") if arrays is None else arrays[name]
+    return loaded
   except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
     raise UserError(f"data.npz={str(place)!r}:{what} cannot be read: {e}") from e

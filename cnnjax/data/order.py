@@ -10,9 +10,10 @@ from cnnjax.data.split import Split
 from cnnjax.errors import UserError, unknown
 
 UNIFORM = "uniform"
-# Every class is brought to the size of the largest, or of the smallest.
+# Ways that bring every class to the size of the largest, or of the smallest.
 RESIZE = {"oversample": max, "undersample": min}
-# Draws with replacement, a class having probability n_c^q / sum n_j^q: arXiv:1910.09217, eq. 1.
+# Ways that draw with replacement, a class with probability n_c^q / sum n_j^q: arXiv:1910.09217,
+# equation 1.
 POWER = {"class_balanced": 0.0, "square_root": 0.5}
 SAMPLING = (UNIFORM, *RESIZE, *POWER)
 
@@ -37,7 +38,7 @@ def epoch_order(
       cuts it to the smallest, to another part in each epoch. "class_balanced" draws a class
       uniformly, then an example of it; "square_root" draws the class by the root of its size
       (arXiv:1910.09217, section 3.1). Classes without examples are left out.
-    repeats: how often a chosen example follows itself, augmented differently each time (repeated
+    repeats: how often a chosen example comes in a row, augmented differently each time (repeated
       augmentation, arXiv:1901.09335). The epoch keeps its length, so it has `1 / repeats` of the
       examples.
 
@@ -82,7 +83,7 @@ def _classes(examples: int | np.ndarray, sampling: str) -> list[np.ndarray]:
   check(sampling)
   if not isinstance(examples, np.ndarray) or examples.ndim != 1:
     raise UserError(
-      f"data.sampling={sampling} needs one class an image, which these data do not have; set "
+      f"data.sampling={sampling} needs one class for each image, which these data do not have; set "
       "data.sampling=uniform, and task.class_weights to weigh classes in the loss"
     )
   _, counts = np.unique(examples, return_counts=True)
@@ -136,8 +137,8 @@ class Order:
     )  # fmt: skip
     if config.repeats > batch_size:
       raise UserError(
-        f"data.repeats={config.repeats} is above batch_size={batch_size}: a batch would be one "
-        "image again and again"
+        f"data.repeats={config.repeats} is above batch_size={batch_size}, so that a batch would be "
+        "one image again and again: set it to {batch_size} or below"
       )
     if not order.steps_per_epoch:
       raise UserError(
@@ -165,16 +166,16 @@ class Order:
 
     Without `pad` it leaves out the remainder, which differs between epochs.
     """
-    found = self._epochs
-    if epoch not in found:
+    epochs = self._epochs
+    if epoch not in epochs:
       order = epoch_order(
         self.examples, seed=self.seed, epoch=epoch, sampling=self.sampling, repeats=self.repeats
       )
       order = np.resize(order, (self.steps_per_epoch, self.batch_size))
-      # The one before is kept for threads that are behind; a new dict, since others read the old.
-      before = {e: o for e, o in found.items() if e == epoch - 1}
-      self._epochs = found = {**before, epoch: order}
-    return found[epoch]
+      # The epoch before stays for threads that are behind; the dict is new, as others read the old.
+      before = {e: o for e, o in epochs.items() if e == epoch - 1}
+      self._epochs = epochs = {**before, epoch: order}
+    return epochs[epoch]
 
   def at(self, step: int) -> np.ndarray:
     """Returns the examples in the batch of `step`, int32 [batch_size]."""

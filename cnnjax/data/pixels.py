@@ -15,7 +15,7 @@ _UNKNOWN_RANGE = (
   "pixels of 32 bits, whose range is not known; set data.range to the values that are black and "
   "white, such as (0, 1), or save it with 8 or 16 bits"
 )
-_UNDONE = {6: 8, 8: 6}  # the orientation that turns back; the others do it themselves
+_UNDONE = {6: 8, 8: 6}  # the orientation that turns back; each other one undoes itself
 
 
 class UnreadableImage(ValueError):
@@ -51,10 +51,10 @@ def to_uint8(image: Image.Image, data: bytes, channels: int, reading: Reading) -
   if image.format == "TIFF":  # Pillow turns it as it is loaded
     turn = 1 if reading.upright else orientation(image)
     turn = _UNDONE.get(turn, turn)
-  found = _composed(_of_8_bits(image, data, reading.limits), reading.alpha)
+  composed = _composed(_of_8_bits(image, data, reading.limits), reading.alpha)
   if image.format != "TIFF":
     turn = orientation(image) if reading.upright else 1
-  pixels = np.array(found.convert("L" if channels == 1 else "RGB"))
+  pixels = np.array(composed.convert("L" if channels == 1 else "RGB"))
   return oriented(pixels.reshape(*pixels.shape[:2], channels), turn)
 
 
@@ -71,7 +71,7 @@ def to_deep(
     dtype: uint16 or float32.
   """
   tiff, tile = image.format == "TIFF", str(image.tile)
-  if tiff:  # as in `to_uint8`
+  if tiff:  # which Pillow turns as it is loaded, as in `to_uint8`
     turn = 1 if reading.upright else orientation(image)
     turn = _UNDONE.get(turn, turn)
   values = deep_values(image, data)
@@ -80,18 +80,18 @@ def to_deep(
       return of_bytes(to_uint8(again, data, channels, reading), dtype)
   if not tiff:
     turn = orientation(image) if reading.upright else 1
-  found = _unit(image, values, tile, reading.limits)
-  if found.ndim == 3 and found.shape[2] == 4:
-    colour, opaque = found[..., :3], values[..., 3:] / 65535
+  pixels = _unit(image, values, tile, reading.limits)
+  if pixels.ndim == 3 and pixels.shape[2] == 4:
+    colour, opaque = pixels[..., :3], values[..., 3:] / 65535
     behind = {"white": 1.0, "black": 0.0}.get(reading.alpha)
-    found = colour if behind is None else colour * opaque + behind * (1 - opaque)
-  if found.ndim == 3 and channels == 1:
-    found = found @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
-  found = found[..., None] if found.ndim == 2 else found
-  found = np.broadcast_to(found, (*found.shape[:2], channels))
+    pixels = colour if behind is None else colour * opaque + behind * (1 - opaque)
+  if pixels.ndim == 3 and channels == 1:
+    pixels = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+  pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+  pixels = np.broadcast_to(pixels, (*pixels.shape[:2], channels))
   if dtype == "uint16":
-    found = np.rint(np.clip(found, 0, 1) * 65535)
-  return oriented(found.astype(dtype), turn)
+    pixels = np.rint(np.clip(pixels, 0, 1) * 65535)
+  return oriented(pixels.astype(dtype), turn)
 
 
 def of_bytes(pixels: np.ndarray, dtype: str) -> np.ndarray:
@@ -104,7 +104,7 @@ def of_bytes(pixels: np.ndarray, dtype: str) -> np.ndarray:
 def _unit(
   image: Image.Image, values: np.ndarray, tile: str, limits: tuple[float, float] | None
 ) -> np.ndarray:
-  """Returns the values of `deep_values` as float64 with black at 0 and white at 1."""
+  """Returns the values of `deep_values` as float64, black at 0 and white at 1."""
   if not np.isfinite(values).all():
     raise UnreadableImage("pixels that are infinite or NaN")
   if limits is None:
@@ -112,18 +112,18 @@ def _unit(
     if image.mode.startswith(("I", "F")) and not deep:
       raise UnreadableImage(_UNKNOWN_RANGE)
     limits = (0, 4095 if "I;12" in tile else 65535)
-  found = (values.astype(np.float64) - limits[0]) / (limits[1] - limits[0])
+  scaled = (values.astype(np.float64) - limits[0]) / (limits[1] - limits[0])
   tags = getattr(image, "tag_v2", {})
   if values.ndim == 2 and tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
-    found = 1 - found
-  return found
+    scaled = 1 - scaled
+  return scaled
 
 
 def orientation(image: Image.Image) -> int:
   """Returns the orientation in EXIF, from 1 (upright) to 8; loads the image if it is a PNG."""
   with contextlib.suppress(Exception):  # of a broken block
-    found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return found if found in range(1, 9) else 1
+    turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return turn if turn in range(1, 9) else 1
   return 1
 
 
@@ -155,7 +155,7 @@ def deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
     return np.asarray(image)
   if ";16" not in raw and (maximum or 0) <= 255:
     return None
-  # Of colour Pillow has made 8 bits.
+  # Pillow has reduced colour to 8 bits.
   values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
   if values is None or values.dtype != np.uint16:
     raise UnreadableImage("16 bits a channel in a form that data.range cannot read; save it as PNG")
@@ -173,13 +173,13 @@ def _of_8_bits(image: Image.Image, data: bytes, limits: tuple[float, float] | No
     values = _scaled(values, limits)
   if values is None:
     return image
-  # Of these Pillow does not look at the tag.
+  # Pillow does not look at the tag for these.
   if values.ndim == 2 and tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
     values = 255 - values
-  found = Image.fromarray(values)
+  converted = Image.fromarray(values)
   if (key := image.info.get("transparency")) is not None and values.ndim == 2:
-    found.putalpha(Image.fromarray(np.uint8(255) * (np.asarray(image) != key)))
-  return found
+    converted.putalpha(Image.fromarray(np.uint8(255) * (np.asarray(image) != key)))
+  return converted
 
 
 def _upper_bits(image: Image.Image, tile: str) -> np.ndarray | None:
@@ -197,16 +197,16 @@ def _scaled(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
   if not np.isfinite(values).all():
     raise UnreadableImage("pixels that are infinite or NaN")
   low, high = limits
-  found = np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
+  scaled = np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
   if values.shape[2:] == (4,):
-    found[..., 3] = values[..., 3] / 257  # transparency has all of its 16 bits
-  return np.round(found).astype(np.uint8)
+    scaled[..., 3] = values[..., 3] / 257  # transparency has all of its 16 bits
+  return np.round(scaled).astype(np.uint8)
 
 
 def _composed(image: Image.Image, alpha: str) -> Image.Image:
   """Returns the image on a background of the colour `alpha`; for "drop" without transparency."""
   if alpha == "drop" or not image.has_transparency_data:
-    image.info.pop("transparency", None)  # of which Pillow warns in some forms
+    image.info.pop("transparency", None)  # Pillow warns of some forms of it
     return image
   image = image.convert("RGBA")
   return Image.alpha_composite(Image.new("RGBA", image.size, alpha), image)

@@ -36,7 +36,7 @@ def pipeline(
 ) -> Resident | Streaming:
   """Returns the pipeline of a split from `load`; a training split has an `order`.
 
-  `seeds` has the seed of each run where several runs are trained as one program.
+  `seeds` has the seed of each run where a program trains more than one.
   """
   if _is_resident(split, config, mesh.size, train=order is not None):
     return Resident(split, config, mesh, order, [order.with_seed(seed) for seed in seeds])
@@ -49,7 +49,7 @@ def pipeline(
 
 
 def _is_resident(split: Split, config: ConfigDict, devices: int, *, train: bool) -> bool:
-  """Whether a split stays on the device; the same before and after it is decoded."""
+  """Returns whether a split stays on the device; the same before and after it is decoded."""
   if config.pipeline != "auto":
     return config.pipeline == "resident"
   cropped = Examples.of(config, split.fields).cropped(_size(config, train=train))

@@ -24,7 +24,7 @@ class Feed:
   """The data that the steps of an epoch read: all examples, their order, the size of images."""
 
   arrays: dict[str, jax.Array]
-  order: jax.Array  # [steps, batch] int32; of several runs [runs, steps, batch]
+  order: jax.Array  # [steps, batch] int32; of many runs [runs, steps, batch]
   size: int | None = flax.struct.field(pytree_node=False)
 
   @property
@@ -36,7 +36,7 @@ class Feed:
 class Resident:
   """Batches of a split in memory, which each device holds whole or in part; see `Streaming`.
 
-  `orders` has the order of each run where several runs are trained as one program.
+  `orders` has the order of each run where a program trains more than one.
   """
 
   def __init__(
@@ -91,7 +91,7 @@ class Resident:
     return Feed(self._arrays, self._epoch[1], self._size(step))
 
   def _size(self, step: int) -> int | None:
-    """Returns the size to which images have to be scaled; None if they have it already."""
+    """Returns the size to scale images to; None if they have it already."""
     size = self.order.size(step)
     return size if size != self.split.shape[0] else None
 
@@ -123,19 +123,19 @@ class Resident:
     """Does nothing: there is no thread to end."""
 
   def describe(self) -> str:
-    """Returns in words where batches come from, and the memory that this takes."""
+    """Returns the pipeline and its memory in words."""
     size = sharding.size_text(len(self.split) * fields.nbytes(self.split.fields))
     parts = f", in {self._mesh.size} parts" if self._parts else " on each device"
     return f"resident, {size}{parts}"
 
 
 def in_gib(shape: tuple[int, ...]) -> float:
-  """Returns the GiB of arrays of bytes of this `shape`, such as uint8 images."""
+  """Returns the GiB of an array of bytes of this `shape`, such as uint8 images."""
   return math.prod(shape) / 2**30
 
 
 def check_fits(shape: tuple[int, ...], max_gib: float) -> None:
-  """Raises UserError if `shape`, (images, bytes of one in any number of axes), is not allowed."""
+  """Raises UserError if `shape`, (images, bytes of one in any number of axes), is over a limit."""
   if (gib := in_gib(shape)) > max_gib:
     raise UserError(
       f"the {shape[0]:,} images take {gib:.1f} GiB on each device, and data.max_gib "

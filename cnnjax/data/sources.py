@@ -1,8 +1,8 @@
-"""The sources of images by name.
+"""Registers the sources of images by name.
 
 A source is a function (config, split) -> the `Split` of a split expression, where `config` is the
-group `data`; its `check` raises UserError for wrong names, before anything is downloaded.
-Built-in ones are modules of this room with `check` and `load`, imported when they are chosen.
+group `data`; its `check` raises UserError for wrong names, before anything is downloaded. Built-in
+sources are modules of this room with `check` and `load`, imported when they are chosen.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from cnnjax.data.split import Split
 
 
 def module(name: str) -> ModuleType:
-  """That of a built-in source."""
+  """Returns the module of a built-in source."""
   return importlib.import_module(f"cnnjax.data.{name}")
 
 
@@ -53,5 +53,5 @@ def check(config: ConfigDict) -> None:
 
 
 def load(config: ConfigDict, split: str) -> Split:
-  """The split of a name or an expression."""
+  """Returns the split of a name or an expression."""
   return registry.part("source", config.source).value(config, split)

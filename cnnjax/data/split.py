@@ -14,14 +14,14 @@ from cnnjax.data.fields import Field
 from cnnjax.data.images import UnreadableImage
 from cnnjax.errors import UserError, listed, number, unknown
 
-# The bytes of a file, [height, width, channels] of a type of `fields`, or why there is neither.
+# The bytes of a file, [height, width, channels] of a type of `fields`, or the reason for neither.
 Image = bytes | np.ndarray | UnreadableImage
-Label = np.ndarray | int  # a class, or [num_classes] uint8 where an image may have several
+Label = np.ndarray | int  # a class, or [num_classes] uint8 where an image may have more
 # An example of a source by the names of `fields.arrays`: images and masks as of Image (a mask
-# [height, width]); only the boxes that exist, unless NAME_valid marks them, or why there are none.
+# [height, width]); only the boxes that exist, unless NAME_valid marks them, or the reason for none.
 Example = dict[str, Any]
 LABELS = ("label", "multi_label")  # the kinds that give the class of an example
-NEAR = 1024  # examples to search for another image with the same several labels
+NEAR = 1024  # examples to search for another image with all of the same labels
 
 
 class Records(Protocol):
@@ -39,7 +39,7 @@ class Records(Protocol):
     """Returns an example; `(image, label)` is its short form."""
 
   def name(self, i: int) -> str:
-    """Returns the name by which a person finds an example: a path, or a place in a data set."""
+    """Returns a name for people to find an example by: a path, or a place in a data set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +96,14 @@ class Split:
 
   `shape` is (height, width, channels) of the images; height and width are None where they differ.
   `classes` are those of the labels, the masks or the boxes. `declared` are the fields; None means
-  an image of 8 bits and one or several labels.
+  an image of 8 bits and one or more labels.
   """
 
   records: Records
   classes: tuple[str, ...]
   shape: tuple[int | None, int | None, int]
   indices: np.ndarray | None = None
-  note: str = ""  # where it comes from, for people, if that does not go without saying
+  note: str = ""  # on where it comes from, for people
   remarks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # on the data, for people
   declared: Mapping[str, Field] | None = None
 
@@ -131,7 +131,7 @@ class Split:
 
   @property
   def has_label(self) -> bool:
-    """Whether an example has a `label`, one class or several."""
+    """True if an example has a `label`, of one class or more."""
     return self.declared is None or "label" in fields.of_kind(self.declared, *LABELS)
 
   @property
@@ -151,7 +151,7 @@ class Split:
   def most_boxes(self, name: str) -> int:
     """Returns the most boxes that an example has in the field `name`; reads all examples."""
     count = lambda boxes: 0 if isinstance(boxes, UnreadableImage) else len(boxes)
-    read = lambda places: max(count(found[name]) for found in self._some(places))
+    read = lambda places: max(count(example[name]) for example in self._some(places))
     return max(identity.in_parts(read, len(self)))
 
   def __len__(self) -> int:
@@ -163,30 +163,30 @@ class Split:
   def __getitem__(self, i: int) -> Example:
     return self._named(self.records[self._at(i)])
 
-  def _named(self, found: Example | tuple[Image, Label]) -> Example:
+  def _named(self, example: Example | tuple[Image, Label]) -> Example:
     """Returns the declared fields of an example by name."""
-    if isinstance(found, tuple):
-      found = {"image": found[0], "label": found[1]}
+    if isinstance(example, tuple):
+      example = {"image": example[0], "label": example[1]}
     if self.declared is None:
-      return found
-    return {name: found[name] for name in fields.arrays(self.declared) if name in found}
+      return example
+    return {name: example[name] for name in fields.arrays(self.declared) if name in example}
 
   def _some(self, places: range) -> list[Example]:
     """Reads the examples at `places`, at once if the records can."""
-    several = getattr(self.records, "__getitems__", lambda at: [self.records[i] for i in at])
-    return [self._named(found) for found in several([self._at(i) for i in places])]
+    read = getattr(self.records, "__getitems__", lambda at: [self.records[i] for i in at])
+    return [self._named(example) for example in read([self._at(i) for i in places])]
 
   def name(self, i: int) -> str:
     return self.records.name(self._at(i))
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """The labels, [n] int32, or [n, num_classes] uint8 where an image may have several."""
+    """The labels, [n] int32, or [n, num_classes] uint8 where an image may have more."""
     return self._chosen(self.records.labels)
 
   @property
   def knows_labels(self) -> bool:
-    """Whether `labels` are in memory; if not, there are none or they cost reading the split."""
+    """True if `labels` are in memory; else there are none, or they cost reading the split."""
     if isinstance(self.records, Arrays):
       return "label" in self.records.arrays
     return vars(self.records).get("labels") is not None
@@ -209,7 +209,7 @@ class Split:
 
   @property
   def by(self) -> str:
-    """The kind of its ids, where a run does not say it: by content unless the split is large."""
+    """The default kind of its ids: by content, unless the split is large."""
     return identity.PLACE if self.records.large else identity.CONTENT
 
   @property
@@ -219,7 +219,7 @@ class Split:
 
   @property
   def listed(self) -> np.ndarray:
-    """The labels of the source, whichever images can be read; the order goes by them."""
+    """The labels of the source, also of unreadable images; the order goes by them."""
     listed = self.records.listed if isinstance(self.records, Arrays) else None
     return self.labels if listed is None else self._chosen(listed)
 
@@ -234,8 +234,8 @@ class Split:
   @property
   def arrays(self) -> dict[str, np.ndarray]:
     """The arrays of the fields of a split in memory, [n, ...]."""
-    there = self._in_memory.arrays
-    return {name: self._chosen(there[name]) for name in fields.arrays(self.fields)}
+    arrays = self._in_memory.arrays
+    return {name: self._chosen(arrays[name]) for name in fields.arrays(self.fields)}
 
   @property
   def _in_memory(self) -> Arrays:
@@ -266,28 +266,29 @@ class Split:
         return self
 
     def read(places: range) -> list[tuple[int, dict[str, np.ndarray]]]:
-      found = []
+      examples = []
       for i, example in zip(places, self._some(places), strict=True):
         try:
-          found.append((i, crop(example)))
+          examples.append((i, crop(example)))
         except UnreadableImage as e:
           skipped.add(self.name(i), e)
-      return found
+      return examples
 
-    arrays, there = {}, np.zeros(len(self), bool)
-    for found in identity.in_parts(read, len(self)):
-      for i, example in found:
+    arrays, readable = {}, np.zeros(len(self), bool)
+    for examples in identity.in_parts(read, len(self)):
+      for i, example in examples:
         for name, array in example.items():
           if name not in arrays:
             arrays[name] = np.empty((len(self), *array.shape), array.dtype)
           arrays[name][i] = array
-        there[i] = True
+        readable[i] = True
     if not arrays:
       raise UserError(f"none of the images can be read, such as {next(iter(skipped))}")
-    missing, rows = np.flatnonzero(~there), np.flatnonzero(there)
+    missing, rows = np.flatnonzero(~readable), np.flatnonzero(readable)
     if replace:
       rows = np.arange(len(self))
-      rows[missing] = [self.stand_in(i, there.__getitem__, skipped[self.name(i)]) for i in missing]
+      for i in missing:
+        rows[i] = self.stand_in(i, readable.__getitem__, skipped[self.name(i)])
     note = self.note
     if not len(missing):
       records = Arrays(arrays, source=self)
@@ -307,8 +308,8 @@ class Split:
   def lost(self, missing: Iterable[int]) -> str:
     """Returns in words the classes whose examples are all `missing`; "" without labels.
 
-    Where labels have to be read, it reads those after a missing example until another one of its
-    class comes, and all of them only if that takes too long.
+    If labels have to be read, it reads those after a missing example until another one of its class
+    comes, and all labels only if that takes too long.
     """
     missing = {*map(int, missing)}
     if not missing or not self.has_label:
@@ -320,12 +321,12 @@ class Split:
     return f"without any of {lost}" if lost else ""
 
   def _may_lose(self, missing: set[int]) -> bool:
-    """Whether some class of the missing examples has no other one near them."""
-    n, several = len(self), np.ndim(self._label(min(missing))) == 1
-    has = lambda i, c: self._label(i)[c] > 0 if several else self._label(i) == c
+    """Returns whether some class of the missing examples has no other one near them."""
+    n, multi_label = len(self), np.ndim(self._label(min(missing))) == 1
+    has = lambda i, c: self._label(i)[c] > 0 if multi_label else self._label(i) == c
     near = {}  # a class: the place of a missing example that has it
     for i in missing:
-      near |= dict.fromkeys(np.flatnonzero(self._label(i)) if several else [self._label(i)], i)
+      near |= dict.fromkeys(np.flatnonzero(self._label(i)) if multi_label else [self._label(i)], i)
     reads = min(n, max(NEAR, 10 * len(self.classes)))
     after = lambda i: ((i + k) % n for k in range(1, reads))
     return not all(any(has(at, c) for at in after(i) if at not in missing) for c, i in near.items())
@@ -333,9 +334,9 @@ class Split:
   def stand_in(self, i: int, readable: Callable[[int], bool], reason: str) -> int:
     """Returns the example to train on where example `i` cannot be read: the next of its class.
 
-    Where an image may have several labels, it is the one with the same labels among the next
-    `NEAR`, or else the next of all; without labels, the next. "Next" wraps around the end. Reads no
-    more than needed. `reason` says why example `i` cannot be read.
+    Where an image may have more labels, it is the one with the same labels among the next `NEAR`,
+    or else the next one; without labels, the next one. "Next" wraps around the end. Reads no more
+    than needed. `reason` says why example `i` cannot be read.
 
     Raises:
       UserError: none of the images of a class can be read.
@@ -346,21 +347,21 @@ class Split:
       after = ((i + k) % n for k in range(1, number))
       return next((at for at in after if fits(at) and readable(at)), None)
 
-    found = self._alike(i, find, reason) if self.has_label else find(lambda at: True)
-    if found is None:
+    place = self._alike(i, find, reason) if self.has_label else find(lambda at: True)
+    if place is None:
       raise UserError(f"none of the images can be read, such as {self.name(i)}")
-    return found
+    return place
 
   def _alike(self, i: int, find: Callable[..., int | None], reason: str) -> int | None:
     """Returns the example that replaces example `i` by its label; arguments as of `stand_in`."""
-    own, n = self._label(i), len(self)
-    several = np.ndim(own) == 1
-    same = lambda at: np.array_equal(self._label(at), own)
-    if (found := find(same, min(n, NEAR + 1) if several else n)) is not None:
-      return found
-    for label in np.flatnonzero(own) if several else [own]:
+    wanted, n = self._label(i), len(self)
+    multi_label = np.ndim(wanted) == 1
+    same = lambda at: np.array_equal(self._label(at), wanted)
+    if (place := find(same, min(n, NEAR + 1) if multi_label else n)) is not None:
+      return place
+    for label in np.flatnonzero(wanted) if multi_label else [wanted]:
       has = lambda at, label=label: self._label(at)[label] > 0
-      if not several or find(has) is None:
+      if not multi_label or find(has) is None:
         raise UserError(
           f"none of the training images of {self.classes[label]!r} can be read, such as "
           f"{self.name(i)}: {reason}; mend or add some, or take the class out of the data"
@@ -399,6 +400,6 @@ def check_named_splits(config: ConfigDict) -> None:
       raise unknown(f"split in data.{key}", name, ("train", "test"))
   if len(set(chosen.values())) < len(chosen):
     raise UserError(
-      f"data: {', '.join(f'{k}={v}' for k, v in chosen.items())}: examples that are "
-      "trained on cannot be evaluated on, nor the test split be used to choose"
+      f"data: {', '.join(f'{k}={v}' for k, v in chosen.items())}: no examples may "
+      "serve two of train, validation and test: give each split another name or a share"
     )

@@ -19,7 +19,7 @@ class StallWatch:
 
   def __init__(self, hint: Callable[[], str]):
     self._hint, self._ended = hint, threading.Event()
-    self._waiting: tuple[str, float] | None = None  # what waits, since when
+    self._waiting: tuple[str, float] | None = None  # (the name of the wait, its start)
     self._thread = threading.Thread(target=self._look, name="stall-watch", daemon=True)
 
   def __enter__(self) -> "StallWatch":

@@ -37,8 +37,8 @@ from cnnjax.data.split import Example, Skipped, Split
 from cnnjax.errors import TransientError, warn
 from cnnjax.runtime import processes, sharding, signals
 
-# Images that a thread decodes in one go. A larger batch is joined of several such arrays, which
-# costs a copy; NumPy asks for huge pages for arrays of this size, which saves most page faults.
+# Images that a thread decodes in one go. A larger batch is joined from such arrays, which costs a
+# copy; NumPy asks for huge pages for arrays of this size, which saves most page faults.
 CHUNK = 128
 ON_DEVICE = 2  # batches on the device or on the way there, beside the one in use
 
@@ -58,10 +58,10 @@ class _Chunks:
   crop: Callable[[Example, int, int, np.ndarray], dict[str, np.ndarray]]
   arrays: Callable[[int], dict[str, tuple[tuple[int, ...], str]]]  # step -> their shapes and types
   steps: range
-  replace: bool  # of an image that cannot be read, by another; else it is masked
+  replace: bool  # an image that cannot be read by another one; else it is masked
   limit: int  # images that cannot be read; the search for another ends there
   what: str  # "step", or another word for a batch
-  # What each thread reads now: its id -> (the example, since when). Of this process alone.
+  # The example that each thread of this process is reading: its id -> (the example, since when).
   reading: dict[int, tuple[int, float]] = dataclasses.field(default_factory=dict)
 
   @property
@@ -78,32 +78,32 @@ class _Chunks:
       name: np.empty((len(rows), *shape), dtype)
       for name, (shape, dtype) in self.arrays(step).items()
     }
-    there, skipped = np.zeros(len(rows), bool), []
+    mask, skipped = np.zeros(len(rows), bool), []
     for place, (row, index) in enumerate(zip(rows, self.indices(step)[rows], strict=True)):
-      found = self._example(int(index), step, int(row), arrays["image"][place], skipped)
-      there[place] = found is not None
+      example = self._example(int(index), step, int(row), arrays["image"][place], skipped)
+      mask[place] = example is not None
       for name, array in arrays.items():
-        if found is None:
+        if example is None:
           array[place] = 0
-        elif not np.may_share_memory(found[name], array):
-          array[place] = found[name]
+        elif not np.may_share_memory(example[name], array):
+          array[place] = example[name]
     self.reading.pop(threading.get_ident(), None)  # where there is no example, none was read
-    return {"arrays": arrays, "there": there, "skipped": skipped}
+    return {"arrays": arrays, "mask": mask, "skipped": skipped}
 
   def _example(
     self, index: int, step: int, row: int, out: np.ndarray, skipped: list
   ) -> dict[str, np.ndarray] | None:
     """Returns the arrays of an example; None if there is no example, or it cannot be read."""
-    found, damaged = None, set()
+    cropped, damaged = None, set()
 
     def readable(at: int) -> bool:
-      nonlocal found
+      nonlocal cropped
       if at in damaged:
         return False
       self.reading[threading.get_ident()] = at, time.monotonic()
       example = self.split[at]
       try:
-        found = self.crop(example, step, row, out)
+        cropped = self.crop(example, step, row, out)
       except UnreadableImage as e:
         damaged.add(at)
         skipped.append((self.split.name(at), str(e)))
@@ -113,11 +113,11 @@ class _Chunks:
 
     if index < 0:
       return None
-    # The process that trains finds too many in `skipped`, and says so.
+    # With too many in `skipped` the process that trains ends, and says why.
     with contextlib.suppress(_TooMany):
       if not readable(index) and self.replace:
         self.split.stand_in(index, readable, skipped[-1][1])
-    return found
+    return cropped
 
 
 def _join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -130,9 +130,9 @@ def _join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
   arrays = {
     name: np.concatenate([c["arrays"][name] for c in chunks]) for name in chunks[0]["arrays"]
   }
-  there = np.concatenate([c["there"] for c in chunks])
+  mask = np.concatenate([c["mask"] for c in chunks])
   return {
-    "arrays": arrays, "there": there, "skipped": [found for c in chunks for found in c["skipped"]]
+    "arrays": arrays, "mask": mask, "skipped": [pair for c in chunks for pair in c["skipped"]]
   }  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def _start_tracker() -> None:
 
 
 def _obey_parent(worker: int, workers: int) -> None:
-  """Leaves signals to the process that trains, and ends a worker when that process is gone."""
+  """Leaves signals to the process that trains, and ends the worker once that process is gone."""
   for number in signals.STOPPING:
     signal.signal(number, signal.SIG_IGN)
   ended = multiprocessing.parent_process().join
@@ -275,12 +275,12 @@ class Streaming:
       limit=self._skipped.limit,
       what="an evaluation at batch",
     )
-    # In threads: to start worker processes for each evaluation takes longer than they save.
+    # In threads, as starting worker processes for each evaluation takes longer than they save.
     yield from self._read(chunks, workers=0)
     self._tell_lost()
 
   def _tell_lost(self) -> None:
-    """Warns once of the classes of which a whole split has no readable image."""
+    """Warns once of the classes that have no readable image in the whole split."""
     if self._skipped and not self._told and processes.is_first():
       self._told, split = True, self.split
       missing = [i for i in range(len(split)) if split.name(i) in self._skipped]
@@ -306,17 +306,17 @@ class Streaming:
     with contextlib.closing(iter(data)) as batches, stall.StallWatch(hint) as watch:
       for step in chunks.steps:
         with watch.waiting(f"{chunks.what} {step + 1:,}"), _workers_watched():
-          arrays, there, skipped = next(batches)
+          arrays, mask, skipped = next(batches)
         for name, reason in skipped:
           self._skipped.add(name, reason)
-        yield arrays, there
+        yield arrays, mask
 
   def _hint(self, chunks: _Chunks, workers: int) -> str:
-    """Returns in words why a batch may be late, and what to try."""
+    """Returns in words the likely reason why a batch is late, and the mend."""
     try_ = f"Look at the disk or the server that they are on, raise data.threads={self._threads}"
     try_ += f" or data.workers={self._config.workers}; Ctrl-C twice leaves at once"
     if reading := dict(chunks.reading):
-      index, since = min(reading.values(), key=lambda found: found[1])
+      index, since = min(reading.values(), key=lambda read: read[1])
       name, seconds = self.split.name(index), time.monotonic() - since
       return f"{name} is being read for {seconds:.0f} s. {try_}"
     return f"{workers} worker processes read images. {try_}" if workers else try_
@@ -325,22 +325,22 @@ class Streaming:
     self, batch: dict[str, Any]
   ) -> tuple[dict[str, jax.Array], jax.Array, list[tuple[str, str]]]:
     where = sharding.over_batch(self._mesh)
-    arrays, there = sharding.put_rows((batch["arrays"], batch["there"]), where)
-    return arrays, there, batch["skipped"]
+    arrays, mask = sharding.put_rows((batch["arrays"], batch["mask"]), where)
+    return arrays, mask, batch["skipped"]
 
   @property
   def images_ahead(self) -> int:
-    """Returns the largest number of decoded images in this process's memory."""
+    """The largest number of decoded images in this process's memory."""
     rows = len(sharding.local_rows(self.order.batch_size, self._mesh))
     per_batch = math.ceil(rows / CHUNK)
     chunks = self._threads + per_batch  # that Grain's threads hold
     if workers := self._config.workers:  # and in both queues between the processes
       chunks = workers * (chunks + 2 * (per_batch + 1))
-    # A batch collected, one put together, one that waits, and one that is trained on.
+    # The batch that is collected, that which is joined, one that waits, one that is trained on.
     return chunks * math.ceil(rows / per_batch) + (ON_DEVICE + 4) * rows
 
   def describe(self) -> str:
-    """Returns in words where batches come from, and the most memory of decoded images."""
+    """Returns the pipeline and the most memory of its decoded images in words."""
     nbytes = fields.nbytes(self._examples.cropped(self._config.image_size))
     mib = self.images_ahead * nbytes / 2**20
     workers = f"{self._config.workers} processes of " if self._config.workers else ""

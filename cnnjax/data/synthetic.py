@@ -1,4 +1,4 @@
-"""Made-up images for tests and benchmarks: a fixed pattern per class under noise."""
+"""Makes images for tests and benchmarks: a fixed pattern per class under noise."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,12 +11,17 @@ SPLITS = ("train", "test")
 
 
 def check(config: ConfigDict) -> None:
+  """Raises UserError for other splits than train and test, and for `data.image_size`."""
   check_named_splits(config)
   if config.image_size:
-    raise UserError("synthetic images are made in their size: set data.synthetic.image_size")
+    raise UserError(
+      f"data.image_size={config.image_size} has no effect on synthetic images: set "
+      "data.synthetic.image_size"
+    )
 
 
 def load(config: ConfigDict, split: str) -> Split:
+  """Returns the split of that name, by `data.synthetic`."""
   c = config.synthetic
   shape = (c.image_size, c.image_size, c.channels)
   patterns = np.random.default_rng(0).integers(0, 256, (c.num_classes, *shape), np.uint8)

@@ -1,9 +1,9 @@
-"""Reads lists of images: a CSV or JSONL file of paths, labels and, if there is one, split.
+"""Reads lists of images: CSV or JSONL files of paths, labels and, in some lists, splits.
 
 Other columns have masks, values and boxes, see `box_lists`.
 
 Paths start at the folder of the list and may lead out of it: files there are decoded as images, and
-nothing else is done with them. A CSV file may have several labels, with ";" between them; JSONL a
+nothing else is done with them. A line of CSV may have more labels, with ";" between them; JSONL a
 list, which may be empty. Words that programs write for a missing label are refused in CSV; in
 JSONL, where null means none, any text is a name.
 
@@ -16,7 +16,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 import os
 import pathlib
 import re
@@ -25,11 +24,11 @@ from typing import Any
 
 from cnnjax.data import box_lists
 from cnnjax.data.box_lists import Boxes
-from cnnjax.data.names import MISSING, as_text, same_split, split_of
+from cnnjax.data.names import MISSING, labels_in, number_in, same_split, split_of
 from cnnjax.errors import UserError, listed, unknown
 
 ENDINGS = (".csv", ".jsonl")
-# What people call their columns; in any case, with "_", "-" or a space between words.
+# The names that people give to columns, in any case, with "_", "-" or a space between words.
 KEYS = {
   "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path"),
   "label": ("label", "labels", "class", "category"),
@@ -37,10 +36,11 @@ KEYS = {
   "mask": ("mask", "mask_path"),
   "value": ("value", "values"),
 }
-# Columns of a split by their names, whatever else than "train" stands there; or of folds.
+# Columns of splits by their names, if "train" is among their values; and of folds.
 _SPLITS = (*KEYS["split"], "splits", "set", "data_split", "partition", "usage", "phase")
 _FOLDS = ("fold", "folds", "kfold", "k_fold", "cv_fold")
-# The split where a column is true; is_valid is fastai's. Valid alone may mean that an image is.
+# The split of a line where the column is true; is_valid is fastai's. A column `valid` without the
+# others may mean that the image is valid.
 FLAGS = {
   **dict.fromkeys(("is_train", "is_training", "is_training_image", "train", "training"), "train"),
   **dict.fromkeys(("is_valid", "is_val", "is_validation", "val", "validation"), "validation"),
@@ -48,7 +48,7 @@ FLAGS = {
   "valid": "validation",
 }
 _TRUE, _FALSE = ("true", "1", "yes", "t", "y", "1.0"), ("false", "0", "no", "f", "n", "0.0")
-_MOST = 100  # values that are kept of a column: of splits or folds there are fewer
+_MOST = 100  # values of a column that are kept; there are fewer splits or folds
 Pairs = list[tuple[str, tuple[str, ...]]]  # (file, its labels)
 Rows = list[tuple[int, dict[str, Any]]]  # (line, its values by column)
 
@@ -69,7 +69,7 @@ class Table:
 
 @dataclasses.dataclass
 class _Entry:
-  """An image of a list, by its first line."""
+  """An image of a list, as its first line has it."""
 
   line: int
   file: str
@@ -83,7 +83,7 @@ class _Entry:
       if getattr(self, key) != getattr(other, key):
         raise UserError(
           f"{path}, line {other.line}: {self.file} is of the {key} {getattr(other, key)!r}, and in "
-          f"line {self.line} of {getattr(self, key)!r}: an image is of one"
+          f"line {self.line} of {getattr(self, key)!r}: give all lines of an image the same"
         )
     self.labels = tuple(dict.fromkeys(self.labels + other.labels))
 
@@ -104,41 +104,41 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
   columns = _columns(rows())
   by = _split_columns(path, columns)
   group_column = _group_column(path, group, columns, needed=grouped)
-  found = _columns_of_fields(columns)
-  boxes = box_lists.Lines(path, columns, found["label"])
+  column_of = _columns_of_fields(columns)
+  boxes = box_lists.Lines(path, columns, column_of["label"])
   images: dict[str, _Entry] = {}  # by path without "./" and the like
   spelled: dict[str, dict[str, None]] = {}  # the names of a split
   masks: dict[str, str] = {}
   values: dict[str, tuple[float, ...]] = {}
-  missing, used = [], {*by, group_column, found["mask"], found["value"]}
+  missing, used = [], {*by, group_column, column_of["mask"], column_of["value"]}
   for line, row in rows():
     keys = [next((name for name in KEYS[key] if name in row), None) for key in ("path", "label")]
     used |= {*keys}
-    labelled = bool(found["label"]) and not (boxes.none_in(row) and not row.get(keys[1]))
+    labelled = bool(column_of["label"]) and not (boxes.none_in(row) and not row.get(keys[1]))
     file, labels = _image(path, line, row, *map(row.get, keys), labelled=labelled)
     split = _split(path, line, row, by, columns)
     spellings = spelled.setdefault(same_split(split), {})
     spellings[split] = None
-    one = _Entry(line, file, labels, next(iter(spellings)), _filled(row.get(group_column)))
-    first = images.setdefault(os.path.normpath(file), one)
+    entry = _Entry(line, file, labels, next(iter(spellings)), _filled(row.get(group_column)))
+    first = images.setdefault(os.path.normpath(file), entry)
     boxes.add(first.file, line, row)
-    if first is not one:
+    if first is not entry:
       if not boxes.each:
         raise UserError(
           f"{path}, line {line}: {row[keys[0]]} is in line {first.line} already; an image has one "
-          "line, and several labels stand in it with ';' between (JSONL: a list)"
+          "line: write all of its labels there, with ';' between them (JSONL: a list)"
         )
-      first.join(path, one)
+      first.join(path, entry)
       continue
     missing += [] if os.path.isfile(file) else [f"{file} (line {line})"]
-    if found["mask"]:
-      masks[file] = _mask(path, line, row, found["mask"])
+    if column_of["mask"]:
+      masks[file] = _mask(path, line, row, column_of["mask"])
       missing += [] if os.path.isfile(masks[file]) else [f"{masks[file]} (line {line})"]
-    if found["value"]:
-      values[file] = _values(path, line, row, found["value"], values)
+    if column_of["value"]:
+      values[file] = _values(path, line, row, column_of["value"], values)
     if "" in spelled and len(spelled) > 1:
       raise UserError(
-        f"{path}, line {line}: a split in some lines and none in others; give it to all"
+        f"{path}, line {line}: some lines have a split and others have none; give one to all"
       )
   if missing:
     raise _not_there(path, missing, len(images) + len(masks))
@@ -157,7 +157,7 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
     {key: text for key, text in remarks.items() if text},
     "" if by else _folds(columns),
     {image.file: image.group for image in images.values()} if group_column else None,
-    bool(found["label"]),
+    bool(column_of["label"]),
     masks or None,
     values or None,
     of_boxes,
@@ -165,7 +165,7 @@ def read(path: str, group: str | None = None, *, grouped: bool = True) -> Table:
 
 
 def _not_there(path: str, missing: Sequence[str], number: int) -> UserError:
-  """Returns the error for missing files among `number`."""
+  """Returns the error for the `missing` ones among `number` files."""
   windows = os.sep == "/" and os.path.isfile(missing[0].rsplit(" (", 1)[0].replace("\\", "/"))
   return UserError(
     f"{path}: {len(missing):,} of {number:,} files are not there: {listed(missing)}; paths "
@@ -174,12 +174,13 @@ def _not_there(path: str, missing: Sequence[str], number: int) -> UserError:
 
 
 def _columns_of_fields(columns: dict[str, set[str]]) -> dict[str, str | None]:
-  """Returns the column of each of KEYS, that of values only if they are numbers."""
-  found = {key: next((name for name in KEYS[key] if name in columns), None) for key in KEYS}
+  """Returns the column for each of KEYS; the one of values only if they are numbers."""
+  column_of = {key: next((name for name in KEYS[key] if name in columns), None) for key in KEYS}
   as_cell = lambda word: word.strip("[]").replace(",", ";")  # of a list in JSONL
-  if found["value"] and not all(_numbers(as_cell(word)) for word in columns[found["value"]]):
-    found["value"] = None
-  return found
+  value = column_of["value"]
+  if value and not all(_numbers(as_cell(word)) for word in columns[value]):
+    column_of["value"] = None
+  return column_of
 
 
 def _mask(path: str, line: int, row: dict[str, Any], column: str) -> str:
@@ -202,18 +203,18 @@ def _values(
   return numbers
 
 
-def _numbers(value: Any) -> tuple[float, ...]:
-  """Returns the numbers in a cell, separated by ";" or in a list; () if it has none."""
-  parts = value if isinstance(value, list) else str(value).split(";")
+def _numbers(cell: Any) -> tuple[float, ...]:
+  """Returns the numbers in a cell, separated by ";" or in a list; () if any part is none."""
   try:
-    found = tuple(float(part) for part in parts if not isinstance(part, bool))
-  except (TypeError, ValueError):
+    parts = cell if isinstance(cell, list) else str(cell).split(";")
+  except ValueError:  # a number of thousands of digits
     return ()
-  return found if all(map(math.isfinite, found)) else ()
+  numbers = tuple(number_in(part) for part in parts if not isinstance(part, bool))
+  return () if None in numbers else numbers
 
 
 def _of_splits(by: Sequence[str], spelled: Iterable[Iterable[str]]) -> str:
-  """Returns in words the columns of the splits, and which of their names mean the same."""
+  """Returns in words the columns of the splits, and the names that mean the same split."""
   words = [f"{_quoted(names)} are one split" for names in map(list, spelled) if len(names) > 1]
   if not {*by} <= {*KEYS["split"]}:
     words.insert(0, f"by the column{'s' * (len(by) > 1)} {_quoted(by)}")
@@ -232,15 +233,12 @@ def _image(
     if not name or not isinstance(name, str):
       raise UserError(f"{path}, line {line}: no path in {str(row)[:200]}")
     return os.path.join(os.path.dirname(path), name), ()
-  many = [label] if not isinstance(label, list) else label
-  if path.lower().endswith(".csv"):
-    many = label.split(";")
-    if none := next((name for name in map(str.strip, many) if name in MISSING), None):
-      raise UserError(
-        f"{path}, line {line}: the label {none!r} is how programs write a missing one; delete the "
-        "line, or give the class another name (a list in JSONL may keep it)"
-      )
-  labels = [as_text(value) for value in many]
+  labels = labels_in(label, csv=(csv_file := path.lower().endswith(".csv")))
+  if csv_file and (none := next((name for name in labels if name in MISSING), None)):
+    raise UserError(
+      f"{path}, line {line}: the label {none!r} is how programs write a missing one; delete the "
+      "line, or give the class another name (a list in JSONL may keep it)"
+    )
   if not name or not isinstance(name, str) or not all(labels):
     what = "label" if name and isinstance(name, str) else "path"
     raise UserError(f"{path}, line {line}: no {what} in {str(row)[:200]}")
@@ -253,9 +251,9 @@ def _columns(rows: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, set[str]]:
   for row, (_, values) in enumerate(rows):
     for name in values:
       columns.setdefault(name, {""} if row else set())
-    for name, found in columns.items():
-      if len(found) <= _MOST:
-        found.add(_word(values.get(name)))
+    for name, words in columns.items():
+      if len(words) <= _MOST:
+        words.add(_word(values.get(name)))
   return columns
 
 
@@ -293,8 +291,8 @@ def _split_columns(path: str, columns: dict[str, set[str]]) -> list[str]:
   named = [name for name, values in others if name not in flags and _says_split(name, values)]
   if len(named) + bool(flags) > 1:
     raise UserError(
-      f"{path}: the columns {_quoted(named + flags)} each say which split a line is of; keep one, "
-      "and delete or rename the others"
+      f"{path}: the columns {_quoted(named + flags)} each give the split of a line; keep one, and "
+      "delete or rename the others"
     )
   return named or flags
 
@@ -307,10 +305,10 @@ def _says_split(name: str, values: set[str]) -> bool:
   filled = values - {""}
   if not filled:
     return False
-  found = {split_of(value) for value in filled}
-  if name in KEYS["split"] or (name in (*_SPLITS, *_FOLDS) and found & {"train"}):
+  splits = {split_of(value) for value in filled}
+  if name in KEYS["split"] or (name in (*_SPLITS, *_FOLDS) and splits & {"train"}):
     return True
-  return None not in found and (name in _SPLITS or ("" not in values and "train" in found))
+  return None not in splits and (name in _SPLITS or ("" not in values and "train" in splits))
 
 
 def _split(
@@ -319,7 +317,7 @@ def _split(
   """Returns the split of a line by the columns `by`; "" if they are empty.
 
   Raises:
-    UserError: they contradict each other, or leave it without a split.
+    UserError: the columns contradict each other, or leave the line without a split.
   """
   words = {name: _word(row.get(name)) for name in by}
   if not any(_is_flag(name, columns[name]) for name in by):
@@ -399,7 +397,7 @@ def _csv(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _header(path: str, line: int, cells: list[str]) -> list[str]:
-  """Returns the names of the columns; a column without a name has its place."""
+  """Returns the names of the columns; a column without one is named by its place."""
   names = [cell or f"column {place}" for place, cell in enumerate(cells, 1)]
   columns = _by_column(path, line, zip(names, names, strict=True))
   known = {*KEYS["path"], *KEYS["mask"], *KEYS["value"], *_SPLITS, *_FOLDS, *FLAGS}

@@ -1,4 +1,4 @@
-"""Reads TFDS data sets of images without TensorFlow. The only file that imports TFDS.
+"""Reads TFDS data sets of images without TensorFlow; no other file imports TFDS.
 
 TFDS needs TensorFlow to *prepare* most of its data sets, once: `pip install -e '.[prepare]'` and
 `python -m cnnjax.data prepare NAME`. A run that finds nothing prepared starts that command, so that
@@ -80,8 +80,8 @@ def load(config: ConfigDict, split: str) -> Split:
   keys, declared = _features(builder)
   _split_info(builder, split, "split")
   records = Records(builder, split, keys, declared)
-  found = Split.of_fields(records, declared)
-  return found.with_room("boxes", config.max_boxes) if config.max_boxes else found
+  loaded = Split.of_fields(records, declared)
+  return loaded.with_room("boxes", config.max_boxes) if config.max_boxes else loaded
 
 
 def described(config: ConfigDict) -> dict[str, Field] | None:
@@ -89,10 +89,10 @@ def described(config: ConfigDict) -> dict[str, Field] | None:
   builder = _builder(config.name, config.data_dir) if config.name else None
   if builder is None or builder.is_prepared():
     return None
-  found = _features(builder)[1]
-  if "boxes" in found:
-    found["boxes"] = fields.boxes(config.max_boxes, found["boxes"].classes)
-  return found
+  declared = _features(builder)[1]
+  if "boxes" in declared:
+    declared["boxes"] = fields.boxes(config.max_boxes, declared["boxes"].classes)
+  return declared
 
 
 class Records:
@@ -124,13 +124,13 @@ class Records:
     return [self._example(record) for record in self._read(places)]
 
   def _example(self, record: dict) -> Example:
-    found = {name: record[key] for name, key in self._keys.items()}
-    if "boxes" in found:
-      found |= self._boxes(found["boxes"])
-    return found | ({"label": self._label(found["label"])} if "label" in found else {})
+    example = {name: record[key] for name, key in self._keys.items()}
+    if "boxes" in example:
+      example |= self._boxes(example["boxes"])
+    return example | ({"label": self._label(example["label"])} if "label" in example else {})
 
   def _boxes(self, record: dict) -> dict[str, np.ndarray]:
-    """Returns the boxes of a record that have an area, with their classes, or why it cannot."""
+    """Returns the boxes of a record that have an area, with their classes, or an error for none."""
     box, label = self._parts_of_boxes
     boxes = np.asarray(record[box], np.float32).reshape(-1, 4)
     labels = np.asarray(record[label] if label else np.zeros(len(boxes)), np.int32)
@@ -140,8 +140,8 @@ class Records:
       return {"boxes": UnreadableImage(reason)}
     if (labels < 0).any():
       return {"boxes": UnreadableImage("the classes of its boxes are not public (they are -1)")}
-    there = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return {"boxes": boxes[there], fields.label_of("boxes"): labels[there]}
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return {"boxes": boxes[has_area], fields.label_of("boxes"): labels[has_area]}
 
   def _read(self, places: Sequence[int]) -> list[dict]:
     try:
@@ -166,7 +166,7 @@ class Records:
 
   @functools.cached_property
   def labels(self) -> np.ndarray | None:
-    """Reads the whole split, once."""
+    """The labels of the whole split, which is read once."""
     if "label" not in self._keys:
       return None
     chunks = range(0, len(self), CHUNK)
@@ -232,8 +232,8 @@ def _builder(name: str, data_dir: str | None):
   data_dir = data_dir and str(to_path(data_dir))
   if ":" in name and not re.fullmatch(r"[\w/.-]+:[\d.*]+", name):
     raise UserError(
-      f"data.name={name!r}: what stands before ':' is a place that TFDS downloads code from and "
-      "runs it; cnnjax reads data sets of TFDS itself, and those that are prepared"
+      f"data.name={name!r}: TFDS would download and run code from the place before ':'; give a "
+      "data set of TFDS itself, or one that is prepared"
     )
   _check_features(name, data_dir)
   try:
@@ -263,7 +263,7 @@ def _check_features(name: str, data_dir: str | None) -> None:
       named = re.findall(rb'ythonClassName"\s*:\s*"([^"]*)', file.read_bytes())
       if odd := [n for n in named if not re.fullmatch(rb"tensorflow_datasets\.[\w.]+", n)]:
         raise UserError(
-          f"{file} names {odd[0].decode(errors='replace')!r}, which is no feature of TFDS: to read "
+          f"{file} names {odd[0].decode(errors='replace')!r}, which is no feature of TFDS: reading "
           "it would run code that came with the data"
         )
 
@@ -271,10 +271,10 @@ def _check_features(name: str, data_dir: str | None) -> None:
 def _not_prepared(builder, config: ConfigDict) -> UserError:
   folder = pathlib.Path(builder.data_path)
   others = [p.name for p in folder.parent.glob("*") if re.fullmatch(r"[0-9.]+", p.name)]
-  found = f" (versions there: {', '.join(sorted(others))})" if others else ""
+  versions = f" (versions there: {', '.join(sorted(others))})" if others else ""
   where = f" --data_dir={quoted(config.data_dir)}" if config.data_dir else ""
   return UserError(
-    f"the data set {config.name} is not in {folder}{found}. Prepare it once with "
+    f"the data set {config.name} is not in {folder}{versions}. Prepare it once with "
     f"`pip install -e '.[prepare]' && python -m cnnjax.data prepare {config.name}{where}`, or "
     "say where it lies with --config.data.data_dir=DIR"
   )
@@ -293,7 +293,7 @@ def _check_format(builder) -> None:
 def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
   """Returns (the features to read by the names of their fields, these fields).
 
-  One of each kind, the supervised one or the first: an image; one or several labels; a mask, which
+  One of each kind, the supervised one or the first: an image; one or more labels; a mask, which
   is a LabeledImage; boxes, which are a Sequence with a BBoxFeature and perhaps a ClassLabel; a
   value, which is a float or a vector of floats.
   """
@@ -301,13 +301,13 @@ def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
   supervised = builder.info.supervised_keys or ()
 
   def first(fits) -> str | None:
-    found = [key for key, feature in features.items() if fits(feature)]
-    return next((key for key in supervised if key in found), next(iter(found), None))
+    fitting = [key for key, feature in features.items() if fits(feature)]
+    return next((key for key in supervised if key in fitting), next(iter(fitting), None))
 
   a = tfds.features
   is_image = lambda f: type(f) is a.Image
   is_label = lambda f: type(f) is a.ClassLabel
-  is_several = lambda f: type(f) is a.Sequence and type(f.feature) is a.ClassLabel
+  is_labels = lambda f: type(f) is a.Sequence and type(f.feature) is a.ClassLabel
   is_value = lambda f: (
     type(f) in (a.Scalar, a.Tensor)
     and np.issubdtype(f.np_dtype, np.floating)
@@ -316,7 +316,7 @@ def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
   )
   keys = {
     "image": first(is_image),
-    "label": first(is_label) or first(is_several),
+    "label": first(is_label) or first(is_labels),
     "mask": first(lambda f: type(f) is a.LabeledImage and f.num_classes),
     "boxes": first(lambda f: _parts_of_boxes(f)[0]),
     "value": first(is_value),
@@ -324,32 +324,32 @@ def _features(builder) -> tuple[dict[str, str], dict[str, Field]]:
   keys = {name: key for name, key in keys.items() if key is not None}
   if "image" not in keys:
     raise UserError(f"{builder.name} has no images: it has {', '.join(features)}")
-  found = {"image": _image(builder.name, features[keys["image"]])}
+  declared = {"image": _image(builder.name, features[keys["image"]])}
   if "label" in keys:
     feature = features[keys["label"]]
-    several = type(feature) is a.Sequence
-    names = _names(builder, keys["label"], feature.feature if several else feature)
-    found["label"] = (fields.multi_label if several else fields.label)(names)
+    multi_label = type(feature) is a.Sequence
+    names = _names(builder, keys["label"], feature.feature if multi_label else feature)
+    declared["label"] = (fields.multi_label if multi_label else fields.label)(names)
   if "mask" in keys:
     mask = features[keys["mask"]]
     height, width, _ = mask.shape
     names = mask.names or range(mask.num_classes)
     dtype = "uint8" if mask.num_classes <= 255 else "uint16"
-    found["mask"] = fields.mask(height, width, map(str, names), dtype)
+    declared["mask"] = fields.mask(height, width, map(str, names), dtype)
   if "boxes" in keys:
     feature = features[key := keys["boxes"]]
     _, label = _parts_of_boxes(feature)
     names = _names(builder, f"{key}/{label}", feature.feature[label]) if label else ("0",)
-    found["boxes"] = fields.boxes(None, names)
+    declared["boxes"] = fields.boxes(None, names)
   if "value" in keys:
-    found["value"] = fields.value(*features[keys["value"]].shape)
-  return keys, found
+    declared["value"] = fields.value(*features[keys["value"]].shape)
+  return keys, declared
 
 
 def _parts_of_boxes(feature) -> tuple[str | None, str | None]:
   """Returns the parts of a feature that are a box and its class; None for one that it lacks.
 
-  TFDS wrote no format before there were several: boxes were then of ymin, xmin, ymax, xmax.
+  Data sets without a format are older than the choice: their boxes are ymin, xmin, ymax, xmax.
   """
   a = tfds.features
   if type(feature) is not a.Sequence or not isinstance(feature.feature, a.FeaturesDict):
@@ -366,7 +366,9 @@ def _image(name: str, feature) -> Field:
   """Returns the field of an image feature."""
   dtype = np.dtype(feature.np_dtype)
   if dtype not in (np.uint8, np.uint16):
-    raise UserError(f"the images of {name} are {dtype}; those of 8 and 16 bits can be read")
+    raise UserError(
+      f"the images of {name} are {dtype}; choose a data set with images of 8 or 16 bits"
+    )
   height, width, channels = feature.shape
   return fields.image(height, width, channels or 3, str(dtype))
 
@@ -404,10 +406,10 @@ def _check_overlap(builder, config: ConfigDict) -> None:
       for f in builder.info.splits[expression].file_instructions
     ]
 
-  for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-    if isinstance(config[one], str) and isinstance(config[other], str):
-      for name, start, stop in pieces(config[one]):
-        if any(name == n and start < b and a < stop for n, a, b in pieces(config[other])):
+  for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+    if isinstance(config[first], str) and isinstance(config[second], str):
+      for name, start, stop in pieces(config[first]):
+        if any(name == n and start < b and a < stop for n, a, b in pieces(config[second])):
           raise UserError(
-            f"data.{other} {config[other]!r} shares examples with data.{one} {config[one]!r}"
+            f"data.{second} {config[second]!r} shares examples with data.{first} {config[first]!r}"
           )

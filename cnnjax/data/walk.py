@@ -12,8 +12,8 @@ from cnnjax.errors import UserError, listed
 def split_folders(path: str) -> dict[str, str]:
   """Returns the folders of the splits in `path` by name; {} where its folders are classes.
 
-  One folder alone with the name of a split, beside others, is a class (of trains and buses, of what
-  is valid and what invalid), unless it is one to train on and has classes of its own.
+  If only one of many folders has the name of a split, it is a class (trains beside buses, valid
+  beside invalid), unless the split is one to train on and has classes of its own.
   """
   folders = subfolders(path)
   splits = {name: folder for name, folder in folders.items() if split_of(name)}
@@ -57,7 +57,7 @@ def image_files(folder: str, left: Leftovers, *real: str) -> Iterator[str]:
 
 
 def loose(path: str) -> Leftovers:
-  """Counts the files that lie in a folder itself, where images are in no class: none is read."""
+  """Counts the files directly in a folder, which are not read: their images are in no class."""
   left = Leftovers()
   for entry, is_folder in entries(path, left):
     if not is_folder and is_image(entry.name):
@@ -70,7 +70,7 @@ def loose(path: str) -> Leftovers:
 def entries(path: str, left: Leftovers | None = None) -> list[tuple[os.DirEntry, bool]]:
   """Returns the pairs (entry, whether it is a folder), in the same order on every machine.
 
-  Hidden ones and litter of other programs are left out, and counted in `left`.
+  Leaves out hidden entries and litter of other programs, and counts them in `left`.
   """
   try:
     with os.scandir(path) as there:
@@ -87,10 +87,10 @@ def entries(path: str, left: Leftovers | None = None) -> list[tuple[os.DirEntry,
 
 
 def is_image(name: str) -> bool:
-  """Whether a file name has the ending of an image."""
+  """Returns whether a file name has the ending of an image."""
   return name.lower().endswith(IMAGE_ENDINGS)
 
 
 def printable(name: str) -> str:
-  """Returns a file name as text, with escapes where it is in no encoding."""
+  """Returns a file name as text, with escapes where it cannot be decoded."""
   return os.fsencode(name).decode(errors="backslashreplace")

@@ -57,21 +57,21 @@ def test_forms_that_are_taken():
     ),
     ({"train": (IMAGES.astype("u4") * 257, LABELS)}, r"uint32 .* give \(images / 65535 \* 255\)"),
     ({"train": (IMAGES * 16.0, LABELS)}, r"float64 .* give \(images / 4095 \* 255\)"),
-    ({"train": (IMAGES * np.float32(np.inf), LABELS)}, "are float32, and not all of them are fin"),
+    ({"train": (IMAGES * np.float32(np.inf), LABELS)}, "are float32, and some values are infinite"),
     (
       {"test": (IMAGES.astype("u2"), LABELS)},
       "test: images are uint16, and those of train are uin",
     ),
     ({"train": (IMAGES * np.nan, LABELS)}, "float64 .* and not all of them are finite"),
     ({"train": (IMAGES / 127 - 1, LABELS)}, r"from -1 to 1\.007\d*: scale them to 0 to 255"),
-    ({"train": (IMAGES[0, ..., 0], LABELS)}, r"train: images are uint8, .*, not uint8 \[8, 8\]"),
+    ({"train": (IMAGES[0, ..., 0], LABELS)}, r"train: images must be uint8.*, not uint8 \[8, 8\]"),
     ({"train": (IMAGES, LABELS[:-1])}, r"train: 60 images and labels of shape \[59\]"),
-    ({"train": (IMAGES[:0], LABELS[:0])}, "train: 0 images"),
+    ({"train": (IMAGES[:0], LABELS[:0])}, "train has no images"),
     ({"train": (IMAGES, LABELS[:, None, None])}, r"train: 60 images and labels of .*\[60, 1, 1\]"),
     ({"train": (IMAGES, LABELS - 1)}, "train: label -1 is out of range; classes count from 0"),
-    ({"train": (IMAGES, LABELS / 2)}, "train: labels are integers, or zeros and ones"),
-    ({"train": (IMAGES, LABELS.astype(str))}, "train: labels are integers"),
-    ({"train": (IMAGES, SEVERAL * 2)}, r"train: labels are integers, or zeros and ones \[n, num"),
+    ({"train": (IMAGES, LABELS / 2)}, "train: labels must be integers, or zeros and ones"),
+    ({"train": (IMAGES, LABELS.astype(str))}, "train: labels must be integers"),
+    ({"train": (IMAGES, SEVERAL * 2)}, r"labels must be integers, or zeros and ones \[n, num"),
     ({"train": (IMAGES, LABELS), "classes": "ab"}, "train: label 2 is out of range for 2 classes"),
     ({"train": (IMAGES, SEVERAL), "classes": "abcd"}, "train: labels have 3 columns for 4 classes"),
     ({"classes": ["a", "b", "a"]}, "classes: one name stands for two classes: 'a', 'a'$"),
@@ -87,14 +87,14 @@ def test_forms_that_are_taken():
       {"train": (IMAGES, SEVERAL), "test": (IMAGES, LABELS)},
       "test: labels are classes, unlike train",
     ),
-    ({"train": IMAGES}, r"train is a pair \(images, labels\)"),
-    ({"test": LABELS}, r"test is a pair \(images, labels\)"),
-    ({"train": (IMAGES, LABELS, LABELS)}, r"train is a pair \(images, labels\)"),
+    ({"train": IMAGES}, r"train must be a pair \(images, labels\)"),
+    ({"test": LABELS}, r"test must be a pair \(images, labels\)"),
+    ({"train": (IMAGES, LABELS, LABELS)}, r"train must be a pair \(images, labels\)"),
     (
       {"train": ([IMAGES[0], IMAGES[0, :5]], [0, 1])},
-      "train: images have one size, and labels one",
+      "train: all images must have one size: ",
     ),
-    ({"train": (IMAGES, LABELS * 0)}, "train: one class only"),
+    ({"train": (IMAGES, LABELS * 0)}, "train has only one class"),
   ],
 )
 def test_bad_arrays_are_one_line(arguments, message):
@@ -115,42 +115,42 @@ FIELDS = {
   "split, change, message",
   [
     ("train", {"image": None}, "train has no 'image', and has 'mask', 'boxes', 'value'"),
-    ("train", {"depth": np.zeros(3)}, "field 'depth' is of no kind: give kinds={'depth': KIND"),
-    ("train", {"value": [[1], [2, 3], [4]]}, "train: each value has one size: "),
+    ("train", {"depth": np.zeros(3)}, "field 'depth' has no kind: give kinds={'depth': KIND"),
+    ("train", {"value": [[1], [2, 3], [4]]}, "train: all of value must have one shape: "),
     ("train", {"value": np.zeros(2)}, r"train: 3 images and value of shape \[2\]"),
     ("train", {"value": 1.0}, r"train: 3 images and value of shape \[\]"),
-    ("train", {"value": np.zeros((3, 1, 1))}, r"value is numbers \[n\] or \[n, k\], not float64 "),
-    ("train", {"value": np.array(["a", "b", "c"])}, "train: value is numbers"),
+    ("train", {"value": np.zeros((3, 1, 1))}, r"must be numbers \[n\] or \[n, k\], not float64 "),
+    ("train", {"value": np.array(["a", "b", "c"])}, "train: value must be numbers"),
     ("train", {"value": np.array([0, np.inf, 1])}, "value has values that are infinite or NaN"),
-    ("train", {"mask": np.zeros((3, 8, 8))}, r"mask is integers \[n, height, width\], a class a"),
-    ("train", {"mask": np.zeros((3, 8), int)}, "mask is integers"),
+    ("train", {"mask": np.zeros((3, 8, 8))}, r"must be integers \[n, height, width\], the class"),
+    ("train", {"mask": np.zeros((3, 8), int)}, "mask must be integers"),
     (
       "train",
       {"mask": np.uint8([0, 0, 255]).reshape(3, 1, 1) * np.ones((8, 8), np.uint8)},
-      r"mask is 0 and 255 alone, .* give \(mask == 255\).astype\('uint8'\), if 255 is class 1",
+      r"mask has only 0 and 255, .* give \(mask == 255\).astype\('uint8'\), if 255 is class 1",
     ),
     ("train", {"mask": np.full((3, 8, 8), -1)}, "mask -1 is out of range; classes count from 0"),
     ("train", {"mask": np.full((3, 8, 8), 2**16)}, "mask 65536 is out of range"),
     ("train", {"mask": np.zeros((3, 8, 7), int)}, r"mask of shape \[3, 8, 7\] is not \[n, height"),
-    ("train", {"boxes": np.zeros((3, 4))}, r"boxes is \[n, m, 4\], ymin, xmin, ymax, xmax in"),
-    ("train", {"boxes": np.zeros((3, 2, 5))}, r"boxes is \[n, m, 4\]"),
+    ("train", {"boxes": np.zeros((3, 4))}, r"boxes must be \[n, m, 4\], ymin, xmin, ymax, xmax in"),
+    ("train", {"boxes": np.zeros((3, 2, 5))}, r"boxes must be \[n, m, 4\]"),
     ("train", {"boxes_label": np.zeros((3, 3), int)}, r"boxes_label of shape \[3, 3\] is not"),
     ("train", {"boxes_label": np.full((3, 2), -1)}, "boxes_label -1 is out of range"),
-    ("train", {"boxes": FIELDS["boxes"] * 8}, "boxes are ymin, xmin, ymax, xmax from 0 to 1, shar"),
-    ("train", {"boxes": FIELDS["boxes"] - 0.1}, "boxes are ymin, xmin, ymax, xmax from 0 to 1"),
+    ("train", {"boxes": FIELDS["boxes"] * 8}, "boxes must be ymin, xmin, ymax, xmax from 0 to 1, "),
+    ("train", {"boxes": FIELDS["boxes"] - 0.1}, "boxes must be ymin, xmin, ymax, xmax from 0 to 1"),
     (
       "train",
       {"boxes": FIELDS["boxes"][..., ::-1], "boxes_valid": np.ones((3, 2), bool)},
-      "boxes are ymin, xmin, ymax, xmax from 0 to 1, shares of the height and width, the larger",
+      "boxes must be ymin, xmin, ymax, xmax from 0 to 1, shares of the height and width, the",
     ),
     (
       "train",
       {"boxes": FIELDS["boxes"] * [1, 1, 0, 1], "boxes_valid": np.ones((3, 2), bool)},
-      "boxes are ymin, xmin, ymax, xmax from 0 to 1",
+      "boxes must be ymin, xmin, ymax, xmax from 0 to 1",
     ),
     ("test", {"value": None}, "test has image, mask, boxes, and train has image, mask, boxes, v"),
-    ("test", {"value": np.zeros((3, 2))}, "test: value has another shape of an example than in tr"),
-    ("test", {"boxes": FIELDS["boxes"][:, :1]}, "test: boxes has another shape of an example"),
+    ("test", {"value": np.zeros((3, 2))}, "test: an example of value has another shape than in tr"),
+    ("test", {"boxes": FIELDS["boxes"][:, :1]}, "test: an example of boxes has another shape"),
     ("test", {"mask": np.full((3, 8, 8), 1)}, "test: mask 1 is out of range for 1 classes"),
     ("test", {"boxes_label": np.ones((3, 2), int)}, "test: boxes 1 is out of range for 1 classes"),
   ],
@@ -201,7 +201,7 @@ def test_names_of_splits(key):
   config = default()
   config.data.source = "arrays"
   override(config, f"data.{key}", "train[:50%]")
-  with pytest.raises(UserError, match=rf"data\.{key} of arrays is '{key}', a share or a number"):
+  with pytest.raises(UserError, match=rf"data\.{key} of arrays must be '{key}', a share or a num"):
     data.check(config.data)
 
 
@@ -265,7 +265,7 @@ def test_without_the_arrays_a_run_says_what_to_do(settings, trained, tmp_path, c
     assert run(lambda command=command, argv=argv: command(argv)) == 2
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
-    assert "which Python alone can give" in line and "splits=data.from_arrays" in line
+    assert "which only Python can give" in line and "splits=data.from_arrays" in line
 
 
 def test_splits_that_were_not_given(settings, splits, trained):

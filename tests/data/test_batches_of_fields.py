@@ -274,7 +274,7 @@ def test_a_mask_of_another_size_is_skipped_and_named(kind):
     (lambda r: r.masks.__setitem__(4, png(np.full((*r.images[4], 1), 9, np.uint8))),
      r"a mask has the class 9, and there are 4 classes, from 0: name them all in data.classes"),
     (lambda r: r.boxes.__setitem__(4, np.zeros((7, 4), np.float32)),
-     "an image has 7 boxes, and the field 'boxes' has room for 3: its source has"),
+     "an image has 7 boxes, and the field 'boxes' has room for 3: let its"),
   ],
 )  # fmt: skip
 def test_values_that_no_batch_has_end_the_run(kind, change, words):

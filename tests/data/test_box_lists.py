@@ -224,7 +224,7 @@ EACH = "path,xmin,ymin,xmax,ymax,class\nin/0.png,0,0,1,1,x\nin/0.png,{},x\n"
      "above 0, not height=None and width=8.0"),
     (EACH.replace("class", "class,split").replace(",x\n", ",x,train\n", 1)
      .replace("},x\n", "},x,test\n").format("0,0,1,1"), "a.csv, line 3: in/0.png is of the split "
-     "'test', and in line 2 of 'train': an image is of one"),
+     "'test', and in line 2 of 'train': give all lines"),
     ("path,split,boxes,boxes_label\nin/0.png,train,\"[[0, 0, 1, 1]]\",x\n"
      "in/1.png,test,\"[[0, 0, 1, 1]]\",y\n", "a.csv: 'test' has classes that 'train' lacks, so "
      "that they cannot be learnt: y"),

@@ -113,7 +113,7 @@ def test_files_become_grey_or_coloured():
 
 @pytest.mark.parametrize("kind", ["center", "random_resized"])
 def test_pixels_keep_their_channels(kind):
-  with pytest.raises(UserError, match=r"data\.channels is 1, and these images have 3: files alone"):
+  with pytest.raises(UserError, match=r"data\.channels=1, and these images have 3: leave it"):
     crops(PHOTO.shape, channels=1, crop=kind).train(PHOTO, 6, (0,))
 
 

@@ -345,10 +345,10 @@ TRAIN = some("a/train/x") + some("a/train/y")
     (["photos/x/1.png"], ["path=fotos"], "/photos'?"),
     (X + Y, ["path=a/x/0.png"], "'a/x/0.png' is neither a folder nor a .csv or .jsonl file"),
     (X + Y, ["path=a/x/0.png/z"], "there is no 'z' in "),
-    (["b/1.txt"], ["path=b"], "b has no images: it takes b/<class>/a.jpg, or a CSV or JSONL file"),
-    (["b/x/1.txt", "b/y/1.txt"], ["path=b"], "b has no images: it takes b/<class>/a.jpg"),
-    (X, ["path=a"], "a has one class only, 'x'; it takes two or more\n"),
-    (some("b/a/x") + some("b/a/y"), ["path=b"], "one class only, 'a'; it takes two or more; did "
+    (["b/1.txt"], ["path=b"], "b has no images: data.path takes b/<class>/a.jpg, or a CSV or "),
+    (["b/x/1.txt", "b/y/1.txt"], ["path=b"], "b has no images: data.path takes b/<class>/a.jpg"),
+    (X, ["path=a"], "a has one class only, 'x'; training takes two or more\n"),
+    (some("b/a/x") + some("b/a/y"), ["path=b"], "only, 'a'; training takes two or more; did "
      "you mean data.path=b/a?"),
     ([*X, *Y, "a/z/1.txt", "a/w/.1.png"], ["path=a"], "no image in the folder of w, z; fill it or"),
     ([*X, *Y, "a/z/1.heic", "a/w/@eaDir/1.png"], ["path=a"], "no image in the folder of w, z (1 "
@@ -365,8 +365,8 @@ TRAIN = some("a/train/x") + some("a/train/y")
      "data.test='test' are both its split 'val', and no image may serve two"),
     (TRAIN + some("a/val/y"), ["path=a", "test=train"], "are both its split 'train'"),
     (some("a/val/x") + some("a/val/y"), ["path=a"], "unknown split of a in data.train 'train'"),
-    (TRAIN + some("a/test"), ["path=a"], "a/test has images, but no folders of classes: it takes "
-     "a/test/<class>/a.jpg, or a CSV or JSONL file of paths and labels; or hold out a share"),
+    (TRAIN + some("a/test"), ["path=a"], "a/test has images, but no folders of classes: a split "
+     "takes a/test/<class>/a.jpg, or a CSV or JSONL file of paths and labels; or hold out a share"),
     (TRAIN + some("a/test/z") + some("a/test/x"), ["path=a"], "'test' has classes that 'train' "
      "lacks, so that they cannot be learnt: z; add"),
     ([*TRAIN, *some("a/test/x"), "a/test/y/no.txt"], ["path=a"], "a/test: no image in the folder"),

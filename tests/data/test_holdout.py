@@ -271,9 +271,9 @@ GROUPED = "path,label,Patient ID\n" + "".join(
   "path, group, of, words",
   [
     ("list.csv", "Patient ID", lambda i: f"p{i // 6}" if i < 54 else i,
-     "9 by 'Patient ID', each on one side of what is held out; 6 images are in none"),
+     "9 by 'Patient ID', each on one side of a hold-out; 6 images are in none"),
     ("list.csv", r"/(\d)[0-9]?[.]png$", lambda i: str(i)[0], r"10 by '/(\d)[0-9]?[.]png$', each"),
-    ("a", "[0-9]", lambda i: str(i)[0], "10 by '[0-9]', each on one side of what is held out"),
+    ("a", "[0-9]", lambda i: str(i)[0], "10 by '[0-9]', each on one side of a hold-out"),
   ],
 )  # fmt: skip
 def test_groups_of_a_list_or_of_paths_are_not_parted(photos, path, group, of, words):

@@ -117,7 +117,7 @@ def test_a_ratio_that_is_none_is_refused(ratio):
 
 
 def test_a_long_tail_of_multi_label_data_is_refused():
-  with pytest.raises(UserError, match="a long tail needs one class an image"):
+  with pytest.raises(UserError, match="long_tail needs one class for each image"):
     long_tail(np.zeros((5, 3), np.uint8), 10, 0)
 
 

@@ -42,5 +42,5 @@ def test_what_the_run_cannot_know_is_refused():
   with pytest.raises(UserError, match=r"not trained on: fox\. It knows caf\u00e9, dog, emu; ren"):
     join(parts, RUN, several=False)
   parts = [*data.from_arrays((IMAGES, HOT), classes=["emu", "dog"]).values()]
-  with pytest.raises(UserError, match="may have several labels, and the run knows one an image"):
+  with pytest.raises(UserError, match="may have several labels, and the run knows one for each"):
     join(parts, RUN, several=False)

@@ -146,11 +146,11 @@ def test_a_run_on_values_without_labels(tmp_path, tiny):
       {},
       "no test split: add test_images and test_labels, or",
     ),
-    ({"images": IMAGES, "labels": LABELS}, {"train": "all"}, "data.train of npz is 'train'"),
+    ({"images": IMAGES, "labels": LABELS}, {"train": "all"}, "data.train of npz must be 'train'"),
     (
       {"images": IMAGES / 255, "labels": LABELS},
       {"test": 3},
-      r"images are uint8.*\(images \* 255\)",
+      r"images must be uint8.*\(images \* 255\)",
     ),
     ({"images": IMAGES, "labels": LABELS[:5]}, {"test": 3}, "a.npz'.*24 images and labels of"),
     (
@@ -166,7 +166,7 @@ def test_a_run_on_values_without_labels(tmp_path, tiny):
     (
       {"x_train": IMAGES, "train_boxes": 9 * BOXES},
       {"test": 3},
-      r"a.npz'.*boxes are ymin, .*size of the image \(its arrays: x_train, train_boxes\)$",
+      r"a.npz'.*boxes must be ymin, .*size of the image \(its arrays: x_train, train_boxes\)$",
     ),
     (
       {"train_images": IMAGES, "train_value": np.full(24, np.nan)},
@@ -187,7 +187,7 @@ def test_a_run_on_values_without_labels(tmp_path, tiny):
     (
       {"images": IMAGES, "mask": FIELDS["mask"], "classes": "a"},
       {"test": 3},
-      "classes is one name",
+      "classes must be one name",
     ),
   ],
 )

@@ -137,7 +137,7 @@ def test_repeats_see_every_example_in_the_end():
 def test_balancing_needs_one_class_an_image(sampling, examples):
   for function in (lambda: epoch_length(examples, sampling=sampling),
                    lambda: order(labels=examples, sampling=sampling)):  # fmt: skip
-    with pytest.raises(UserError, match=f"data.sampling={sampling} needs one class an image"):
+    with pytest.raises(UserError, match=f"data.sampling={sampling} needs one class for each image"):
       function()
 
 

@@ -422,7 +422,7 @@ def test_what_a_source_says_is_what_the_user_reads(kind, name):
 
 @both
 def test_channels_that_only_files_can_change(kind, arrays):
-  with pytest.raises(UserError, match=r"data\.channels is 3, and these images have 1: files alone"):
+  with pytest.raises(UserError, match=r"data\.channels=3, and these images have 1: leave it"):
     batches(opened(kind, arrays, channels=3)[0], [0])
 
 

@@ -253,7 +253,7 @@ def test_an_unknown_split_is_refused_with_the_nearest(source, key):
   [{"test": "train"}, {"train": "test"}, {"validation": "train"}, {"validation": "test"}],
 )
 def test_no_split_serves_twice(source, overrides):
-  with pytest.raises(UserError, match="cannot be evaluated on"):
+  with pytest.raises(UserError, match="may serve two of train"):
     data.check(config(source, **overrides))
 
 
@@ -372,7 +372,7 @@ def test_crops_of_training_and_of_evaluation_have_their_sizes():
     ({"crop": "random_resized"}, r"data\.crop=random_resized needs .*data\.image_size"),
     (
       {"crop": "random_resized", "image_size": 6, "pipeline": "resident"},
-      "is made on the host, while streaming; for a resident set put random_resized_crop into",
+      "is made on the host, while streaming; for a resident split put random_resized_crop",
     ),
     ({"eval_crop": 0.875}, r"data\.eval_crop scales images: set data\.image_size or data\.eval_s"),
     ({"name": "cifar10"}, r"data\.name' is 'cifar10' .*=digits: set data\.source=tfds, or"),
@@ -441,7 +441,7 @@ def test_inputs_of_a_run_in_words():
     override(c, key, value)
   inputs = data.open_inputs(c, sharding.make_mesh(1))
   assert (inputs.length.total, inputs.length.steps_per_epoch, inputs.length.phase) == (24, 12, 24)
-  assert inputs.image_shape == (8, 8, 1) and not inputs.several and inputs.counts is None
+  assert inputs.image_shape == (8, 8, 1) and inputs.counts is None
   kept, held = len(inputs.train.split), len(inputs.evaluations["validation"].split)
   assert kept + held == 1437 and abs(held - 144) < 3 * np.sqrt(1437 * 0.1 * 0.9)
   words = f"digits, 8x8x1, 10 classes: {kept:,} train, {held} validation"

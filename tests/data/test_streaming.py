@@ -69,7 +69,7 @@ def test_the_rows_of_a_process_may_hold_no_example():
     split, indices, np.arange(3, 6), crop, arrays, range(1), replace=False, limit=0, what="batch"
   )
   found = chunks[0]
-  assert found["there"].tolist() == [False] * 3 and not found["arrays"]["image"].any()
+  assert found["mask"].tolist() == [False] * 3 and not found["arrays"]["image"].any()
 
 
 def left_over():

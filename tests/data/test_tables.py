@@ -148,8 +148,8 @@ def test_columns_of_true_and_false_are_one_split_together(cells, expected):
     ({"test": (0, 1), "is_test": (0, 0)}, "a.csv, line 3: test=1, is_test=0 contradict each"),
     ({"is_train": (1, 0), "is_test": (0, 0)}, "is_train=0, is_test=0 leave it without a split; "
      "mend the line, or delete a column"),
-    ({"is_test": (0, 1, 0), "is_valid": (0, 0, "")}, "line 4: a split in some lines and none in"),
-    ({"is_test": (0, 1), "set": ("train", "test")}, "'set' and 'is_test' each say which split"),
+    ({"is_test": (0, 1, 0), "is_valid": (0, 0, "")}, "line 4: some lines have a split and others"),
+    ({"is_test": (0, 1), "set": ("train", "test")}, "'set' and 'is_test' each give the split"),
   ],
 )  # fmt: skip
 def test_columns_of_true_and_false_that_contradict_are_refused(fails, cells, words):
@@ -369,9 +369,9 @@ HEAD = "path,label,split\nin/0.png,x,train\nin/1.png,y,train\n"
      "table, and have / between folders"),
     (f"{HEAD}in/0.png,y,test\n", "a.csv, line 4: in/0.png is in line 2 already; an image has one"),
     (f"{HEAD}./in/1.png,y,train\n", "a.csv, line 4: ./in/1.png is in line 3 already"),
-    (f"{HEAD}in/2.png,x,\n", "a.csv, line 4: a split in some lines and none in others"),
+    (f"{HEAD}in/2.png,x,\n", "a.csv, line 4: some lines have a split and others have none"),
     (HEAD.replace("split\n", "split,is_valid\n").replace("train\n", "train,0\n"),
-     "a.csv: the columns 'split' and 'is_valid' each say which split a line is of; keep one, and"),
+     "a.csv: the columns 'split' and 'is_valid' each give the split of a line; keep one, and"),
     (HEAD.replace("split", "Label"), "a.csv, line 1: two columns are named 'label'; rename or"),
     (HEAD.replace("path,label,split", "path,label,image path,image-path"), "named 'image_path'"),
     (f"{HEAD}in/2.png,z,test\n", "a.csv: 'test' has classes that 'train' lacks, so that they "
