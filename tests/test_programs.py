@@ -161,3 +161,57 @@ def test_what_several_runs_cannot_have_is_refused(tiny, key, value):
   members.check(tiny(seeds=2))
   with pytest.raises(UserError, match=f"^{key}.* does not go with several runs in one program"):
     members.check(tiny(**{"seeds": 2, key: value}))
+
+
+def test_building_a_run_computes_nothing(tiny, monkeypatch):
+  """Shapes are traced alone; a model may take seconds to draw."""
+  asked, create = [], state.create
+  noted = lambda *given, abstract=False: asked.append(abstract) or create(*given, abstract=abstract)
+  monkeypatch.setattr(state, "create", noted)
+  for settings in ({}, {"seeds": 2}, {"step.name": "standard"}):
+    program = build.build(tiny(**settings))
+    program.check_step()
+    now, batch = program.shapes
+    assert batch["image"].shape == (16, 8, 8, 1) and now.step.shape == ()
+  assert asked and all(asked)
+
+
+def test_what_happens_now_and_then_happens_every_step_at_most(tiny):
+  program = build.build(tiny(log_every="1 examples", eval_every=0.5, checkpoint_every=2))
+  assert program.every == {"log": 1, "eval": 3, "checkpoint": 12}
+  program = build.build(tiny(**{"health.every": "17 examples", "log_every": "33 examples"}))
+  assert program.every == {"log": 2, "eval": 6, "checkpoint": 6, "health": 1}
+  assert program.per_dispatch == 1  # on CPU
+  assert build.build(tiny(steps_per_dispatch=5)).per_dispatch == 5
+
+
+def test_when_a_run_is_finished(tiny):
+  program = build.build(tiny(**{"data.validation": 20, "early_stopping.patience": 2}))
+  total, fresh = program.inputs.length.total, program.new_state()
+  at = lambda step, since=0: fresh.replace(
+    step=jnp.int32(step), monitor=fresh.monitor.replace(since_best=jnp.int32(since))
+  )
+  found = [program.finished(now) for now in (at(0), at(total - 1), at(total), at(total + 1))]
+  assert found == [False, False, True, True]
+  assert [program.finished(at(3, since)) for since in (1, 2)] == [False, True]
+  assert program.with_monitor(fresh, {"test/accuracy": 0.5}) is fresh
+  moved = program.with_monitor(fresh, {"validation/accuracy": 0.5, "validation/loss": 9.0}).monitor
+  assert float(moved.best) == 0.5
+
+
+def test_metrics_of_training_are_named_after_their_time(tiny, monkeypatch):
+  """What is no number is left out where a loss scale comes down, and told elsewhere."""
+  found = {"loss": float("nan"), "accuracy": 0.5, "grad_norm": 2.0}
+  monkeypatch.setattr(members.Members, "compute", lambda self, of: {k: v for k, v in found.items()})
+  settings = {"optim.schedule.warmup": "4 steps", "optim.learning_rate": 0.8}
+  for dtype, scale in (("float32", {}), ("float16", {"loss_scale": 32768.0})):
+    program = build.build(tiny(dtype=dtype, **settings))
+    now = program.new_state().replace(step=jnp.int32(3))
+    said = program.training_metrics(now, of_epoch=True)
+    nan = {name for name, value in said.items() if np.isnan(value)}
+    assert nan == ({"train/loss", "train/epoch_loss"} if dtype == "float32" else set())
+    numbers = {name: value for name, value in said.items() if name not in nan}
+    expected = {"train/accuracy": 0.5, "grad_norm": 2.0, "train/epoch_accuracy": 0.5}
+    expected |= {"train/epoch_grad_norm": 2.0, "learning_rate": 0.4, **scale}
+    assert numbers == pytest.approx(expected)
+    assert not any("epoch" in name for name in program.training_metrics(now))
