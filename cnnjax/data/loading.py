@@ -231,6 +231,6 @@ def without_source(config: ConfigDict) -> ConfigDict:
   config = config.copy_and_resolve_references()
   standard = keys.default().data
   of_sources = [name.removeprefix("data.") for name in registry.keys_of("source")]
-  config.data.update({key: standard[key] for key in (*of_sources, "train", "validation", "test")})
-  config.data.source = "arrays"
+  config.data.update({key: standard[key] for key in (*of_sources, "train", "test")})
+  config.data.update(source="arrays", validation=config.data.validation and "validation")
   return config

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax import build, data
-from cnnjax.config import durations, keys
+from cnnjax.config import durations
 from cnnjax.errors import UserError
 from cnnjax.optim import plateau, schedules
 from cnnjax.runtime.paths import PathLike, to_path
@@ -62,10 +62,7 @@ def curves(config: ConfigDict, name: str, examples: int | None = None) -> list[C
   Raises:
     UserError: the config is wrong, or the data are missing and `examples` is None.
   """
-  without_data = config.copy_and_resolve_references()
-  without_data.data = keys.default().data
-  without_data.data.validation = None if config.data.validation is None else 0.1
-  build.validate(without_data)
+  build.validate(data.without_source(config))
   order = _order(config, examples)
   per_epoch, c = order.steps_per_epoch, config.optim
   to_steps = functools.partial(

@@ -49,13 +49,12 @@ def stand_in(
   def split(n: int) -> Split:
     return Split.of_fields(Arrays(_arrays(made, n)), made)
 
-  validation = c.validation and "validation"
   config = data.without_source(config)
   c = config.data
-  c.long_tail, c.validation = None, validation
+  c.long_tail = None
   c.mean, c.std = (0.5,) * channels, (0.5,) * channels
   splits = {"train": split(n or STEPS * config.batch_size), "test": split(1)}
-  return config, splits | ({"validation": split(1)} if validation else {}), text
+  return config, splits | ({"validation": split(1)} if c.validation else {}), text
 
 
 def _arrays(declared: fields.Fields, n: int) -> dict[str, np.ndarray]:
