@@ -8,14 +8,12 @@ The fast gradient sign method, arXiv:1412.6572 section 4, on all examples of a b
 import jax
 import jax.numpy as jnp
 
-from cnnjax import models, register
+from cnnjax import Key, models, register
 from cnnjax.training import stepping
 
-SIZE = 0.25  # of the move, in standard deviations of the pixels
 
-
-def moved(model, task, variables, images, targets, key=None, size=SIZE):
-  """Images that were moved by `size` up the loss of the model as it trains."""
+def moved(model, task, variables, images, targets, size, key):
+  """Returns images moved by `size` up the loss of the model as it trains."""
 
   def loss(images: jax.Array) -> jax.Array:
     passed = models.forward_in_training(model, variables, images, key)
@@ -24,14 +22,23 @@ def moved(model, task, variables, images, targets, key=None, size=SIZE):
   return images + size * jnp.sign(jax.grad(loss)(images))
 
 
-@register("step", "fgsm")
+@register(
+  "step",
+  "fgsm",
+  size=Key(
+    0.25,
+    "fgsm: of the move, in standard deviations of the pixels",
+    rule=(lambda size: size > 0, "above 0"),
+  ),
+)
 def fgsm(context: stepping.StepContext) -> stepping.Step:
   """The standard step, on moved images."""
 
   def step(state, batch, constants):
     examples = context.examples(state, batch, constants)
     given = context.model, context.task, state.variables, examples.images, examples.targets
-    examples = examples.replace(images=moved(*given, examples.key))
-    return stepping.advance(context, state, stepping.update(context, state, examples))
+    images = moved(*given, context.config.step.size, examples.key)
+    result = stepping.update(context, state, examples.replace(images=images))
+    return stepping.advance(context, state, result)
 
   return step

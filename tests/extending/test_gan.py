@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from event_files import summaries
 from PIL import Image
 
-from cnnjax import build, checkpoints, evaluate, registry, train, writers
+from cnnjax import build, registry, train
 from cnnjax import config as configs
 from cnnjax.errors import UserError
 
@@ -57,58 +56,79 @@ def assert_drawn_by(state, pictures):
   assert (pictures["test/samples", 6] != pictures["test/ema_samples", 6]).any()
 
 
-def test_it_is_stopped_and_goes_on_to_the_bit(tmp_path, stop_at):
-  """On eight devices; both optimizers are saved, both networks averaged, and samples shown."""
-  config = preset(eval_every="3 steps")
-  whole, _, _ = train.train(config, tmp_path / "whole")
-  with stop_at(4):
-    train.train(config, tmp_path / "parts")
-  assert checkpoints.last_step(tmp_path / "parts") == 4
-  parts, _, _ = train.train(config, tmp_path / "parts")
-  pictures, again = pictured(tmp_path / "whole"), pictured(tmp_path / "parts")
+@pytest.mark.slow
+def test_samples_are_shown_and_both_networks_averaged(tmp_path):
+  """On eight devices, at each evaluation; see test_proofs.py for the rest of a run."""
+  end, _, _ = train.train(preset(eval_every="3 steps"), tmp_path)
+  pictures = pictured(tmp_path)
   tags = "test/samples", "test/ema_samples"
-  assert pictures.keys() == again.keys() == {(tag, step) for tag in tags for step in (3, 6)}
-  assert all((picture == again[key]).all() for key, picture in pictures.items())
-  assert_drawn_by(whole, pictures)
-  leaves = lambda now: checkpoints.paths(now)
-  for path, x in leaves(whole).items():
-    assert np.asarray(x).tobytes() == np.asarray(leaves(parts)[path]).tobytes(), path
-  assert whole.opt_state.keys() == {"main", "critic"} and whole.steps_done == 6
-  assert whole.averages["ema"]["params"].keys() == {"generator", "critic"}
-  _, _, found = evaluate.evaluate_checkpoint(tmp_path / "parts")
-  lines = [line for line in writers.read_metrics(tmp_path / "whole") if "test/loss" in line]
-  assert found["loss"] == pytest.approx(lines[-1]["test/loss"], rel=1e-5)
+  assert pictures.keys() == {(tag, step) for tag in tags for step in (3, 6)}
+  assert_drawn_by(end, pictures)
+  assert end.opt_state.keys() == {"main", "critic"}
+  for name in ("params", "batch_stats"):
+    assert end.averages["ema"][name].keys() == {"generator", "critic"}
 
 
+@pytest.mark.slow
 def test_the_generator_learns_against_the_critic_as_it_is_by_then():
-  """By two gradients that are taken one after another, and plain descent."""
-  plain = {"optim.name": "sgd", "optim.momentum": 0.0, "optim.b1": 0.9, "augment": None}
-  own = (("critic", {"params": "^critic/", "name": "sgd", "learning_rate": 0.5}),)
+  """By two gradients that are taken one after another, and plain descent; the critic then rests."""
+  plain = {"optim.name": "sgd", "optim.momentum": 0.0, "optim.b1": 0.9}
+  own = (("critic", {"params": "^critic/", "every": 2, "learning_rate": 0.5}),)
   config = preset(**{"mesh.data": 1, "optim.learning_rate": 0.25, "optimizers": own, **plain})
   program = build.build(config)
-  now = program.new_state()
-  before = jax.tree.map(np.array, now.params)
+  now, model = program.new_state(), program.model
+  before = jax.tree.map(np.array, now.variables)
   batch = program.inputs.train.take(program.inputs.train.feed(0), now.step)
-  images, targets = (lambda x: (x.images, x.targets))(program.context.examples(now, batch, None))
-  key = program.context.examples(now, batch, None).key
-  module = sys.modules[MODULE]
-  noise = jax.random.normal(key, (len(images), module.NOISE))
-  after = program.train_step(now, program.inputs.train.feed(0), 1).params
+  examples = program.context.examples(now, batch, None)
+  noise = jax.random.normal(examples.key, (len(examples.images), 16))
+  now = program.train_step(now, program.inputs.train.feed(0), 1)
+  after = jax.tree.map(np.array, now.variables)
 
-  def judged(params, x, real):
-    logits, classes = module.Critic(10).apply({"params": params["critic"]}, x)
-    sign = 1 if real else -1
-    of_class = -(targets * jax.nn.log_softmax(classes)).sum(-1)
-    return (of_class - jax.nn.log_sigmoid(sign * logits)).mean()
+  def applied(variables, *args):
+    return model.apply(variables, *args, train=True, mutable=["batch_stats"])
 
-  draw = lambda params: module.Generator().apply({"params": params["generator"]}, noise, targets)
-  first = jax.grad(lambda p: judged(p, images, True) + judged(p, draw(before), False))(before)
-  critic = jax.tree.map(lambda p, g: p - 0.5 * g, before["critic"], first["critic"])
-  by_then = {**before, "critic": critic}
-  second = jax.grad(lambda p: judged(p, draw(p), True))(by_then)
-  generator = jax.tree.map(lambda p, g: p - 0.25 * g, before["generator"], second["generator"])
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-  jax.tree.map(close, after, {"critic": critic, "generator": generator})
+  @jax.jit
+  def draw(variables):
+    return model.apply(variables, noise, train=True, mutable=["batch_stats"], method="draw")
+
+  @jax.jit
+  @jax.grad
+  def of_critic(params):
+    real, _ = applied({**before, "params": params}, examples.images)
+    fake, _ = applied({**before, "params": params}, draw(before)[0])
+    return -(jax.nn.log_sigmoid(real) + jax.nn.log_sigmoid(-fake)).mean()
+
+  @jax.jit
+  @jax.grad
+  def of_generator(params):
+    drawn, _ = draw({**before, "params": params})
+    return -jax.nn.log_sigmoid(applied({**before, "params": params}, drawn)[0]).mean()
+
+  def moved(params, name, rate, grads):
+    descend = lambda p, g: p - rate * g
+    return {**params, name: jax.tree.map(descend, params[name], grads[name])}
+
+  by_then = moved(before["params"], "critic", 0.5, of_critic(before["params"]))
+  expected = moved(by_then, "generator", 0.25, of_generator(by_then))
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  jax.tree.map(close, after["params"], expected)
+
+  # Each network sees a batch in training mode: the generator noise, the critic real and then drawn.
+  drawn, seen = draw(before)
+  for images in (examples.images, drawn):
+    _, seen = jax.jit(applied)({**before, **seen}, images)
+  jax.tree.map(close, after["batch_stats"], seen["batch_stats"])
+  assert all(abs(x).max() > 0 for x in jax.tree.leaves(after["batch_stats"]))
+
+  end = program.train_step(now, program.inputs.train.feed(1), 1).params
+  stays = {
+    name: [
+      np.array_equal(a, b)
+      for a, b in zip(*map(jax.tree.leaves, (end[name], after["params"][name])), strict=True)
+    ]
+    for name in ("critic", "generator")
+  }
+  assert all(stays["critic"]) and not any(stays["generator"])
 
 
 @pytest.mark.parametrize(
@@ -119,12 +139,20 @@ def test_the_generator_learns_against_the_critic_as_it_is_by_then():
       "step 'gan' moves the parameters of an optimizer 'critic', and the config has 'main': set",
     ),
     (
-      {"optimizers": (("critic", {"params": "^critic/"}), ("other", {"params": "^gen.*/Conv"}))},
+      {
+        "optimizers": (
+          ("critic", {"params": "^critic/"}),
+          ("other", {"params": "^gen.*/Dense"}),
+        )
+      },
       "step 'gan' never moves the parameters of the optimizer 'other': leave it out of optimizers",
     ),
     ({"optimizers": (("critic", {"params": "^judge/"}),)}, "'\\^judge/' matches no parameter"),
+    ({"task.noise": 0}, "'task.noise' is 0; it must be above 0"),
   ],
 )
 def test_what_does_not_fit_is_refused_before_anything_compiles(overrides, words):
   with pytest.raises(UserError, match=words):
-    build.build(preset(**overrides))
+    config = preset(**overrides)
+    build.validate(config)
+    build.build(config)
