@@ -1,17 +1,12 @@
-"""A head on two scales of a backbone, from outside the package: trained, stopped, frozen, read."""
+"""A head on two scales of a backbone: frozen, and read; see test_proofs.py for a run of it."""
 
 import pathlib
-import signal
-import subprocess
-import sys
 
-import compiling
 import jax
 import numpy as np
 import pytest
-from waiting import wait_for
 
-from cnnjax import build, checkpoints, evaluate, models, optim, registry, train, writers
+from cnnjax import build, models, optim, registry, train
 from cnnjax import config as configs
 from cnnjax.errors import UserError
 from cnnjax.tools import plan
@@ -19,7 +14,6 @@ from cnnjax.training import state
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULE = "experiments.extending.multiscale"
-CLOCK = ("images_per_second", "data_wait")
 CONFIG = "experiments/extending/multiscale_config.py"
 
 
@@ -68,16 +62,6 @@ def same(a, b):
   return a.keys() == b.keys() and all(np.array_equal(a[path], b[path]) for path in a)
 
 
-@pytest.mark.slow
-def test_it_learns_the_digits(tmp_path):
-  """The preset, for 10 epochs; evaluated from its checkpoint as in the run."""
-  train.train(preset("whole"), tmp_path)
-  logged = writers.read_metrics(tmp_path)[-1]
-  assert logged["test/accuracy"] > 0.95
-  *_, found = evaluate.evaluate_checkpoint(tmp_path)
-  assert found["accuracy"] == logged["test/accuracy"]
-
-
 def test_frozen_parameters_and_statistics_do_not_move(two_scales, tmp_path):
   config = two_scales(**{"optim.freeze": preset("frozen").optim.freeze, "epochs": 1})
   program = build.build(config)
@@ -90,60 +74,6 @@ def test_frozen_parameters_and_statistics_do_not_move(two_scales, tmp_path):
     assert same(start["net"], stop["net"])
     for part in start.keys() - {"net"}:
       assert not same(start[part], stop[part])
-
-
-@pytest.mark.slow
-def test_stopped_and_resumed_to_the_bit(two_scales, tmp_path, stop_at):
-  config = two_scales(epochs=2)
-  end, _, _ = train.train(config, tmp_path / "whole")
-  with stop_at(5):
-    train.train(config, tmp_path / "parts")
-  assert checkpoints.last_step(tmp_path / "parts") == 5
-  resumed, _, _ = train.train(config, tmp_path / "parts")
-  assert same(resumed, end)
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_to_the_bit(tmp_path):
-  """By the command line; the same command goes on."""
-  command = [
-    sys.executable, "-m", "cnnjax.main", f"--config={CONFIG}", f"--config.imports=('{MODULE}',)",
-    "--config.model.backbone=simple_cnn_small", "--config.mesh.data=1",
-    "--config.log_every=10 steps", "--config.checkpoint_every=10 steps",
-  ]  # fmt: skip
-  environment = compiling.environment()
-
-  def start(name):
-    return subprocess.Popen(
-      [*command, f"--workdir={tmp_path / name}"], cwd=ROOT, env=environment,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-  process = start("parts")
-  wait_for(process, tmp_path / "parts", step=50)
-  process.kill()
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-  for name in ("parts", "whole"):
-    output, _ = start(name).communicate(timeout=300)
-    assert "220" in output, output
-  parts, whole = (
-    [{k: v for k, v in line.items() if k not in CLOCK} for line in writers.read_metrics(path)]
-    for path in (tmp_path / "parts", tmp_path / "whole")
-  )
-  assert parts == whole and whole[-1]["test/accuracy"] > 0.9
-
-
-@pytest.mark.slow
-def test_eight_devices(two_scales, tmp_path):
-  lines = []
-  for devices in (1, 8):
-    config = two_scales(**{"mesh.data": devices, "epochs": 1, "log_every": "1 steps"})
-    train.train(config, tmp_path / str(devices))
-    lines.append(writers.read_metrics(tmp_path / str(devices)))
-  losses = [[line["train/loss"] for line in run if "train/loss" in line] for run in lines]
-  assert len(losses[0]) > 3
-  np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 def test_read_from_outside(two_scales):

@@ -1,7 +1,6 @@
-"""Tasks from outside the package: segmentation, SimCLR, BYOL, mean teacher."""
+"""Tasks from outside the package: segmentation, SimCLR, BYOL, mean teacher; see test_proofs.py."""
 
 import pathlib
-import sys
 from typing import Any
 
 import flax.linen as nn
@@ -14,13 +13,12 @@ from sklearn.metrics import jaccard_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import cnnjax
-from cnnjax import build, checkpoints, data, evaluate, predict, registry, tasks, train, writers
+from cnnjax import build, data, evaluate, predict, registry, tasks, train
 from cnnjax import config as configs
 from cnnjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULES = [f"experiments.extending.{name}" for name in ("shapes", "segmentation", "simclr", "byol")]
-PRESETS = ("segmentation", "simclr", "byol")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,36 +50,6 @@ def task_of(name, outputs, **keys):
   config = preset(name).task
   config.update(**keys)
   return tasks.create(config, outputs)
-
-
-# One of them in the quick part.
-@pytest.mark.parametrize(
-  "name", ["segmentation", *(pytest.param(name, marks=pytest.mark.slow) for name in PRESETS[1:])]
-)
-def test_it_is_stopped_and_goes_on_to_the_bit_on_eight_devices(tmp_path, stop_at, name):
-  own = {
-    "mesh.data": 8,
-    "optim.name": "sgd",
-    "optim.learning_rate": 0.05,
-  }  # Adam magnifies rounding
-  whole, _, _ = train.train(preset(name, **own), tmp_path / "whole")
-  with stop_at(2):
-    train.train(preset(name, **own), tmp_path / "parts")
-  assert checkpoints.last_step(tmp_path / "parts") == 2
-  parts, _, _ = train.train(preset(name, **own), tmp_path / "parts")
-  assert whole.steps_done == 4
-  for path, x in checkpoints.paths(whole).items():
-    assert np.asarray(x).tobytes() == np.asarray(checkpoints.paths(parts)[path]).tobytes(), path
-  one, _, _ = train.train(preset(name, **{**own, "mesh.data": 1}), tmp_path / "one")
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
-  jax.tree.map(close, one.params, whole.params)
-  _, _, found = evaluate.evaluate_checkpoint(tmp_path / "parts")
-  said = {}
-  for line in writers.read_metrics(tmp_path / "whole"):
-    said |= {key.removeprefix("test/"): x for key, x in line.items() if key.startswith("test/")}
-  assert {*found} <= {*said} and found
-  for key, value in found.items():
-    assert value == pytest.approx(said[key], rel=1e-4, abs=1e-6), key
 
 
 def test_segmentation_is_measured_as_scikit_learn_does():
@@ -280,6 +248,8 @@ def test_masks_are_predicted_and_not_printed(tmp_path, capsys):
     ),
     ("byol", {"distill.weight": 0.5}, "byol learns only from the moving average of its own run"),
     ("byol", {"average.ema": None}, "set average.ema"),
+    ("byol:mean_teacher", {"average.ema": None}, "set average.ema"),
+    ("byol:mean_teacher", {"distill.weight": 1.5}, "'distill.weight' is 1.5; it must be"),
   ],
 )
 def test_what_does_not_fit_is_refused_before_anything_compiles(name, overrides, words):
@@ -287,9 +257,3 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(name, overrides, 
     config = preset(name, **overrides)
     build.validate(config)
     build.build(config)
-
-
-def test_each_is_short():
-  """A file that a researcher copies from, by the lines that do something."""
-  for module in MODULES:
-    assert len(pathlib.Path(sys.modules[module].__file__).read_text().splitlines()) <= 120, module
