@@ -72,8 +72,9 @@ def test_the_images_change_alone_where_the_rate_is_constant():
   assert said(program(2000, name="constant"), 600, 1000) == {
     "going on": "images change from 32 to 16 pixels (data.progressive)"
   }
-  # A step on, they would have changed in the earlier run as well.
+  # They would have changed at this step in the earlier run as well; or they stay as they were.
   assert said(program(900, name="constant"), 500, 1000) == {}
+  assert said(program(2000, name="constant"), 500, 1000) == {}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from short_runs import lines, make, run, training
 
 from cnnjax import writers
+from cnnjax.writers import metrics_file
 
 
 def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
@@ -85,3 +86,18 @@ def test_metrics_of_a_run_without_its_checkpoints_are_kept(tmp_path, console):
     assert "had come to step" in shown.file.getvalue()
     assert [line["step"] for line in lines(tmp_path)][-1] == stop
     assert writers.read_metrics(tmp_path, writers.BEFORE) == whole
+
+
+def test_the_last_step_of_a_run_without_checkpoints_is_told(tmp_path):
+  """Its metrics go aside where they are longer than those that lie there."""
+  write = lambda name, *steps: (tmp_path / name).write_text(
+    "".join(f'{{"step": {step}}}\n' for step in steps)
+  )
+  steps = lambda name: [line["step"] for line in writers.read_metrics(tmp_path, name)]
+  assert metrics_file.set_aside(tmp_path) == 0 and not list(tmp_path.iterdir())
+  for before, now, kept in (((), (5, 9), [5, 9]), ((5, 9), (4, 9), [5, 9]), ((5, 8), (9,), [9])):
+    write(metrics_file.BEFORE, *before)
+    write(metrics_file.METRICS, *now)
+    assert metrics_file.set_aside(tmp_path) == now[-1]
+    assert steps(metrics_file.BEFORE) == kept
+  assert (metrics_file.METRICS, metrics_file.BEFORE) == ("metrics.jsonl", "metrics.jsonl.before")
