@@ -41,4 +41,4 @@ def _squares(tree: Any) -> dict[str, jax.Array]:
 
 
 def _ratio(update: jax.Array, param: jax.Array) -> jax.Array:
-  return jnp.where(param == 0, 0, update / jnp.where(param == 0, 1, param))
+  return jnp.where(param == 0, 0, update / param)
