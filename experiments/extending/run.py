@@ -44,6 +44,10 @@ class Proof(NamedTuple):
   measure: Callable[[pathlib.Path], Measured] | None = None  # more metrics, of a run's folder
 
 
+def folder_of(name: str, seed: int) -> pathlib.Path:
+  return RUNS / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}"
+
+
 def test_digits(predictor: Any) -> tuple[np.ndarray, np.ndarray]:
   """Returns uint8 images and labels of the test split of a run."""
   split = build.build(predictor.trained.config).inputs.evaluations["test"].split
@@ -95,7 +99,7 @@ def judge_samples(folder: pathlib.Path) -> Measured:
   train(JUDGE, RUNS / "judge")
   gan = cnnjax.load(folder, checkpoint="last")
   drawn = samples(gan, gan.variables)
-  if not (HERE / "samples.png").exists():
+  if folder == folder_of("GAN", SEEDS[0]):
     write_picture(drawn)
   key, shape = jax.random.key(0), gan.trained.meta["image_shape"]
   untrained = samples(gan, models.init(gan.model, key, jnp.zeros((1, *shape))))
@@ -165,7 +169,7 @@ def train(arguments: str, folder: pathlib.Path) -> int:
 
 def measure(name: str, seed: int) -> dict[str, Any]:
   """Trains a proof with a seed, and returns what its folder says of it."""
-  proof, folder = PROOFS[name], RUNS / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}"
+  proof, folder = PROOFS[name], folder_of(name, seed)
   arguments = f"{proof.arguments} --config.seed={seed}"
   seconds = train(arguments, folder)
   starts = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
