@@ -179,11 +179,21 @@ class Program:
   def check_step(self) -> None:
     """Raises UserError for a step that does not return a state like the one it takes, one on.
 
-    Also where it never moves one of several optimizers, whose parameters would stay.
+    Also where it never moves one of several optimizers, whose parameters would stay, or takes
+    gradients of its own although the config splits a batch.
     """
-    name, moved = self.config.step.name, set()
-    context = dataclasses.replace(self.context, optimizer=stepping.noting(self.optimizer, moved))
+    name, moved, asked = self.config.step.name, set(), []
+    context = dataclasses.replace(
+      self.context,
+      optimizer=stepping.noting(self.optimizer, moved),
+      gradients=lambda *given: (asked.append(True), self._gradients(*given))[1],
+    )
     stepping.check_step(name, stepping.create(context), *self.shapes, self.constants)
+    if self.config.accumulate > 1 and not asked:
+      raise UserError(
+        f"step {name!r} takes gradients of its own, which accumulate={self.config.accumulate} does "
+        "not split: set accumulate=1, or let the step call `update` or `context.gradients`"
+      )
     all_of = (MAIN, *dict(self.config.optimizers)) if self.config.optimizers else ()
     if None not in moved and (still := [one for one in all_of if one not in moved]):
       raise UserError(

@@ -103,6 +103,10 @@ def freezing(context):
   return step
 
 
+def alone(context):
+  return lambda state, batch, constants: state.replace(step=state.step + 1)
+
+
 def making_none(context):
   pass
 
@@ -115,7 +119,7 @@ def asking_less(context):
 def registered(own_registry):
   stepping.register("queued", extra=queue)(queued)
   wrong = standing, changing, losing, hurrying, dropping, freezing, making_none, asking_less
-  for step in (adversarial, *wrong):
+  for step in (adversarial, alone, *wrong):
     stepping.register(step.__name__)(step)
 
 
@@ -217,6 +221,13 @@ def test_a_step_that_is_none_or_changes_more_than_it_may_is_refused(tiny, name, 
 def test_what_does_not_go_together_is_refused(tiny, overrides, words):
   with pytest.raises(UserError, match=words):
     build.validate(tiny(**overrides))
+
+
+def test_a_batch_is_split_only_for_a_step_that_asks_for_its_gradients(tiny):
+  with pytest.raises(UserError, match=r"step 'alone' takes gradients of its own, .*accumulate=2"):
+    build.build(tiny(**{"step.name": "alone", "accumulate": 2}))
+  build.build(tiny(**{"step.name": "alone"}))
+  build.build(tiny(**{"step.name": "adversarial", "accumulate": 2}))
 
 
 def test_a_name_is_registered_once():
