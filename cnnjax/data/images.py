@@ -348,7 +348,7 @@ def random_resized_crop(
 
 
 def _scale(image: np.ndarray, interpolation: str, out: np.ndarray, antialias: bool) -> None:
-  """Scales `image` to the square `out`; without `antialias` fast, by area if it shrinks to half.
+  """Scales `image` to the square `out`; without `antialias` fast, by area to half or less.
 
   Pillow's filters grow as the image shrinks, OpenCV's do not. The cost and the gain are in
   experiments/benchmarks/input/README.md.

@@ -15,7 +15,7 @@ Weights = str | Sequence[float] | None  # a name of BY_NAME, a number per class,
 
 
 def auto(counts: np.ndarray, beta: float) -> np.ndarray:
-  """Returns the inverse frequency, n / (classes * n_c), scikit-learn's "balanced", of mean 1."""
+  """Returns n / (classes * n_c), scikit-learn's "balanced", which has mean 1 over examples."""
   return counts.sum() / (len(counts) * counts)
 
 
