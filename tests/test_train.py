@@ -755,3 +755,25 @@ def test_a_run_that_has_ended_saves_once_more_at_most(monkeypatch):
   loop = Loop(monkeypatch, every={"log": 99, "eval": 99, "checkpoint": 99})
   assert loop(step=14) == 14
   assert [entry[0] for entry in loop.log] == ["lock", "finite", "save"]
+
+
+@pytest.mark.parametrize("error", [None, UserError("11 images cannot be read")])
+def test_images_that_the_last_evaluation_could_not_read_are_named(
+  tiny, tmp_path, monkeypatch, error
+):
+  """Also where there are too many."""
+
+  def done(run, now, meta):
+    return now.replace(step=jnp.int32(3))
+
+  def conclude(run, now):
+    run.program.inputs.skipped["late.png"] = "torn"
+    if error:
+      raise error
+    return now
+
+  monkeypatch.setattr(train, "loop", done)
+  monkeypatch.setattr(train, "conclude", conclude)
+  with pytest.raises(UserError) if error else contextlib.nullcontext():
+    train.train(tiny(epochs="3 steps"), tmp_path)
+  assert (tmp_path / writers.UNREADABLE).read_text() == "late.png\ttorn\n"
