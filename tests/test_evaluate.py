@@ -15,6 +15,7 @@ from PIL import Image
 from cnnjax import augment, checkpoints, data, evaluate, models, tasks, train, writers
 from cnnjax.checkpoints import trained_on
 from cnnjax.config import default
+from cnnjax.data import folder as folders
 from cnnjax.data import holdout
 from cnnjax.data.images import center_crop
 from cnnjax.errors import Stopped, UserError, run
@@ -558,7 +559,7 @@ def test_which_split_is_meant(
   checked = []
   monkeypatch.setattr(data, "has_splits", lambda config: has_splits)
   monkeypatch.setattr(data, "check", checked.append)
-  monkeypatch.setattr(data.folder, "whole", lambda config: "whole")
+  monkeypatch.setattr(folders, "whole", lambda config: "whole")
   config = types.SimpleNamespace(path="here", source=source)
   found = types.SimpleNamespace(config=types.SimpleNamespace(data=config), overrides=overrides)
   before = types.SimpleNamespace(by=by, share=lambda images: {"whole": share}[images])
