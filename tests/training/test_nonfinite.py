@@ -77,16 +77,19 @@ def test_a_step_that_is_finite():
 
 
 def test_gradients_come_from_the_loss_back_and_the_turns_of_a_loop_one_by_one():
-  """Modules in the order of `met`; of a loop of two turns first all of the first turn."""
+  """Modules in the order of `met`; of a loop first all of its first turn; loops one by one."""
   met = {
     ("stem", "output", 0): "float32", ("loop/a", "input", 0): "float16",
     ("loop/a", "output", 0): "float16", ("stem", "output", 1): "float32",
-    ("lost", "output", 0): "float32", ("", "output", 0): "float32",
+    ("lost", "output", 0): "float32", ("two/b", "output", 0): "float32",
+    ("three/c", "output", 0): "float32", ("", "output", 0): "float32",
   }  # fmt: skip
   turns = lambda *x: (jnp.asarray(x, jnp.float32),)
   modules = {
     "stem": {"(output)": (jnp.float32(1), jnp.float32(2))},
     "loop": {"a": {"(input)": turns(3, 5), "(output)": turns(4, 6)}},
+    "two": {"b": {"(output)": turns(10, 11)}},
+    "three": {"c": {"(output)": turns(12, 13)}},
     "(output)": (jnp.float32(7),),
   }
   of = lambda *names: {name: {"w": float(i)} for i, name in enumerate(names)}
@@ -102,6 +105,8 @@ def test_gradients_come_from_the_loss_back_and_the_turns_of_a_loop_one_by_one():
     Value("output", "stem", 1.0), Value("input", "loop/a", 3.0, "float16"),
     Value("output", "loop/a", 4.0, "float16"), Value("input", "loop/a", 5.0, "float16"),
     Value("output", "loop/a", 6.0, "float16"), Value("output", "stem", 2.0),
+    Value("output", "two/b", 10.0), Value("output", "two/b", 11.0),
+    Value("output", "three/c", 12.0), Value("output", "three/c", 13.0),
     Value("output", "", 7.0), Value("moved", "norm/mean", 8.0), Value("loss", "", 9.0),
     Value("gradient", "loop/a/w", 2.0), Value("gradient", "free/w", 0.0),
     Value("gradient", "stem/w", 1.0),
