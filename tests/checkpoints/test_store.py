@@ -146,6 +146,14 @@ def test_one_that_is_alone_and_cannot_be_saved(tmp_path, monkeypatch):
     )
 
 
+def test_the_newest_good_one_is_named_where_none_can_be_saved(tmp_path, monkeypatch):
+  with contextlib.closing(checkpoints.Checkpoints(tmp_path, monitor=METRIC)) as saved:
+    monkeypatch.setattr(saved, "steps", lambda: [1, 2, 3, 4])
+    saved._ledger.mark_damaged(3, "torn")
+    error = saved._unsaved(4, ValueError("no such type"))
+  assert str(error).endswith("no such type; the last good one is of step 2")
+
+
 def test_a_run_that_deletes_one_is_noticed(tmp_path):
   reader = save(tmp_path, 1, 2, keep=checkpoints.Keep(-1))
   assert not reader.any_gone()

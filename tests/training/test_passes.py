@@ -318,6 +318,22 @@ def test_statistics_are_measured_under_the_dropout_of_their_step():
   assert len({tuple(mean.tolist()) for mean in means}) == 3
 
 
+def test_statistics_are_measured_on_the_examples_that_a_step_is_given():
+  """With all that prepares them: a teacher has variables of its own."""
+  given = []
+
+  def prepare(*args):
+    given.extend(args)
+    return passes.Examples(images, None, jax.random.key(0))
+
+  model, images = Normalised(), jnp.ones((2, 3, 3, 2))
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+  measure = passes.moments_step(model, prepare, batch_stats.batch_norm_mode)
+  run = lambda variables: measure(variables, 5, 6, {"image": 7}, "of the teacher")
+  assert jax.eval_shape(run, variables)["norm"]["mean"].shape == (2,)
+  assert given == [5, 6, {"image": 7}, "of the teacher"]
+
+
 @pytest.mark.optimised
 def test_micro_batches_take_less_memory():
   """By XLA's own count. Without a loop it would begin all of them at once, and save nothing."""

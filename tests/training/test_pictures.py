@@ -37,7 +37,7 @@ FLOATS = jnp.zeros((2, 4, 4, 1))
     ({"a": FLOATS[0]}, r"'a' of task.name=shown is \[4, 4, 1\], and must be \[n, height, width"),
     ({"a": FLOATS[:0]}, r"'a' of task.name=shown is \[0, 4, 4, 1\], and must be"),
     ({"a": jnp.zeros((2, 4, 4, 4))}, r"is \[2, 4, 4, 4\], and must be \[n, height, width, 1 or 3"),
-    ({"a": FLOATS.astype(jnp.uint8)}, "is uint8, and must be float in .*: divide uint8 by 255"),
+    ({"a": FLOATS.astype(jnp.uint8)}, "'a' .* uint8, and must be float in .*: divide uint8 by 255"),
     ({"loss": FLOATS}, "the picture 'loss' of task.name=shown has the name of a metric"),
     ({"ema_loss": FLOATS}, "the picture 'ema_loss' .* has the name of a metric"),
     ({"a": FLOATS, "ema_a": FLOATS}, "the picture 'ema_a' .* or of another picture: choose"),
