@@ -9,6 +9,7 @@ import pytest
 from cnnjax import build, evaluate, train, writers
 from cnnjax.errors import UserError
 from cnnjax.runtime import sharding
+from cnnjax.training.compiler import Compiler
 
 SLOW = pytest.mark.slow
 MESHES = ((2, 4), pytest.param((1, 8), marks=SLOW))  # (8, 1): test_train
@@ -103,6 +104,18 @@ def test_parts_from_birth_to_the_end(end_on, mesh):
   assert ("sharding" in program.summary) == (mesh[1] > 1)
   whole = sharding.bytes_per_device(end_on(1, 1)[0].new_state(abstract=True))
   assert sharding.bytes_per_device(wanted) < (whole / mesh[1] * 1.5 if mesh[1] > 1 else whole + 1)
+
+
+def test_a_step_is_asked_for_the_layout_that_its_state_has(tiny, monkeypatch):
+  """XLA may choose another for what it returns, and the next step would be compiled anew."""
+  asked = []
+  monkeypatch.setattr(Compiler, "jit", lambda self, *_, **options: asked.append(options))
+  programs = [built(tiny, *mesh, **{"mesh.fsdp_min_size": 64}) for mesh in ((1, 1), (1, 2))]
+  for program in programs:
+    assert program.compiled_step is None  # of this `jit`
+  wanted = jax.tree.map(lambda x: x.sharding, programs[1].new_state(abstract=True))
+  assert asked[0] == {"donate_argnums": 0}
+  assert asked[1] == {"donate_argnums": 0, "out_shardings": wanted}
 
 
 @pytest.fixture(scope="module")
