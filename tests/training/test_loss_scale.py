@@ -31,6 +31,14 @@ def test_it_is_doubled_after_enough_finite_steps_halved_after_others_and_bounded
   ]  # fmt: skip
 
 
+def test_finite_steps_are_counted_by_an_integer():
+  """A float would end to count at 2**24, and a checkpoint keeps the types."""
+  begun = make(initial=8.0, maximum=4.0)
+  for now in (begun, begun.adjust(np.bool_(True)), begun.adjust(np.bool_(False))):
+    assert (now.scale.dtype, now.finite_steps.dtype) == (np.float32, np.int32)
+  assert float(begun.scale) == 4.0
+
+
 @pytest.mark.parametrize("scale", [2.0**15, 2.0**24])
 def test_scaling_by_powers_of_two_rounds_nothing(scale):
   values = np.random.default_rng(0).normal(size=1000).astype(np.float32)

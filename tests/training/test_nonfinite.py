@@ -149,6 +149,26 @@ class Whole(nn.Module):
     return x + 1
 
 
+class Both(nn.Module):
+  """Returns its floats in two types, behind one that is none."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    return Halves(name="halves")(jnp.arange(3), x.mean((1, 2)), 1)[0].astype(jnp.float32)
+
+
+class Halves(nn.Module):
+  @nn.compact
+  def __call__(self, whole, x, times):
+    return x.astype(jnp.float16) * times, x
+
+
+def test_of_several_types_that_of_the_first_floats_is_named():
+  images = jnp.full((2, 1, 1, 2), 1e5)
+  text = health.trace(Both(), lambda outputs, *_: outputs.sum(-1), {"params": {}}, images, None)
+  assert text.startswith("infinity (float16 ends at 6.55e+04) began in the output of halves")
+
+
 def test_a_variable_of_another_collection_is_looked_at():
   images = jnp.ones((2, 1, 1, 2))
   variables = Counting().init(jax.random.key(0), images, train=True)
