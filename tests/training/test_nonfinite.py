@@ -96,18 +96,21 @@ def test_gradients_come_from_the_loss_back_and_the_turns_of_a_loop_one_by_one():
   found = {
     "images": 0.0, "targets": {"a": 0.5}, "params": {"stem": {"w": 0.25}}, "loss": 9.0,
     "moved": {"norm": {"mean": 8.0}}, "gradient": of("free", "stem", "loop"),
-    "update": of("stem", "loop"),
+    "update": of("stem", "loop"), "moved_other": {"calls": {"n": 8.5}},
+    "other": {"calls": {"n": 0.75}}, "batch_stats": {"norm": {"mean": 0.5}},
   }  # fmt: skip
   for kind in ("gradient", "update"):
     found[kind]["loop"] = {"a": found[kind]["loop"]}
   assert nonfinite._in_order(modules, found, met) == [
     Value("images", "", 0.0), Value("targets", "a", 0.5), Value("params", "stem/w", 0.25),
+    Value("batch_stats", "norm/mean", 0.5), Value("other", "calls/n", 0.75),
     Value("output", "stem", 1.0), Value("input", "loop/a", 3.0, "float16"),
     Value("output", "loop/a", 4.0, "float16"), Value("input", "loop/a", 5.0, "float16"),
     Value("output", "loop/a", 6.0, "float16"), Value("output", "stem", 2.0),
     Value("output", "two/b", 10.0), Value("output", "two/b", 11.0),
     Value("output", "three/c", 12.0), Value("output", "three/c", 13.0),
-    Value("output", "", 7.0), Value("moved", "norm/mean", 8.0), Value("loss", "", 9.0),
+    Value("output", "", 7.0), Value("moved", "norm/mean", 8.0),
+    Value("moved_other", "calls/n", 8.5), Value("loss", "", 9.0),
     Value("gradient", "loop/a/w", 2.0), Value("gradient", "free/w", 0.0),
     Value("gradient", "stem/w", 1.0),
     Value("update", "loop/a/w", 1.0), Value("update", "stem/w", 0.0),
