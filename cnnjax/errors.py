@@ -90,6 +90,15 @@ def tell(text: str) -> None:
     drop(sys.stderr)
 
 
+def announce(text: str, say: Callable[[str], None] = tell) -> None:
+  """Says at once what begins, where seconds follow in which JAX is imported.
+
+  On stderr, as programs may read the stdout of the command, unless `say` prints elsewhere.
+  """
+  if "jax" not in sys.modules:
+    say(f"{text}: loading JAX")
+
+
 def say(text: str) -> None:
   """Prints a line on stdout at once; where nobody reads it, a warning says so."""
   try:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.errors import ArgumentParser, Stopped, UserError, number, run, unknown, warn
+from cnnjax.config import saved
+from cnnjax.errors import (
+  ArgumentParser,
+  Stopped,
+  UserError,
+  announce,
+  number,
+  run,
+  unknown,
+  warn,
+)
 from cnnjax.runtime.paths import PathLike, to_path
 
 if TYPE_CHECKING:
@@ -257,6 +267,8 @@ def main(argv: list[str] | None = None) -> int:
     "--path", help="folder or list of other images, or of those of the run, if they were moved"
   )
   args = parser.parse_args(argv)
+  saved.file_of_run(args.workdir)
+  announce(f"evaluating {args.workdir}")
   overrides = {
     "eval_batch_size": args.batch_size,
     "eval_views": args.views,

@@ -17,8 +17,9 @@ import sys
 from ml_collections import ConfigDict
 
 from cnnjax import config as configs
+from cnnjax import errors
 from cnnjax.config.files import keys_help
-from cnnjax.errors import ArgumentParser, UserError, run, say, tell
+from cnnjax.errors import ArgumentParser, UserError, run, tell
 from cnnjax.runtime import ranks, signals
 from cnnjax.runtime.paths import to_path
 
@@ -60,12 +61,11 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
 
 
 def announce(args: argparse.Namespace) -> None:
-  """Says at once what begins, where seconds follow in which JAX is imported."""
+  """Says at once what begins, in the first process of several."""
   many = args.coordinator, args.processes, args.process
-  if "jax" in sys.modules or not ranks.may_be_first(*many):
-    return
-  folder = "a new folder under runs/" if args.workdir is None else args.workdir
-  say(f"training {args.config} in {folder}: loading JAX")
+  if ranks.may_be_first(*many):
+    folder = "a new folder under runs/" if args.workdir is None else args.workdir
+    errors.announce(f"training {args.config} in {folder}", say=errors.say)
 
 
 def main(argv: list[str] | None = None) -> int:

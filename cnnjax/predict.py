@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.errors import ArgumentParser, UserError, listed, number, run, tell, unknown
+from cnnjax.config import saved
+from cnnjax.errors import (
+  ArgumentParser,
+  UserError,
+  announce,
+  listed,
+  number,
+  run,
+  tell,
+  unknown,
+)
 from cnnjax.runtime import strict_json
 from cnnjax.runtime.paths import PathLike, to_path
 
@@ -289,8 +299,6 @@ def _files(given: Iterable[str]) -> list[str]:
   for name in given:
     path = to_path(name)
     if not path.is_dir():
-      if not path.exists():
-        raise UserError(f"there is no image {name}")
       found.append(str(path))
       continue
     inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
@@ -383,6 +391,10 @@ def main(argv: list[str] | None = None) -> int:
     raise unknown("format", args.format, FORMATS)
   if args.top < 1:
     raise UserError(f"--top={args.top}: it must be above 0")
+  saved.file_of_run(args.workdir)
+  if missing := [name for name in args.images if not to_path(name).exists()]:
+    raise UserError(f"there is no image {missing[0]}")
+  announce(f"predicting with {args.workdir}")
   files = _files(args.images)
   overrides = {"eval_views": args.views, "data.eval_size": args.size}
   overrides = {key: value for key, value in overrides.items() if value is not None}

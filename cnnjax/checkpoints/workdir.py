@@ -24,7 +24,7 @@ from cnnjax.config.keys import defaults
 from cnnjax.errors import UserError
 from cnnjax.runtime.paths import PathLike, check_text, to_path
 
-CONFIG = "config.json"
+CONFIG = saved.CONFIG
 WRITTEN = f"{CONFIG}.new"  # it is written there first, so that a kill leaves the old one or the new
 STARTS = "starts.jsonl"
 SHOWN = 6  # keys that differ, at most
@@ -185,10 +185,7 @@ def load_config(folder: PathLike) -> ConfigDict:
   Raises:
     UserError: there is no run, its config cannot be read, or a module is missing.
   """
-  folder = to_path(folder)
-  file = folder / CONFIG
-  if not file.is_file():
-    raise UserError(f"{folder} holds no run: there is no {CONFIG} in it")
+  folder, file = to_path(folder), saved.file_of_run(folder)
   unreadable = lambda e: UserError(
     f"cannot read {file}: {e}; put a good one back, or choose another folder"
   )

@@ -3,6 +3,7 @@
 import functools
 import json
 import operator
+import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,7 +11,23 @@ from ml_collections import ConfigDict
 from cnnjax import registry
 from cnnjax.config.keys import before, default, flatten, may_change
 from cnnjax.config.values import unknown_key
+from cnnjax.errors import UserError
 from cnnjax.runtime import strict_json
+from cnnjax.runtime.paths import PathLike, to_path
+
+CONFIG = "config.json"  # in the workdir of each run
+
+
+def file_of_run(workdir: PathLike) -> pathlib.Path:
+  """Returns the file that holds the config of the run in `workdir`.
+
+  Raises:
+    UserError: there is no run.
+  """
+  file = to_path(workdir) / CONFIG
+  if not file.is_file():
+    raise UserError(f"{to_path(workdir)} holds no run: there is no {CONFIG} in it")
+  return file
 
 
 def to_json(config: ConfigDict) -> str:
