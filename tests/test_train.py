@@ -534,6 +534,27 @@ def test_a_checkpoint_is_of_the_state_with_its_statistics():
   assert noted.log == ["lock", ("save", ("averaged", 5), meta, {}, {})]
 
 
+@pytest.mark.parametrize(
+  "job, due",
+  [
+    (train.checkpoint, "statistics_due"),
+    (lambda run, now: train.assess(run, now, keep=True), "evaluation_due"),
+  ],
+)
+def test_what_the_data_left_undone_is_due(job, due):
+  noted = Noted()
+  run = fake_run(noted)
+
+  def fail(now, stop):
+    raise UserError("no image")
+
+  run.program.with_measured_batch_stats = fail
+  with pytest.raises(UserError, match="no image"):
+    job(run, at(5))
+  meta = {"x": 1, due: True, "unmeasured": ["of 5"]}
+  assert noted.log == [("save", ("averaged", 5), meta, {}, {})]
+
+
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("metric", ["validation/accuracy", "validation/loss"])
 def test_what_was_evaluated_is_saved_if_it_may_be_the_best(monkeypatch, keep, metric):
