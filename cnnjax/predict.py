@@ -81,11 +81,14 @@ class Predictions(NamedTuple):
     ]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Predictor:
   """A trained model with its preprocessing: from images of any size to predictions."""
 
   trained: "Trained"
+
+  def __repr__(self) -> str:
+    return f"Predictor({self.trained!r})"
 
   @property
   def model(self) -> Any:
@@ -128,11 +131,10 @@ class Predictor:
 
     shape, dtype = tuple(self.trained.meta["image_shape"]), self.trained.fields["image"].dtype
     if isinstance(image, np.ndarray):
+      given = f"{image.dtype} {list(image.shape)}"
       image = image[..., None] if image.ndim == 2 else image
       if image.dtype != dtype or image.ndim != 3 or image.shape[2] != shape[2]:
-        raise UserError(
-          f"images are {dtype} [height, width, {shape[2]}], not {image.dtype} {list(image.shape)}"
-        )
+        raise UserError(f"images are {dtype} [height, width, {shape[2]}], not {given}")
     elif not isinstance(image, bytes):
       image = images.read(to_path(image))
     crops = data.Crops.of(self.trained.config.data, (None, None, shape[2]), dtype)
@@ -287,8 +289,16 @@ def _listed(images: Any) -> Sequence[Any]:
   """Returns the images as a sequence."""
   if isinstance(images, np.ndarray) and images.ndim == 4:
     return images
-  one = isinstance(images, str | bytes | np.ndarray) or hasattr(images, "__fspath__")
-  return [images] if one else list(images)
+  if isinstance(images, str | bytes | np.ndarray) or hasattr(images, "__fspath__"):
+    return [images]
+  if not isinstance(images, Iterable):
+    raise UserError(
+      f"predict takes paths, the bytes of files, or arrays, and not a {type(images).__name__}"
+    )
+  images = list(images)
+  if not images:
+    raise UserError("there are no images to predict")
+  return images
 
 
 def _files(given: Iterable[str]) -> list[str]:

@@ -30,7 +30,7 @@ from cnnjax.training.compiler import Compiler
 from cnnjax.training.teacher import Teacher
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Trained:
   """A model from a checkpoint, with functions that run it as its run did.
 
@@ -48,6 +48,11 @@ class Trained:
   fields: fields.Fields  # of its training data
   splits: dict[str, data.Split] | None = None  # the data of a run that was given arrays
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keys of evaluation
+
+  def __repr__(self) -> str:
+    shape = "x".join(map(str, self.meta["image_shape"]))
+    classes = f"{len(self.classes)} classes, " if self.classes else ""
+    return f"{self.config.model.name}, {classes}{shape}, step {self.step:,} of {self.folder}"
 
   @property
   def classes(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 
 import jax
@@ -127,6 +128,18 @@ def test_what_cannot_be_read_is_named_and_costs_no_other_image(trained, photos, 
     model.predict("nowhere.png")
   with pytest.raises(UserError, match="no image that can be read"):
     model.predict(files[1], unreadable={})
+  with pytest.raises(UserError, match="there are no images to predict"):
+    model.predict([])
+  with pytest.raises(UserError, match="takes paths, the bytes of files, or arrays, and not a int"):
+    model.predict(3)
+  with pytest.raises(UserError, match=r"uint8 \[height, width, 3\], not float64 \[50, 60\]"):
+    model.predict(np.zeros((50, 60)))
+
+
+def test_a_model_is_shown_in_one_line(trained):
+  """Not by its weights, which fill a terminal."""
+  shown = repr(cnnjax.load(trained))
+  assert re.fullmatch(rf"Predictor\(\w+, 3 classes, 16x16x3, step \d+ of {trained}\)", shown)
 
 
 @pytest.mark.parametrize(

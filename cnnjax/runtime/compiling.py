@@ -114,12 +114,12 @@ class Clock:
   """Counts the programs that the process compiles from now on, and the time that it takes."""
 
   def __init__(self) -> None:
-    self._began, self._asked, self._found = time.monotonic(), _spans.asked, _spans.found
+    self.began, self._asked, self._found = time.monotonic(), _spans.asked, _spans.found
 
   @property
   def seconds(self) -> float:
     """The seconds of tracing, lowering and compiling, and of reading compiled programs."""
-    return sum(seconds for start, seconds in _spans.all if start >= self._began)
+    return sum(seconds for start, seconds in _spans.all if start >= self.began)
 
   def describe(self) -> str:
     """Returns in words how long it took so far, and how many programs came from the cache."""

@@ -66,8 +66,8 @@ class Meter:
     return (step - self._restarted_at) * self._batch_size / seconds
 
   def took(self) -> datetime.timedelta:
-    """Returns the time since the run began, to the second."""
-    return datetime.timedelta(seconds=round(time.monotonic() - self._began))
+    """Returns the time since the run began, to the second; all of compiling lies in it."""
+    return datetime.timedelta(seconds=round(time.monotonic() - self._compiled.began))
 
   def left(self, step: int) -> datetime.timedelta:
     """Returns the time from `step` to the end of the run, at the speed since compiling ended."""

@@ -8,6 +8,7 @@ import types
 from short_runs import BATCH, PER_EPOCH, TOTAL, make, training
 
 from cnnjax import writers
+from cnnjax.runtime import compiling
 from cnnjax.writers import display, meter
 
 
@@ -110,3 +111,12 @@ def test_the_time_of_compiling_is_that_of_the_clock_it_is_given():
   found = meter.Meter(0, 9, 4, compiled=clock)
   assert found.describe() == "compiling 12.3 s"
   assert found.describe_compiling() == "compiled in no time"
+
+
+def test_the_time_of_a_run_has_all_of_its_compiling_in_it(monkeypatch):
+  """Also that before the first step could be waited for."""
+  now = [100.0]
+  monkeypatch.setattr(time, "monotonic", lambda: now[0])
+  clock = compiling.Clock()
+  now[0] = 116.0
+  assert str(meter.Meter(0, 10, 8, compiled=clock).took()) == "0:00:16"
