@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import augment, data, models, optim, tasks
+from cnnjax import augment, data, models, optim, registry, tasks
 from cnnjax.checkpoints import trained_on
 from cnnjax.config import check_values, import_parts, keys
 from cnnjax.errors import UserError
@@ -161,10 +161,18 @@ def build(
       "augment": config.augment or "none",
     },
   )
-  if config.step.name != stepping.STANDARD:
+  if config.step.name != stepping.STANDARD or _has_parts_from_outside(config, task):
     program.check_step()
   program.pictures.check()
   return program
+
+
+def _has_parts_from_outside(config: ConfigDict, task: tasks.Task) -> bool:
+  """Returns whether a module of a user brought the task, its loss or one of its metrics."""
+  parts = [registry.part("task", config.task.name)]
+  parts += [registry.part("loss", task.loss_name, task.name)] if task.loss_name else []
+  parts += [registry.part("metric", name, task.name) for name in task.more_metrics]
+  return any(not part.module.startswith("cnnjax.") for part in parts)
 
 
 def _check_task(config: ConfigDict, task: tasks.Task, inputs: data.Inputs) -> None:

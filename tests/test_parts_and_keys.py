@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -11,6 +12,7 @@ from cnnjax import config as configs
 from cnnjax.checkpoints import workdir
 from cnnjax.config import default, from_json, to_json
 from cnnjax.errors import UserError
+from cnnjax.optim import joined
 
 ABOVE_0 = (lambda v: v > 0, "above 0")
 
@@ -51,14 +53,80 @@ def test_what_cannot_be_registered(kind, name, given, words):
   assert ({**registry.keys()}, registry.parts(kind, given.get("of", ""))) == before
 
 
-def test_a_metric_says_min_or_max():
-  register("metric", "mine", of="classification", better="smaller")(None)
+@pytest.mark.parametrize(
+  "kind, given, words",
+  [
+    ("metric", {"better": "smaller"}, r"'mine' is better when 'smaller'\. Choose from: max"),
+    (
+      "metric",
+      {"better": "min", "form": "zzz"},
+      "'mine' is written by form='zzz', which formats no",
+    ),
+    ("task", {}, "the task 'mine' must be a subclass of cnnjax.tasks.Task, not None"),
+  ],
+)
+def test_a_part_that_cannot_be_one_is_refused_as_it_is_registered(kind, given, words):
+  of = {"of": "classification"} if kind == "metric" else {}
+  with pytest.raises(UserError, match=words):
+    register(kind, "mine", **given, **of)(None)
+  assert "mine" not in registry.parts(kind, of.get("of", ""))
+
+
+@pytest.mark.parametrize("kind", ["loss", "head", "metric"])
+def test_a_part_of_a_task_that_does_not_exist_is_refused(kind):
+  given = {"better": "min"} if kind == "metric" else {}
+  register(kind, "mine", of="clasification", **given)(None)
+  words = f"the {kind} 'mine' is registered with of 'clasification'. Did you mean 'classification'"
+  with pytest.raises(UserError, match=words):
+    build.validate(default())
+
+
+def test_a_task_says_which_step_it_needs():
+  @register("task", "drawn")
+  class Drawn(tasks.Classification):
+    STEP = "drawing"
+
+  register("step", "drawing")(lambda context: None)
   config = default()
-  config.task.metrics = ("mine",)
-  with pytest.raises(
-    UserError, match=r"metric 'mine' is better when 'smaller'\. Choose from: max, min"
-  ):
+  config.task.name = "drawn"
+  with pytest.raises(UserError, match=r"task\.name=drawn needs step\.name=drawing, not standard"):
     build.validate(config)
+  config.step.name = "drawing"
+  build.validate(config)
+
+
+@pytest.mark.parametrize(
+  "kind, words",
+  [("loss", "the loss of the task 'classification'"), ("metric", "the metric 'mine'")],
+)
+def test_what_gives_one_value_for_a_batch_is_refused_before_compiling(kind, words):
+  given = {"better": "min"} if kind == "metric" else {}
+  register(kind, "mine", of="classification", **given)(lambda task, logits, targets: logits.mean())
+  config = default()
+  config.model.name = "mlp"
+  config.task["metrics" if kind == "metric" else "loss"] = ("mine",) if given else "mine"
+  words += r" must return a value for each example, of shape \[\d+\], and returned \[\]"
+  with pytest.raises(UserError, match=words):
+    build.build(config)
+
+
+def test_a_source_must_return_a_split():
+  register("source", "mine")(lambda config, split: 5)
+  config = default()
+  config.data.source = "mine"
+  words = "the data source 'mine' must return a cnnjax.data.Split, and returned a int"
+  with pytest.raises(UserError, match=words):
+    build.build(config)
+
+
+def test_another_optimizer_of_several_begins_with_its_own_defaults():
+  """Nesterov is a key of SGD, which the config sets for its main optimizer."""
+  config = default()
+  config.optim.nesterov = True
+  config.optimizers = (("head", {"params": "^head", "name": "adamw", "learning_rate": 1e-3}),)
+  build.validate(config)
+  own = joined.settings(config)["head"].config.optim
+  assert (own.name, own.nesterov, config.optim.nesterov) == ("adamw", False, True)
 
 
 def test_a_name_of_the_house_is_taken_before_its_room_is_imported(monkeypatch):
@@ -66,14 +134,16 @@ def test_a_name_of_the_house_is_taken_before_its_room_is_imported(monkeypatch):
   house = [(key[0], part.module) for key, part in registry._PARTS.items()]
   house = [(kind, module) for kind, module in house if module.startswith("cnnjax.")]
   options = {"of": "classification", "better": "max"}
+  any_room = types.SimpleNamespace(check_part=lambda *_: None)
   for kind, row in registry.PART_KINDS.items():
     if row.by:  # a model's, by a function of its room
       continue
     asked, needed = [], {option: options[option] for option, _ in row.required}
+    imported = lambda name, asked=asked: asked.append(name) or any_room
     with monkeypatch.context() as patch:
-      patch.setattr(registry.importlib, "import_module", asked.append)
+      patch.setattr(registry.importlib, "import_module", imported)
       register(kind, "mine", **needed)(None)
-    assert asked == [row.room]
+    assert asked[0] == row.room
     assert all(module.startswith(row.room) for other, module in house if other == kind)
 
 

@@ -41,7 +41,7 @@ ROOMS = {
   "checkpoints": "config data models optim registry runtime tasks",
   "training": "augment checkpoints config data models optim registry runtime tasks",
   "writers": "checkpoints config runtime tasks training",
-  "build": "augment checkpoints config data models optim runtime tasks training",
+  "build": "augment checkpoints config data models optim registry runtime tasks training",
   "trained": "augment build checkpoints config data optim runtime tasks training",
   "evaluate": "checkpoints config data runtime tasks trained",
   "predict": "config data evaluate models runtime trained training",

@@ -13,13 +13,14 @@ anything is downloaded or compiled.
 This room imports registry and runtime (paths, JSON).
 """
 
-from cnnjax.config.files import from_arguments, import_parts, load, pick, split_argument
+from cnnjax.config.files import from_arguments, import_parts, load, pick, set_back, split_argument
 from cnnjax.config.keys import default, flatten, may_change
 from cnnjax.config.saved import differences, from_json, to_json
 from cnnjax.config.values import check_values, override, parse_value, unknown_key
 
 __all__ = [
   "check_values", "default", "differences", "flatten", "from_arguments", "from_json",
-  "import_parts", "load", "may_change", "override", "parse_value", "pick", "split_argument",
+  "import_parts", "load", "may_change", "override", "parse_value", "pick", "set_back",
+  "split_argument",
   "to_json", "unknown_key",
 ]  # fmt: skip

@@ -173,7 +173,7 @@ def from_arguments(argument: str | None, words: Sequence[str], flags: Sequence[s
     override(config, "imports", parse_value(texts.pop("imports"), "imports"))
   import_parts(config)
   values = {key: parse_value(value, key) for key, value in texts.items()}
-  _set_back(config, values)
+  set_back(config, values)
   for key, value in values.items():
     override(config, key, value)
   chosen = [value for key, value in flatten(config).items() if key != "imports"]
@@ -207,8 +207,8 @@ def import_parts(config: ConfigDict) -> None:
   complete(config)
 
 
-def _set_back(config: ConfigDict, values: Mapping[str, Any]) -> None:
-  """Resets the keys that a preset set for its own part, if the command line chooses another."""
+def set_back(config: ConfigDict, values: Mapping[str, Any]) -> None:
+  """Resets the keys that were set for a part, if `values`, by dotted names, choose another."""
   flat, known = flatten(config), registry.keys()
   for kind, row in registry.PART_KINDS.items():
     if row.resets and row.switch in values and values[row.switch] != flat[row.switch]:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import registry
 from cnnjax.data.split import Split
+from cnnjax.errors import UserError
 
 
 def module(name: str) -> ModuleType:
@@ -54,4 +55,10 @@ def check(config: ConfigDict) -> None:
 
 def load(config: ConfigDict, split: str) -> Split:
   """Returns the split of a name or an expression."""
-  return registry.part("source", config.source).value(config, split)
+  found = registry.part("source", config.source).value(config, split)
+  if not isinstance(found, Split):
+    raise UserError(
+      f"the data source {config.source!r} must return a cnnjax.data.Split, and returned a "
+      f"{type(found).__name__}"
+    )
+  return found

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
+from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.layers import Feature
 
@@ -46,12 +47,18 @@ class Backbone(nn.Module):
     return self._run(x, train=train)[0]
 
   def feature_maps(self, x: jax.Array, *, train: bool) -> dict[str, Feature]:
-    """Returns the output of each stage by name, from the stem up; {} for a network without maps.
+    """Returns the output of each stage by name, from the stem up.
 
     Runs only the trunk, in the way of `__call__`: batch statistics are updated once, and dropout
     draws the same numbers. A network initialised by this method has no parameters after its trunk.
+
+    Raises:
+      UserError: the network has no maps, as a multilayer perceptron.
     """
-    return self._run(x, train=train, head=False)[1]
+    maps = self._run(x, train=train, head=False)[1]
+    if not maps:
+      raise UserError(f"{type(self).__name__} has no feature maps: choose a model with some")
+    return maps
 
   def logits_and_maps(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, Feature]]:
     """Returns what `__call__` and `feature_maps` return, from one forward pass."""

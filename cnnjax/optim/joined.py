@@ -7,7 +7,8 @@ with the settings that differ from `config.optim`:
       ("critic", {"params": "^critic/", "every": 2, "learning_rate": 2e-4, "schedule.warmup": 0}),
     )
 
-`config.optim` trains all other parameters.
+`config.optim` trains all other parameters. Another `name` or `schedule.name` sets the keys of the
+one in `config.optim` back, as on the command line.
 """
 
 import re
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from cnnjax.config import override
+from cnnjax.config import override, set_back
 from cnnjax.errors import UserError
 from cnnjax.optim import masks
 
@@ -59,6 +60,7 @@ def settings(config: ConfigDict) -> dict[str, Settings]:
       raise UserError(f"optimizers: every of {name} is {every!r}; it is a number of steps above 0")
     masks.compile_pattern(pattern, f"optimizers: params of {name}")
     merged = config.copy_and_resolve_references()
+    set_back(merged, {f"optim.{key}": value for key, value in given.items()})
     for key, value in given.items():
       override(merged, f"optim.{key}", value)
     by_name[name] = Settings(pattern, every, merged)

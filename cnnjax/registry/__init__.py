@@ -48,7 +48,7 @@ __all__ = [
   "ABOVE_0", "ABOVE_0_TO_1", "ANY", "AT_LEAST_0", "AT_LEAST_1", "DURATION", "FROM_0_TO_1",
   "INSIDE_0_TO_1", "OF", "PART_KINDS", "ROOMS", "SEED", "SHARE", "Key", "Part", "PartKind", "Rule",
   "add", "came_with", "check_finite", "check_idle", "check_used", "declare", "import_modules",
-  "is_number", "is_of", "keys", "keys_of", "part", "parts", "register", "starts", "unread",
+  "is_number", "is_of", "keys", "keys_of", "owned", "part", "parts", "register", "starts", "unread",
 ]  # fmt: skip
 
 ROOMS = ("training", "data", "tasks", "optim")  # that have a keys.py, in the order of --help
@@ -65,6 +65,7 @@ class PartKind(NamedTuple):
   by: str = ""  # "module:function" that registers in its own way
   room: str = ""  # the module whose import registers the parts of the house
   noun: str = ""  # its name in errors, if another one
+  check: str = ""  # "module:function" of (kind, name, value, options), for parts from outside
 
 
 OF = ("of", "of='classification', the task that it belongs to")
@@ -75,7 +76,7 @@ PART_KINDS: Mapping[str, PartKind] = MappingProxyType(
       "data", "data.source", ("check",), noun="data source", room="cnnjax.data.sources"
     ),
     "augmentation": PartKind("", "augment", room="cnnjax.augment"),
-    "task": PartKind("task", "task.name", room="cnnjax.tasks"),
+    "task": PartKind("task", "task.name", room="cnnjax.tasks", check="cnnjax.tasks:check_part"),
     "loss": PartKind("task", "task.loss", ("of",), (OF,), resets=True, room="cnnjax.tasks"),
     "head": PartKind("task", "task.head", ("of",), (OF,), resets=True, room="cnnjax.tasks"),
     "metric": PartKind(
@@ -84,6 +85,7 @@ PART_KINDS: Mapping[str, PartKind] = MappingProxyType(
       ("of", "better", "form"),
       (OF, ("better", "better='min' or better='max'")),
       room="cnnjax.tasks",
+      check="cnnjax.tasks:check_part",
     ),
     "optimizer": PartKind(
       "optim",
@@ -186,14 +188,13 @@ def register(kind: str, name: str, /, *, uses: Iterable[str] = (), **given: Any)
       defaults of its fields, see `models.register`.
 
   Raises:
-    UserError: the name or a key is taken, or an option is unknown or missing.
+    UserError: the name or a key is taken, or an option is unknown, missing or wrong.
   """
   if kind not in PART_KINDS:
     raise unknown("kind of part", kind, PART_KINDS)
   row, what, module = PART_KINDS[kind], f"{kind} {name!r}", sys._getframe(1).f_globals["__name__"]
   if row.by:
-    place, _, function = row.by.partition(":")
-    return getattr(importlib.import_module(place), function)(name, **given)
+    return _imported(row.by)(name, **given)
   keys = {leaf: key for leaf, key in given.items() if isinstance(key, Key)}
   options = {option: value for option, value in given.items() if option not in keys}
   if foreign := options.keys() - {*row.options}:
@@ -213,6 +214,8 @@ def register(kind: str, name: str, /, *, uses: Iterable[str] = (), **given: Any)
   def decorator(value: Any) -> Any:
     dotted = _dotted(row.group, keys, what)
     stored = {option: value for option, value in options.items() if option != "of"}
+    if row.check and not module.startswith("cnnjax."):
+      _imported(row.check)(kind, name, value, stored)
     add(kind, name, Part(value, stored, (*uses, *keys), module), of=options.get("of", ""))
     if keys:
       declare(row.group, f"{what} of {module}", kind=kind, **keys)
@@ -220,6 +223,12 @@ def register(kind: str, name: str, /, *, uses: Iterable[str] = (), **given: Any)
     return value
 
   return decorator
+
+
+def _imported(place: str) -> Callable:
+  """Returns the function at "module:function"."""
+  module, _, function = place.partition(":")
+  return getattr(importlib.import_module(module), function)
 
 
 def add(kind: str, name: str, part: Part, *, of: str = "") -> None:
@@ -244,6 +253,11 @@ def part(kind: str, name: Any, of: str = "") -> Part:
     row = PART_KINDS[kind]
     raise unknown(f"{kind} of {of}: {row.switch}" if of else row.noun or kind, name, by_name)
   return by_name[name]
+
+
+def owned(kind: str) -> list[tuple[str, str]]:
+  """Returns the task and the name of each part of a kind that belongs to a task."""
+  return [(of, name) for k, of, name in _PARTS if k == kind]
 
 
 def keys() -> Mapping[str, Key]:

@@ -4,6 +4,7 @@ This room imports models and registry, and of data only the fields.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -25,8 +26,8 @@ from cnnjax.tasks.regression import Regression
 
 __all__ = [
   "Classification", "Fitted", "LabelTask", "Metric", "MultiLabel", "Regression", "Task", "check",
-  "compute", "create", "lookup", "monitored", "needs_counts", "network", "of_data", "of_weights",
-  "weights",
+  "check_part", "compute", "create", "lookup", "monitored", "needs_counts", "network", "of_data",
+  "of_weights", "weights",
 ]  # fmt: skip
 
 
@@ -35,11 +36,29 @@ def lookup(name: str) -> type[Task]:
   return registry.part("task", name).value
 
 
+def check_part(kind: str, name: str, value: Any, options: Mapping[str, Any]) -> None:
+  """Raises UserError for a task or a metric from outside that cannot be one."""
+  if kind == "metric":
+    Metric(name, **options)
+  elif not (isinstance(value, type) and issubclass(value, Task)):
+    raise UserError(f"the task {name!r} must be a subclass of cnnjax.tasks.Task, not {value!r}")
+
+
+def _check_owners() -> None:
+  """Raises UserError for a loss, head or metric of a task that does not exist."""
+  names = {part.value.name or name for name, part in registry.parts("task").items()}
+  for kind in ("loss", "head", "metric"):
+    for of, name in registry.owned(kind):
+      if of not in names:
+        raise unknown(f"task: the {kind} {name!r} is registered with of", of, names)
+
+
 def check(config: ConfigDict) -> None:
   """Raises UserError for an unknown name, and for keys that nothing chosen reads.
 
   `config` is the group `task`.
   """
+  _check_owners()
   task = lookup(config.name)
   fields.check_kinds(task.NEEDS, f"task.name={config.name}")
   # A task also reads the keys of the tasks that it is derived from.

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from cnnjax import registry
 from cnnjax.data import fields
 from cnnjax.data.fields import Fields, Kind, Need
+from cnnjax.errors import UserError
 from cnnjax.tasks.metric import Metric
 
 
@@ -23,6 +24,15 @@ def declared_metrics(task: Any, more: Sequence[str]) -> tuple[Metric, ...]:
   parts = [(name, registry.part("metric", name, task.name)) for name in more]
   more = (Metric(name, **part.options) for name, part in parts)
   return (*task.METRICS, *task.SPLIT_METRICS, *more)
+
+
+def check_each_example(values: Any, shape: tuple[int, ...], what: str) -> None:
+  """Raises UserError unless `what` returned a value for each example, an array of this shape."""
+  if jnp.shape(values) != shape:
+    raise UserError(
+      f"{what} must return a value for each example, of shape {list(shape)}, and returned "
+      f"{list(jnp.shape(values))}"
+    )
 
 
 class Fitted(NamedTuple):
@@ -55,6 +65,7 @@ class Task:
   VIEWS: ClassVar[int] = 1  # augmented versions of each image that a step learns from
   NEEDS_TEACHER: ClassVar[bool] = False  # it learns from the outputs of a teacher alone
   LOSS_OVER_BATCH: ClassVar[bool] = False  # the loss of an example depends on others of its batch
+  STEP: ClassVar[str | None] = None  # the kind of step that it needs; None: any
   METRICS: ClassVar[tuple[Metric, ...]] = ()
   SPLIT_METRICS: ClassVar[tuple[Metric, ...]] = ()
   SEVERAL_LABELS: ClassVar[bool] = False  # an image may have several labels
@@ -231,10 +242,13 @@ class Task:
   ) -> Collection:
     """Returns sums and counts of one batch, of examples whose mask is true."""
     mask = jnp.ones(losses.shape, bool) if mask is None else mask
+    check_each_example(losses, mask.shape, f"the loss of the task {self.name!r}")
     more = {
       name: registry.part("metric", name, self.name).value(self, outputs, targets)
       for name in self.more_metrics
     }
+    for name, values in more.items():
+      check_each_example(values, mask.shape, f"the metric {name!r}")
     return self.full_collection.single_from_model_output(
       loss=losses, mask=mask, **self.metric_inputs(outputs, targets), **more
     )

@@ -17,7 +17,7 @@ class Metric:
   """A metric of a task: its direction and its format, for all that monitor, choose or print it.
 
   Raises:
-    UserError: `better` is missing, or neither of the two.
+    UserError: `better` is missing, or neither of the two, or `form` formats no number.
   """
 
   name: str  # as in the task's collection
@@ -32,6 +32,13 @@ class Metric:
       )
     if self.better not in ("min", "max"):
       raise unknown(f"direction: metric {self.name!r} is better when", self.better, ("min", "max"))
+    try:
+      format(0.5, self.form)
+    except (TypeError, ValueError) as e:
+      raise UserError(
+        f"the metric {self.name!r} is written by form={self.form!r}, which formats no number: give "
+        "one such as '.2%' or '.4f'"
+      ) from e
 
 
 def named(weights: str, name: str) -> str:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from cnnjax import models
 from cnnjax.data import fields
 from cnnjax.models import batch_stats as norms
+from cnnjax.tasks.base import check_each_example
 from cnnjax.training.state import TrainState
 
 Batch = dict[str, jax.Array]  # image [batch, height, width, channels] uint8, label [batch] int32
@@ -184,6 +185,8 @@ def losses(task: Any, distill: ConfigDict | None = None) -> Callable:
     if task.NEEDS_TEACHER:
       return task.distill_loss(outputs, examples.teacher_outputs, distill.temperature)
     found = task.loss(outputs, examples.targets)
+    batch = jax.tree.leaves(outputs)[0].shape[:1]
+    check_each_example(found, batch, f"the loss of the task {task.name!r}")
     for aux_logits in jax.tree.leaves(updated.get("aux_logits", {})):
       found += task.aux_weight * task.loss(aux_logits, examples.targets)
     if examples.teacher_outputs is None:

@@ -199,6 +199,9 @@ def check(config: ConfigDict) -> None:
   name = config.step.name
   registry.part("step", name)
   registry.check_idle("step", (name,), config.step)
+  needed = registry.part("task", config.task.name).value.STEP
+  if needed not in (None, name):
+    raise UserError(f"task.name={config.task.name} needs step.name={needed}, not {name}")
   if name != STANDARD and (config.health.every is not None or config.health.trace):
     key = "health.every" if config.health.every is not None else "health.trace"
     raise UserError(

@@ -47,6 +47,7 @@ class Gan(nn.Module):
 class Drawing(tasks.Task):
   """Outputs are logits of being real, `[batch, 1]`; evaluation asks the critic of real images."""
 
+  STEP: ClassVar = "gan"
   METRICS: ClassVar = (
     tasks.Metric("loss", better="min", form=".4f", headline=True),
     tasks.Metric("taken_for_real", better="max", form=".2%", headline=True),

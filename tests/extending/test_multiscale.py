@@ -104,7 +104,7 @@ def test_read_from_outside(two_scales):
 @pytest.mark.parametrize(
   "backbone, words",
   [
-    ("mlp", "model.backbone='mlp' gives feature maps of 0 scales, and two_scales needs two"),
+    ("mlp", "MLP has no feature maps: choose a model with some"),
     ("convmixer_256_8", "gives feature maps of 1 scales, and two_scales needs two"),
     ("resnet2O", "unknown model 'resnet2O'"),
   ],

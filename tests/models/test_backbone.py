@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from cnnjax import models
+from cnnjax.errors import UserError
 from cnnjax.models import backbone
 
 SMALL = dict(stage_sizes=(1, 1), stem_features=4, features=4, small_images=True, drop_path=0.5)
@@ -130,7 +131,8 @@ def test_no_parameters_behind_the_trunk():
 
 def test_a_network_without_maps():
   images = np.zeros((1, 8, 8, 1), np.float32)
-  assert models.create("mlp", 5).apply({}, images, train=True, method="feature_maps") == {}
+  with pytest.raises(UserError, match="MLP has no feature maps: choose a model with some"):
+    models.create("mlp", 5).apply({}, images, train=True, method="feature_maps")
 
 
 def test_run_stages():
