@@ -8,7 +8,7 @@ from cnnjax.errors import ArgumentParser, UserError, run, unknown
 
 
 def commands() -> dict[str, str]:
-  """What each command does by its name: the first line of its docstring; nothing is imported."""
+  """Returns the first docstring line of each command, by name; imports no command."""
   here = pathlib.Path(__file__).parent
   found = {}
   for file in sorted({*here.glob("*.py"), *here.glob("*/__main__.py")} - {pathlib.Path(__file__)}):

@@ -123,7 +123,7 @@ def drop(stream: TextIO) -> None:
 
 
 def reader_left(stream: TextIO) -> bool:
-  """Whether `stream` is a pipe that nobody reads any more."""
+  """Returns whether `stream` is a pipe that nobody reads any more."""
   poll = select.poll()
   poll.register(stream.fileno(), 0)
   return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
@@ -161,7 +161,7 @@ def _run(main: Callable[[], int]) -> int:
 
 
 def is_of_full_disk(error: BaseException | None) -> bool:
-  """Whether an error, or what it came from, is of a full disk or quota; some have only words."""
+  """Returns whether an error, or its cause, says that a disk or quota is full; some have only words."""
   numbers = (errno.ENOSPC, errno.EDQUOT)
   while error is not None:
     if isinstance(error, OSError) and error.errno in numbers:

@@ -23,7 +23,7 @@ GRACE = 30.0  # seconds for the others to leave by themselves when one has faile
 
 
 def environments(processes: int, gpus: list[str]) -> list[dict[str, str]]:
-  """What each process has in its environment; `gpus` are the names that CUDA knows them by.
+  """Returns the environment of each process; `gpus` are the names that CUDA knows them by.
 
   Raises:
     UserError: the processes cannot share the GPUs equally.
@@ -46,7 +46,7 @@ def environments(processes: int, gpus: list[str]) -> list[dict[str, str]]:
 
 
 def visible_gpus() -> list[str]:
-  """The NVIDIA GPUs of this machine, or those of CUDA_VISIBLE_DEVICES."""
+  """Returns the NVIDIA GPUs of this machine, or those of CUDA_VISIBLE_DEVICES."""
   if "CUDA_VISIBLE_DEVICES" in os.environ:
     return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
   devices = pathlib.Path("/dev").glob("nvidia[0-9]*")

@@ -70,7 +70,7 @@ class Checkpoints:
     return self._store.steps()
 
   def any_gone(self) -> bool:
-    """Whether a run has deleted a checkpoint since this was opened."""
+    """Returns whether a run has deleted a checkpoint since this was opened."""
     return self._store.steps() != self._store.known()
 
   def place(self, step: int) -> pathlib.Path:
@@ -94,7 +94,7 @@ class Checkpoints:
     return score if score in (None, math.inf) else self._scores.sign * score
 
   def any(self) -> bool:
-    """Whether there is a checkpoint; raises as `step` does."""
+    """Returns whether there is a checkpoint; raises as `step` does."""
     return self.step() is not None
 
   def step(self, which: str = "last") -> int | None:

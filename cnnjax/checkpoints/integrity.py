@@ -44,7 +44,7 @@ def sync(folder: pathlib.Path) -> None:
 
 
 def is_sealed(folder: pathlib.Path) -> bool:
-  """Whether there is a manifest; a writer that was killed leaves none."""
+  """Returns whether there is a manifest; a writer that was killed leaves none."""
   return (folder / MANIFEST).exists()
 
 

@@ -18,7 +18,7 @@ class Ledger:
     self._told: set[int] = set()  # damaged steps that were reported
 
   def is_whole(self, step: int) -> bool:
-    """Whether a checkpoint is as it was written; notes the reason if not."""
+    """Returns whether a checkpoint is as it was written; notes the reason if not."""
     if step not in self._whole and step not in self.damaged:
       if found := self.problems(step):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

@@ -105,11 +105,11 @@ class Lock:
     self._released.set()
     self._thread.join()
     with contextlib.suppress(OSError):
-      if not self._taken():
+      if not self._loss_reason():
         self._path.unlink()
     os.close(self._fd)
 
-  def _taken(self) -> str:
+  def _loss_reason(self) -> str:
     """Returns in words how the lock was lost; "" if it was not."""
     if not _is_at(self._fd, self._path):
       return "the file was removed" if not self._path.exists() else "another one was put there"
@@ -121,7 +121,7 @@ class Lock:
     while not self._lost and not self._released.wait(wait):
       wait = REFRESH
       with contextlib.suppress(OSError):  # a file system that is away may come back
-        self._lost = self._taken()
+        self._lost = self._loss_reason()
         if not self._lost:
           os.utime(self._fd)
 
@@ -146,7 +146,7 @@ def hold(folder: pathlib.Path) -> Iterator[Lock]:
 
 
 def _taken_by(path: pathlib.Path, me: _Holder) -> int | None:
-  """Returns the open file with the record `me`; None if the file changed meanwhile: try again."""
+  """Takes the lock; returns the open file with the record `me`, None if it changed: try again."""
   fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
   try:
     certain = _flock(fd)
@@ -173,7 +173,7 @@ def _taken_by(path: pathlib.Path, me: _Holder) -> int | None:
 
 
 def _flock(fd: int) -> bool | None:
-  """Takes the flock: True. None: another process has it. False: the file system has none."""
+  """Takes the flock; returns True, None if another process has it, False where there is no flock."""
   if fcntl is None:
     return False
   try:
@@ -186,7 +186,7 @@ def _flock(fd: int) -> bool | None:
 
 
 def _is_at(fd: int, path: pathlib.Path) -> bool:
-  """Whether the open file is the one at `path`."""
+  """Returns whether the open file is the one at `path`."""
   try:
     return os.path.samestat(os.fstat(fd), os.stat(path))
   except FileNotFoundError:
@@ -194,7 +194,7 @@ def _is_at(fd: int, path: pathlib.Path) -> bool:
 
 
 def _age(path: pathlib.Path) -> float:
-  """Seconds since the file was touched, by the file system's clock."""
+  """Returns the seconds since the file was touched, by the file system's clock."""
   probe = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
   try:
     probe.write_bytes(b"")
@@ -204,10 +204,10 @@ def _age(path: pathlib.Path) -> float:
 
 
 def _wait_for(path: pathlib.Path, fd: int, holder: _Holder) -> bool:
-  """Whether the holder did not touch the record for a minute; False if the file is gone.
+  """Waits a minute for a touch of the record; returns True if none came, False if it is gone.
 
   Raises:
-    UserError: the holder touched it meanwhile.
+    UserError: the holder touched it.
   """
   left = STALE - max(0.0, _age(path))
   if left > 0:

@@ -80,14 +80,14 @@ def forget() -> None:
 
 
 def _values(masks: tuple[str, ...]) -> tuple[int, bool]:
-  """Returns (the largest class of all masks, -1 without any; whether one has white)."""
+  """Returns the largest class of all masks (-1 if none), and whether one has white."""
   read = lambda places: [_of_mask(masks[i]) for i in places]
   per_mask = [*itertools.chain.from_iterable(identity.in_parts(read, len(masks)))]
   return max(largest for largest, _ in per_mask), any(white for _, white in per_mask)
 
 
 def _of_mask(path: str) -> tuple[int, bool]:
-  """Returns (the largest class, -1 without any; whether there is white) of the file of a mask.
+  """Returns the largest class of a mask file (-1 if none), and whether it has white.
 
   A file that cannot be read has neither: it is skipped, counted and named with its image.
   """

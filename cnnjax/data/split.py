@@ -14,7 +14,8 @@ from cnnjax.data.fields import Field
 from cnnjax.data.images import UnreadableImage
 from cnnjax.errors import UserError, listed, number, unknown
 
-# The bytes of a file, [height, width, channels] of a type of `fields`, or the reason for neither.
+# The bytes of a file, or an array [height, width, channels] of a type of `fields`. Where an image
+# cannot be read, the reason.
 Image = bytes | np.ndarray | UnreadableImage
 Label = np.ndarray | int  # a class, or [num_classes] uint8 where an image may have more
 # An example of a source by the names of `fields.arrays`: images and masks as of Image (a mask

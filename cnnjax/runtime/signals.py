@@ -36,7 +36,7 @@ def leave(number: int, _: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def leave_by_exception() -> Iterator[None]:
-  """Turns signals into SystemExit inside, so that a command cleans up on its way out.
+  """Raises SystemExit for signals in the body, so that a command cleans up on its way out.
 
   After it, while Python shuts down, a signal ends the process at once: an exception there would be
   a traceback of whatever library it met.

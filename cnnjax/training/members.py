@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 
 
 def in_turns() -> bool:
-  """Whether the runs take turns, as on CPU; see `Members.jit`."""
+  """Returns whether the runs take turns, as on CPU; see `Members.jit`."""
   return jax.default_backend() == "cpu"
 
 

@@ -85,6 +85,6 @@ def describe(config: ConfigDict) -> dict[str, str]:
 
 
 def stopped(monitor: Monitor, config: ConfigDict) -> bool:
-  """Whether the run should stop: `early_stopping.patience` evaluations without improvement."""
+  """Returns whether `early_stopping.patience` evaluations brought no improvement."""
   patience = config.early_stopping.patience
   return patience is not None and int(monitor.since_best) >= patience

@@ -345,7 +345,7 @@ class Evaluated:
     return self.sums.compute()
 
   def of_split(self) -> dict[str, np.ndarray]:
-    """Returns what was collected, by name `[examples, ...]`."""
+    """Returns the collected arrays of the split, `[examples, ...]`, by name."""
     valid = np.asarray(self.collected["valid"]) if self.collected else None
     rest = {name: x for name, x in self.collected.items() if name != "valid"}
     return {name: np.asarray(x)[valid] for name, x in rest.items()}

@@ -70,7 +70,7 @@ class Program:
 
   @property
   def per_dispatch(self) -> int:
-    """Steps in one program at most."""
+    """The largest number of steps in one program."""
     return self.config.steps_per_dispatch or self.inputs.train.per_dispatch
 
   def new_state(self, *, abstract: bool = False) -> state.TrainState:
@@ -145,7 +145,7 @@ class Program:
 
   @functools.cached_property
   def context(self) -> stepping.StepContext:
-    """What the step is made from."""
+    """The pieces that the step needs."""
     return stepping.StepContext(
       self.config,
       self.model,
@@ -212,13 +212,13 @@ class Program:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
 
   def train_step(self, now: state.TrainState, feed: Any, n: int) -> state.TrainState:
-    """`now` after n steps, when they are done."""
+    """Takes n steps and waits for them; returns the state after them."""
     with named_failures(self.config):
       return jax.block_until_ready(self.compiled_step(now, feed, n, self.constants))
 
   @functools.cached_property
   def constants(self) -> Any:
-    """What the step takes beside the state and the feed: the teacher's variables."""
+    """The constants of a step: the variables of the teacher, or None."""
     if not self.teacher or self.teacher.variables is None:
       return None
     return sharding.put(self.teacher.variables, sharding.replicated(self.mesh))
@@ -292,7 +292,7 @@ class Program:
     return self.members.report([{name: float(value)} for value in values])
 
   def finished(self, now: state.TrainState) -> bool:
-    """Whether the run is at its end, or was stopped early."""
+    """Returns whether the run is at its end, or was stopped early."""
     return now.steps_done >= self.inputs.length.total or monitor.stopped(now.monitor, self.config)
 
   def with_monitor(self, now: state.TrainState, metrics: dict[str, float]) -> state.TrainState:

@@ -57,7 +57,7 @@ class Meter:
     return first
 
   def timed(self, step: int) -> bool:
-    """Whether a step was timed since the clock was restarted."""
+    """Returns whether a step was timed since the clock was restarted."""
     return step > self._restarted_at
 
   def rate(self, step: int) -> float:

@@ -253,7 +253,7 @@ class Writers:
         sink.write_pictures(step, grids)
 
   def has(self, step: int, split: str) -> bool:
-    """Whether the metrics of a split at `step` have been written."""
+    """Returns whether the metrics of a split at `step` have been written."""
     return self.latest.get("step") == step and split in self._evaluated
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -206,7 +206,7 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 def judged_table(runs: list[dict]) -> str:
-  """What the judge says of the GAN, in Markdown."""
+  """Returns the judge's figures of the GAN as Markdown."""
   columns = [(f"seed {run['seed']}", run["test"], "") for run in runs]
   columns += [("untrained", runs[0]["test"], "untrained_"), ("digits", runs[0]["test"], "digits_")]
   rows = [f"| | {' | '.join(name for name, *_ in columns)} |", "|" + "---|" * (1 + len(columns))]

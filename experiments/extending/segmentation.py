@@ -78,7 +78,7 @@ class Segmentation(tasks.Task):
     return len(fields.first(data, "mask").classes)
 
   def counted(self, mask: jax.Array) -> jax.Array:
-    """Whether each pixel counts."""
+    """Returns whether each pixel counts."""
     return mask < self.num_outputs
 
   def mean_of_pixels(self, values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ def check(config):
 
 
 def inside(shape, y, x, radius):
-  """Whether pixels at (y, x) from the centre lie in a shape of CLASSES."""
+  """Returns whether pixels at (y, x) from the centre lie in a shape of CLASSES."""
   if shape == 1:
     return y**2 + x**2 <= radius**2
   if shape == 2:

@@ -130,7 +130,7 @@ def attempt(way: str, workdir: pathlib.Path, epochs: int, log: pathlib.Path, dra
 
 
 def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
-  """What is not the same in two runs, to the bit."""
+  """Returns the differences of two runs, compared to the bit."""
   from cnnjax import writers
 
   command = [sys.executable, "-m", "cnnjax.checkpoints", "diff", str(a), "--with", str(b)]
@@ -181,7 +181,7 @@ def torture(work: pathlib.Path, kills: int, epochs: int, seed: int) -> dict:
 
 
 def table(result: dict) -> str:
-  """What came out, as Markdown."""
+  """Returns the results as Markdown."""
   lines = ["| ended by | times | exit codes |", "|---|---|---|"]
   for way, row in result["ways"].items():
     codes = ", ".join(f"{code}: {n}" for code, n in row["exit codes"].items())

@@ -365,16 +365,16 @@ def test_how_a_lock_was_lost(tmp_path, holder, words):
   fd = lock._taken_by(path, me)
   held = lock.Lock(path, fd, me)
   try:
-    assert held._taken() == ""
+    assert held._loss_reason() == ""
     if holder:
       record(tmp_path)
     else:
       path.write_text("{")
-    assert held._taken().startswith(f"it was taken over by {words}")
+    assert held._loss_reason().startswith(f"it was taken over by {words}")
     path.rename(tmp_path / "elsewhere")
-    assert held._taken() == "the file was removed"
+    assert held._loss_reason() == "the file was removed"
     path.touch()
-    assert held._taken() == "another one was put there"
+    assert held._loss_reason() == "another one was put there"
   finally:
     held.release()
   assert path.exists()

@@ -28,7 +28,7 @@ PACKAGES = ("cnnjax", "jax", "grain", "simplejpeg", "tensorflow", "torch", "torc
 
 
 def compare(part: str, path: str, args: argparse.Namespace) -> dict:
-  """What every peer of a part takes."""
+  """Returns the times of every peer of a part."""
   wanted = {label: {"part": part, "peer": label, "path": path} for label in PARTS[part]}
   if part == "streaming" and args.workers:
     wanted["ours, processes"] = {**wanted["ours"], "workers": args.workers}
