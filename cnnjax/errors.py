@@ -30,9 +30,9 @@ class Stopped(Exception):
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
-  """The error for a name that is not among `choices`: the nearest right name, then all of them.
+  """Returns the error for a name that is not among `choices`: says the nearest one, then all.
 
-  Of more than 60 choices, the ten nearest.
+  Of more than 60 choices it lists the ten nearest.
   """
   choices = sorted(str(choice) for choice in choices)
   by_lower = {choice.lower(): choice for choice in choices}
@@ -48,12 +48,12 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
 
 
 def listed(names: Sequence[str]) -> str:
-  """The first five names, and how many more there are."""
+  """Returns the first five names, and the number of the others, in words."""
   return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def number(n: int, noun: str) -> str:
-  """The number of things, as "1 image" and "2,000 images"."""
+  """Returns the number of things in words: "1 image", "2,000 images"."""
   return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
@@ -69,7 +69,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def warn(text: str) -> None:
-  """A line on stderr of what is wrong and does not end the command."""
+  """Prints a warning, one line on stderr; the command goes on."""
   tell(f"warning: {' '.join(text.split())}")
 
 
@@ -161,7 +161,7 @@ def _run(main: Callable[[], int]) -> int:
 
 
 def is_of_full_disk(error: BaseException | None) -> bool:
-  """Returns whether an error, or its cause, says that a disk or quota is full; some have only words."""
+  """Returns whether an error, or its cause, says that a disk is full; some have only words."""
   numbers = (errno.ENOSPC, errno.EDQUOT)
   while error is not None:
     if isinstance(error, OSError) and error.errno in numbers:

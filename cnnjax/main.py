@@ -25,7 +25,7 @@ from cnnjax.runtime.paths import to_path
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
-  """The flags, and the config that they and the other words say."""
+  """Returns the flags, and the config with the overrides among the words."""
   words = sys.argv[1:] if argv is None else argv
   parser = ArgumentParser(
     prog="python -m cnnjax.main",

@@ -379,7 +379,7 @@ def test_float16_leaves_out_steps_that_overflow(tiny, tmp_path):
     ({"model.batch_norm": False, "batch_norm.ghost": 4}, "simple_cnn has no batch norm"),
     ({"distill.temperature": 2.0}, "distill.temperature=2.0 has no effect without distill.workdir"),
     ({"seeds": 2, "rates": (0.1, 0.2)}, "one sweep at a time"),
-    ({"rates": (0.1, 0.2, 0.1)}, "rates names one twice: rate=0.1, rate=0.2, rate=0.1"),
+    ({"rates": (0.1, 0.2, 0.1)}, "rates gives a rate twice: rate=0.1, rate=0.2, rate=0.1"),
     ({"early_stopping.patience": 3}, "there is no validation split"),
     ({"optim.plateau.patience": 3}, "there is no validation split"),
     ({"monitor": "test/accuracy"}, "a metric of the validation split"),

@@ -173,7 +173,7 @@ def _taken_by(path: pathlib.Path, me: _Holder) -> int | None:
 
 
 def _flock(fd: int) -> bool | None:
-  """Takes the flock; returns True, None if another process has it, False where there is no flock."""
+  """Takes the flock; returns True, None if another process has it, False if there is none here."""
   if fcntl is None:
     return False
   try:

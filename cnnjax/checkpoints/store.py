@@ -252,7 +252,7 @@ def reason(error: BaseException | None) -> str:
 
 @functools.cache
 def _hush() -> None:
-  """Silences what Orbax logs, in many tracebacks, beside the errors that it raises."""
+  """Silences the tracebacks that Orbax logs of errors which it raises as well."""
   logging.getLogger("absl").setLevel(logging.CRITICAL)  # each phase of a save as well
   before = sys.unraisablehook
 

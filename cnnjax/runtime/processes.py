@@ -99,7 +99,7 @@ def _checked(flags: dict[str, Any]) -> dict[str, Any]:
     raise UserError(f"--process={process} must be at least 0 and below --processes={processes}")
   host, _, port = str(flags["coordinator"]).rpartition(":")
   if not host or not port.isdigit():
-    raise UserError(f"--coordinator={flags['coordinator']} is not HOST:PORT, as 10.0.0.1:1234")
+    raise UserError(f"--coordinator={flags['coordinator']} is not HOST:PORT, such as 10.0.0.1:1234")
   return {"coordinator": flags["coordinator"], "processes": processes, "process": process}
 
 

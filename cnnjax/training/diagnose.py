@@ -37,7 +37,7 @@ def examine(program: Program, now: state.TrainState, feed: Any) -> dict[str, flo
 def check_finite(program: Program, now: state.TrainState, saved: checkpoints.Checkpoints) -> None:
   """Raises UserError if a loss or update was NaN or infinite, and says where that began.
 
-  A sweep of learning rates goes on unless all of them came to that.
+  A sweep goes on while one of its learning rates is finite.
   """
   bad = int(now.bad_step.max() if program.config.rates else now.bad_step.min())
   if bad == state.NEVER:
@@ -57,7 +57,7 @@ def check_finite(program: Program, now: state.TrainState, saved: checkpoints.Che
 
 
 def trace(program: Program, saved: checkpoints.Checkpoints, bad: int) -> str:
-  """Returns in words where NaN or infinity began in step `bad`, from 0, which it computes again."""
+  """Computes step `bad`, from 0, again; returns in words where in it NaN or infinity began."""
   now = program.new_state(abstract=True)
   now = saved.restore(now) if saved.any() else program.new_state()
   for step in range(now.steps_done, bad):

@@ -25,7 +25,7 @@ def named_failures(config: ConfigDict, *, evaluating: bool = False) -> Iterator[
         raise
       raise TransientError(
         f"the device failed: {text.splitlines()[0]}. Start the same command again, which goes on "
-        "from the last checkpoint; if it comes back, look at the device (nvidia-smi, dmesg), or "
+        "from the last checkpoint; if it fails again, look at the device (nvidia-smi, dmesg), or "
         "leave it out"
       ) from e
     if evaluating:

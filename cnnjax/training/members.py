@@ -144,7 +144,7 @@ def check(config: ConfigDict) -> None:
   if config.seeds > 1 and config.rates:
     raise UserError("seeds and rates are both given: train one sweep at a time")
   if len(set(names := create(config).names)) < len(names):
-    raise UserError(f"rates names one twice: {', '.join(names)}")
+    raise UserError(f"rates gives a rate twice: {', '.join(names)}; leave one out")
   refused = {
     "early_stopping.patience": config.early_stopping.patience is not None,
     "optim.plateau.patience": config.optim.plateau.patience is not None,
@@ -156,7 +156,9 @@ def check(config: ConfigDict) -> None:
   }
   for key, given in refused.items():
     if given:
-      raise UserError(f"{key} does not go with several runs in one program (seeds, rates)")
+      raise UserError(
+        f"{key} does not go with several runs in one program (seeds, rates): leave one of them out"
+      )
 
 
 def create(config: ConfigDict) -> Members:

@@ -34,7 +34,7 @@ def check(config: ConfigDict) -> None:
       )
   stopping = config.early_stopping
   if stopping.patience is not None and stopping.restore_best and not config.keep.best:
-    raise UserError("early_stopping.restore_best takes the best checkpoint, and keep.best is 0")
+    raise UserError("early_stopping.restore_best needs a checkpoint to restore: set keep.best=1")
 
 
 def check_metric(metric: str, metrics: Iterable[str], averages: Iterable[str]) -> None:

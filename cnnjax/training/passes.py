@@ -159,8 +159,8 @@ def preparer(
 ) -> Callable:
   """Returns the pure function (seed, step, batch, constants) -> Examples.
 
-  `teach`: (constants, images in [0, 1]) -> outputs of the teacher, whose variables the constants
-  are; where they are None, it is not asked.
+  `teach`: (constants, images in [0, 1]) -> outputs of the teacher. The constants are its variables;
+  while they are None, `teach` is not called.
   """
 
   def prepare(seed: jax.Array, step: jax.Array, batch: Batch, constants: Any) -> Examples:
@@ -212,10 +212,10 @@ def gradients(
   `others` are the variables that are no parameters, by collection.
 
   Args:
-    model: what is trained.
+    model: the network to train.
     loss: what `losses` returns.
-    accumulate: micro-batches that the examples are taken in, one after another.
-    matched: batch statistics move once, by those of all micro-batches together; else by each.
+    accumulate: the number of micro-batches, taken one after another.
+    matched: updates batch statistics once, from all micro-batches together; else after each.
     batch_norm_mode: the context that the model runs in, `models.batch_stats.batch_norm_mode`.
     frozen: a tree like params, true where no gradient is taken.
     gather: what `sharding.gatherer` returns, where the parameters lie in parts.
@@ -256,8 +256,8 @@ def gradients(
       others, total = carry
       if unroll > 1:
         # XLA would begin all of them at once, and save no memory. A value of the gradients so far,
-        # though never taken, lets each wait for the last (on jax 0.10 an optimization_barrier
-        # does not: ResNet-20, batch 128 in 4, 288 MiB as without, 74 so).
+        # though it is never used, makes each wait for the last. (On jax 0.10 optimization_barrier
+        # does not: ResNet-20, batch 128 in 4, takes 288 MiB with it as without, and 74 MiB so.)
         so_far = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(total))
         images = jnp.where(so_far > jnp.inf, so_far.astype(examples.images.dtype), examples.images)
         examples = examples.replace(images=images)
@@ -280,7 +280,7 @@ def gradients(
 def passed_in_training(
   model: nn.Module, variables: Any, examples: Examples, keep: Sequence[str] = ()
 ) -> models.ForwardPass:
-  """Returns `models.forward_in_training` of examples, whose outputs are as `of_views` has them."""
+  """Returns `models.forward_in_training` of examples, with outputs as `of_views` returns them."""
   passed = None
 
   def apply(images: jax.Array) -> Any:
@@ -295,8 +295,8 @@ def passed_in_training(
 def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
   """Returns (state, feed, n, constants) -> state: n steps on batches `take(feed, state.step)`.
 
-  A loop around convolutions is slow on CPU (XLA leaves its fast path inside `while`): there, one
-  step at a time, n being 1, with `loop` false. On GPU and TPU the loop saves dispatches.
+  On GPU and TPU the loop saves dispatches. On CPU a loop around convolutions is slow, as XLA leaves
+  its fast path inside `while`: there `loop` is false, and n has to be 1.
   """
 
   def once(state: TrainState, feed: Any, n: int = 1, constants: Any = None) -> TrainState:
@@ -311,9 +311,9 @@ def several(step: Callable, take: Callable, *, loop: bool) -> Callable:
 def predicted_outputs(
   model: nn.Module, task: Any, normalize: Callable, views: Callable
 ) -> Callable:
-  """Returns the pure function (variables, images) -> outputs, as evaluation has them.
+  """Returns the pure function (variables, images) -> outputs in evaluation.
 
-  They are those of the mean prediction over the `views` of an image; see `augment.views`.
+  These give the mean prediction over the `views` of an image; see `augment.views`.
   """
 
   def outputs(variables: Any, images: jax.Array) -> Any:
@@ -330,11 +330,13 @@ class Evaluated:
 
   sums: metrics.Collection
   examples: jax.Array  # [] int32, how many
-  collected: dict[str, Any]  # by name [batch, ...], what is judged of a whole split, and `valid`
+  collected: dict[str, Any]  # [batch, ...] by name, for metrics of a whole split, and `valid`
 
   def merge(self, other: "Evaluated") -> "Evaluated":
-    """Those of both; what is collected stands one behind the other, on the host."""
-    join = lambda a, b: np.concatenate([a, b], axis=np.ndim(self.examples))  # behind that of runs
+    """Returns the metrics of both, with the collected arrays joined on the host."""
+    join = lambda a, b: np.concatenate(
+      [a, b], axis=np.ndim(self.examples)
+    )  # after the axis of runs
     return Evaluated(
       self.sums.merge(other.sums),
       self.examples + other.examples,
@@ -352,7 +354,7 @@ class Evaluated:
 
 
 def eval_step(task: Any, predicted: Callable) -> Callable:
-  """Returns the pure function (variables, batch, mask) -> Evaluated, of what `mask` is true for.
+  """Returns the pure function (variables, batch, mask) -> Evaluated, where `mask` is true.
 
   `predicted` is what `predicted_outputs` returns.
   """
@@ -381,7 +383,7 @@ def moments_step(
 ) -> Callable:
   """Returns the pure function (variables, seed, step, batch, constants) -> moments.
 
-  Those of the batch norms on the examples of `step` as they are trained on; see
+  These are the moments of the batch norms on the examples of `step`, prepared as in training; see
   `models.batch_stats.pooled`.
   """
 

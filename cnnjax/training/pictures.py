@@ -115,10 +115,10 @@ def check(who: str, found: Any, metrics: Iterable[str], weights: Iterable[str]) 
   """Raises UserError unless the shapes of pictures by name are such as a sink can show.
 
   Args:
-    who: returned them, as a person calls it, such as "task.name=gan".
+    who: the part that returned them, such as "task.name=gan".
     found: their shapes by name, as `jax.eval_shape` gives them.
     metrics: the names of the metrics, which are written beside them.
-    weights: that are evaluated, such as "raw" and "ema".
+    weights: the evaluated ones, such as "raw" and "ema".
   """
   if not isinstance(found, dict):
     raise UserError(

@@ -28,7 +28,7 @@ from cnnjax.training.failures import named_failures
 from cnnjax.training.pictures import Pictures
 from cnnjax.training.teacher import Teacher
 
-EVERY = ("log", "eval", "checkpoint")  # what happens now and then
+EVERY = ("log", "eval", "checkpoint")  # actions that the run repeats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Program:
 
   @functools.cached_property
   def every(self) -> dict[str, int]:
-    """Steps between two of each."""
+    """Steps from one action to the next, by the name of the action."""
     every = {name: (f"{name}_every", self.config[f"{name}_every"]) for name in EVERY}
     if self.config.health.every is not None:
       every["health"] = "health.every", self.config.health.every
@@ -93,7 +93,7 @@ class Program:
     return state.create(self.model, shape, rest, self.members, *where, abstract=abstract)
 
   def no_metrics(self) -> Any:
-    """An empty window of training metrics, on the mesh."""
+    """Returns an empty window of training metrics, on the mesh."""
     windows = self.members.stacked(passes.no_metrics(self.task))
     return sharding.put(windows, sharding.replicated(self.mesh))
 
@@ -177,10 +177,10 @@ class Program:
     return self.compiler.jit(run, (0, _axes_of_feed, None, None), asked, donate_argnums=0, **where)
 
   def check_step(self) -> None:
-    """Raises UserError for a step that does not return a state like the one it takes, one on.
+    """Raises UserError unless the step returns a state like the one it takes, one step on.
 
-    Also where it never moves one of several optimizers, whose parameters would stay, or takes
-    gradients of its own although the config splits a batch.
+    Also if it never moves one of several optimizers, whose parameters would stay, or if it takes
+    gradients of its own while the config splits a batch.
     """
     name, moved, asked = self.config.step.name, set(), []
     context = dataclasses.replace(
@@ -276,7 +276,7 @@ class Program:
     return {**metrics, **self._rates(now)}
 
   def _rates(self, now: state.TrainState) -> dict[str, float]:
-    """The learning rates of the step before `now`, as they were: in a sweep, and on a plateau."""
+    """Returns the learning rates of the step before `now`, as a sweep or a plateau scaled them."""
     found = {}
     for name, schedule in self.schedules.items():
       rates = np.asarray(now.rate_scale) * float(schedule(now.steps_done - 1))
@@ -286,7 +286,7 @@ class Program:
     return found
 
   def _of_runs(self, name: str, values: Any) -> dict[str, float]:
-    """A metric that is one number `[]`, or one of each run `[runs]` as the members report it."""
+    """Returns a metric that is one number `[]`, or for `[runs]` what `Members.report` returns."""
     if not np.ndim(values):
       return {name: float(values)}
     return self.members.report([{name: float(value)} for value in values])
@@ -303,7 +303,7 @@ class Program:
     return now.replace(monitor=monitor.update(now.monitor, metrics[config.monitor], config))
 
   def weights(self, now: state.TrainState) -> dict[str, Any]:
-    """The variables that are evaluated: `raw`, and the averages that there are."""
+    """Returns the variables to evaluate by name: `raw`, and each average that is ready."""
     return {
       "raw": now.evaluated,
       **{
@@ -319,7 +319,7 @@ class Program:
     )
 
   def to_measure(self, now: state.TrainState) -> list[str]:
-    """The weights whose batch statistics are measured for an evaluation: precise BN, SWA."""
+    """Returns the weights whose batch statistics an evaluation needs measured: precise BN, SWA."""
     if not jax.tree.leaves(now.batch_stats):
       return []
     return [name for name in self.weights(now) if averaging.needs_measuring(name, self.config)]
@@ -329,11 +329,11 @@ class Program:
   ) -> state.TrainState:
     """Returns `now` with averages and batch statistics of its step.
 
-    Batch statistics are measured on the batches before its step, an epoch of them at most, as they
-    were trained on.
+    Batch statistics are measured on the batches of the steps before, augmented as in training, and
+    on those of an epoch at most.
 
     Raises:
-      Stopped: `stop`, asked before each batch, said so.
+      Stopped: `stop` returned true; it is called before each batch.
     """
     now, step = self.with_optimizer_averages(now), now.steps_done
     found = {name: [] for name in self.to_measure(now)}

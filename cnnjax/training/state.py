@@ -158,16 +158,16 @@ def _check_collections(
     if described(tree) != described(variables[name]):
       raise UserError(
         f"{type(model).__name__} does not keep the shapes of its collection {name!r} from one step "
-        "to the next: what is sown there, or has an axis of the batch, is no variable; leave it "
-        "out while `self.is_initializing()`"
+        "to the next: while `self.is_initializing()`, sow nothing there, and make no variable "
+        "with an axis of the batch"
       )
 
 
 def depths(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
   """Returns the place in the forward pass, from 0, of each group of parameters by its name.
 
-  A group holds the parameters of a module that the model calls, such as "stage1_block1"; inside a
-  registered model that it wraps, of one that this calls, such as "backbone/stage1_block1".
+  A group holds the parameters of a module that the model calls, such as "stage1_block1". Where the
+  model wraps a registered one, groups are the modules that this calls: "backbone/stage1_block1".
   """
   called: list[Path] = []
   around: set[Path] = {()}  # registered models, and the modules that hold them

@@ -1,8 +1,8 @@
-"""One step of training: what it is made from, the standard one, and the door for others.
+"""One step of training: its pieces, the standard step, and how to register another.
 
 A kind of step is a function that takes the `StepContext` of a run and returns the pure function
-(state, batch, constants) -> state. The standard one says it in three calls, which another one makes
-in its own way and order:
+(state, batch, constants) -> state. The standard one makes three calls, which another one may
+replace or reorder:
 
     examples = context.examples(state, batch, constants)  # augmented, normalised, with targets
     result = update(context, state, examples)  # the gradient, and what the optimizer does
@@ -44,7 +44,7 @@ class StepContext:
   optimizer: Any  # what `optim.create` returns
   prepare: Callable  # what `passes.preparer` returns
   averaging: Any  # what `optim.averaging.create` returns
-  steps_per_epoch: int  # after so many the sums of an epoch begin anew
+  steps_per_epoch: int  # after these, the sums of an epoch begin anew
   own_teacher: Callable | None = None  # averages -> the variables of the teacher, if it is one
 
   def examples(self, state: TrainState, batch: passes.Batch, constants: Any) -> passes.Examples:
@@ -57,10 +57,10 @@ class StepContext:
 class StepResult(NamedTuple):
   """The results of a step, before the state takes them."""
 
-  variables: dict[str, Any]  # all collections, as they are after it
+  variables: dict[str, Any]  # all collections, after the step
   opt_state: Any
   grads: Any  # a tree like the parameters
-  updates: Any  # another, what was added to them
+  updates: Any  # another, the differences that were added
   metrics: Any  # sums, of the kind of `context.task.no_metrics()`
   losses: jax.Array  # [batch]
   extra: dict[str, Any] | None = None  # None: it stays
@@ -93,13 +93,13 @@ def descend(
 ) -> tuple[TrainState, Any]:
   """Returns the state with the parameters moved by the optimizers, and the updates.
 
-  For a step of its own gradients; it counts no step, which `advance` does once, at the end.
+  For steps that take gradients of their own. Counts no step: `advance` does so once, at the end.
 
   Args:
     context: of the step.
-    state: where the gradients were taken, and what moves.
+    state: the one whose parameters move.
     grads: a tree like the parameters.
-    only: the name of the optimizer that moves, of `config.optimizers` or "main"; None: all.
+    only: the name of the one optimizer to use, of `config.optimizers` or "main"; None: all.
   """
   which = {} if only is None else {"only": only}
   beside = [name for name, _ in context.config.optimizers]
@@ -125,7 +125,7 @@ def descend(
 def advance(context: StepContext, state: TrainState, result: StepResult) -> TrainState:
   """Returns the state after a step: with its averages and sums, one step on.
 
-  A step that is not finite is noted; where a loss scale comes down for it, it is left out.
+  Notes a step that is not finite. Leaves it out where a lower loss scale may mend it.
   """
   begins = state.step % context.steps_per_epoch == 0
   state = state.replace(epoch=jax.tree.map(lambda x: jnp.where(begins, 0, x), state.epoch))
@@ -144,7 +144,7 @@ def advance(context: StepContext, state: TrainState, result: StepResult) -> Trai
   finite = loss_finite & _all_finite((totals, others))
   bad = ~finite
   if state.loss_scale is not None:
-    # What the scale is for is an overflow of gradients, and such a step is left out.
+    # The scale is there for gradients that overflow: such a step is left out.
     before = {name: getattr(state, name) for name in found}
     found = jax.tree.map(lambda new, old: jnp.where(finite, new, old), found, before)
     found["loss_scale"] = state.loss_scale.adjust(finite)
@@ -162,7 +162,7 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def noting(optimizer: Any, moved: set[str | None]) -> Any:
-  """Returns an optimizer that notes in `moved` which of several each update moves; None: all."""
+  """Returns an optimizer that adds the `only` of each update to `moved`; None: all moved."""
 
   def update(*args: Any, only: str | None = None, **rest: Any) -> Any:
     moved.add(only)
@@ -177,9 +177,9 @@ Extra = Callable[[StepContext, dict[str, Any], jax.Array], dict[str, Any]]
 
 
 # Decorator that registers a function from `StepContext` to a step under a name. Its option `extra`
-# says what it carries along, {name: tree}: `state.extra` of a run that begins. It is saved and
-# resumed, and lies on the devices like all of a state. It is not averaged: a network that is to be
-# averaged belongs into the model.
+# makes the `state.extra` of a new run, {name: tree}, which the step carries along. It is saved,
+# resumed and placed on the devices like the rest of the state, but not averaged: a network to
+# average belongs into the model.
 register = functools.partial(registry.register, "step")
 
 

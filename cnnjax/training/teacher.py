@@ -19,14 +19,14 @@ class Teacher:
   variables: Any  # None: the moving average of the run that learns
   text: str
   step: int | None = None  # of the checkpoint it is from
-  # (metadata of the data of a run, other sizes of its images): UserError unless it can teach it.
+  # (metadata of a run's data, other sizes of its images): raises UserError unless it can teach it.
   check: Callable[[Mapping[str, Any], Iterable[int]], None] = lambda meta, sizes: None
 
   @classmethod
   def of(
     cls, model: nn.Module, variables: Any, mean: Sequence[float], std: Sequence[float]
   ) -> "Teacher":
-    """A model with its variables; `mean` and `std` are those that it was trained with."""
+    """Returns a model as a teacher; `mean` and `std` are those that it was trained with."""
     normalize = passes.normalizer(mean, std)
     teach = lambda variables, images: models.forward(model, variables, normalize(images))
     return cls(teach, variables, type(model).__name__)
@@ -46,6 +46,7 @@ def check_teacher(meta: dict[str, Any], teacher: Teacher | None) -> None:
   now, before = teacher.step if teacher else None, meta.get("teacher_step")
   if None not in (before, now) and before != now:
     raise UserError(
-      f"this run learns from step {before:,} of its teacher ({teacher.text}), which is at step "
-      f"{now:,} by now: choose a new workdir, or give it the old checkpoint of the teacher alone"
+      f"this run learnt from step {before:,} of its teacher ({teacher.text}), which is at step "
+      f"{now:,} now: choose a new workdir, or put that step back as the "
+      "last checkpoint of the teacher"
     )

@@ -37,7 +37,7 @@ class MetricsFile:
 def read_metrics(folder: PathLike, name: str = METRICS) -> list[dict[str, float]]:
   """Reads the lines of a run's metrics.jsonl, up to the first that is incomplete or damaged.
 
-  null there was NaN or infinity, and becomes NaN.
+  NaN and infinity are null in the file, and NaN here.
   """
   file = to_path(folder) / name
   lines = file.read_bytes().split(b"\n") if file.is_file() else []

@@ -39,7 +39,7 @@ class Results:
       metrics: of the split, by their names without it.
       latest: the newest value of every metric.
       losses: adds the training losses of the epoch.
-      chosen: has the best of several rates alone, as for the test split.
+      chosen: returns only the line of the best of several rates, as for the test split.
     """
     each, train, prefix = of_each(metrics), of_each(latest), "train/epoch_loss"
     lines = {}

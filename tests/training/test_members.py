@@ -72,7 +72,9 @@ def refuse(words, **settings):
 
 def test_sweeps_that_make_no_sense_are_refused():
   refuse("^seeds and rates are both given", seeds=2, rates=(0.1, 0.2))
-  refuse(r"^rates names one twice: rate=0.1, rate=0.1$", rates=(0.1, 0.1000000001))
+  refuse(
+    r"^rates gives a rate twice: rate=0.1, rate=0.1; leave one out$", rates=(0.1, 0.1000000001)
+  )
   refuse("^mesh.fsdp does not go with several runs", rates=(0.1, 0.2), **{"mesh.fsdp": -1})
   refuse("^health.trace does not go with several runs", rates=(0.1,), **{"health.trace": True})
   alone = default()

@@ -27,7 +27,7 @@ def test_another_step_of_the_teacher_is_refused():
   with pytest.raises(UserError) as error:
     check_teacher({"teacher_step": 1000}, teacher(2000))
   assert str(error.value).startswith(
-    "this run learns from step 1,000 of its teacher (runs/big), which is at step 2,000 by now: "
+    "this run learnt from step 1,000 of its teacher (runs/big), which is at step 2,000 now: "
   )
   with pytest.raises(UserError):
     check_teacher({"teacher_step": 0}, teacher(1))

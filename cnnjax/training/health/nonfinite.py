@@ -28,7 +28,7 @@ class Value:
   what: str
   name: str  # of the parameter or the module; "" for the model
   largest: float  # magnitude; infinity if any is infinite, NaN if any is NaN
-  dtype: str = "float32"  # that it has
+  dtype: str = "float32"
 
 
 def trace(
@@ -44,20 +44,20 @@ def trace(
 ) -> str:
   """Returns in words where in a training step NaN or infinity began. Compiles its own program.
 
-  Names the module of an `nn.scan` that does not pass on the collection "largest" (variable_axes),
-  and no module inside it.
+  Where an `nn.scan` does not pass on the collection "largest" (variable_axes), it names the module
+  of the scan instead of one inside.
 
   Args:
     loss_fn: (logits, targets, kept) -> the loss, [] or [batch]; `kept` has the collection
-      "aux_logits". With loss scaling, times the scale.
+      "aux_logits". Multiplied by the scale where the loss is scaled.
     variables: params and the other collections, before the step.
     images: as the model takes them, [batch, height, width, channels].
     targets: what `loss_fn` takes, any tree.
     key: of dropout.
-    update_fn: (gradients, opt_state, params) -> updates, with loss scaling of scaled gradients;
-      None: the step is followed as far as the gradients.
+    update_fn: (gradients, opt_state, params) -> updates; takes scaled gradients where the loss is
+      scaled. None: looks at the step as far as the gradients.
     opt_state: before the step.
-    jit: compiles as the step was; takes what `jax.jit` does.
+    jit: compiles like the step of the run; takes the arguments of `jax.jit`.
   """
   met: dict[Place, str] = {}  # in the order of the forward pass, with their dtypes
   step = jit(
@@ -128,7 +128,7 @@ def _look(
 
 
 def _largest(x: jax.Array) -> jax.Array:
-  """Returns the largest magnitude, [] float32; NaN if there is one; 0 for no floats, as a key."""
+  """Returns the largest magnitude, [] float32; NaN if there is one; 0 for a key, not of floats."""
   if not _is_float(x):
     return jnp.zeros(())
   # The barrier keeps x as rounded. XLA may otherwise take its value before the rounding to float16,
@@ -144,7 +144,7 @@ def _is_float(x: Any) -> bool:
 
 
 def _in_order(modules: Any, found: dict[str, Any], met: dict[Place, str]) -> list[Value]:
-  """Returns all values in the order of computation; gradients from the loss back."""
+  """Returns all values in the order of computation, gradients in that of backpropagation."""
   places = [name for name, _, _ in met]
 
   def values(*kinds: str) -> list[Value]:
@@ -188,8 +188,8 @@ def explain(values: list[Value]) -> str:
     if not math.isfinite(value.largest):
       return _sentence(value, values[:i])
   return (
-    "computed once more, every value of this step is finite: it hangs on how the program is "
-    "compiled, or on a rounding"
+    "computed once more, every value of this step is finite: the cause is how the program is "
+    "compiled, or rounding"
   )
 
 

@@ -27,7 +27,7 @@ EVALUATIONS = 5  # and, in short runs, over this many evaluations
 BETTER_LOSS = {"alone": 0.99, "beside": 0.9}
 # And only while the rate is above this share of its peak; below, a run settles.
 HIGH_RATE = 0.5
-SOLVED = 0.02  # share of the loss of a model that knows nothing; below it a run may stand still
+SOLVED = 0.02  # of the loss of a model that knows nothing; below it a run may stand still
 DEAD = (0.5, 0.4)  # shares of dead ReLUs that begin and end an episode
 STARVED = (0.5, 0.4)  # shares of the time that waits for batches, likewise
 # Of the loss in float16; below it the loss itself would shrink to fit. A run may begin there.
@@ -37,8 +37,8 @@ LOWEST_SCALE = 1.0
 class Watch:
   """Reads each line once, in order, and returns warnings.
 
-  A warning comes when it begins to hold, and again only after it has ceased to. The lines decide
-  all of its state: a run that resumes feeds it the old ones first.
+  A warning comes when its condition begins, and again only after the condition has ended. All state
+  follows from the lines: a run that resumes passes the old ones first.
 
   Args:
     total_steps: of the whole run.
