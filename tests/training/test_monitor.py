@@ -106,7 +106,7 @@ def test_in_words():
 def test_what_is_restored_at_the_end_has_to_be_kept():
   c = config()
   c.keep.best = 0
-  with pytest.raises(UserError, match=r"keep\.best is 0"):
+  with pytest.raises(UserError, match=r"set keep\.best=1"):
     monitor.check(c)
   c.early_stopping.restore_best = False
   monitor.check(c)
