@@ -64,7 +64,7 @@ class Checkpoints:
     better = tasks.monitored(config).better
     return cls(workdir, monitor=config.monitor, better=better, **options)
 
-  # Which there are.
+  # The steps.
   def steps(self) -> list[int]:
     """Returns the steps that have a checkpoint, damaged or not, in rising order."""
     return self._store.steps()
@@ -259,8 +259,8 @@ class Checkpoints:
     there = self._store.trees(step)
     if there["training"] is None:
       raise UserError(
-        f"the checkpoint of step {step} in {self._folder} holds weights alone, as an average does: "
-        "it can be evaluated, and not trained on"
+        f"the checkpoint of step {step} in {self._folder} holds weights alone, as an average does, "
+        "and can only be evaluated: choose another workdir to train in"
       )
     return layout.restore(abstract, there, functools.partial(self._store.restore, step))
 
@@ -278,7 +278,8 @@ class Checkpoints:
         raise UserError(
           f"the checkpoint in {self._folder} is of another model: {path} "
           f"is {before.get(path, 'not there')} in it, and "
-          f"{now.get(path, 'not there')} in the model"
+          f"{now.get(path, 'not there')} in the model; put that model back, or choose "
+          "another workdir"
         )
 
   def averages(self, step: int) -> set[str]:

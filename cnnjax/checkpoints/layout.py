@@ -17,7 +17,7 @@ from cnnjax.optim.averaging import SLOW
 ITEMS = ("variables", "averages", "training")
 # In `meta`: the weights whose batch statistics were not measured for the step; unknown if missing.
 UNMEASURED = "unmeasured"
-FORMAT = 3  # of checkpoints; it stands in `meta`
+FORMAT = 3  # of checkpoints; written into `meta`
 # From each format to the next. Checkpoints without a number are of format 0: 1 has the number, 2
 # the sums of an epoch, 3 any collections of variables, and what a step or a task carries along.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda meta: meta,) * 3
@@ -48,7 +48,7 @@ def restore(abstract: Any, there: dict[str, Any], read: Callable[..., Any]) -> A
   """
   training = _training(abstract)
   lacking = {name: training.pop(name) for name in _ADDED if name not in there["training"]}
-  # A run with Lookahead whose slow weights were not evaluated: they are made of the others.
+  # An older run saved no slow weights of Lookahead: they begin as the weights.
   missing = {SLOW} & abstract.averages.keys() - (there["averages"] or {}).keys()
   averages = {k: v for k, v in abstract.averages.items() if k not in missing}
   asked = {"variables": abstract.variables, "training": training}

@@ -25,7 +25,7 @@ from cnnjax.runtime.paths import PathLike, to_path
 
 FOLDER = "checkpoints"  # in a workdir
 META, METRICS = "meta/metadata", "metrics/metrics"  # where Orbax keeps them
-_DELETED = "deleted"  # deleted ones are renamed into it first, so that none is there in part
+_DELETED = "deleted"  # a checkpoint is moved here before its files go, so that none is ever in part
 
 
 class Unreadable(UserError):
@@ -257,7 +257,7 @@ def _hush() -> None:
   before = sys.unraisablehook
 
   def hook(found: Any) -> None:
-    # Of reads and writes that end when another one has failed, and nobody waits for them.
+    # Reads and writes that nobody waits for any more, since another one has failed.
     if str(found.exc_value) != "Event loop is closed":
       before(found)
 

@@ -211,12 +211,12 @@ def load_config(folder: PathLike) -> ConfigDict:
 
 
 def _check_imports(folder: pathlib.Path, modules: Sequence[str]) -> None:
-  """Raises UserError for a module that lies in the workdir: reading a run runs no code of it."""
+  """Raises UserError for a module inside the workdir: reading a run must not run its code."""
   for name in modules:
     spec = importlib.util.find_spec(name.split(".")[0])
     places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
     if any(folder.resolve() in pathlib.Path(place).resolve().parents for place in places if place):
       raise UserError(
-        f"'imports' names {name!r}, which lies in the workdir itself, and a run that is read runs "
-        "no code of its own; if it is yours, move it out of there"
+        f"'imports' names {name!r}, which lies in the workdir itself, and reading a run must not "
+        "run its code; if it is yours, move it out of there"
       )

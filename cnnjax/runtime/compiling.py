@@ -47,7 +47,9 @@ def use_cache(where: str | None) -> "Clock":
       folder = str(to_path(folder).absolute())
       pathlib.Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, UserError) as e:
-      warn(f"no compiled programs are kept: {e}; another folder: --config.compilation_cache=DIR")
+      warn(
+        f"no compiled programs are kept: {e}; choose another folder: --config.compilation_cache=DIR"
+      )
       folder = None
   if folder != jax.config.jax_compilation_cache_dir:
     jax.config.update("jax_compilation_cache_dir", folder)

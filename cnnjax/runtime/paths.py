@@ -27,7 +27,7 @@ def to_path(given: PathLike) -> pathlib.Path:
     who = f"user {user!r}" if user else "home folder"
     raise NoHome(f"path {text!r}: there is no {who}; a folder of this name is './{text}'")
   path = pathlib.Path(text)
-  return path.absolute() if str(path).startswith("~") else path  # "./" is gone from it
+  return path.absolute() if str(path).startswith("~") else path  # pathlib has dropped the "./"
 
 
 def check_text(path: pathlib.Path) -> None:

@@ -47,7 +47,7 @@ def start(
   if flags["processes"] == 1:
     return
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  # Signals are ours: see signals.py and `max_over_processes`.
+  # JAX handles no signals: signals.py and `asked_to_stop` do.
   jax.config.update("jax_enable_preemption_service", False)
   with _ended_by_signals():  # while it waits for the others, Python's handlers would not run
     try:
@@ -70,7 +70,7 @@ def start(
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-  """Lets signals end the process at once inside, as where nothing handles them."""
+  """Lets signals end the process at once in the body, as without handlers."""
   names = ("SIGINT", "SIGTERM", "SIGHUP")
   numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
   before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}

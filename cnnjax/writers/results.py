@@ -94,7 +94,7 @@ class Results:
       return f"test {in_words(main, self._metrics, 'test/')}{sure}, {of}"
     if any(self._headlines(values, "test/") for values in each.values()):
       return "no rate is chosen without a validation split: set data.validation, such as 0.1"
-    # `epochs` was lowered below where the run stopped, or metrics.jsonl is gone
+    # `epochs` was set below the step at which the run stopped, or metrics.jsonl is gone
     return "the test split was not evaluated"
 
   def of_best(self, latest: Mapping[str, float], best: int | None, *, arrays: bool) -> list[str]:
@@ -128,7 +128,7 @@ def how_to_evaluate(
 ) -> str:
   """Returns the command, or for a run on arrays the call, that evaluates the result again."""
   which = {} if restored is None else {"checkpoint": "best"}
-  if "test/schedule_free_loss" in latest:  # the weights that this method is about
+  if "test/schedule_free_loss" in latest:  # the weights that this optimizer returns
     which["weights"] = "schedule_free"
   if arrays:
     named = "".join(f", {key}={value!r}" for key, value in which.items())

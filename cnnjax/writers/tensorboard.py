@@ -19,7 +19,7 @@ from cnnjax.writers.groups import grouped
 from cnnjax.writers.sinks import PLACE
 
 # Where torch is installed, tensorboardX imports it for writers that are not used here: seconds at
-# start-up, and a second framework in the process. None in sys.modules means that there is none.
+# start-up, and a second framework in the process. None in sys.modules says that it is missing.
 _hidden = sys.modules.setdefault("torch", None) is None
 from tensorboardX import event_file_writer  # noqa: E402
 from tensorboardX.proto import (  # noqa: E402

@@ -108,7 +108,7 @@ class Writers:
     # A partial line at `start` is taken back: the whole one follows.
     first_step = start + 1 if kept == found else start
     self._sinks = open_sinks(folder, kept, first_step, config, headlines) if first else []
-    self._clipped: set[str] = set()  # pictures that were said to be so
+    self._clipped: set[str] = set()  # pictures whose clipping was reported
     self._finished = False
     self._unwritten: tuple[int, Callable] | None = (
       None  # a step, and the function that reads its metrics
@@ -165,7 +165,7 @@ class Writers:
     if gone or not self._unwritten:
       return
     step, read = self._unwritten
-    with contextlib.suppress(RuntimeError):  # the arrays are given away to the step that failed
+    with contextlib.suppress(RuntimeError):  # the failed step has taken the arrays
       metrics = read()
       if math.isfinite(metrics.get("train/loss", 0.0)):
         self._put({**self._line(step, metrics), PARTIAL: True})
