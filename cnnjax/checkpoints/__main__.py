@@ -35,7 +35,7 @@ from cnnjax.runtime.paths import quoted, to_path
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Exit code 1: `verify` found damage, or `diff` a difference."""
+  """Runs a command; returns 1 if `verify` found damage or `diff` a difference."""
   jax.config.update("jax_platforms", "cpu")  # an accelerator may be busy with the run itself
   args = _parse(argv)
   return args.command(args, _open(args.workdir), Console())

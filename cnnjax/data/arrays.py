@@ -108,7 +108,7 @@ class _Checked:
     return int(classes.max(initial=0)) if classes.size else -1
 
   def field(self, classes: tuple[str, ...]) -> Field:
-    """The field of one example."""
+    """Returns the field of one example."""
     having = classes if self.kind in fields.WITH_CLASSES else None
     return Field(self.kind, self.main.shape[1:], str(self.main.dtype), having)
 

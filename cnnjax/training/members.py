@@ -111,7 +111,7 @@ class Members:
 
     `more`: the collection of a run -> other metrics.
     """
-    from cnnjax import tasks  # late: tasks need not be there to read a config
+    from cnnjax import tasks  # late: a config can be read without the room `tasks`
 
     if jax.process_count() > 1:  # each process computes this for itself
       collection = jax.tree.map(jnp.asarray, jax.device_get(collection))

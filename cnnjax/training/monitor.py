@@ -71,7 +71,7 @@ def update(monitor: Monitor, value: jax.Array, config: ConfigDict) -> Monitor:
 
 
 def describe(config: ConfigDict) -> dict[str, str]:
-  """Returns in words what follows the monitored metric."""
+  """Returns in words how the run follows the monitored metric."""
   found = {}
   if falls := plateau.describe(config.optim.plateau, config.monitor):
     found["plateau"] = f"the rate falls {falls}"

@@ -1,4 +1,4 @@
-"""Pictures of what a network does, which a task may return; see `tasks.Task.pictures`."""
+"""Pictures that a task may make of its network; see `tasks.Task.pictures`."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from cnnjax.tasks import Fitted
 from cnnjax.tasks.metric import named
 from cnnjax.training import passes
 
-EXAMPLES = 16  # the first of a split, which pictures are made of
+EXAMPLES = 16  # the number of first examples of a split that pictures are made of
 _OF_PICTURES = jnp.iinfo(jnp.int32).max - 1  # folded into the seed; no step has this number
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # a "/" would make a group of it
 _ROUNDING = 1e-3  # beyond [0, 1]; a level of 8 bits is 4e-3
@@ -30,10 +30,10 @@ class Pictures:
   program: Any  # a `Program`
 
   def taken(self, variables: Any, seed: jax.Array, split: str) -> dict[str, np.ndarray]:
-    """Returns what the task shows of `variables` on a split.
+    """Returns the pictures that the task makes of `variables` on a split.
 
-    Numbers are drawn from the seed of the run alone: the pictures of two steps, or of a run that
-    was resumed, differ by the weights and by nothing else.
+    Random numbers depend on the seed of the run alone: the pictures of two steps, or of a run that
+    was resumed, differ only by the weights.
 
     Args:
       variables: what the model's `apply` takes; of several runs with a leading axis.

@@ -259,9 +259,9 @@ class Program:
     return lambda *args: jitted(*args, self.constants)
 
   def training_metrics(self, now: state.TrainState, *, of_epoch: bool = False) -> dict[str, float]:
-    """Returns what the log says of the steps since its last line, and, if asked, of the epoch.
+    """Returns the metrics since the last line of the log and, if asked, those of the epoch.
 
-    Those of the epoch are sums over its steps so far, named train/epoch_loss and the like.
+    Those of the epoch, such as train/epoch_loss, are of all its steps so far.
     """
     metrics = {
       name if name.startswith(passes.NORMS) else f"train/{name}": value

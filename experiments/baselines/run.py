@@ -74,7 +74,7 @@ def run(name: str, before: dict) -> dict:
 
 
 def describe(model: dict) -> str:
-  """The variant, and what the config has otherwise, but for dropout and the like."""
+  """Returns the variant and its keys of size that are not the usual ones, in words."""
   usual = models.fields(model["name"])
   shape = (
     "attention", "depth", "features", "growth_rate", "heads", "patch_size", "small_images",
@@ -86,7 +86,7 @@ def describe(model: dict) -> str:
 
 
 def table(results: dict[str, dict]) -> str:
-  """The rows of README.md."""
+  """Returns the rows of README.md."""
   rows = ["| command | model | seed | test accuracy | time | jax |", "|---|---|---|---|---|---|"]
   for result in results.values():
     took = f"{result['seconds']} s" if result["seconds"] else "not in one go"

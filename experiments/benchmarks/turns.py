@@ -16,7 +16,7 @@ from collections.abc import Callable
 def serve(
   build: Callable[[], tuple[Callable[[int], None], Callable[[], dict]]], drain: int = 0
 ) -> None:
-  """A peer's process: `build` gives (run, facts); runs as much as each line of stdin asks for.
+  """Serves a peer: `build` returns (run, facts); runs as much as each line of stdin asks for.
 
   Before each, `drain` steps are not timed: those that were prepared while others had their turn.
   """
@@ -87,7 +87,7 @@ class Worker:
 
 
 def start(script: str, wanted: dict[str, dict]) -> tuple[dict[str, Worker], dict[str, str]]:
-  """(workers, why others do not run); "ours" must run."""
+  """Returns (workers, the reasons why others do not run); "ours" must run."""
   workers, failed = {}, {}
   for label, arguments in wanted.items():
     try:
@@ -120,5 +120,5 @@ def ratios(times: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def cell(ratio: list[float] | None) -> str:
-  """A ratio in a table."""
+  """Returns a ratio in words."""
   return f"{ratio[0]:.2f} ({ratio[1]:.2f}-{ratio[2]:.2f})" if ratio else ""

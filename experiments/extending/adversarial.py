@@ -32,7 +32,7 @@ def moved(model, task, variables, images, targets, size, key):
   ),
 )
 def fgsm(context: stepping.StepContext) -> stepping.Step:
-  """The standard step, on moved images."""
+  """Returns the standard step, on moved images."""
 
   def step(state, batch, constants):
     examples = context.examples(state, batch, constants)

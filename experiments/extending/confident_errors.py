@@ -23,7 +23,7 @@ from cnnjax import Key, register
   ),
 )
 def confident_errors(task, logits, targets):
-  """The value of each example `[batch]`; a split has their mean, of all examples alike."""
+  """Returns the value of each example, `[batch]`; that of a split is their mean."""
   p = jax.nn.softmax(logits)
   wrong = jnp.argmax(logits, -1) != jnp.argmax(targets, -1)
   return (wrong & (p.max(-1) >= task.config.confidence)).astype(jnp.float32)

@@ -45,7 +45,7 @@ class TwoScales(nn.Module):
     return layers.head(self.num_classes)(layers.global_pool(x))
 
   def last_scales(self, maps: dict[str, layers.Feature]) -> list[jax.Array]:
-    """The last map of each of the two largest strides, the finer one first."""
+    """Returns the last map of each of the two largest strides, the finer one first."""
     by_stride = {feature.stride: feature.x for feature in maps.values()}
     if len(by_stride) < 2:
       raise UserError(

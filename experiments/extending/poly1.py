@@ -19,6 +19,6 @@ from cnnjax import Key, register
   ),
 )
 def poly1(task, logits, targets):
-  """The loss of each example `[batch]`; `targets` `[batch, num_classes]` may be mixed."""
+  """Returns the loss of each example, `[batch]`; `targets` `[batch, num_classes]` may be mixed."""
   p = jnp.sum(targets * jax.nn.softmax(logits), axis=-1)
   return optax.softmax_cross_entropy(logits, targets) + task.config.epsilon * (1 - p)

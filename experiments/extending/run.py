@@ -189,7 +189,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
 
 
 def table(results: dict[str, list[dict]]) -> str:
-  """The rows of the proofs in Markdown."""
+  """Returns the rows of the proofs in Markdown."""
   head = [f"seed {seed}" for seed in SEEDS]
   rows = [
     f"| proof | of the test split | at least | {' | '.join(head)} | steps | seconds |",
@@ -224,7 +224,7 @@ def judged_table(runs: list[dict]) -> str:
 
 
 def with_tables(text: str, results: dict[str, list[dict]]) -> str:
-  """The text of README.md with the tables of these results."""
+  """Returns the text of README.md with the tables of these results."""
   for marker, written in (("results", table(results)), ("judged", judged_table(results["GAN"]))):
     before, begin, rest = text.partition(f"<!-- {marker} -->\n")
     text = before + begin + written + rest[rest.index("<!-- end -->") :]

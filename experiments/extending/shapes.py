@@ -15,7 +15,7 @@ SIZE = 32  # pixels
 
 
 def check(config):
-  """Before anything is loaded; `config` is the group `data`."""
+  """Checks the group `data` of a config before anything is loaded."""
   for key in EXAMPLES:
     if isinstance(config[key], str) and config[key] not in EXAMPLES:
       raise UserError(f"data.{key}={config[key]!r}: shapes has the splits {', '.join(EXAMPLES)}")
@@ -32,7 +32,7 @@ def inside(shape, y, x, radius):
 
 @register("source", "shapes", check=check)
 def load(config, split):
-  """The split of a name: one to three shapes an image, on noise, in one of eight colours."""
+  """Returns a split: one to three shapes an image, on noise, in one of eight colours."""
   rng = np.random.default_rng([*EXAMPLES].index(split))
   n = EXAMPLES[split]
   images = rng.normal(110, 30, (n, SIZE, SIZE, 3))

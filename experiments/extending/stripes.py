@@ -14,7 +14,7 @@ SIZE = 16  # pixels
 
 
 def check(config):
-  """Before anything is loaded; `config` is the group `data`."""
+  """Checks the group `data` of a config before anything is loaded."""
   for key in ("train", "test"):
     if isinstance(config[key], str) and config[key] not in EXAMPLES:
       raise UserError(f"data.{key}={config[key]!r}: stripes has the splits {', '.join(EXAMPLES)}")
@@ -27,7 +27,7 @@ def check(config):
   directions=Key(4, "stripes: so many classes", rule=(lambda v: 2 <= v <= 90, "from 2 to 90")),
 )
 def load(config, split):
-  """The split of a name: images `[n, height, width, channels]` uint8 and labels `[n]` int32."""
+  """Returns a split: images `[n, height, width, channels]` uint8 and labels `[n]` int32."""
   rng = np.random.default_rng([*EXAMPLES].index(split))
   labels = np.arange(EXAMPLES[split], dtype=np.int32) % config.directions
   angle, phase = np.pi * labels / config.directions, rng.uniform(0, 2 * np.pi, len(labels))

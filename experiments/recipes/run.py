@@ -104,7 +104,7 @@ GROUPS = {
 
 
 def train(arguments: str, folder: pathlib.Path) -> dict[str, float]:
-  """The newest metrics of the run that `arguments` say, which goes on if it was stopped."""
+  """Trains or resumes the run of `arguments`; returns its newest metrics."""
   command = [sys.executable, "-m", "cnnjax.main", *BASE.split(), *arguments.split()]
   subprocess.run([*command, f"--workdir={folder}"], check=True, stdout=subprocess.DEVNULL)
   latest: dict[str, float] = {}
@@ -114,7 +114,7 @@ def train(arguments: str, folder: pathlib.Path) -> dict[str, float]:
 
 
 def tuned(name: str, arguments: str) -> str:
-  """The same with the best rate of a sweep, by validation accuracy."""
+  """Returns the arguments with the best rate of a sweep, by validation accuracy."""
   rate = float(arguments.split("optim.learning_rate=")[1].split()[0])
   rates = tuple(round(rate * factor, 10) for factor in RATES)
   swept = train(f"{arguments} {keys(rates=rates, seed=100)}", RUNS / "rates" / name)
@@ -125,7 +125,7 @@ def tuned(name: str, arguments: str) -> str:
 
 
 def measure(group: str, name: str) -> dict:
-  """A row: the command, and what its seeds came to."""
+  """Returns a row: the command, and the results of its seeds."""
   folder = name.replace(" ", "_").replace(",", "")
   arguments = GROUPS[group][name]
   if group == "optimizers":
@@ -142,7 +142,7 @@ def measure(group: str, name: str) -> dict:
 
 
 def table(rows: dict[str, dict]) -> str:
-  """The rows of a group in Markdown."""
+  """Returns the rows of a group in Markdown."""
   text = "| | what differs | validation accuracy | validation loss | test accuracy |\n"
   text += "|---|---|---|---|---|\n"
   for name, row in rows.items():
@@ -158,7 +158,7 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def plot(group: str, rows: dict[str, dict]) -> None:
-  """Validation accuracy with its interval, a row each, the best on top."""
+  """Draws validation accuracy with its interval, one row each, the best on top."""
   names = sorted(rows, key=lambda name: rows[name]["validation/accuracy"])
   key = "validation/accuracy"
   figure, axes = plt.subplots(figsize=(6.4, 0.6 + 0.32 * len(names)), layout="constrained")

@@ -50,13 +50,13 @@ CLOCKS = ("images_per_second", "data_wait")
 
 
 def command(workdir: pathlib.Path, epochs: int) -> list[str]:
-  """The one command of the run."""
+  """Returns the one command of the run."""
   words = [*WORDS, f"--config.epochs={epochs}", f"--workdir={workdir}"]
   return [sys.executable, "-m", "cnnjax.main", *words]
 
 
 def begin(workdir: pathlib.Path, epochs: int, log: pathlib.Path) -> subprocess.Popen:
-  """The run as a process; what it prints goes to `log`."""
+  """Starts the run as a process that prints into `log`."""
   env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
   return subprocess.Popen(
     command(workdir, epochs), cwd=ROOT, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT
@@ -76,7 +76,7 @@ def size_of(file: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def small_disk(folder: pathlib.Path, mib: int) -> Iterator[bool]:
-  """A disk of its own in memory, if this machine allows it; says whether it does."""
+  """Mounts a disk in memory, if this machine allows it; yields whether it does."""
   folder.mkdir(parents=True)
   options = ["-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
   mounted = subprocess.run(["mount", *options], capture_output=True).returncode == 0
@@ -144,7 +144,7 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
 
 
 def torture(work: pathlib.Path, kills: int, epochs: int, seed: int) -> dict:
-  """The whole experiment, in the folder `work`."""
+  """Runs the whole experiment in the folder `work`."""
   draw, log = random.Random(seed), work / "log.txt"
   alone, disturbed = work / "alone", work / "disk" / "run"
   if code := begin(alone, epochs, log).wait():

@@ -26,7 +26,7 @@ GHOST = [(8, 1), (1, 8)]
 
 
 def config_of(data: int, fsdp: int, ghost: bool):
-  """ResNet-50 with SGD and momentum, and an average of its weights."""
+  """Returns the config: ResNet-50 with SGD and momentum, and an average of its weights."""
   config = configs.default()
   for key, value in {
     "model.name": "resnet50",
@@ -46,7 +46,7 @@ def config_of(data: int, fsdp: int, ghost: bool):
 
 
 def measure(data: int, fsdp: int, ghost: bool) -> dict:
-  """One row: the collectives of a step and the memory of a device."""
+  """Returns a row: the collectives of a step and the memory of a device."""
   program = build.build(config_of(data, fsdp, ghost))
   now, began = program.new_state(abstract=True), time.monotonic()
   args = now, program.inputs.train.feed(0), 1, program.constants
@@ -65,7 +65,7 @@ def measure(data: int, fsdp: int, ghost: bool) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-  """The rows as Markdown."""
+  """Returns the rows as Markdown."""
   lines = [
     "| data x fsdp | batch norm over | all-reduce | all-gather | reduce-scatter | parameters "
     "| optimizer | average | together, of one device | temporary |",

@@ -175,7 +175,7 @@ class Watch:
     loss = line.get("train/loss", math.inf) if step > 1 else math.inf  # a batch alone may be easy
     if loss < enough * self._lowest:
       self._lowest, better = loss, True
-    # An evaluation counts; where there is none of the metric, a line of training.
+    # Counts evaluations of the metric, or lines of training where there are none.
     self._lines += (self._monitor if self._monitored else "train/loss") in line
     if better:
       self._still_since, self._lines = step, 0

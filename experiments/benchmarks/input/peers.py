@@ -8,7 +8,7 @@ CORES = len(os.sched_getaffinity(0))
 
 
 def _facts(size):
-  """The memory of this process and those it started, in MiB, and the shape of a batch."""
+  """Returns the memory of this process and its children in MiB, and the shape of a batch."""
   import psutil
 
   def facts():
@@ -20,7 +20,7 @@ def _facts(size):
 
 
 def _endless(batches):
-  """(run, facts) of an iterator of arrays."""
+  """Returns (run, facts) of an iterator of arrays."""
   iterator, shape = iter(batches), []
 
   def run(n):
@@ -87,7 +87,7 @@ def tf_data(path, **_):
 
 
 def data_loader(path, **_):
-  """torch's DataLoader of torchvision's ImageFolder and transforms, a worker a core."""
+  """Runs torch's DataLoader with torchvision's ImageFolder and transforms, a worker per core."""
   import torch
   import torchvision
   from torchvision.transforms import v2
@@ -123,7 +123,7 @@ STREAMING = {"ours": ours, "tf_data": tf_data, "data_loader": data_loader, "kera
 
 
 def _cifar():
-  """The training images of CIFAR-10 and their labels."""
+  """Returns the training images of CIFAR-10 and their labels."""
   from cnnjax import data
   from cnnjax.config import default
 

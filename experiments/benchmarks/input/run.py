@@ -50,7 +50,7 @@ def compare(part: str, path: str, args: argparse.Namespace) -> dict:
 
 
 def table(results: dict) -> str:
-  """The tables of README.md."""
+  """Returns the tables of README.md."""
   text = ""
   for key, entry in results.items():
     versions = ", ".join(f"{k} {v}" for k, v in entry["versions"].items())

@@ -34,7 +34,7 @@ PACKAGES = ("jax", "flax", "torch", "torchvision", "keras")
 
 
 def work(args: dict) -> None:
-  """A peer's process."""
+  """Runs the process of a peer."""
 
   def build():
     peer = args.pop("peer")
@@ -86,7 +86,7 @@ def memory(dtype: str) -> dict:
 
 
 def table(results: dict) -> str:
-  """The tables of README.md, for each machine."""
+  """Returns the tables of README.md, for each machine."""
   text = ""
   for key, entry in results.items():
     labels = list(dict.fromkeys(name for row in entry["models"].values() for name in row["ratios"]))

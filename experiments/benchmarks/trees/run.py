@@ -83,7 +83,7 @@ def compare(base: pathlib.Path, rounds: int, steps: int) -> dict[str, dict]:
 
 
 def table(entries: list[dict]) -> str:
-  """The tables of README.md."""
+  """Returns the tables of README.md."""
   text = ""
   for entry in entries:
     text += f"\n**{entry['commit']} beside {entry['base']}**: {CONFIG}, {entry['steps']} steps, "
