@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import augment, data, models, optim, registry, tasks
+from cnnjax import augment, data, models, optim, registry, tasks, transfer
 from cnnjax.checkpoints import trained_on
 from cnnjax.config import check_values, import_parts, keys
 from cnnjax.errors import UserError
@@ -92,11 +92,13 @@ def build(
   given: dict[str, data.Split] | None = None,
   teacher: Teacher | None = None,
   before: data.History | None = None,
+  pretrained: transfer.Pretrained | None = None,
 ) -> Program:
   """Builds the program of a run: loads its data and makes its parts; compiles nothing.
 
   Arguments are those of `train.train`, but the teacher of `distill.workdir` has to be given, from
-  `trained.teacher`; `before` is what the run was trained on so far.
+  `trained.teacher`; `before` is what the run was trained on so far, and `pretrained` the network
+  that a new run begins with, from `trained.with_init`.
 
   Raises:
     UserError: the parts do not fit each other.
@@ -121,6 +123,7 @@ def build(
   params = variables["params"]
   depths = state.depths(model, inputs.image_shape)
   optimizer, schedules, words = _optimizers(config, inputs, params, depths)
+  start = _start(config, pretrained, variables, model, inputs)
   frozen = optim.masks.frozen(config.optim, params) if config.optim.freeze else None
   averages = averaging.create(
     config.average, config.optim, inputs.length.total, inputs.length.to_steps
@@ -144,8 +147,10 @@ def build(
     averages=averages,
     teacher=teacher,
     frozen=frozen,
+    start=start and start.variables,
     summary={
       "model": f"{config.model.name}, {state.count(params):,} parameters, {config.dtype}",
+      **(start.summary if start else {}),
       **inputs.summary,
       **_against_imbalance(config, task, inputs),
       "devices": sharding.describe(mesh, config.batch_size),
@@ -219,6 +224,26 @@ def _optimizers(
       words[key if name == joined.MAIN else f"{name} {key}"] = text
   every = {name: one.every for name, one in own.items()}
   return (joined.join(made, shares, every) if own else made[joined.MAIN]), schedules, words
+
+
+def _start(
+  config: ConfigDict,
+  pretrained: transfer.Pretrained | None,
+  variables: Any,
+  model: Any,
+  inputs: data.Inputs,
+) -> transfer.Start | None:
+  """Returns the values that a new run begins with, if it begins with those of a trained network."""
+  if pretrained is None:
+    return None
+  shape, classes = inputs.image_shape, inputs.classes
+  start = transfer.adapt(pretrained, variables, shape, model, classes, config.init.head)
+  record = pretrained.preprocessing
+  others = {k: config.data[k] for k, v in record.keys.items() if config.data[k] != v}
+  text = f"as the weights take them: {record.words}"
+  if others:
+    text += f"; but {', '.join(f'data.{key}={value}' for key, value in others.items())}"
+  return start._replace(summary={**start.summary, "images": text})
 
 
 def _teacher(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cnnjax import checkpoints, data, trained, writers
+from cnnjax import checkpoints, data, trained, transfer, writers
 from cnnjax.build import build, validate
 from cnnjax.checkpoints import trained_on
 from cnnjax.checkpoints import workdir as workdirs
@@ -42,12 +42,14 @@ def train(
   workdir: PathLike | None = None,
   splits: dict[str, data.Split] | None = None,
   teacher: Teacher | None = None,
+  init: transfer.Pretrained | None = None,
 ) -> tuple[state.TrainState, dict[str, float], signal.Signals | None]:
   """Trains a model as `config` says, and resumes the run in `workdir` if there is one.
 
   Without a `workdir` the run gets a fresh one under runs/. `splits` are those of
   `data.from_arrays`; they replace the data of `config.data`. `teacher` is a model to learn from,
-  which `Teacher.of` makes; it replaces `config.distill.workdir`.
+  which `Teacher.of` makes; it replaces `config.distill.workdir`. `init` is a trained network to
+  begin with, from `transfer.open_file`; it replaces the file of `config.init`.
 
   Returns:
     The last state, the newest value of every metric, and the signal that stopped it, if one did.
@@ -56,7 +58,7 @@ def train(
     UserError: something in the config, the data or the workdir is wrong, or the loss diverged.
   """
   workdir = None if workdir is None else to_path(workdir)
-  config = data.with_given(config, splits)
+  config, init = trained.with_init(data.with_given(config, splits), workdir, init)
   validate(config)
   config, kept = workdirs.as_begun(workdir, config) if workdir else (config, {})
   if workdir:
@@ -66,7 +68,7 @@ def train(
   before = trained_on.read(workdir) if trained_before else None
   epochs = workdirs.load_config(workdir).epochs if trained_before else None
   processes.check_same({"--workdir": (trained_before, kept, before and before.as_json())})
-  program = build(config, splits, teacher or trained.teacher(config), before)
+  program = build(config, splits, teacher or trained.teacher(config), before, init)
   inputs = program.inputs
   history, remarks = inputs.history(before)
   if workdir and (reached := checkpoints.last_step(workdir) or 0) > inputs.length.total:
@@ -153,9 +155,8 @@ def loop(run: Run, now: state.TrainState, meta: dict[str, Any]) -> state.TrainSt
       now = checkpoint(run, now)
     out.restart_clock(step)
   check_lock()
-  if stop() or program.finished(
-    now
-  ):  # the signal may come at any step; a saved step is not saved again
+  # The signal may come at any step; a saved step is not saved again.
+  if stop() or program.finished(now):
     diagnose.check_finite(program, now, saved)
     save(run, now)
   return now

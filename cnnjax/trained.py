@@ -13,11 +13,11 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cnnjax import augment, checkpoints, data, tasks
+from cnnjax import augment, checkpoints, data, models, tasks, transfer
 from cnnjax import config as configs
 from cnnjax.build import build, validate
 from cnnjax.checkpoints import trained_on
-from cnnjax.checkpoints.workdir import load_config
+from cnnjax.checkpoints.workdir import CONFIG, load_config
 from cnnjax.config import keys
 from cnnjax.data import fields
 from cnnjax.errors import UserError, unknown, warn
@@ -28,6 +28,8 @@ from cnnjax.tasks.metric import WEIGHTS
 from cnnjax.training import members, passes, resuming, state
 from cnnjax.training.compiler import Compiler
 from cnnjax.training.teacher import Teacher
+
+AUTO = "auto"  # the model of init.from
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -122,7 +124,7 @@ def open_run(
   """Returns the model of a run on all devices, for every command that uses one.
 
   Args:
-    workdir: where the run is.
+    workdir: where the run is; or a file of weights, see `transfer.open_file`.
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept, of `tasks.metric.WEIGHTS`.
     splits: the data of a run that was given arrays, from `data.from_arrays`.
@@ -133,6 +135,8 @@ def open_run(
   """
   check_choice(checkpoint, weights)
   folder, overrides = to_path(workdir), overrides or {}
+  if folder.is_file():
+    return of_pretrained(transfer.open_file(folder), folder).with_overrides(overrides)
   own = load_config(folder)
   config = _overridden(own, overrides)  # what is wrong is said before the checkpoint is read
   compiling.use_cache(config.compilation_cache)
@@ -252,6 +256,125 @@ def measured_variables(
     return program.weights(
       program.with_measured_batch_stats(resuming.restored(program, saved, str(step)))
     )[weights]
+
+
+def with_init(
+  config: ConfigDict, workdir: pathlib.Path | None = None, given: transfer.Pretrained | None = None
+) -> tuple[ConfigDict, transfer.Pretrained | None]:
+  """Returns the config with the keys that the network of `init.from` decides, and that network.
+
+  `model.name=auto` becomes its architecture with its options. The keys of data that its record of
+  preprocessing has (`transfer.Preprocessing.keys`) become those of the record where they are at
+  their defaults, unless `init.preprocessing=data`. A run that resumes in `workdir` has all of them
+  in its config, and needs no network. `given` is taken in place of the file.
+
+  Raises:
+    UserError: the network cannot be read, or is not the one that the config names.
+  """
+  configs.import_parts(config)
+  configs.check_values(config)
+  if config.init["from"] is None and given is None:
+    if config.model.name == AUTO:
+      raise UserError("model.name=auto is the model of a trained network: set init.from")
+    return config, None
+  config = config.copy_and_resolve_references()
+  if workdir and checkpoints.last_step(workdir) is not None:
+    begun = load_config(workdir)
+    network, model, keys_of_data = None, {**begun.model}, configs.flatten(begun.data)
+  else:
+    network = given or pretrained(config)
+    model = {"name": network.name, **network.options}
+    keys_of_data = network.preprocessing.keys
+  if config.model.name not in (AUTO, model["name"]):
+    raise UserError(
+      f"model.name={config.model.name}, and the weights are those of {model['name']}: set "
+      "model.name=auto"
+    )
+  config.model = {**model, **{key: v for key, v in config.model.items() if key != "name"}}
+  standard = keys.default().data
+  if config.init.preprocessing == "weights":
+    for key in transfer.Preprocessing().keys:
+      if config.data[key] == standard[key]:
+        config.data[key] = keys_of_data[key]
+  return config, network
+
+
+def pretrained(config: ConfigDict) -> transfer.Pretrained:
+  """Returns the network of `init.from`: a file, or the workdir of a run. Takes the whole config.
+
+  Raises:
+    UserError: it cannot be read, or is not the one that the config names.
+  """
+  c, name = config.init, None if config.model.name == AUTO else config.model.name
+  where = c["from"]
+  if where.startswith(transfer.HUB) or not (to_path(where) / CONFIG).is_file():
+    if (standard := keys.default().init.weights) != c.weights:
+      raise UserError(
+        f"init.weights={c.weights} is an average of a run, and {where} is a file: leave it at "
+        f"{standard}"
+      )
+    if not where.startswith(transfer.HUB):
+      where = to_path(where)
+    return transfer.open_file(where, source=c.source, name=name)
+  if c.source is not None:
+    raise UserError(f"init.source={c.source} is for files, and {where} is the workdir of a run")
+  folder = to_path(where)
+  best = c.checkpoint == "best" and "validation" in (load_config(folder).monitor or "")
+  return as_pretrained(open_run(folder, c.checkpoint if best else "last", c.weights))
+
+
+def as_pretrained(run: Trained) -> transfer.Pretrained:
+  """Returns the model of a run with its preprocessing, without the head that its task puts on it.
+
+  Raises:
+    UserError: the run has no such model.
+  """
+  c, meta = run.config, run.meta
+  variables = jax.device_get(run.members.first(run.variables))
+  place = transfer.backbone(run.model, meta["image_shape"])
+  inner = {name: _at(tree, place) for name, tree in variables.items()}
+  standard = models.fields(c.model.name)
+  options = {k: v for k, v in c.model.items() if k != "name" and v != standard[k]}
+  record = transfer.Preprocessing(
+    mean=tuple(meta["mean"]), std=tuple(meta["std"]), image_size=meta["image_shape"][0],
+    crop=c.data.eval_crop, interpolation=c.data.interpolation,
+    classes=() if place else run.classes, source=f"cnnjax, {run.folder}",
+  )  # fmt: skip
+  outputs = 0 if place else run.task.num_outputs
+  text = f"weights of step {run.step:,} of {run.folder}"
+  return transfer.Pretrained(c.model.name, options, outputs, inner, record, text)
+
+
+def _at(tree: Any, place: Iterable[str]) -> Any:
+  """Returns the part of a tree at a path, or {} if there is none."""
+  for name in place:
+    tree = tree.get(name, {})
+  return tree
+
+
+def of_pretrained(network: transfer.Pretrained, where: pathlib.Path) -> Trained:
+  """Returns a classifier from a file of weights, on all devices.
+
+  Raises:
+    UserError: the network has no last layer.
+  """
+  if not network.num_classes:
+    raise UserError(f"{where} has no last layer, so it predicts no classes: train one by init.from")
+  config, record = keys.default(), network.preprocessing
+  config.model = {"name": network.name, **network.options}
+  config.data.source = "folder"
+  for key, value in record.keys.items():
+    config.data[key] = value
+  classes = record.classes or tuple(f"class {i}" for i in range(network.num_classes))
+  declared = {"image": fields.image(*network.shape), "label": fields.label(classes)}
+  meta = {
+    "mean": record.mean, "std": record.std, "classes": classes, "image_shape": network.shape,
+  }  # fmt: skip
+  mesh = sharding.make_mesh(-1)
+  variables = sharding.put(dict(network.variables), sharding.replicated(mesh))
+  model = tasks.network(tasks.of_data(config.task, declared), config)
+  runs = members.create(config)
+  return Trained(where, config, mesh, model, variables, runs, 0, meta, declared)
 
 
 def teacher(config: ConfigDict) -> Teacher | None:

@@ -90,7 +90,7 @@ def open_inputs(
   order, length = order_and_length(train, config)
   cropped = Examples.of(c, train.fields).cropped(c.image_size)
   train_levels = levels.count(c, train)
-  mean, std = levels.normalization(c, train_levels)
+  mean, std = levels.normalization(c, train_levels, adapt=config.init["from"] is not None)
   for name in splits.keys() - {"train"}:
     levels.compare(c, name, splits[name], mean)
   batches = pipeline(train, c, mesh, skipped, order, seeds)

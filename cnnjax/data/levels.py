@@ -162,14 +162,20 @@ def _some(config: ConfigDict, split: Split, number: int) -> np.ndarray:
 
 
 def normalization(
-  config: ConfigDict, levels: Levels
+  config: ConfigDict, levels: Levels, adapt: bool = False
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Returns (mean, std) per channel of images in [0, 1]: the config's, or those of `levels`.
 
-  The deviation of a channel that has one value everywhere is 1.
+  The deviation of a channel that has one value everywhere is 1. With `adapt` the config's may be
+  for another number of channels: then one channel gets their means, and more get those of `levels`.
   """
-  mean = tuple(config.mean or levels.mean.tolist())
-  std = tuple(config.std or np.where(levels.single, 1.0, levels.std).tolist())
+  mean, std = config.mean, config.std
+  if adapt and None not in (mean, std) and len(mean) != len(levels.mean):
+    # Of weights for colour: a grey image is normalised by the means over the colours.
+    grey = len(levels.mean) == 1
+    mean, std = ((sum(v) / len(v),) if grey else None for v in (mean, std))
+  mean = tuple(mean or levels.mean.tolist())
+  std = tuple(std or np.where(levels.single, 1.0, levels.std).tolist())
   for key, values in (("mean", mean), ("std", std)):
     if len(values) != len(levels.mean):
       raise UserError(

@@ -51,7 +51,8 @@ __all__ = [
   "is_number", "is_of", "keys", "keys_of", "owned", "part", "parts", "register", "starts", "unread",
 ]  # fmt: skip
 
-ROOMS = ("training", "data", "tasks", "optim")  # that have a keys.py, in the order of --help
+# Rooms that have a keys.py, in the order of --help.
+ROOMS = ("training", "transfer", "data", "tasks", "optim")
 
 
 class PartKind(NamedTuple):

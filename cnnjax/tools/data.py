@@ -4,7 +4,7 @@ import argparse
 
 import rich.progress
 
-from cnnjax import build
+from cnnjax import build, trained
 from cnnjax import config as configs
 from cnnjax.errors import ArgumentParser
 from cnnjax.runtime.console import Console
@@ -33,6 +33,7 @@ def _show(args: argparse.Namespace, words: list[str]) -> int:
   from cnnjax.tools import show
 
   config = configs.from_arguments(args.config, words, ["--out", "--step", "--images"])
+  config, _ = trained.with_init(config)
   build.validate(config)
   print(show.show(config, args.out, args.step, args.images))
   print(f"written: {args.out}")

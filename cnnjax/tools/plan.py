@@ -77,8 +77,9 @@ def plan(config: ConfigDict, *, examples: int | None = None, classes: int | None
   if config.seeds > 1 or config.rates:
     raise UserError("several runs in one program (seeds, rates) cannot be planned: leave them out")
   config, splits, text = shapes.stand_in(config, examples, classes)
+  config, init = trained.with_init(config)
   validate(config)
-  program = build(config, splits, trained.teacher(config))
+  program = build(config, splits, trained.teacher(config), pretrained=init)
   last = program.inputs.train.shapes(program.inputs.length.total - 1)  # progressive sizes grow
   now = program.new_state(abstract=True)
   began = time.monotonic()

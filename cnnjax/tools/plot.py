@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import build, data
+from cnnjax import build, data, trained
 from cnnjax.config import durations
 from cnnjax.errors import UserError
 from cnnjax.optim import plateau, schedules
@@ -62,6 +62,7 @@ def curves(config: ConfigDict, name: str, examples: int | None = None) -> list[C
   Raises:
     UserError: the config is wrong, or the data are missing and `examples` is None.
   """
+  config, _ = trained.with_init(config)
   build.validate(data.without_source(config))
   order = _order(config, examples)
   per_epoch, c = order.steps_per_epoch, config.optim

@@ -76,7 +76,10 @@ declare(
 
 declare(
   "model",
-  name=Key("resnet20", "registered model; its fields are keys too: model.drop_path=0.1"),
+  name=Key(
+    "resnet20",
+    "registered model; its fields are keys too: model.drop_path=0.1; auto: that of init.from",
+  ),
 )
 
 declare(

@@ -47,6 +47,7 @@ class Program:
   teacher: Teacher | None  # whose predictions are learnt as well
   frozen: Any  # a tree like the parameters, true for what is not trained, or None
   summary: dict[str, str]  # the start-up block
+  start: Any = None  # values of variables that a new run begins with, {collection: tree}
 
   @property
   def schedule(self) -> optax.Schedule:
@@ -90,7 +91,9 @@ class Program:
 
     shape = self.inputs.image_shape
     where = self.mesh, config.mesh
-    return state.create(self.model, shape, rest, self.members, *where, abstract=abstract)
+    return state.create(
+      self.model, shape, rest, self.members, *where, start=self.start, abstract=abstract
+    )
 
   def no_metrics(self) -> Any:
     """Returns an empty window of training metrics, on the mesh."""

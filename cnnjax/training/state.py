@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.errors import ScopeParamShapeError
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -101,6 +101,7 @@ def create(
   mesh: Mesh,
   config: ConfigDict,
   *,
+  start: Any = None,
   abstract: bool = False,
 ) -> TrainState:
   """Returns a new state, computed where it lies on the mesh.
@@ -112,11 +113,13 @@ def create(
     members: the seeds and rates of the runs.
     mesh: the devices that hold it.
     config: `config.mesh`, which says what they split.
+    start: values of variables to begin with, {collection: tree}; the others are drawn by `seed`.
     abstract: computes nothing; returns shapes with shardings.
   """
 
-  def init(seed: jax.Array, rate_factor: jax.Array) -> TrainState:
-    variables = _init(model, image_shape, seed)
+  def init(seed: jax.Array, rate_factor: jax.Array, start: Any) -> TrainState:
+    drawn = flatten_dict(_init(model, image_shape, seed), keep_empty_nodes=True)
+    variables = unflatten_dict(drawn | start)  # XLA leaves out the drawing of what is given
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       seed=seed,
@@ -127,12 +130,17 @@ def create(
     )
 
   # Several runs are not split, so no sharding has to know the axis of runs.
-  shapes = jax.eval_shape(jax.vmap(init) if members.several else init, *members.arguments)
+  given = flatten_dict(start or {})
+  axes = (0, 0, None)
+  shapes = jax.eval_shape(
+    jax.vmap(init, axes) if members.several else init, *members.arguments, given
+  )
   where = sharding.of_state(shapes, mesh, config)
   if abstract:
     return sharding.laid_out(shapes, where)
   options = CPU_INIT_OPTIONS if jax.default_backend() == "cpu" else None
-  return members.jit(init, out_shardings=where, compiler_options=options)(*members.arguments)
+  made = members.jit(init, axes, out_shardings=where, compiler_options=options)
+  return made(*members.arguments, given)
 
 
 def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int], mesh: Mesh) -> Any:

@@ -1,21 +1,25 @@
-"""Loads weights of other frameworks into the models here, by a table for each family.
+"""Brings weights of other frameworks and of other runs into the models here, and hands them out.
 
-    weights = torchvision.models.resnet50(weights="DEFAULT").state_dict()
-    model, variables = transfer.load("resnet50", weights, source="torchvision")
+    weights = transfer.open_file("resnet50.h5")  # what it is, is found by its tensors
+    weights.model, weights.variables, weights.preprocessing
+    train.train(config, init=weights)
 
-`weights` maps names to arrays: a torch state dict (read its file by torch.load(file,
-weights_only=True), which runs no code), or {w.path: w for w in model.weights} of Keras. A tensor
-that is missing, unexpected or of another shape is an error.
+Weights in memory, as {name: array}, become a model by `load`: a torch state dict, or
+{w.path: w for w in model.weights} of Keras. There `source` names the code that they come from: the
+same names mean different paddings and epsilons in different code.
 
-`source` names the code that the weights come from, because the same names mean different paddings
-and epsilons in different code: timm's tf_efficientnet_b0 needs `source="timm_tf"`.
+The tables of names are in `transfer/rules`, one file per family of cnnjax/models; `mapping.py`
+applies them, `recognise.py` finds the one that fits, `files.py` reads files without the library
+that wrote them, `preprocessing.py` knows what has to be done to images.
 
-The tables are in `transfer/rules`, one file per family of cnnjax/models; `transfer/mapping.py`
-applies them.
-
-This room imports models alone.
+This room imports models and registry.
 """
 
 from cnnjax.transfer.mapping import Rules, convert, load, rules_for
+from cnnjax.transfer.preprocessing import Preprocessing
+from cnnjax.transfer.pretrained import HUB, Pretrained, Start, adapt, backbone, open_file, save
 
-__all__ = ["Rules", "convert", "load", "rules_for"]
+__all__ = [
+  "HUB", "Preprocessing", "Pretrained", "Rules", "Start", "adapt", "backbone", "convert", "load",
+  "open_file", "rules_for", "save",
+]  # fmt: skip

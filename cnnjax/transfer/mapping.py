@@ -5,10 +5,11 @@
 
 import dataclasses
 import fnmatch
+import functools
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -21,13 +22,13 @@ from cnnjax import models
 from cnnjax.errors import UserError, unknown
 
 # What the last part of a name means in a framework: our collection, and our possible names in it.
-_TORCH = {
+TORCH = {
   "weight": ("params", "kernel", "scale"),
   "bias": ("params", "bias"),
   "running_mean": ("batch_stats", "mean"),
   "running_var": ("batch_stats", "var"),
 }
-_KERAS = {
+KERAS = {
   "kernel": ("params", "kernel"),
   "depthwise_kernel": ("params", "kernel"),
   "pointwise_kernel": ("params", "kernel"),
@@ -38,15 +39,15 @@ _KERAS = {
   "moving_variance": ("batch_stats", "var"),
 }
 SOURCES = {
-  "torchvision": _TORCH,
-  "timm": _TORCH,
-  "timm_tf": _TORCH,  # timm's models tf_*: the same names, but padding as in TensorFlow
-  "pytorchcv": _TORCH,
-  "efficientnet_pytorch": _TORCH,  # github.com/lukemelas/EfficientNet-PyTorch
-  "pytorch_cifar": _TORCH,  # github.com/kuangliu/pytorch-cifar
-  "pytorch_resnet_cifar10": _TORCH,  # github.com/akamaster/pytorch_resnet_cifar10
-  "bvlc_googlenet": _TORCH,  # Caffe's network in torch, built of the parts of torchvision's
-  "keras": _KERAS,
+  "torchvision": TORCH,
+  "timm": TORCH,
+  "timm_tf": TORCH,  # timm's models tf_*: the same names, but padding as in TensorFlow
+  "pytorchcv": TORCH,
+  "efficientnet_pytorch": TORCH,  # github.com/lukemelas/EfficientNet-PyTorch
+  "pytorch_cifar": TORCH,  # github.com/kuangliu/pytorch-cifar
+  "pytorch_resnet_cifar10": TORCH,  # github.com/akamaster/pytorch_resnet_cifar10
+  "bvlc_googlenet": TORCH,  # Caffe's network in torch, built of the parts of torchvision's
+  "keras": KERAS,
 }
 
 
@@ -70,6 +71,10 @@ class Rules:
   )
   ignore: tuple[str, ...] = ()  # regular expressions of their names that are left out
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of our model
+
+  def names(self) -> list[str]:
+    """Returns the registered models that these rules are for."""
+    return [name for name in models.names() if _matches(name, self)]
 
 
 def flattened(channels: int, height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -96,7 +101,7 @@ def rules_for(name: str, source: str) -> Rules:
   if source not in SOURCES:
     raise unknown("source of weights", source, SOURCES)
   models.lookup(name)
-  found = _all_rules()
+  found = all_rules()
   for rules in found:
     if rules.source == source and _matches(name, rules):
       return rules
@@ -113,13 +118,15 @@ def _matches(name: str, rules: Rules) -> bool:
   return any(fnmatch.fnmatchcase(name, pattern) for pattern in rules.models.split())
 
 
-def _all_rules() -> list[Rules]:
+@functools.cache
+def all_rules() -> tuple[Rules, ...]:
+  """Returns the rules of every family."""
   package = importlib.import_module("cnnjax.transfer.rules")
-  return [
+  return tuple(
     rules
     for module in pkgutil.iter_modules(package.__path__)
     for rules in importlib.import_module(f"{package.__name__}.{module.name}").RULES
-  ]
+  )
 
 
 def load(
@@ -145,13 +152,80 @@ def load(
     The module, and its variables as float32 numpy arrays.
 
   Raises:
-    UserError: tensors are missing, unexpected or of another shape; all of them are listed.
+    UserError: tensors are missing, unexpected or of another shape.
   """
   rules = rules_for(name, source)
   model = models.create(name, num_classes, **{**rules.overrides, **overrides})
+  return model, convert(weights, shapes_of(model, name, input_shape), rules)
+
+
+def shapes_of(model: nn.Module, name: str, input_shape: tuple[int, ...] | None = None) -> Any:
+  """Returns the shapes of the variables of `model`, which is registered as `name`."""
   images = jnp.zeros((1, *(input_shape or models.lookup(name).input_shape)))
-  like = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-  return model, convert(weights, like, rules)
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+  """Which tensors of a file are which variables of a model, by their names and shapes."""
+
+  rules: Rules
+  wanted: Mapping[str, tuple[int, ...]]  # the shape of each variable by our path
+  theirs: Mapping[str, str]  # their name by our path
+  unexpected: Mapping[str, str]  # our path, which does not exist, by their name
+  misshaped: Mapping[str, tuple[int, ...]]  # the shape there by our path
+  twice: tuple[str, ...] = ()  # what is twice, in words
+
+  @property
+  def missing(self) -> list[str]:
+    """Our paths that no tensor is for."""
+    return [path for path in self.wanted if path not in self.theirs]
+
+  @property
+  def fits(self) -> bool:
+    """True if each tensor is a variable, and the reverse."""
+    return not (self.unexpected or self.misshaped or self.twice or self.missing)
+
+  def problems(self) -> list[str]:
+    """Returns what does not fit, a line each."""
+    return [
+      *(f"unexpected: {name} (it would be {ours})" for name, ours in self.unexpected.items()),
+      *self.twice,
+      *(
+        f"mis-shaped: {self.theirs[ours]} is {list(shape)}, {ours} takes {list(self.wanted[ours])}"
+        for ours, shape in self.misshaped.items()
+      ),
+      *(f"missing: {path}" for path in self.missing),
+    ]
+
+
+def match(weights: Mapping[str, Any], like: Any, rules: Rules) -> Match:
+  """Returns which of `weights` are which variables of a tree like `like`; reads no values."""
+  wanted = {
+    path: tuple(leaf.shape) for path, leaf in flax.traverse_util.flatten_dict(like, sep="/").items()
+  }
+  found: dict[str, str] = {}
+  unexpected, misshaped, twice = {}, {}, []
+  for theirs, value in weights.items():
+    if is_ignored(theirs, rules):
+      continue
+    ours = our_path(theirs, rules, wanted)
+    if ours not in wanted:
+      unexpected[theirs] = ours
+    elif ours in found:
+      twice.append(f"twice: {theirs} and {found[ours]} are both {ours}")
+    else:
+      found[ours] = theirs
+      shape = tuple(np.shape(value))
+      blank = np.broadcast_to(np.float32(0), shape)
+      if _laid_out(blank, ours, wanted[ours], theirs, rules).shape != wanted[ours]:
+        misshaped[ours] = shape
+  return Match(rules, wanted, found, unexpected, misshaped, tuple(twice))
+
+
+def is_ignored(theirs: str, rules: Rules) -> bool:
+  """Returns whether a tensor is no variable of the network, such as a count of batches."""
+  return any(re.search(p, theirs) for p in (*rules.ignore, r"num_batches_tracked$"))
 
 
 def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, Any]:
@@ -159,53 +233,69 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
 
   Raises:
     UserError: tensors are missing, unexpected, of another shape, not of floating-point numbers or
-      not finite; all of them are listed.
+      not finite.
   """
   if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
     raise UserError("weights must be a mapping from names to arrays, such as a torch state_dict")
-  wanted = flax.traverse_util.flatten_dict(like, sep="/")
-  found: dict[str, np.ndarray] = {}
-  came_from: dict[str, str] = {}
-  problems = []
-  for theirs, value in weights.items():
-    if any(re.search(pattern, theirs) for pattern in (*rules.ignore, r"num_batches_tracked$")):
-      continue
-    ours = _our_path(theirs, rules, wanted)
-    if ours not in wanted:
-      problems.append(f"unexpected: {theirs} (it would be {ours})")
-      continue
-    if ours in found:
-      problems.append(f"twice: {theirs} and {came_from[ours]} are both {ours}")
-      continue
-    found[ours], wrong = _fitted(value, ours, wanted[ours].shape, theirs, rules)
-    came_from[ours] = theirs
-    problems += [wrong] if wrong else []
-  problems += [f"missing: {path}" for path in wanted if path not in found]
+  arrays, problems = {}, []
+  for name, value in weights.items():
+    try:
+      arrays[name] = _array(value)
+    except Exception as e:  # rows of several lengths, or a torch type that numpy does not know
+      words = str(e).splitlines()[0][:200] or type(e).__name__
+      problems.append(f"no array: {name} ({words})")
   if problems:
-    raise UserError(f"the weights do not fit, {len(problems)} problems: {'; '.join(problems)}")
-  return flax.traverse_util.unflatten_dict({path: found[path] for path in wanted}, sep="/")
+    raise _unfit(problems)
+  return values(arrays, match(arrays, like, rules))
 
 
-def _fitted(
-  value: Any, ours: str, shape: tuple[int, ...], theirs: str, rules: Rules
-) -> tuple[np.ndarray, str]:
-  """Returns `value` in our layout in float32, and a description of its fault or ""."""
-  try:
-    array = _array(value)
-  except Exception as e:  # rows of several lengths, or a torch type that numpy does not know
-    return np.zeros(()), f"no array: {theirs} ({str(e).splitlines()[0][:200] or type(e).__name__})"
+def values(weights: Mapping[str, np.ndarray], matched: Match) -> dict[str, Any]:
+  """Returns the tree of variables that `matched` says, in float32.
+
+  Raises:
+    UserError: it does not fit, or values are not floating-point numbers or not finite.
+  """
+  found, problems = {}, matched.problems()
+  for ours, theirs in matched.theirs.items():
+    if ours in matched.misshaped:
+      continue
+    found[ours], wrong = _in_float32(weights[theirs], ours, theirs)
+    problems += [wrong] if wrong else []
+    shape = matched.wanted[ours]
+    found[ours] = _laid_out(found[ours], ours, shape, theirs, matched.rules)
+  if problems:
+    raise _unfit(problems)
+  return flax.traverse_util.unflatten_dict({path: found[path] for path in matched.wanted}, sep="/")
+
+
+def _unfit(problems: Sequence[str]) -> UserError:
+  return UserError(f"the weights do not fit, {len(problems)} problems: {shortened(problems)}")
+
+
+def shortened(problems: Sequence[str], of_a_kind: int = 4) -> str:
+  """Returns the first problems of each kind, a line each if there is more than one."""
+  kinds: dict[str, list[str]] = {}
+  for problem in problems:
+    kinds.setdefault(problem.partition(":")[0], []).append(problem)
+  lines = []
+  for kind, found in kinds.items():
+    lines += found[:of_a_kind]
+    if len(found) > of_a_kind:
+      lines.append(f"{kind}: {len(found) - of_a_kind} more")
+  return lines[0] if len(lines) == 1 else "\n  " + "\n  ".join(lines)
+
+
+def _in_float32(array: np.ndarray, ours: str, theirs: str) -> tuple[np.ndarray, str]:
+  """Returns `array` in float32, and a description of its fault or ""."""
   if not jnp.issubdtype(array.dtype, jnp.floating):
     return array, f"no floating-point numbers: {theirs} is {array.dtype}"
   with np.errstate(over="ignore"):
-    array = array.astype(np.float32)
+    array = np.asarray(array, np.float32)
   if not np.isfinite(array).all():
     return array, f"NaN or infinite in float32: {theirs}"
   if ours.startswith("batch_stats/") and ours.endswith("/var") and (array < 0).any():
     return array, f"negative: {theirs} is a variance"
-  laid_out = _laid_out(array, ours, shape, theirs, rules)
-  if laid_out.shape != shape:
-    return array, f"mis-shaped: {theirs} is {list(array.shape)}, {ours} takes {list(shape)}"
-  return laid_out, ""
+  return array, ""
 
 
 def _array(value: Any) -> np.ndarray:
@@ -216,7 +306,8 @@ def _array(value: Any) -> np.ndarray:
   return np.asarray(value)
 
 
-def _our_path(theirs: str, rules: Rules, wanted: Mapping[str, Any]) -> str:
+def our_path(theirs: str, rules: Rules, wanted: Mapping[str, Any]) -> str:
+  """Returns the path of a tensor in our model, which may lack it, such as "params/head/kernel"."""
   name = theirs
   for pattern, replacement in rules.rename:
     name = re.sub(pattern, _replace(replacement), name)
@@ -245,7 +336,7 @@ def _laid_out(
     if re.search(pattern, ours):
       array = reorder(array)
   if ours.endswith("/kernel") and array.ndim > 1:
-    if SOURCES[rules.source] is _TORCH:
+    if SOURCES[rules.source] is TORCH:
       array = array.transpose((*range(2, array.ndim), 1, 0))
     elif theirs.endswith("depthwise_kernel") or (
       array.ndim == len(shape) == 4 and array.shape[2:] == (shape[3], 1)
