@@ -11,6 +11,7 @@ biases zero, where torch draws them from the same range.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.backbone import Backbone, Mark
-from cnnjax.models.registry import ABOVE_0, Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 
 class ConvActNorm(nn.Module):
@@ -31,7 +32,7 @@ class ConvActNorm(nn.Module):
   features: int
   kernel_size: int
   act: str
-  norm: str
+  norm: Callable[..., Callable]
   dtype: Any
   strides: int = 1
   groups: int = 1
@@ -39,12 +40,12 @@ class ConvActNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    options = dict(dtype=self.dtype, train=train)
     x = layers.conv(
       self.features, self.kernel_size, strides=self.strides, groups=self.groups,
-      padding=self.padding, use_bias=True, kernel_init=layers.torch_linear, name="conv", **options,
+      padding=self.padding, use_bias=True, kernel_init=layers.torch_linear, dtype=self.dtype,
+      train=train, name="conv",
     )(x)  # fmt: skip
-    return layers.norm(self.norm, name="norm", **options)(layers.ACTIVATIONS[self.act](x))
+    return self.norm(train=train, name="norm")(layers.ACTIVATIONS[self.act](x))
 
 
 class Block(nn.Module):
@@ -77,6 +78,8 @@ class ConvMixer(Backbone):
   small_images: bool = False
   activation: layers.Activation = "gelu"
   norm: layers.Norm = "batch"
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
   drop_path: Rate = 0.0  # of the last block's depthwise branch
@@ -94,7 +97,11 @@ class ConvMixer(Backbone):
     """
     patch = -(-self.patch_size // 4) if self.small_images else self.patch_size
     layers.check_images(x, smallest=patch)
-    unit = functools.partial(ConvActNorm, act=self.activation, norm=self.norm, dtype=self.dtype)
+    norm = functools.partial(
+      layers.norm, self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      dtype=self.dtype,
+    )  # fmt: skip
+    unit = functools.partial(ConvActNorm, act=self.activation, norm=norm, dtype=self.dtype)
     x = unit(self.features, patch, strides=patch, padding=0, name="patch_embed")(x, train=train)
     x = mark("stem", x, stride=patch)
     stages = layers.stages_of(self.depth)

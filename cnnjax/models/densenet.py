@@ -37,7 +37,7 @@ from flax import linen as nn
 from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.backbone import Backbone, Mark
-from cnnjax.models.registry import ABOVE_0, Check, Count, Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Check, Count, Rate, Scale, Size, register
 
 Share = Annotated[float, Check(lambda share: 0 < share <= 1, "above 0 and at most 1")]
 StemFeatures = Annotated[int, Check(lambda n: n >= 0, "at least 0 (0: twice the growth rate)")]
@@ -164,6 +164,8 @@ class DenseNet(Backbone):
   # with norm and relu and a 3x3/2 max pool.
   small_images: bool = False
   norm: layers.Norm = "batch"
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # after every convolution but the first
   dropout_kind: layers.DropoutKind = "element"  # or whole channels, arXiv:1411.4280
@@ -200,7 +202,10 @@ class DenseNet(Backbone):
     last_stride = 2 ** (len(stage_sizes) - 1)  # of the transitions; each halves, rounding down
     layers.check_images(x, smallest=last_stride if self.small_images else 4 * last_stride - 3)
     conv = functools.partial(layers.conv, dtype=self.dtype)
-    norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
+    norm = functools.partial(
+      layers.norm, self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      dtype=self.dtype,
+    )  # fmt: skip
     unit = functools.partial(
       NormActConv, conv=conv, norm=norm, dropout=self.dropout, dropout_kind=self.dropout_kind,
       drop_block_size=self.drop_block_size, memory_efficient=self.memory_efficient,

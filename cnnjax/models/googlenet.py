@@ -25,7 +25,7 @@ from flax import linen as nn
 from cnnjax.models import layers
 from cnnjax.models.backbone import Backbone, Mark
 from cnnjax.models.layers import ConvNormAct
-from cnnjax.models.registry import Rate, Scale, register
+from cnnjax.models.registry import HAS_NORM, Rate, Scale, register
 
 
 class Spec(NamedTuple):
@@ -139,7 +139,8 @@ class GoogLeNet(Backbone):
   width: Scale = 1.0  # times the features of every convolution: rounded, and at least 8
   conv5x5: Literal["5x5", "3x3", "3x3,3x3"] = "3x3"  # kernels of the 5x5 branch
   norm: Literal["none", "batch", "group", "layer"] = "batch"
-  norm_epsilon: Scale = 1e-3
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-3  # of the norm
   conv_bias: bool = False
   # Local response normalisation before and after convolutions 2 and 3 of the stem; not with
   # small_images.
@@ -156,6 +157,8 @@ class GoogLeNet(Backbone):
   remat: bool = False  # recompute modules in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (
+    ("norm_momentum", "norm", HAS_NORM),
+    ("norm_epsilon", "norm", HAS_NORM),
     ("lrn", "small_images", False),
     ("last_pool", "layout", "v1"),
     ("aux_adaptive_pool", "aux_logits", True),
@@ -169,7 +172,10 @@ class GoogLeNet(Backbone):
     bias_init = nn.initializers.constant(0.2 if self.weight_init == "xavier" else 0.0)
     norm = layers.no_norm
     if self.norm != "none":
-      norm = functools.partial(layers.norm, self.norm, dtype=self.dtype, epsilon=self.norm_epsilon)
+      norm = functools.partial(
+        layers.norm, self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+        dtype=self.dtype,
+      )  # fmt: skip
     conv = functools.partial(
       layers.conv, use_bias=self.conv_bias, kernel_init=kernel_init, bias_init=bias_init,
       dtype=self.dtype,

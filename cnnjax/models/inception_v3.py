@@ -10,7 +10,7 @@ Where implementations differ, and which one the defaults follow:
 - The 3x3 average pools count padded pixels as zeros in torchvision and timm, not in TF-slim and
   Keras: `count_padding`.
 - Batch norm: epsilon 1e-3 everywhere; moving averages keep 0.9 of the old one (torch), not 0.99
-  (Keras) or 0.9997 (TF-slim).
+  (Keras) or 0.9997 (TF-slim): `norm_momentum`.
 - torchvision and Keras feed images normalised to [-1, 1]: data.mean and data.std of 0.5 here.
 """
 
@@ -148,6 +148,8 @@ class Inception(Backbone):
   # and no pools except those beside a convolution, at stride 1.
   small_images: bool = False
   norm: layers.Norm = "batch"
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-3  # of the norm
   norm_scale: bool = True  # a gamma in each norm; TF-slim and Keras have none
   count_padding: bool = False  # average pools count padded pixels as zeros; not in TensorFlow
   aux_logits: bool = False  # a second classifier after the middle stage, in training
@@ -172,8 +174,8 @@ class Inception(Backbone):
     kernel_init, _ = self._initializers()
     conv = functools.partial(layers.conv, kernel_init=kernel_init, dtype=self.dtype)
     norm = functools.partial(
-      layers.norm, self.norm, use_scale=self.norm_scale, momentum=0.9, epsilon=1e-3,
-      dtype=self.dtype,
+      layers.norm, self.norm, use_scale=self.norm_scale, momentum=self.norm_momentum,
+      epsilon=self.norm_epsilon, dtype=self.dtype,
     )  # fmt: skip
     unit = functools.partial(layers.ConvNormAct, width=self.width, conv=conv, norm=norm)
     x = self._stem(x, mark, unit, train=train)

@@ -24,7 +24,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.backbone import Backbone, Mark, first_strided, run_stages
-from cnnjax.models.registry import ABOVE_0, Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 
 class Block(nn.Module):
@@ -72,6 +72,8 @@ class PyramidNet(Backbone):
   # authors' code.
   small_images: bool = False
   norm: layers.Norm = "batch"
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
   drop_path: Rate = 0.0  # of the last block; arXiv:1603.09382 section 3
@@ -86,7 +88,10 @@ class PyramidNet(Backbone):
     """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     conv = functools.partial(layers.conv, dtype=self.dtype)
-    norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
+    norm = functools.partial(
+      layers.norm, self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      dtype=self.dtype,
+    )  # fmt: skip
     kernel_size, stride = (3, 1) if self.small_images else (7, 2)
     x = conv(
       self.stem_features, kernel_size, strides=stride, padding=kernel_size // 2, train=train,

@@ -59,6 +59,7 @@ Odd = Annotated[int, Check(lambda size: size >= 1 and size % 2 == 1, "odd and at
 Scale = Annotated[float, Check(lambda scale: 0 < scale < 1e6, "above 0 and below a million")]
 Factor = Annotated[float, Check(lambda factor: 0 <= factor < 1e6, "at least 0, below a million")]
 ABOVE_0 = Check(lambda value: value > 0, "above 0")  # for NEEDS
+HAS_NORM = Check(lambda norm: norm != "none", "other than 'none'")  # for NEEDS
 Classes = Annotated[int, Check(lambda classes: classes >= 0, "at least 0 (0: pooled features)")]
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])

@@ -25,7 +25,7 @@ from flax import linen as nn
 from cnnjax.models import layers
 from cnnjax.models.attention import SqueezeExcite
 from cnnjax.models.backbone import Backbone, Mark, first_strided, run_stages
-from cnnjax.models.registry import ABOVE_0, Check, Factor, Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Check, Factor, Rate, Scale, Size, register
 
 Step = Annotated[float, Check(lambda step: step > 1, "above 1")]
 Width = Annotated[int, Check(lambda n: n >= 8 and n % 8 == 0, "a multiple of 8, at least 8")]
@@ -103,6 +103,8 @@ class RegNet(Backbone):
   # For 32x32: stem and first stage keep the size, so that the last map has 4x4 pixels, not 1x1.
   small_images: bool = False
   norm: layers.Norm = "batch"
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   zero_init_gamma: bool = False  # each branch starts at zero, arXiv:1706.02677 section 5.1
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
@@ -118,7 +120,10 @@ class RegNet(Backbone):
     """Returns the last map of float images [batch, height, width, channels] of any size."""
     layers.check_images(x)
     conv = functools.partial(layers.conv, dtype=self.dtype)
-    norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
+    norm = functools.partial(
+      layers.norm, self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      dtype=self.dtype,
+    )  # fmt: skip
     layer = functools.partial(layers.ConvNormAct, conv=conv, norm=norm)
     stride = 1 if self.small_images else 2
     x = layer(self.stem_features, 3, strides=stride, name="conv_stem")(x, train=train)

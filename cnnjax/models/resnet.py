@@ -35,7 +35,7 @@ from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.attention import Attention, attend
 from cnnjax.models.backbone import Backbone, Mark
-from cnnjax.models.registry import ABOVE_0, Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 
 class ConvSpec(NamedTuple):
@@ -180,6 +180,8 @@ class ResNet(Backbone):
   shortcut: Literal["A", "B", "D"] = "B"
   attention: Attention = "none"  # at the end of each branch
   norm: layers.Norm = "batch"
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   standardize: bool = False  # the weights of convolutions, arXiv:1903.10520
   conv_bias: bool = False  # beside the norm, as in Keras
   final_norm: bool = True  # norm and relu before the global pool, with preact
@@ -226,7 +228,10 @@ class ResNet(Backbone):
     conv = functools.partial(
       layers.conv, use_bias=self.conv_bias, transform=transform, dtype=self.dtype
     )
-    norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
+    norm = functools.partial(
+      layers.norm, self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+      dtype=self.dtype,
+    )  # fmt: skip
     block = functools.partial(
       PreActBlock if self.preact else Block,
       conv=conv,

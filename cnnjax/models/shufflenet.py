@@ -19,7 +19,7 @@ from flax import linen as nn
 from cnnjax.errors import UserError
 from cnnjax.models import layers
 from cnnjax.models.backbone import Backbone, Mark, first_strided, run_stages
-from cnnjax.models.registry import Rate, Size, register
+from cnnjax.models.registry import Rate, Scale, Size, register
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
@@ -75,6 +75,8 @@ class ShuffleNetV2(Backbone):
   # is 4x4.
   small_images: bool = False
   norm: layers.Norm = "batch"
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   pool: layers.Pool = "avg"
   dropout: Rate = 0.0  # before the last layer
   remat: bool = False  # recompute blocks in the backward pass: less memory, more time
@@ -96,7 +98,13 @@ class ShuffleNetV2(Backbone):
     layer = functools.partial(
       layers.ConvNormAct,
       conv=functools.partial(layers.conv, kernel_init=layers.torch_linear, dtype=self.dtype),
-      norm=functools.partial(layers.norm, self.norm, dtype=self.dtype),
+      norm=functools.partial(
+        layers.norm,
+        self.norm,
+        momentum=self.norm_momentum,
+        epsilon=self.norm_epsilon,
+        dtype=self.dtype,
+      ),
     )
     stride = 1 if self.small_images else 2
     x = layer(self.stem_features, 3, strides=stride, name="conv_stem")(x, train=train)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from cnnjax.models import layers
 from cnnjax.models.backbone import Backbone, Mark
-from cnnjax.models.registry import ABOVE_0, Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, Rate, Scale, Size, register
 
 
 class SimpleCNN(Backbone):
@@ -30,8 +30,14 @@ class SimpleCNN(Backbone):
   conv_dropout_kind: layers.DropoutKind = "element"  # or whole channels, arXiv:1411.4280
   dropout: Rate = 0.0  # after each hidden dense layer
   batch_norm: bool = False  # between each convolution and its activation
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5
   dtype: Any = jnp.float32
-  NEEDS = (("conv_dropout_kind", "conv_dropout", ABOVE_0),)
+  NEEDS = (
+    ("norm_momentum", "batch_norm", True),
+    ("norm_epsilon", "batch_norm", True),
+    ("conv_dropout_kind", "conv_dropout", ABOVE_0),
+  )
 
   def trunk(self, x: jax.Array, mark: Mark, *, train: bool) -> jax.Array:
     """Returns the last map of float images [batch, height, width, channels] of one size."""
@@ -48,7 +54,10 @@ class SimpleCNN(Backbone):
         name=f"conv{i}",
       )(x)
       if self.batch_norm:
-        x = layers.batch_norm(dtype=self.dtype, train=train, name=f"norm{i}")(x)
+        x = layers.batch_norm(
+          momentum=self.norm_momentum, epsilon=self.norm_epsilon, dtype=self.dtype, train=train,
+          name=f"norm{i}",
+        )(x)  # fmt: skip
       x = mark(f"stage{i}", layers.ACTIVATIONS[self.activation](x), stride=stride)
       if i % self.pool_every == 0 and self.pool != "none":
         pool = layers.max_pool if self.pool == "max" else layers.avg_pool

@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from cnnjax.models import layers
 from cnnjax.models.backbone import Backbone, Mark
-from cnnjax.models.registry import ABOVE_0, Rate, Size, register
+from cnnjax.models.registry import ABOVE_0, HAS_NORM, Rate, Scale, Size, register
 
 # For dense layers as in torchvision, which has he_normal_fan_out for convolutions. The paper
 # (section 3.1) says variance 0.01, and starts deep networks from layers of a trained A.
@@ -59,6 +59,8 @@ class VGG(Backbone):
   stage_sizes: tuple[Size, ...] = (1, 1, 2, 2, 2)  # convolutions in each block
   features: Size = 64  # of the first block
   norm: Literal["none", "batch", "group", "layer"] = "none"
+  norm_momentum: Rate = 0.9  # of batch norm
+  norm_epsilon: Scale = 1e-5  # of the norm
   conv_bias: bool = True
   # For 32x32, as in github.com/kuangliu/pytorch-cifar: a global pool, which at that size has one
   # pixel, instead of the hidden layers.
@@ -73,6 +75,8 @@ class VGG(Backbone):
   remat: bool = False  # recompute blocks in the backward pass: less memory, more time
   dtype: Any = jnp.float32
   NEEDS = (
+    ("norm_momentum", "norm", HAS_NORM),
+    ("norm_epsilon", "norm", HAS_NORM),
     ("hidden_features", "small_images", False),
     ("pool", "small_images", True),
     ("conv_dropout_kind", "conv_dropout", ABOVE_0),
@@ -84,7 +88,10 @@ class VGG(Backbone):
     conv = functools.partial(layers.conv, use_bias=self.conv_bias, dtype=self.dtype)
     norm = layers.no_norm
     if self.norm != "none":
-      norm = functools.partial(layers.norm, self.norm, dtype=self.dtype)
+      norm = functools.partial(
+        layers.norm, self.norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon,
+        dtype=self.dtype,
+      )  # fmt: skip
     for i, size in enumerate(self.stage_sizes, 1):
       features = self.features * 2 ** min(i - 1, 3)
       block = Block(

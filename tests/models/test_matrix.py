@@ -243,6 +243,24 @@ def test_shapes(name):
 
 
 @every_builder
+def test_every_batch_norm_has_the_fields_of_its_model(name, monkeypatch):
+  """Other implementations differ in them: cnnjax/transfer/rules sets them."""
+  fields, found, batch_norm = FORMS[name], [], layers.batch_norm
+  images = abstract(max(smallest(name), 12))
+  if "norm" not in fields:
+    return
+  record = lambda **options: found.append(options) or batch_norm(**options)
+  monkeypatch.setattr(layers, "batch_norm", record)
+  given = dict(norm_epsilon=0.25, norm_momentum=0.5) if fields["norm"] == "batch" else {}
+  with ops.plain():
+    shapes(create(name, **given), images)
+  assert bool(found) == bool(given)
+  for options in found:
+    if not name.startswith("cbam"):  # the norm of its attention is the authors'
+      assert (options["epsilon"], options["momentum"]) == (0.25, 0.5)
+
+
+@every_builder
 def test_feature_maps_while_initialising(name):
   """They need the parameters of the trunk alone, which are those of the whole network."""
   model, images = create(name), abstract(max(smallest(name), 12))
