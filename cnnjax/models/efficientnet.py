@@ -171,7 +171,7 @@ class EfficientNet(Backbone):
         depthwise=depthwise, dtype=self.dtype, **options,
       )  # fmt: skip
 
-    sizes = [self._depth(i) for i in range(len(self.stages))]
+    sizes = self.stage_sizes()
     strides = without_first_2([stage.strides for stage in self.stages], self.small_images)
     depth = sum(sizes)
     x, stride = run_stages(
@@ -190,6 +190,10 @@ class EfficientNet(Backbone):
 
   def _width(self, features: int) -> int:
     return layers.make_divisible(features * self.width, 8)
+
+  def stage_sizes(self) -> list[int]:
+    """Returns the number of blocks of each stage."""
+    return [self._depth(i) for i in range(len(self.stages))]
 
   def _depth(self, stage: int) -> int:
     repeats = self.stages[stage].repeats

@@ -60,6 +60,7 @@ class MNASNet(Backbone):
   num_classes: int
   stages: tuple[Stage, ...] = B1  # at width 1
   width: Scale = 1.0  # times the features of stem and stages, rounded to multiples of 8
+  scale_stem: bool = True  # False: not of the stem and the first stage, as in torchvision 0.4
   head_features: Size = 1280  # of the last convolution
   # For 32x32: stem and second stage (the first with a stride) keep the size; the last map is 4x4.
   small_images: bool = False
@@ -85,7 +86,7 @@ class MNASNet(Backbone):
       padding=self.padding, act="relu", dtype=self.dtype,
     )  # fmt: skip
     stride = 1 if self.small_images else 2
-    stem = layers.make_divisible(32 * self.width)
+    stem = layers.make_divisible(32 * (self.width if self.scale_stem else 1))
     x = layer(stem, 3, strides=stride, name="conv_stem")(x, train=train)
     x = mark("stem", x, stride=stride)
 
@@ -95,7 +96,7 @@ class MNASNet(Backbone):
       row = stages[stage]
       return InvertedResidual(
         expanded=row.expand * width,
-        features=layers.make_divisible(row.features * self.width),
+        features=layers.make_divisible(row.features * self._width(stage)),
         kernel_size=row.kernel_size,
         squeeze=round(row.se_ratio * width),
         residual=stage > 0,  # the first stage has no shortcut, whatever its width
@@ -113,6 +114,9 @@ class MNASNet(Backbone):
     )  # fmt: skip
     x = layer(self.head_features, 1, name="conv_head")(x, train=train)
     return mark("head_conv", x, stride=stride)
+
+  def _width(self, stage: int) -> float:
+    return self.width if self.scale_stem or stage > 0 else 1.0
 
   def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
     x = layers.dropout(layers.global_pool(x, self.pool), self.dropout, train=train)

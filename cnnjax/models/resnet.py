@@ -168,8 +168,9 @@ class ResNet(Backbone):
   block: Literal["basic", "bottleneck"] = "basic"  # 3x3, 3x3 or 1x1, 3x3, 1x1
   preact: bool = False  # norm and relu before the convolutions: v2, arXiv:1603.05027
   # 7x7/2, or the three 3x3 of ResNet-C and D (arXiv:1812.01187 section 4.2); then a 3x3/2 max pool,
-  # which "bit" pads with zeros. small_images is for 32x32: 3x3/1 and no pool; "bit" is then "7x7".
-  stem: Literal["7x7", "deep", "bit"] = "7x7"
+  # which "bit" pads with zeros and "caffe" does not pad in front: the last window may be cut off.
+  # small_images is for 32x32: 3x3/1 and no pool; "bit" and "caffe" are then "7x7".
+  stem: Literal["7x7", "deep", "bit", "caffe"] = "7x7"
   small_images: bool = False
   stem_features: Size = 64
   features: Size = 64  # of the first stage
@@ -303,6 +304,8 @@ class ResNet(Backbone):
     x = mark("stem", x, stride=2)
     if self.stem == "bit":
       return layers.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, strides=2), 4
+    if self.stem == "caffe":
+      return layers.max_pool(x, 3, strides=2, ceil=True), 4
     return layers.max_pool(x, 3, strides=2, padding=1), 4
 
   def _convs(self, features: int, *, strides: int) -> tuple[ConvSpec, ...]:

@@ -48,6 +48,15 @@ SOURCES = {
   "pytorch_resnet_cifar10": TORCH,  # github.com/akamaster/pytorch_resnet_cifar10
   "bvlc_googlenet": TORCH,  # Caffe's network in torch, built of the parts of torchvision's
   "keras": KERAS,
+  "pretrainedmodels": TORCH,  # github.com/Cadene/pretrained-models.pytorch; timm's legacy_*
+  "facebookresearch": TORCH,  # github.com/facebookresearch/ConvNeXt and ConvNeXt-V2
+  "pycls": TORCH,  # github.com/facebookresearch/pycls
+  "transformers": TORCH,
+  "mmpretrain": TORCH,
+  "pytorch_mobilenet_v2": TORCH,  # github.com/tonylins/pytorch-mobilenet-v2
+  "convmixer": TORCH,  # the short form of github.com/locuslab/convmixer
+  "pytorch_cifar_models": TORCH,  # github.com/chenyaofo/pytorch-cifar-models
+  "pytorchcv_tf": TORCH,  # pytorchcv's efficientnet_b0b, b0c and so on: padding as in TensorFlow
 }
 
 

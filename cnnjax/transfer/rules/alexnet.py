@@ -1,4 +1,4 @@
-"""AlexNets of torchvision and pytorchcv."""
+"""AlexNets of torchvision, pytorchcv and pretrainedmodels."""
 
 from cnnjax.transfer.mapping import Rules, flattened
 
@@ -21,10 +21,21 @@ _PYTORCHCV = (
   (r"^output\.fc([12])\.fc\.", "dense<1>."),
   (r"^output\.fc3\.", "head."),
 )
+_PRETRAINEDMODELS = (
+  (r"^_features\.", "features."),
+  (r"^linear0\.", "dense1."),
+  (r"^linear1\.", "dense2."),
+  (r"^last_linear\.", "head."),
+  *_TORCHVISION,
+)
+# Saved by torch's example imagenet, which wraps the convolutions alone.
+_IN_PARALLEL = ((r"^features\.module\.", "features."), *_TORCHVISION)
 _REORDER = {"dense1/kernel": flattened(256, 6, 6)}
 
 RULES = [
   Rules("torchvision", "alexnet", _TORCHVISION, _REORDER),
+  Rules("torchvision", "alexnet", _IN_PARALLEL, _REORDER),
+  Rules("pretrainedmodels", "alexnet", _PRETRAINEDMODELS, _REORDER),
   # Without towers; alpha multiplies the mean of 5 squares.
   Rules("pytorchcv", "alexnet_2012", _PYTORCHCV, _REORDER,
         overrides={"groups": 1, "lrn_alpha": 2e-5}),

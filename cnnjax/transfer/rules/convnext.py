@@ -1,4 +1,4 @@
-"""ConvNeXts of torchvision, timm and Keras."""
+"""ConvNeXts of torchvision, timm, Keras, transformers and their authors."""
 
 import numpy as np
 
@@ -38,6 +38,33 @@ _TIMM = (
   (r"^head\.norm\.", "head_norm."),
   (r"^head\.fc\.", "head."),
 )
+_AUTHORS = (
+  (r"^downsample_layers\.0\.0\.", "stem_conv."),
+  (r"^downsample_layers\.0\.1\.", "stem_norm."),
+  (r"^downsample_layers\.(\d)\.0\.", "stage<1+1>_downsample_norm."),
+  (r"^downsample_layers\.(\d)\.1\.", "stage<1+1>_downsample_conv."),
+  (r"^stages\.(\d)\.(\d+)\.", "stage<1+1>_block<2+1>."),
+  (r"\.dwconv\.", ".depthwise."),
+  (r"\.pwconv1\.", ".expand."),
+  (r"\.pwconv2\.", ".project."),
+  (r"\.grn\.gamma$", ".response_norm.weight"),
+  (r"\.grn\.beta$", ".response_norm.bias"),
+  (r"\.gamma$", ".layer_scale"),
+  (r"^norm\.", "head_norm."),
+)
+_TRANSFORMERS = (
+  (r"^convnext(v2)?\.", ""),
+  (r"^embeddings\.patch_embeddings\.", "downsample_layers.0.0."),
+  (r"^embeddings\.layernorm\.", "downsample_layers.0.1."),
+  (r"^encoder\.stages\.(\d)\.downsampling_layer\.", "downsample_layers.<1>."),
+  (r"^encoder\.stages\.(\d)\.layers\.", "stages.<1>."),
+  (r"\.layernorm\.", ".norm."),
+  (r"\.grn\.(weight|bias)$", ".response_norm.<1>"),
+  (r"\.layer_scale_parameter$", ".gamma"),
+  (r"^layernorm\.", "norm."),
+  (r"^classifier\.", "head."),
+  *_AUTHORS,
+)
 _KERAS = (
   (r"^(\w+/)?convnext_[a-z]+_", ""),  # the stem is in a group, and so is each downsampling
   (r"^stem_layernorm", "stem_norm"),
@@ -53,6 +80,8 @@ _KERAS = (
   (r"^head_dense/", "head/"),
 )
 
+_BOTH = "convnext_* convnextv2_*"
+
 RULES = [
   Rules(
     "torchvision",
@@ -60,6 +89,9 @@ RULES = [
     _TORCHVISION,
     reorder={"/layer_scale$": np.squeeze},  # [features, 1, 1] there
   ),
-  Rules("timm", "convnext_* convnextv2_*", _TIMM),
+  Rules("timm", _BOTH, _TIMM),
+  # [1, 1, 1, features] there
+  Rules("facebookresearch", _BOTH, _AUTHORS, reorder={"/response_norm/": np.squeeze}),
+  Rules("transformers", _BOTH, _TRANSFORMERS, reorder={"/response_norm/": np.squeeze}),
   Rules("keras", "convnext_*", _KERAS),
 ]

@@ -4,6 +4,9 @@ timm's tf_efficientnet_* ("timm_tf") have the tensor names of its efficientnet_*
 padding and epsilon.
 """
 
+import re
+
+from cnnjax.models import registry
 from cnnjax.transfer.mapping import Rules
 
 _Renames = tuple[tuple[str, str], ...]
@@ -77,20 +80,46 @@ _KERAS = (
   (r"/se_(reduce|expand)/", "/se/<1>/"),
   (r"^predictions/", "head/"),
 )
+_KERAS_2019 = ((r"^probs/", "predictions/"), *_KERAS)  # and github.com/qubvel/efficientnet
 
 
-def _efficientnet_pytorch(repeats: tuple[int, ...]) -> tuple:
-  """Returns the renames of EfficientNet-PyTorch, which numbers blocks through the network.
+def _sizes(name: str) -> list[int]:
+  """Returns the number of blocks of each stage of a variant."""
+  return registry.create(name, 0).stage_sizes()
 
-  `repeats` are the numbers of blocks of the stages.
-  """
-  blocks = [f"stage{i}_block{n}." for i, size in enumerate(repeats, 1) for n in range(1, size + 1)]
+
+def _pytorchcv(sizes: list[int]) -> _Renames:
+  """Returns the renames of pytorchcv, whose five stages are our 1, 2, 3, 4 and 5, 6 and 7."""
+
+  def block(match: re.Match) -> str:
+    stage, unit = (1, 2, 3, 4, 6)[int(match[1]) - 1], int(match[2])
+    if stage in (4, 6) and unit > sizes[stage - 1]:
+      stage, unit = stage + 1, unit - sizes[stage - 1]
+    return f"stage{stage}_block{unit}."
+
+  return (
+    (r"^features\.init_block\.conv\.", "conv_stem."),
+    (r"^features\.final_block\.", "conv_head."),
+    (r"^features\.stage(\d)\.unit(\d+)\.", block),
+    (r"\.(conv1)\.(?=conv|bn)", ".expand."),
+    (r"\.(conv2|dw_conv)\.(?=conv|bn)", ".depthwise."),
+    (r"\.(conv3|pw_conv)\.(?=conv|bn)", ".project."),
+    (r"\.se\.conv1\.", ".se.reduce."),
+    (r"\.se\.conv2\.", ".se.expand."),
+    (r"\.bn\.", ".norm."),
+    (r"^output\.fc\.", "head."),
+  )
+
+
+def _efficientnet_pytorch(sizes: list[int]) -> _Renames:
+  """Returns the renames of EfficientNet-PyTorch, which numbers blocks through the network."""
+  blocks = [f"stage{i}_block{n}." for i, size in enumerate(sizes, 1) for n in range(1, size + 1)]
   return (
     (r"^_conv_stem\.", "conv_stem.conv."),
     (r"^_bn0\.", "conv_stem.norm."),
     (r"^_conv_head\.", "conv_head.conv."),
     (r"^_bn1\.", "conv_head.norm."),
-    (r"^_blocks\.(\d+)\.", lambda m: blocks[int(m[1])]),
+    (r"^_blocks\.(\d+)\.", lambda m: dict(enumerate(blocks)).get(int(m[1]), m[0])),
     (r"\._(expand|depthwise|project)_conv\.", ".<1>.conv."),
     (r"\._bn0\.", ".expand.norm."),
     (r"\._bn1\.", ".depthwise.norm."),
@@ -117,7 +146,11 @@ RULES = [
   Rules("timm", "efficientnetv2_*", _TIMM_V2, overrides=_TORCH),
   Rules("timm_tf", "efficientnet_b* efficientnet_lite*", _TIMM_V1, overrides=_TIMM_TF),
   Rules("timm_tf", "efficientnetv2_*", _TIMM_V2, overrides=_TIMM_TF),
-  Rules("efficientnet_pytorch", "efficientnet_b0 efficientnet_lite0",
-        _efficientnet_pytorch((1, 2, 2, 3, 3, 4, 1))),
+  *(Rules("efficientnet_pytorch", name, _efficientnet_pytorch(_sizes(name)))
+    for name in (*registry.names("efficientnet_b*"), *registry.names("efficientnet_lite*"))),
+  *(Rules(source, name, _pytorchcv(_sizes(name)), overrides=overrides)
+    for name in registry.names("efficientnet_b*")
+    for source, overrides in (("pytorchcv", _TORCH), ("pytorchcv_tf", _TIMM_TF))),
   Rules("keras", "efficientnet_b* efficientnetv2_*", _KERAS, ignore=_PREPROCESSING),
+  Rules("keras", "efficientnet_b*", _KERAS_2019, ignore=_PREPROCESSING),
 ]  # fmt: skip

@@ -49,6 +49,7 @@ _AUX = dict(
 
 RULES = [
   Rules("torchvision", "googlenet", _TORCHVISION, **_AUX),
+  Rules("torchvision", "googlenet", _TORCHVISION),  # files without the auxiliary heads
   Rules("bvlc_googlenet", "googlenet_2014", _TORCHVISION, **_AUX),
   Rules("pytorchcv", "bn_inception", _PYTORCHCV),
 ]  # fmt: skip

@@ -109,13 +109,23 @@ _KERAS_RESNET_V2 = _convolutions(
   residual=True,
 )
 
+_KERAS_NORM = dict(norm_scale=False, norm_momentum=0.99)
+
 RULES = [
   Rules("torchvision", "inception_v3", _V3),
+  Rules("torchvision", "inception_v3", _V3, overrides={"aux_logits": True}),
   Rules("timm", "inception_v3", _V3),
   Rules("timm", "inception_v4", _V4),
   Rules("timm", "inception_resnet_v2", _RESNET_V2),
+  Rules("pretrainedmodels", "inception_v3", _V3),
+  Rules("pretrainedmodels", "inception_v3", _V3, overrides={"aux_logits": True}),
+  Rules("pretrainedmodels", "inception_v4", _V4),
+  Rules("pretrainedmodels", "inception_resnet_v2", _RESNET_V2),
   Rules("keras", "inception_v3", _keras(_KERAS_V3),
-        overrides={"norm_scale": False, "count_padding": False}),
+        overrides=_KERAS_NORM | dict(count_padding=False)),
+  # Before Keras 2, with a gamma in each norm.
+  Rules("keras", "inception_v3", _keras(_KERAS_V3),
+        overrides=_KERAS_NORM | dict(count_padding=False, norm_scale=True)),
   Rules(
     "keras",
     "inception_resnet_v2",
@@ -127,6 +137,6 @@ RULES = [
       (r"^conv_7b_bn/", "final_conv/norm/"),
       *_keras(_KERAS_RESNET_V2),
     ),
-    overrides={"norm_scale": False},
+    overrides=_KERAS_NORM,
   ),
 ]  # fmt: skip

@@ -24,5 +24,8 @@ _TORCHVISION = (
 
 RULES = [
   Rules("torchvision", "mnasnet_*", _TORCHVISION, overrides=dict(norm_momentum=0.9997)),
+  # Before torchvision 0.5 the stem had all features, whatever the width.
+  Rules("torchvision", "mnasnet_050 mnasnet_075 mnasnet_13? mnasnet_14?", _TORCHVISION,
+        overrides=dict(norm_momentum=0.9997, scale_stem=False)),
   Rules("timm", "mnasnet_* semnasnet_*", TIMM_V2, overrides=dict(norm_momentum=0.9)),
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""MobileNets of torchvision, timm and Keras.
+"""MobileNets of torchvision, timm, Keras, pytorchcv and github.com/tonylins.
 
 At widths other than 1, v3 of torchvision is another network (see models/mobilenet_v3.py). Keras' v3
 needs `include_preprocessing=False`; otherwise it takes images that are not normalised.
@@ -44,6 +44,21 @@ _TORCHVISION_V2 = (
   (r"(expand|depthwise)/0\.", "<1>/conv/"),
   (r"(expand|depthwise)/1\.", "<1>/norm/"),
   (r"^classifier\.1\.", "head/"),
+)
+
+
+def _numbered(places: str) -> Callable:
+  """Returns the rename of a part of a block whose `conv` counts relus too, to torchvision's."""
+  theirs = dict(pair.split(":") for pair in places.split())
+  return lambda match: f"features.{match[1]}.conv.{theirs.get(match[2], match[2])}."
+
+
+_TONYLINS_V2 = (
+  (r"^conv\.(\d)\.", "features.18.<1>."),
+  (r"^classifier\.(?!\d)", "classifier.1."),
+  (r"^features\.(1)\.conv\.(\d)\.", _numbered("0:0.0 1:0.1 3:1 4:2")),
+  (r"^features\.(?!1\.)(\d+)\.conv\.(\d)\.", _numbered("0:0.0 1:0.1 3:1.0 4:1.1 6:2 7:3")),
+  *_TORCHVISION_V2,
 )
 
 
@@ -145,16 +160,36 @@ _KERAS_V1 = (
   (r"(depthwise|pointwise)_bn/", "<1>/norm/"),
   (r"^conv_preds/", "head/"),
 )
-_KERAS_V2 = (
+_KERAS_V2_ENDS = (
   (r"^Conv1/", "conv_stem/conv/"),
   (r"^bn_Conv1/", "conv_stem/norm/"),
   (r"^Conv_1/", "conv_head/conv/"),
   (r"^Conv_1_bn/", "conv_head/norm/"),
+)
+_KERAS_V2 = (
+  *_KERAS_V2_ENDS,
   (r"^expanded_conv_", "block_0_"),
   (r"^block_(\d+)_", _block(_V2, 0)),
   (r"(expand|depthwise|project)/", "<1>/conv/"),
   (r"(expand|depthwise|project)_BN/", "<1>/norm/"),
   (r"^predictions/", "head/"),
+)
+
+
+_KERAS_V2_2019 = ((r"^Logits/", "predictions/"), *_KERAS_V2)  # Keras 2.2 to 2.3
+_KERAS_V2_2018 = (  # Keras 2.1.6
+  *_KERAS_V2_ENDS,
+  (r"^mobl(\d+)_conv_\d+_(\w+)/", lambda m: f"{_block(_V2, 0)(m)}{m[2]}/conv/"),
+  (r"^bn(\d+)_conv_\d+_bn_(\w+)/", lambda m: f"{_block(_V2, 0)(m)}{m[2]}/norm/"),
+  (r"^Logits/", "head/"),
+)
+_PYTORCHCV_V1 = (
+  (r"^features\.init_block\.", "conv_stem."),
+  (r"^features\.stage(\d)\.unit(\d)\.", "stage<1>_block<2>."),
+  (r"\.dw_conv\.", ".depthwise."),
+  (r"\.pw_conv\.", ".pointwise."),
+  (r"\.bn\.", ".norm."),
+  (r"^output\.", "head."),
 )
 
 
@@ -174,8 +209,21 @@ def _keras_v3(sizes: Sequence[int]) -> tuple:
   )
 
 
-def _keras(momentum: float) -> dict:
-  return dict(padding="same", norm_epsilon=1e-3, norm_momentum=momentum)
+def _keras_v3_2020(sizes: Sequence[int]) -> tuple:
+  """Returns the renames of Keras 2, whose names have slashes."""
+  return (
+    (r"^(Conv(?:_\d)?)/", lambda m: m[0].lower()),
+    (r"^conv(_\d)?/BatchNorm/", lambda m: f"conv{m[1] or ''}_bn/"),
+    (r"^expanded_conv(_\d+)?/", lambda m: f"expanded_conv{m[1] or ''}_"),
+    (r"(expand|depthwise|project)/BatchNorm/", "<1>_bn/"),
+    (r"squeeze_excite/(Conv(?:_1)?)/", lambda m: f"squeeze_excite_{m[1].lower()}/"),
+    (r"^Logits/", "logits/"),
+    *_keras_v3(sizes),
+  )
+
+
+def _keras(momentum: float, epsilon: float = 1e-3) -> dict:
+  return dict(padding="same", norm_epsilon=epsilon, norm_momentum=momentum)
 
 
 _TIMM_NORM = dict(norm_momentum=0.9, norm_epsilon=1e-5)
@@ -197,6 +245,12 @@ RULES = [
   Rules("timm", "mobilenetv4_conv_medium mobilenetv4_conv_large", _TIMM_V4),
   Rules("keras", "mobilenetv1_*", _KERAS_V1, overrides=_keras(0.99)),
   Rules("keras", "mobilenetv2_*", _KERAS_V2, overrides=_keras(0.999)),
+  Rules("keras", "mobilenetv2_*", _KERAS_V2_2019, overrides=_keras(0.999)),
+  Rules("keras", "mobilenetv2_*", _KERAS_V2_2018, overrides=_keras(0.99, 1e-5)),
   Rules("keras", "mobilenetv3_large_*", _keras_v3(_LARGE), overrides=_keras(0.999)),
   Rules("keras", "mobilenetv3_small_*", _keras_v3(_SMALL), overrides=_keras(0.999)),
+  Rules("keras", "mobilenetv3_large_*", _keras_v3_2020(_LARGE), overrides=_keras(0.999)),
+  Rules("keras", "mobilenetv3_small_*", _keras_v3_2020(_SMALL), overrides=_keras(0.999)),
+  Rules("pytorchcv", "mobilenetv1_*", _PYTORCHCV_V1),
+  Rules("pytorch_mobilenet_v2", "mobilenetv2_*", _TONYLINS_V2),
 ]

@@ -1,4 +1,4 @@
-"""SqueezeNets of torchvision and pytorchcv."""
+"""SqueezeNets of torchvision, pytorchcv and pretrainedmodels."""
 
 from cnnjax.models import registry
 from cnnjax.transfer.mapping import Rules
@@ -25,7 +25,11 @@ def _rules(name: str) -> list[Rules]:
     (r"^(fire.*)\.conv\.", "<1>."),
     (r"^output\.final_conv\.", "head."),
   )
-  return [Rules("torchvision", name, torchvision), Rules("pytorchcv", name, pytorchcv)]
+  return [
+    Rules("torchvision", name, torchvision),
+    Rules("pytorchcv", name, pytorchcv),
+    Rules("pretrainedmodels", name, ((r"^last_conv\.", "head."), *torchvision)),
+  ]
 
 
 RULES = [*_rules("squeezenet1_0"), *_rules("squeezenet1_1")]

@@ -1,4 +1,4 @@
-"""VGGs of torchvision, timm and Keras."""
+"""VGGs of torchvision, timm, Keras, pytorchcv, pretrainedmodels and pytorch-cifar."""
 
 import re
 from collections.abc import Callable
@@ -38,12 +38,36 @@ _KERAS = (
   (r"^predictions/", "head/"),
 )
 
-RULES = [Rules("keras", "vgg16 vgg19", _KERAS)]
+# Saved by torch's example imagenet, which wraps the convolutions alone.
+_IN_PARALLEL = (r"^features\.module\.", "features.")
+_PRETRAINEDMODELS = (
+  (r"^linear0\.", "dense1."),
+  (r"^linear1\.", "dense2."),
+  (r"^last_linear\.", "head."),
+)
+_PYTORCHCV = (
+  (r"^features\.stage(\d)\.unit(\d)\.conv\.", "block<1>.conv<2>."),
+  (r"^features\.stage(\d)\.unit(\d)\.bn\.", "block<1>.norm<2>."),
+  (r"^output\.fc([12])\.fc\.", "dense<1>."),
+  (r"^output\.fc3\.", "head."),
+)
+_FLATTENED = {"dense1/kernel": flattened(512, 7, 7)}
+
+RULES = [
+  Rules("keras", "vgg16 vgg19", _KERAS),
+  Rules("pytorchcv", "vgg*", _PYTORCHCV, _FLATTENED),  # with norms its bn_vgg16b and so on
+  Rules("pytorchcv", "vgg*_bn", _PYTORCHCV, _FLATTENED, overrides=dict(conv_bias=False)),
+]
 for _name, _sizes in STAGE_SIZES.items():
   for _suffix in ("", "_bn"):
     _places = _features(_sizes, norm=bool(_suffix))
     RULES += [
       Rules("torchvision", _name + _suffix, (_places, *_CLASSIFIER),
-            {"dense1/kernel": flattened(512, 7, 7)}),
+            _FLATTENED),
+      Rules("torchvision", _name + _suffix, (_IN_PARALLEL, _places, *_CLASSIFIER), _FLATTENED),
+      Rules("pretrainedmodels", _name + _suffix,
+            ((r"^_features\.", "features."), _places, *_PRETRAINEDMODELS), _FLATTENED),
       Rules("timm", _name + _suffix, (_places, *_TIMM), {"dense1/kernel": _dense_of_conv}),
     ]  # fmt: skip
+  RULES.append(Rules("pytorch_cifar", f"{_name}_bn", (_places, (r"^classifier\.", "head.")),
+                     overrides=dict(small_images=True)))  # fmt: skip

@@ -25,8 +25,13 @@ _TORCHVISION = (
   (r"^encoder\.ln\.", "final_norm."),
   (r"^heads\.head\.", "head."),
 )
+_TORCHVISION_2022 = (  # before 0.13, as the files that it downloads still are
+  (r"\.mlp\.linear_(\d)\.", ".mlp<1>."),
+  *_TORCHVISION,
+)
 
 RULES = [
   Rules("timm", "vit_*", _TIMM),
   Rules("torchvision", "vit_base_*", _TORCHVISION),
+  Rules("torchvision", "vit_base_*", _TORCHVISION_2022),
 ]

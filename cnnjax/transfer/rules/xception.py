@@ -1,4 +1,4 @@
-"""Xception of Keras and timm (`legacy_xception`)."""
+"""Xception of Keras, timm (`legacy_xception`) and pretrainedmodels."""
 
 import re
 
@@ -35,7 +35,7 @@ _KERAS = (
   (r"^block14_sepconv", "stage4_conv"),
   (r"^block(\d+)_sepconv", lambda match: f"{_place(int(match[1]) - 1)}/conv"),
   (r"conv(\d)_bn/", "conv<1>/norm/"),
-  (r"/(depthwise|pointwise)_kernel$", "/<1>/<1>_kernel"),
+  (r"/(?:block\d+_sepconv\d_)?(depthwise|pointwise)_kernel$", "/<1>/<1>_kernel"),
   (r"^predictions/", "head/"),
 )
 _TIMM = (
@@ -50,8 +50,10 @@ _TIMM = (
   (r"^fc\.", "head."),
 )
 
+_TORCH = {"padding": "symmetric", "norm_epsilon": 1e-5, "norm_momentum": 0.9}
+
 RULES = [
   Rules("keras", "xception", _KERAS),
-  Rules("timm", "xception", _TIMM,
-        overrides={"padding": "symmetric", "norm_epsilon": 1e-5, "norm_momentum": 0.9}),
+  Rules("timm", "xception", _TIMM, overrides=_TORCH),
+  Rules("pretrainedmodels", "xception", ((r"^last_linear\.", "fc."), *_TIMM), overrides=_TORCH),
 ]  # fmt: skip
