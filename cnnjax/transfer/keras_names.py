@@ -18,8 +18,8 @@ KINDS = {
 def counted_from_zero(weights: Mapping[str, Value]) -> dict[str, Value]:
   """Returns weights by the names of the first network of a session of today.
 
-  Keras 1 and 2 count from 1 and TensorFlow's Keras from 0, and a second network of a session goes on
-  where the first one ended. The names become conv2d, conv2d_1, conv2d_2 and so on.
+  Keras 1 and 2 count from 1 and TensorFlow's Keras from 0, and a second network of a session goes
+  on where the first one ended. The names become conv2d, conv2d_1, conv2d_2 and so on.
   """
   numbers: dict[str, set[int]] = {}
   pattern = re.compile(rf"^({'|'.join(KINDS)})(?:_(\d+))?/")

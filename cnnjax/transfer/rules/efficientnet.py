@@ -100,7 +100,7 @@ def _pytorchcv(sizes: list[int]) -> _Renames:
   return (
     (r"^features\.init_block\.conv\.", "conv_stem."),
     (r"^features\.final_block\.", "conv_head."),
-    (r"^features\.stage(\d)\.unit(\d+)\.", block),
+    (r"^features\.stage([1-5])\.unit(\d+)\.", block),
     (r"\.(conv1)\.(?=conv|bn)", ".expand."),
     (r"\.(conv2|dw_conv)\.(?=conv|bn)", ".depthwise."),
     (r"\.(conv3|pw_conv)\.(?=conv|bn)", ".project."),

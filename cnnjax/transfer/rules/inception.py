@@ -11,7 +11,7 @@ _NORM = ((r"\.bn\.", ".norm."), (r"^(fc|last_linear|classif|predictions)\b", "he
 
 
 def _stem(match: re.Match) -> str:
-  return f"stem_conv{_STEM[match[1]]}."
+  return f"stem_conv{_STEM[match[1]]}." if match[1] in _STEM else match[0]
 
 
 def _lettered(match: re.Match) -> str:
@@ -88,7 +88,8 @@ def _convolutions(stages: list[list[list[list]]], *, residual: bool) -> list[str
 
 def _numbered(names: list[str], kind: str) -> Callable[[re.Match], str]:
   """Returns the rename of layers that Keras numbers in the order of creation: conv2d, conv2d_1."""
-  return lambda match: f"{names[int(match[1] or 0)]}/{kind}/"
+  places = {number: f"{name}/{kind}/" for number, name in enumerate(names)}
+  return lambda match: places.get(int(match[1] or 0), match[0])
 
 
 def _keras(names: list[str]) -> tuple:

@@ -29,7 +29,7 @@ def _keras_shortcut(match: re.Match) -> str:
 
 
 _KERAS = (
-  (r"^(conv2d|batch_normalization)(?:_(\d))?/", _keras_shortcut),
+  (r"^(conv2d|batch_normalization)(?:_([0-3]))?/", _keras_shortcut),
   (r"^block1_conv(\d)_bn/", "stem_conv<1>/norm/"),
   (r"^block1_conv(\d)/", "stem_conv<1>/conv/"),
   (r"^block14_sepconv", "stage4_conv"),
