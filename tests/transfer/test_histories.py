@@ -239,8 +239,17 @@ def torch_shapes(make, name):
     return {k: tuple(v.shape) for k, v in make(name).state_dict().items()}
 
 
+@functools.cache
+def of_keras(name):
+  """The shapes of a Keras network by name, and the epsilon and the momentum of its norms."""
+  model = parity.keras_model(name)
+  norms = [n for n in model._flatten_layers() if type(n).__name__ == "BatchNormalization"]
+  shapes = {w.path: tuple(w.shape) for w in model.weights}
+  return shapes, {(n.epsilon, n.momentum) for n in norms}
+
+
 def keras_shapes(name):
-  return {w.path: tuple(w.shape) for w in parity.keras_model(name).weights}
+  return of_keras(name)[0]
 
 
 def of_torchvision(name):
@@ -527,8 +536,8 @@ LOGITS = {
   "mnasnet0_5-2019": ("mnasnet_050", "torchvision", lambda _: mnasnet_of_2019(), 64, 1000),
   "vgg-cifar": ("vgg11_bn", "pytorch_cifar", lambda _: vgg_of_pytorch_cifar(), 32, 10),
   "densenet121": ("densenet121", "pytorchcv", parity.pytorchcv_model, 64, 1000),
-  "efficientnet_b0": ("efficientnet_b0", "pytorchcv", parity.pytorchcv_model, 64, 1000),
-  "efficientnet_b0b": ("efficientnet_b0", "pytorchcv_tf", parity.pytorchcv_model, 64, 1000),
+  "efficientnet_b0": ("efficientnet_b0", "pytorchcv", parity.pytorchcv_model, 96, 1000),
+  "efficientnet_b0b": ("efficientnet_b0", "pytorchcv_tf", parity.pytorchcv_model, 96, 1000),
   "mobilenet_wd4": ("mobilenetv1_025", "pytorchcv", parity.pytorchcv_model, 64, 1000),
   "resnet50b": ("resnet50", "pytorchcv", parity.pytorchcv_model, 64, 1000),
   "regnety002": ("regnety_002", "pytorchcv", parity.pytorchcv_model, 64, 1000),
@@ -577,8 +586,7 @@ NORMS = [
     "resnet50_v1": "ResNet50", "densenet121": "DenseNet121", "inception_v3": "InceptionV3",
     "inception_resnet_v2": "InceptionResNetV2", "xception": "Xception",
     "mobilenetv1_100": "MobileNet", "mobilenetv2_100": "MobileNetV2",
-    "mobilenetv3_small_100": "MobileNetV3Small", "efficientnet_b0": "EfficientNetB0",
-    "efficientnetv2_s": "EfficientNetV2S"}.items()),
+    "mobilenetv3_small_100": "MobileNetV3Small", "efficientnet_b0": "EfficientNetB0"}.items()),
 ]  # fmt: skip
 
 
@@ -588,8 +596,7 @@ NORMS = [
 )
 def test_norms(name, source, theirs):
   if source == "keras":
-    layers = parity.keras_model(theirs)._flatten_layers()
-    found = {(n.epsilon, n.momentum) for n in layers if type(n).__name__ == "BatchNormalization"}
+    found = set(of_keras(theirs)[1])
   else:
     library = {"timm_tf": "timm", "pretrainedmodels": "timm", "pytorchcv_tf": "pytorchcv"}
     options = {"init_weights": False} if theirs in ("inception_v3", "googlenet") else {}

@@ -251,6 +251,6 @@ RULES = [
   Rules("keras", "mobilenetv3_small_*", _keras_v3(_SMALL), overrides=_keras(0.999)),
   Rules("keras", "mobilenetv3_large_*", _keras_v3_2020(_LARGE), overrides=_keras(0.999)),
   Rules("keras", "mobilenetv3_small_*", _keras_v3_2020(_SMALL), overrides=_keras(0.999)),
-  Rules("pytorchcv", "mobilenetv1_*", _PYTORCHCV_V1),
+  Rules("pytorchcv", "mobilenetv1_*", _PYTORCHCV_V1, overrides=dict(activation="relu")),
   Rules("pytorch_mobilenet_v2", "mobilenetv2_*", _TONYLINS_V2),
 ]
