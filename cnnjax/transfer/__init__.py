@@ -12,7 +12,7 @@ The tables of names are in `transfer/rules`, one file per family of cnnjax/model
 applies them, `recognise.py` finds the one that fits, `files.py` reads files without the library
 that wrote them, `preprocessing.py` knows what has to be done to images.
 
-This room imports models and registry.
+This room imports models, registry and runtime.
 """
 
 from cnnjax.transfer.mapping import Rules, convert, load, rules_for

@@ -77,8 +77,15 @@ def _zip(path: pathlib.Path) -> WeightFile:
   return _torch(path)
 
 
+def _needs_extra(path: pathlib.Path, error: ImportError) -> UserError:
+  return UserError(f"to read {path}, {error.name} is missing: pip install 'cnnjax[weights]'")
+
+
 def _keras(path: pathlib.Path) -> WeightFile:
-  from cnnjax.transfer import keras_file  # late: h5py is of the extra `weights`
+  try:
+    from cnnjax.transfer import keras_file  # late: h5py is of the extra `weights`
+  except ImportError as e:
+    raise _needs_extra(path, e) from e
 
   return WeightFile("keras", keras_file.read(path))
 
@@ -92,8 +99,11 @@ def _npz(path: pathlib.Path) -> WeightFile:
 
 
 def _safetensors(path: pathlib.Path) -> WeightFile:
-  import safetensors  # late, as h5py
-  from safetensors import numpy as safe
+  try:
+    import safetensors  # late, as h5py
+    from safetensors import numpy as safe
+  except ImportError as e:
+    raise _needs_extra(path, e) from e
 
   try:
     with safetensors.safe_open(path, "np") as file:

@@ -168,9 +168,9 @@ def _of_source(source: str, name: str) -> dict[str, Any]:
   return {}
 
 
-def of_hub(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a config.json of timm on the Hugging Face hub says, as keys of a record."""
-  cfg = config.get("pretrained_cfg", config)
+def of_hub(said: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the part of a record that a config.json of timm on the Hugging Face hub holds."""
+  cfg = said.get("pretrained_cfg", {})
   held = {key: tuple(cfg[key]) for key in ("mean", "std") if key in cfg}
   if isinstance(cfg.get("input_size"), list) and len(cfg["input_size"]) == 3:
     held["image_size"] = cfg["input_size"][1]
@@ -178,8 +178,8 @@ def of_hub(config: Mapping[str, Any]) -> dict[str, Any]:
     held["crop"] = cfg["crop_pct"]
   if cfg.get("interpolation") in ("bilinear", "bicubic"):
     held["interpolation"] = cfg["interpolation"]
-  if isinstance(config.get("label_names"), list):
-    held["classes"] = tuple(map(str, config["label_names"]))
+  if isinstance(said.get("label_names"), list):
+    held["classes"] = tuple(map(str, said["label_names"]))
   return held | ({"licence": cfg["license"]} if cfg.get("license") else {})
 
 

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cnnjax import models
 from cnnjax.errors import UserError, listed, number
+from cnnjax.runtime import strict_json
 from cnnjax.transfer import files, mapping, preprocessing, recognise
 from cnnjax.transfer.preprocessing import Preprocessing
 
@@ -71,17 +72,17 @@ def open_file(
   held = files.read(path)
   if OURS in held.metadata:
     return _of_ours(held, path)
-  config = _config_beside(path)
-  hint = config.get("architecture") or hub or path.name
-  if name is None and config.get("architecture") in models.names():
-    name = config["architecture"]
-  found = recognise.recognise(held.weights, source=source, name=name, hint=str(hint))
+  beside = _config_beside(path)
+  architecture = beside.get("architecture", "")
+  if name is None and architecture in models.names():
+    name = architecture
+  found = recognise.recognise(held.weights, source=source, name=name, hint=architecture or hub or path.name)
   rules = found.rules
   record = preprocessing.known(
     rules.source, found.name, num_classes=found.num_classes, hint=hub or path.name,
     input_size=models.lookup(found.name).input_shape[0],
   )  # fmt: skip
-  record = dataclasses.replace(record, **preprocessing.of_hub(config))
+  record = dataclasses.replace(record, **preprocessing.of_hub(beside))
   if len(record.classes) != found.num_classes:
     record = dataclasses.replace(record, classes=())
   variables = mapping.values(held.weights, found.matched)
@@ -134,7 +135,7 @@ def save(pretrained: Pretrained, path: pathlib.Path) -> None:
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
-    safe.save_file(flat, new, {OURS: json.dumps(said), "format": "np"})
+    safe.save_file(flat, new, {OURS: strict_json.dumps(said), "format": "np"})
     new.replace(path)
   except OSError as e:
     raise UserError(f"cannot write {path}: {e.strerror or e}") from e

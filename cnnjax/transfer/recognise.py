@@ -4,6 +4,7 @@ Every rule is tried on each of its models that has as many values as the weights
 head. Those that fit tensor by tensor are taken.
 """
 
+import collections
 import functools
 import itertools
 import json
@@ -161,24 +162,41 @@ def _differences(modules: Sequence[nn.Module]) -> str:
 def _nearest(weights: Mapping[str, np.ndarray], tried: Sequence[tuple[Rules, str]]) -> str:
   """Returns in words which architectures are nearest to weights, and what differs."""
 
+  # A head by an unknown name is a matrix.
+  last = max((np.size(value) for value in weights.values() if np.ndim(value) == 2), default=0)
+
   def distance(option: tuple[Rules, str]) -> tuple[float, float]:
     rules, name = option
     unnamed = 1 - _named(tuple(weights), rules)
     size, own = sizes().get(size_key(rules, name), 0), _size(weights, rules)
-    return round(unnamed, 1), abs(np.log((own + 1) / (size + 1)))
+    distances = (abs(np.log((x + 1) / (size + 1))) for x in (own, own - last))
+    return unnamed, min(distances)
 
-  compared = [compare(weights, *one) for one in sorted(tried, key=distance)[:TRACED]]
-  compared.sort(key=lambda one: len(one.matched.problems()))
+  by_model: dict[str, tuple[tuple[float, float], Rules]] = {}  # the likeliest rules of each
+  for rules, name in tried:
+    found = distance((rules, name)), rules
+    by_model[name] = min(by_model.get(name, found), found, key=lambda one: one[0])
+  near = sorted(by_model, key=lambda name: by_model[name][0][1])[:TRACED]
+  compared = [compare(weights, by_model[name][1], name) for name in near]
+  compared.sort(key=lambda one: -_alike(weights, one))
   lines = []
   for one in compared[:NEAREST]:
     right = len(one.matched.theirs) - len(one.matched.misshaped)
-    problems = one.matched.problems()
+    of, problems = len(one.matched.wanted), one.matched.problems()
     lines.append(
-      f"{one.words}: {right} of {len(one.matched.wanted)} tensors fit, {len(problems)} problems: "
+      f"{one.words}: {_alike(weights, one)} of {of} tensors have a partner of the same shape, "
+      f"{right} by name as well; {len(problems)} problems: "
       + mapping.shortened(problems, 2).replace("\n  ", "\n    ")
     )
   nearest = "\n  ".join(lines)
   return f"the {len(weights)} tensors fit no model here exactly. The nearest are\n  {nearest}"
+
+
+def _alike(weights: Mapping[str, np.ndarray], candidate: Candidate) -> int:
+  """Returns how many tensors have a partner of their shape, whatever the names and the layout."""
+  shapes = lambda found: collections.Counter(tuple(sorted(shape)) for shape in found)
+  theirs = shapes(np.shape(value) for value in weights.values())
+  return (theirs & shapes(candidate.matched.wanted.values())).total()
 
 
 def _named(names: tuple[str, ...], rules: Rules) -> float:
