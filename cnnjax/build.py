@@ -130,9 +130,6 @@ def build(
   )
   profiling.check(config.profile, inputs.length.total)
   monitor.check_metric(config.monitor, task.eval_metric_names, averages.names)
-  scaling = (
-    "" if config.rates else optim.schedules.describe_scaling(config.optim, config.batch_size)
-  )
   teacher = _teacher(config.distill, teacher, model, inputs)
   inputs.meta.update(total_steps=inputs.length.total, steps_per_epoch=inputs.length.steps_per_epoch)
   program = Program(
@@ -156,7 +153,7 @@ def build(
       "devices": sharding.describe(mesh, config.batch_size),
       **sharding.describe_parts(params, mesh, config.mesh),
       **runs.describe(),
-      "schedule": optim.schedules.describe(config.optim.schedule, peaks, scaling),
+      "schedule": _schedule_words(config, peaks),
       **monitor.describe(config),
       **words,
       **_frozen_statistics(variables, frozen),
@@ -224,6 +221,12 @@ def _optimizers(
       words[key if name == joined.MAIN else f"{name} {key}"] = text
   every = {name: one.every for name, one in own.items()}
   return (joined.join(made, shares, every) if own else made[joined.MAIN]), schedules, words
+
+
+def _schedule_words(config: ConfigDict, peaks: list[float]) -> str:
+  """Returns the schedule and its largest rates in words."""
+  scaling = optim.schedules.describe_scaling(config.optim, config.batch_size)
+  return optim.schedules.describe(config.optim.schedule, peaks, "" if config.rates else scaling)
 
 
 def _start(

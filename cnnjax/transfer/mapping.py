@@ -102,7 +102,16 @@ def flattened(channels: int, height: int, width: int) -> Callable[[np.ndarray], 
 
 
 def rules_for(name: str, source: str) -> Rules:
-  """Returns the rules for weights of `source` in our model `name`.
+  """Returns the rules for weights of `source` in our model `name`, in the layout of today.
+
+  Raises:
+    UserError: the source or the model is unknown, or there are no such rules.
+  """
+  return layouts(name, source)[0]
+
+
+def layouts(name: str, source: str) -> tuple[Rules, ...]:
+  """Returns the rules for each layout of the weights of `source`, that of today first.
 
   Raises:
     UserError: the source or the model is unknown, or there are no such rules.
@@ -110,16 +119,16 @@ def rules_for(name: str, source: str) -> Rules:
   if source not in SOURCES:
     raise unknown("source of weights", source, SOURCES)
   models.lookup(name)
-  found = all_rules()
-  for rules in found:
-    if rules.source == source and _matches(name, rules):
-      return rules
-  others = sorted({rules.source for rules in found if _matches(name, rules)})
+  by_source: dict[str, list[Rules]] = {}
+  for rules in all_rules():
+    if _matches(name, rules):
+      by_source.setdefault(rules.source, []).append(rules)
+  if source in by_source:
+    return tuple(by_source[source])
+  others = f"there are rules for {', '.join(sorted(by_source))}"
   raise UserError(
     f"no rules take weights of {source} to {name}; "
-    + (
-      f"there are rules for {', '.join(others)}" if others else "there are none for another source"
-    )
+    + (others if by_source else "there are none for another source")
   )
 
 
@@ -163,9 +172,12 @@ def load(
   Raises:
     UserError: tensors are missing, unexpected or of another shape.
   """
-  rules = rules_for(name, source)
-  model = models.create(name, num_classes, **{**rules.overrides, **overrides})
-  return model, convert(weights, shapes_of(model, name, input_shape), rules)
+  arrays, fits = arrays_of(weights), []
+  for rules in layouts(name, source):
+    model = models.create(name, num_classes, **{**rules.overrides, **overrides})
+    fits.append((model, match(arrays, shapes_of(model, name, input_shape), rules)))
+  model, best = min(fits, key=lambda fit: len(fit[1].problems()))
+  return model, values(arrays, best)
 
 
 def shapes_of(model: nn.Module, name: str, input_shape: tuple[int, ...] | None = None) -> Any:
@@ -244,6 +256,16 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
     UserError: tensors are missing, unexpected, of another shape, not of floating-point numbers or
       not finite.
   """
+  arrays = arrays_of(weights)
+  return values(arrays, match(arrays, like, rules))
+
+
+def arrays_of(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns weights as numpy arrays by name.
+
+  Raises:
+    UserError: they are no mapping from names, or some are no arrays.
+  """
   if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
     raise UserError("weights must be a mapping from names to arrays, such as a torch state_dict")
   arrays, problems = {}, []
@@ -255,7 +277,7 @@ def convert(weights: Mapping[str, Any], like: Any, rules: Rules) -> dict[str, An
       problems.append(f"no array: {name} ({words})")
   if problems:
     raise _unfit(problems)
-  return values(arrays, match(arrays, like, rules))
+  return arrays
 
 
 def values(weights: Mapping[str, np.ndarray], matched: Match) -> dict[str, Any]:

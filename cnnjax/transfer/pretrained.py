@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cnnjax import models
 from cnnjax.errors import UserError, listed, number
 from cnnjax.runtime import strict_json
-from cnnjax.transfer import files, mapping, preprocessing, recognise
+from cnnjax.transfer import files, keras_names, mapping, preprocessing, recognise
 from cnnjax.transfer.preprocessing import Preprocessing
 
 Path = tuple[str, ...]
@@ -76,7 +76,10 @@ def open_file(
   architecture = beside.get("architecture", "")
   if name is None and architecture in models.names():
     name = architecture
-  found = recognise.recognise(held.weights, source=source, name=name, hint=architecture or hub or path.name)
+  weights = keras_names.counted_from_zero(held.weights) if held.kind == "keras" else held.weights
+  found = recognise.recognise(
+    weights, source=source, name=name, hint=architecture or hub or path.name
+  )
   rules = found.rules
   record = preprocessing.known(
     rules.source, found.name, num_classes=found.num_classes, hint=hub or path.name,
@@ -85,7 +88,7 @@ def open_file(
   record = dataclasses.replace(record, **preprocessing.of_hub(beside))
   if len(record.classes) != found.num_classes:
     record = dataclasses.replace(record, classes=())
-  variables = mapping.values(held.weights, found.matched)
+  variables = mapping.values(weights, found.matched)
   if record.channel_order == "BGR":
     variables = _turned(variables, first_kernel(found.model, models.lookup(found.name).input_shape))
   return Pretrained(

@@ -10,8 +10,8 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import linen as nn
@@ -138,15 +138,29 @@ def compare(weights: Mapping[str, np.ndarray], rules: Rules, name: str) -> Candi
   outputs = {np.shape(own[t])[0 if torch else -1] for t in heads}
   num_classes = min(outputs) if outputs else 0
   model = models.create(name, num_classes, **rules.overrides)
-  like = mapping.shapes_of(model, name)
+  like = _shapes(size_key(rules, name), num_classes, lambda: mapping.shapes_of(model, name))
   return Candidate(rules, name, num_classes, model, mapping.match(own, like, rules))
 
 
+_SHAPES: dict[tuple[str, int], Any] = {}  # traced ones
+
+
+def _shapes(key: str, num_classes: int, trace: Callable[[], Any]) -> Any:
+  """Returns the shapes of a model, which several rules ask for."""
+  if (key, num_classes) not in _SHAPES:
+    _SHAPES[key, num_classes] = trace()
+  return _SHAPES[key, num_classes]
+
+
 def _is_hinted(candidate: Candidate, hint: str) -> bool:
-  """Returns whether a hint speaks for a candidate: it begins like its name there."""
-  name = candidate.name.removesuffix("_v1") if candidate.rules.source == "pytorchcv" else ""
-  prefix = {"timm_tf": "tf_", "timm": candidate.name, "pytorchcv": f"{name}-"}
-  return bool(hint) and hint.startswith(prefix.get(candidate.rules.source, candidate.name))
+  """Returns whether a hint speaks for a candidate: it begins like the name of its file there."""
+  name, source = candidate.name, candidate.rules.source
+  if source == "pytorchcv":  # its resnet50b is ours, and its resnet50 is our resnet50_v1
+    ending = "" if name.endswith("_v1") or not re.match(r"(se)?resne", name) else "b"
+    return hint.startswith(f"{name.removesuffix('_v1')}{ending}-")
+  if source == "pytorchcv_tf":
+    return bool(re.match(rf"{name}[bc]-", hint))
+  return hint.startswith({"timm_tf": "tf_"}.get(source, name))
 
 
 def _differences(modules: Sequence[nn.Module]) -> str:
