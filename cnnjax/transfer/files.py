@@ -41,7 +41,7 @@ def read(path: pathlib.Path) -> WeightFile:
   """
   try:
     with path.open("rb") as file:
-      begins = file.read(16)
+      begins = file.read(64)
   except OSError as e:
     raise UserError(f"cannot read {path}: {e.strerror}") from e
   if begins.startswith(b"\x89HDF\r\n\x1a\n"):

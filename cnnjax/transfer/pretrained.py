@@ -107,10 +107,11 @@ def _of_ours(held: files.WeightFile, path: pathlib.Path) -> Pretrained:
     raise UserError(f"the record in {path} cannot be read: {e}") from e
   model = models.create(name, classes, **options)
   size = (record.image_size, record.image_size, len(record.mean))
-  rules = mapping.Rules("cnnjax", name, ())
-  matched = mapping.match(held.weights, mapping.shapes_of(model, name, size), rules)
-  variables = mapping.values(held.weights, matched)
-  return Pretrained(name, options, classes, variables, record, f"weights in {path.name}", ())
+  like = flatten_dict(mapping.shapes_of(model, name, size), sep="/")
+  if {k: v.shape for k, v in like.items()} != {k: v.shape for k, v in held.weights.items()}:
+    raise UserError(f"the tensors in {path} are not those of {name}, of which its record speaks")
+  variables = unflatten_dict(held.weights, sep="/")
+  return Pretrained(name, options, classes, variables, record, f"weights in {path.name}")
 
 
 def save(pretrained: Pretrained, path: pathlib.Path) -> None:
