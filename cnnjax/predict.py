@@ -265,7 +265,7 @@ def load(
     model.predict(["a.jpg", "b.png"]).labels
 
   Args:
-    workdir: where the run is.
+    workdir: where the run is; or a file of weights, see `transfer.open_file`.
     checkpoint: "last", "best", or a step as digits.
     weights: "raw", or an average that the run kept: "ema", "swa", "schedule_free".
     splits: the data of a run that was given arrays, from `data.from_arrays`; needed for `evaluate`,
@@ -387,7 +387,7 @@ def main(argv: list[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("workdir", metavar="WORKDIR", help="where the run is")
+  parser.add_argument("workdir", metavar="WORKDIR", help="where the run is, or a file of weights")
   parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
   parser.add_argument("--checkpoint", default="last", help="last, best or a step")
   parser.add_argument("--weights", default="raw", help="raw; ema, swa or schedule_free, if kept")
@@ -401,7 +401,8 @@ def main(argv: list[str] | None = None) -> int:
     raise unknown("format", args.format, FORMATS)
   if args.top < 1:
     raise UserError(f"--top={args.top}: it must be above 0")
-  saved.file_of_run(args.workdir)
+  if not to_path(args.workdir).is_file():  # a file of weights
+    saved.file_of_run(args.workdir)
   if missing := [name for name in args.images if not to_path(name).exists()]:
     raise UserError(f"there is no image {missing[0]}")
   announce(f"predicting with {args.workdir}")

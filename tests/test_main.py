@@ -237,8 +237,8 @@ def test_another_run_in_the_workdir(fails, nothing_built, tmp_path):
 @pytest.mark.parametrize(
   "argv, words",
   [
-    (["--workdir=.", "--split=tset"], "unknown split 'tset'. Did you mean 'test'?"),
-    (["--workdir=.", "--checkpoint=lst"], "unknown checkpoint 'lst'. Did you mean 'last'?"),
+    (["--workdir=run", "--split=tset"], "unknown split 'tset'. Did you mean 'test'?"),
+    (["--workdir=run", "--checkpoint=lst"], "unknown checkpoint 'lst'. Did you mean 'last'?"),
     (["--workdir=nowhere"], "nowhere holds no run"),
     (["--workdir=broken"], "cannot read broken/config.json"),
     (["--workdir=old"], "unknown config key 'optim.nonesuch'"),

@@ -166,7 +166,9 @@ def test_what_several_runs_cannot_have_is_refused(tiny, key, value):
 def test_building_a_run_computes_nothing(tiny, monkeypatch):
   """Shapes are traced alone; a model may take seconds to draw."""
   asked, create = [], state.create
-  noted = lambda *given, abstract=False: asked.append(abstract) or create(*given, abstract=abstract)
+  noted = lambda *given, abstract=False, **rest: (
+    asked.append(abstract) or create(*given, abstract=abstract, **rest)
+  )
   monkeypatch.setattr(state, "create", noted)
   for settings in ({}, {"seeds": 2}, {"step.name": "standard"}):
     program = build.build(tiny(**settings))

@@ -119,7 +119,7 @@ class Asked:
 
   several, arguments = False, (jnp.uint32(0), jnp.float32(1))
 
-  def jit(self, function, **options):
+  def jit(self, function, in_axes, **options):
     self.options = options["compiler_options"]
     return jax.jit(function, out_shardings=options["out_shardings"])
 

@@ -107,7 +107,7 @@ def config_of(photos, weights, **settings):
 
   config = default()
   values = {
-    "model.name": "auto", "data.source": "folder", "data.path": str(photos), "batch_size": 4,
+    "model.name": "auto", "data.source": "folder", "data.path": str(photos), "batch_size": 8,
     "epochs": "3 steps", "init.from": str(weights), "optim.schedule.warmup": 0,
     "eval_every": "3 steps", "checkpoint_every": "1 steps",
   } | settings  # fmt: skip
