@@ -12,7 +12,9 @@ _LATE = {  # so that `import cnnjax` waits for nothing
 }
 # Commands that cannot look at their words before JAX is imported, mostly since Python imports the
 # room of a command first. The others call `errors.announce` themselves.
-_IMPORT_JAX = {f"cnnjax.{name}" for name in ("checkpoints", "data", "models", "optim", "plan")}
+_IMPORT_JAX = {
+  f"cnnjax.{name}" for name in ("checkpoints", "data", "models", "optim", "plan", "transfer")
+}
 
 
 def __getattr__(name: str) -> Any:

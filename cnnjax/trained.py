@@ -319,8 +319,9 @@ def pretrained(config: ConfigDict) -> transfer.Pretrained:
   if c.source is not None:
     raise UserError(f"init.source={c.source} is for files, and {where} is the workdir of a run")
   folder = to_path(where)
-  best = c.checkpoint == "best" and "validation" in (load_config(folder).monitor or "")
-  return as_pretrained(open_run(folder, c.checkpoint if best else "last", c.weights))
+  saved = checkpoints.Checkpoints.of(folder, load_config(folder), read_only=True)
+  best = c.checkpoint == "best" and saved.step("best") is not None
+  return as_pretrained(open_run(folder, "best" if best else "last", c.weights))
 
 
 def as_pretrained(run: Trained) -> transfer.Pretrained:

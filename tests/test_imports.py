@@ -117,6 +117,7 @@ def test_other_commands_say_something_on_stderr_before_they_import_jax(start, tm
     ("cnnjax.models", "vgg*"): loading("cnnjax.models"),
     ("cnnjax.optim", "plot", config): loading("cnnjax.optim"),
     ("cnnjax.plan", config): loading("cnnjax.plan"),
+    ("cnnjax.transfer", "inspect", image): loading("cnnjax.transfer"),
   }  # fmt: skip
   running = {words: start(*words) for words in said}
   assert {words: one.communicate(timeout=120) for words, one in running.items()} == {

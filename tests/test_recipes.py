@@ -263,7 +263,7 @@ def test_distillation_learns_what_the_teacher_says(tiny, tmp_path):
   assert lines[-1] < lines[0]
   train.train(tiny(epochs=11, **adam), tmp_path / "teacher")
   override(student, "epochs", 21)
-  with pytest.raises(UserError, match=r"from step 60 of its teacher .* is at step 66 by now"):
+  with pytest.raises(UserError, match=r"from step 60 of its teacher .* is at step 66 now"):
     train.train(student, tmp_path / "student")
   override(student, "data.synthetic.channels", 3)
   with pytest.raises(UserError, match=r"teacher in .*images have 1 channels, .* this run have 3"):

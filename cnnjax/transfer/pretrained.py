@@ -310,7 +310,7 @@ def _keeps_head(pretrained: Pretrained, classes: Sequence[str], head: str) -> bo
   if head == "keep":
     if len(classes) != pretrained.num_classes:
       raise UserError(
-        f"init.head=keep: the weights have {number(pretrained.num_classes, 'class')}, and the data "
+        f"init.head=keep: the weights have {pretrained.num_classes} classes, and the data "
         f"{len(classes)}; set init.head=new"
       )
     if pretrained.preprocessing.classes and not same:

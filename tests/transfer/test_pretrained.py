@@ -1,6 +1,7 @@
 """A trained network as the beginning of a run: what is taken, adapted, new, and what is refused."""
 
 import dataclasses
+import importlib
 import json
 import pathlib
 
@@ -63,7 +64,9 @@ def test_the_head_is_kept_for_the_same_classes_alone():
   assert not flat(adapted(network(), names=names).variables)["params/head/kernel"].any()
   with pytest.raises(UserError, match=r"init\.head=keep: .* \('a' there is 'b' here\)"):
     adapted(one, names=("b", "a", "c", "d", "e"), head="keep")
-  with pytest.raises(UserError, match=r"init\.head=keep: the weights have 5 class.*and the data 3"):
+  with pytest.raises(
+    UserError, match=r"init\.head=keep: the weights have 5 classes, and the data\s+3"
+  ):
     adapted(one, classes=3, head="keep")
 
 
@@ -256,6 +259,27 @@ def test_recognised_by_its_tensors():
 def test_predict_on_the_command_line_takes_a_file(file, photos, capsys):
   assert predict.main([str(file), str(next(photos.rglob("*.png"))), "--format=csv"]) == 0
   assert capsys.readouterr().out.splitlines()[0] == "image,rank,class,probability"
+
+
+def test_inspect_and_convert(file, tmp_path, capsys):
+  command = importlib.import_module("cnnjax.transfer.__main__").main
+  out = tmp_path / "out.safetensors"
+  assert command(["inspect", str(file)]) == command(["convert", str(file), str(out)]) == 0
+  shown = capsys.readouterr().out
+  for words in (
+    "simple_cnn",
+    "5 classes: a, b, c, d, e",
+    "mean (0.4, 0.5, 0.6)",
+    f"written: {out}",
+  ):
+    assert words in shown
+  jax.tree.map(np.testing.assert_array_equal, *map(variables_of, (file, out)))
+  with pytest.raises(UserError, match="exists already"):
+    command(["convert", str(file), str(out)])
+
+
+def variables_of(file):
+  return transfer.open_file(file).variables
 
 
 def test_the_preset_is_whole():
