@@ -353,6 +353,16 @@ def _at(tree: Any, place: Iterable[str]) -> Any:
   return tree
 
 
+def config_of(network: transfer.Pretrained) -> ConfigDict:
+  """Returns the config of a network, with its preprocessing, for images of a folder."""
+  config = keys.default()
+  config.model = {"name": network.name, **network.options}
+  config.data.source = "folder"
+  for key, value in network.preprocessing.keys.items():
+    config.data[key] = value
+  return config
+
+
 def of_pretrained(network: transfer.Pretrained, where: pathlib.Path) -> Trained:
   """Returns a classifier from a file of weights, on all devices.
 
@@ -361,11 +371,7 @@ def of_pretrained(network: transfer.Pretrained, where: pathlib.Path) -> Trained:
   """
   if not network.num_classes:
     raise UserError(f"{where} has no last layer, so it predicts no classes: train one by init.from")
-  config, record = keys.default(), network.preprocessing
-  config.model = {"name": network.name, **network.options}
-  config.data.source = "folder"
-  for key, value in record.keys.items():
-    config.data[key] = value
+  config, record = config_of(network), network.preprocessing
   classes = record.classes or tuple(f"class {i}" for i in range(network.num_classes))
   declared = {"image": fields.image(*network.shape), "label": fields.label(classes)}
   meta = {

@@ -45,7 +45,7 @@ ROOMS = {
   "trained": "augment build checkpoints config data models optim runtime tasks training transfer",
   "evaluate": "checkpoints config data runtime tasks trained",
   "predict": "config data evaluate models runtime trained training",
-  "tools": "augment build config data models optim runtime tasks trained training",
+  "tools": "augment build config data models optim runtime tasks trained training transfer",
   "plan": "tools",
   "train": "build checkpoints data evaluate runtime trained training transfer writers",
   "main": "config runtime train",

@@ -16,7 +16,7 @@ from cnnjax import models, registry
 from cnnjax.data import fields
 from cnnjax.data.fields import Fields
 from cnnjax.errors import UserError, unknown
-from cnnjax.tasks import weights
+from cnnjax.tasks import heads, weights  # noqa: F401 - registers the heads
 from cnnjax.tasks.base import Fitted, Task, declared_metrics
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.labels import LabelTask

@@ -11,6 +11,10 @@ from cnnjax.registry import (
 )
 
 TO_1E12: Rule = (lambda v: abs(v) <= 1e12, "between -1e12 and 1e12")
+WIDTHS: Rule = (
+  lambda v: len(v) > 0 and all(type(x) is int and x > 0 for x in v),
+  "widths of layers, above 0",
+)
 NAMES: Rule = (lambda v: all(isinstance(name, str) for name in v), "names of metrics")
 
 declare(
@@ -21,7 +25,7 @@ declare(
     "cross_entropy, binary_cross_entropy, focal; of regression mse, mae, huber; None: the task's",
     types=str,
   ),
-  head=Key(None, "a registered one on the model's feature maps; None: the model's own", types=str),
+  head=Key(None, "mlp, cosine, or a registered one; None: the model's own", types=str),
   metrics=Key((), 'registered ones that are measured as well: ("brier",)', names=True, rule=NAMES),
 )
 
@@ -57,6 +61,14 @@ declare(
   huber_delta=Key(
     1.0, "huber: where squares end, in deviations; 10.1214/aoms/1177703732", rule=ABOVE_0
   ),
+)
+
+declare(
+  "task",
+  kind="head",
+  head_hidden=Key((1024,), "mlp: widths of its hidden layers", rule=WIDTHS),
+  head_dropout=Key(0.0, "mlp: after each hidden layer", rule=SHARE),
+  head_scale=Key(10.0, "cosine: of the cosines, at the start", rule=ABOVE_0),
 )
 
 declare(

@@ -1,5 +1,5 @@
-"""Commands that train nothing: they show and scan data, plot rates, stand in for data.
+"""Commands that train nothing: they show and scan data, plot rates, look into weights, plan.
 
-This room imports augment, build, config, data, models, optim, runtime, tasks, trained and training.
-Only commands import it.
+This room imports augment, build, config, data, models, optim, runtime, tasks, trained, training and
+transfer. Only commands import it.
 """

@@ -17,9 +17,18 @@ This room imports models, registry and runtime.
 
 from cnnjax.transfer.mapping import Rules, convert, load, rules_for
 from cnnjax.transfer.preprocessing import Preprocessing
-from cnnjax.transfer.pretrained import HUB, Pretrained, Start, adapt, backbone, open_file, save
+from cnnjax.transfer.pretrained import (
+  HEAD,
+  HUB,
+  Pretrained,
+  Start,
+  adapt,
+  backbone,
+  open_file,
+  save,
+)
 
 __all__ = [
-  "HUB", "Preprocessing", "Pretrained", "Rules", "Start", "adapt", "backbone", "convert", "load",
-  "open_file", "rules_for", "save",
+  "HEAD", "HUB", "Preprocessing", "Pretrained", "Rules", "Start", "adapt", "backbone", "convert",
+  "load", "open_file", "rules_for", "save",
 ]  # fmt: skip

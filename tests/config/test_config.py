@@ -262,6 +262,7 @@ def test_wrong_values_are_refused(assignment, words):
 
 # What the words of a rule allow and refuse; the rules of one key stand under its name.
 ALLOWED = {
+  "widths of layers, above 0": ([(1024,), (8, 4)], [(), (0,), (1.5,)]),
   "a file, the workdir of a run, or hf://owner/name": (["x.pth", "hf://a/b"], [""]),
   "above 0": ([1], [0, -1]),
   "at least 0": ([0, 1], [-1]),

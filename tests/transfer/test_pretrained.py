@@ -14,6 +14,7 @@ import cnnjax
 from cnnjax import build, models, predict, train, trained, transfer
 from cnnjax.config import default
 from cnnjax.errors import UserError
+from cnnjax.tools import probe
 from cnnjax.transfer import mapping, preprocessing, recognise
 
 SIZE = 32
@@ -262,7 +263,7 @@ def test_predict_on_the_command_line_takes_a_file(file, photos, capsys):
 
 
 def test_inspect_and_convert(file, tmp_path, capsys):
-  command = importlib.import_module("cnnjax.transfer.__main__").main
+  command = importlib.import_module("cnnjax.tools.transfer").main
   out = tmp_path / "out.safetensors"
   assert command(["inspect", str(file)]) == command(["convert", str(file), str(out)]) == 0
   shown = capsys.readouterr().out
@@ -285,3 +286,60 @@ def variables_of(file):
 def test_the_preset_is_whole():
   config = cnnjax.config.load(str(pathlib.Path(__file__).parents[2] / "configs/transfer.py"))
   assert config.model.name == "auto"
+
+
+def test_a_head_of_the_task_is_drawn_around_the_network(file, photos):
+  config, found = trained.with_init(config_of(photos, file, **{"task.head": "mlp"}))
+  build.validate(config)
+  program = build.build(config, pretrained=found)
+  now, expected = flat(jax.device_get(program.new_state().params)), flat(found.variables["params"])
+  for path, value in now.items():
+    if path.startswith("backbone/"):
+      np.testing.assert_array_equal(value, expected[path.removeprefix("backbone/")])
+  assert now["hidden1/kernel"].any() and not now["head/kernel"].any()
+  assert "new, drawn by seed: params/" in program.summary["loaded"]
+  program.inputs.train.close()
+
+
+def test_features_are_what_the_head_gets_and_a_probe_tells_colours_apart(file, tmp_path):
+  from PIL import Image
+
+  rng = np.random.default_rng(0)
+  for name, colour in {"red": (200, 30, 30), "green": (30, 200, 30)}.items():
+    (tmp_path / "photos" / name).mkdir(parents=True)
+    for i in range(8):
+      pixels = np.clip(np.array(colour) + rng.normal(0, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
+      Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+  (tmp_path / "photos" / "red" / "8.png").write_bytes(b"no image")
+  found = probe.features(file, str(tmp_path / "photos"), batch_size=8)
+  assert found.classes == ("green", "red") and sorted(found.labels) == [0] * 8 + [1] * 8
+  network, model = transfer.open_file(file), cnnjax.load(file)
+  params = network.variables["params"]["head"]
+  for i in (0, 11):
+    assert pathlib.Path(found.names[i]).parent.name == found.classes[found.labels[i]]
+    logits = found.values[i] @ params["kernel"] + params["bias"]
+    expected = model.predict(tmp_path / "photos" / found.names[i]).probabilities[0]
+    np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-3, atol=1e-5)
+  accuracies = probe.probe(found, folds=4)
+  assert accuracies.keys() == {"logistic", "knn", "lda"}
+  assert all(folds.shape == (4,) and folds.mean() == 1 for folds in accuracies.values())
+  with pytest.raises(UserError, match="--folds=9: each fold needs an image of each class"):
+    probe.probe(found, folds=9)
+  found.save(tmp_path / "x.npz")
+  with np.load(tmp_path / "x.npz") as held:
+    np.testing.assert_array_equal(held["features"], found.values)
+  with pytest.raises(UserError, match="cannot write"):
+    found.save(tmp_path / "x.npz")
+
+
+def test_copies_are_never_parted(monkeypatch):
+  """Each image twice: without groups, neighbours would find the copy of the other fold."""
+  monkeypatch.setattr(probe, "NEIGHBOURS", 1)
+  rng = np.random.default_rng(0)
+  values = np.repeat(rng.normal(size=(40, 8)).astype(np.float32), 2, axis=0)
+  labels = np.repeat(rng.integers(0, 2, 40), 2)
+  names, classes = tuple(map(str, range(80))), ("a", "b")
+  alone = probe.Features(values, labels, np.arange(80), names, classes)
+  together = dataclasses.replace(alone, groups=np.repeat(np.arange(40), 2))
+  one, other = (probe.probe(x, folds=4)["knn"].mean() for x in (alone, together))
+  assert other < 0.7 < one
