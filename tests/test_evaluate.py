@@ -224,7 +224,10 @@ def test_the_classes_must_be_those_of_the_run(fixres, photos):
     ),
   ],
 )
-def test_runs_of_several_rates_have_a_row_each(monkeypatch, capsys, metrics, said):
+def test_runs_of_several_rates_have_a_row_each(monkeypatch, capsys, tmp_path, metrics, said):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "runs/x").mkdir(parents=True)
+  (tmp_path / "runs/x/config.json").touch()
   declared = {"loss": Metric("loss", "min", ".4f")}
   found = evaluate.Evaluation("test", 3, 5, metrics, declared)
   monkeypatch.setattr(evaluate, "_evaluated", lambda *_, **__: found)

@@ -339,6 +339,7 @@ def test_the_commands_are_listed(capsys):
   found = [line.split()[2].removeprefix("cnnjax.") for line in lines]
   assert found == [
     "checkpoints", "data", "evaluate", "launch", "main", "models", "optim", "plan", "predict",
+    "transfer",
   ]  # fmt: skip
   assert "python -m cnnjax.main         Trains what a config file says." in lines
   assert all(line.startswith("python -m cnnjax.") and len(line) < 130 for line in lines)

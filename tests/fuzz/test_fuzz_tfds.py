@@ -121,5 +121,5 @@ def test_a_data_set_brings_no_code(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["huggingface:mnist", "kaggle:x/y", "somebody:mnist:1.0.0"])
 def test_names_that_download_code_are_refused(name):
-  with pytest.raises(UserError, match="downloads code"):
+  with pytest.raises(UserError, match="would download and run code"):
     tfds._builder(name, None)

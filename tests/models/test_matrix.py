@@ -263,13 +263,15 @@ def test_every_batch_norm_has_the_fields_of_its_model(name, monkeypatch):
 @every_builder
 def test_feature_maps_while_initialising(name):
   """They need the parameters of the trunk alone, which are those of the whole network."""
+  if name == "mlp":
+    pytest.skip("it has no maps")
   model, images = create(name), abstract(max(smallest(name), 12))
   init = functools.partial(model.init_with_output, train=True, method="feature_maps")
   rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
   with ops.plain():
     whole = shapes(model, images)
     maps, trunk = jax.eval_shape(init, rngs, images)
-  assert maps or name == "mlp"
+  assert maps
   whole, trunk = (flatten_dict(tree, sep="/") for tree in (whole, trunk))
   assert trunk.items() <= whole.items()
 
