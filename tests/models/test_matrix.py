@@ -131,11 +131,12 @@ def smallest(name):
 def compiled(name, function, *args):
   """Quick to compile: nothing asked here depends on LLVM's optimisations or on how operations are
   written for CPU (test_ops.py). At level 0, two thirds of the time of level 1, gradients of CBAM
-  come out as NaN, on jax 0.10 and 0.12.
+  come out as NaN, on jax 0.10 and 0.12, and those of RegNet with remat 1.2e-4 off on some CPUs.
   """
   with ops.plain():
     lowered = jax.jit(function).lower(*args)
-  level = 1 if FORMS[name].get("attention", "none").startswith("cbam") else 0
+  cbam = FORMS[name].get("attention", "none").startswith("cbam")
+  level = 1 if cbam or name.startswith("regnet") else 0
   return lowered.compile(compiler_options={"xla_backend_optimization_level": level})
 
 
