@@ -197,7 +197,12 @@ def standard(context: StepContext) -> Step:
 def check(config: ConfigDict) -> None:
   """Raises UserError for an unknown step, and for keys that need the standard one."""
   name = config.step.name
-  registry.part("step", name)
+  make = registry.part("step", name).value
+  if not _takes(make, 1):
+    raise UserError(
+      f"step {name!r} must be a function of a StepContext that returns the step, (state, batch, "
+      f"constants) -> state, and takes {inspect.signature(make)}"
+    )
   registry.check_idle("step", (name,), config.step)
   needed = registry.part("task", config.task.name).value.STEP
   if needed not in (None, name):

@@ -187,6 +187,16 @@ def test_a_step_that_returns_no_state_one_step_on_is_refused(tiny, name, words, 
     build.build(tiny(**{"step.name": name, "seeds": seeds}))
 
 
+def test_a_step_is_made_by_a_function_of_its_context(tiny):
+  stepping.register("direct")(lambda state, batch, constants: state)
+  config = tiny(**{"step.name": "direct"})
+  words = (
+    r"step 'direct' must be a function of a StepContext .*, and takes \(state, batch, constants\)"
+  )
+  with pytest.raises(UserError, match=words):
+    build.validate(config)
+
+
 @pytest.mark.parametrize(
   "name, words",
   [
