@@ -213,10 +213,6 @@ class Start(NamedTuple):
   variables: dict[str, Any]  # {collection: tree}, without what is drawn anew
   summary: dict[str, str]  # in words
 
-  @property
-  def is_empty(self) -> bool:
-    return not jax.tree.leaves(self.variables)
-
 
 def adapt(
   pretrained: Pretrained,

@@ -110,10 +110,8 @@ def _fitting(
 ) -> Iterator[Candidate]:
   """Yields what fits tensor by tensor, of models with as many values."""
   for rules, names in itertools.groupby(tried, lambda one: one[0]):
-    size = None
+    size = _size(weights, rules)
     for _, name in names:
-      if size is None:
-        size = _size(weights, rules)
       if sizes().get(size_key(rules, name), size) == size:
         candidate = compare(weights, rules, name)
         if candidate.matched.fits:
@@ -179,17 +177,14 @@ def _nearest(weights: Mapping[str, np.ndarray], tried: Sequence[tuple[Rules, str
   # A head by an unknown name is a matrix.
   last = max((np.size(value) for value in weights.values() if np.ndim(value) == 2), default=0)
 
-  def distance(option: tuple[Rules, str]) -> tuple[float, float]:
-    rules, name = option
-    unnamed = 1 - _named(tuple(weights), rules)
-    size, own = sizes().get(size_key(rules, name), 0), _size(weights, rules)
-    distances = (abs(np.log((x + 1) / (size + 1))) for x in (own, own - last))
-    return unnamed, min(distances)
-
   by_model: dict[str, tuple[tuple[float, float], Rules]] = {}  # the likeliest rules of each
-  for rules, name in tried:
-    found = distance((rules, name)), rules
-    by_model[name] = min(by_model.get(name, found), found, key=lambda one: one[0])
+  for rules, names in itertools.groupby(tried, lambda one: one[0]):
+    unnamed, own = 1 - _named(tuple(weights), rules), _size(weights, rules)
+    for _, name in names:
+      size = sizes().get(size_key(rules, name), 0)
+      distance = min(abs(np.log((x + 1) / (size + 1))) for x in (own, own - last))
+      found = (unnamed, distance), rules
+      by_model[name] = min(by_model.get(name, found), found, key=lambda one: one[0])
   near = sorted(by_model, key=lambda name: by_model[name][0][1])[:TRACED]
   compared = [compare(weights, by_model[name][1], name) for name in near]
   compared.sort(key=lambda one: -_alike(weights, one))
