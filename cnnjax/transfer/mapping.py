@@ -170,12 +170,18 @@ def load(
     The module, and its variables as float32 numpy arrays.
 
   Raises:
-    UserError: tensors are missing, unexpected or of another shape.
+    UserError: an option does not fit, or tensors are missing, unexpected or of another shape.
   """
-  arrays, fits = arrays_of(weights), []
+  arrays, fits, refusals = arrays_of(weights), [], []
   for rules in layouts(name, source):
-    model = models.create(name, num_classes, **{**rules.overrides, **overrides})
+    try:
+      model = models.create(name, num_classes, **{**rules.overrides, **overrides})
+    except UserError as error:  # an option that does nothing in this layout
+      refusals.append(error)
+      continue
     fits.append((model, match(arrays, shapes_of(model, name, input_shape), rules)))
+  if not fits:
+    raise refusals[0]
   model, best = min(fits, key=lambda fit: len(fit[1].problems()))
   return model, values(arrays, best)
 
